@@ -5,6 +5,7 @@ waits for the reconciler's confirmation.
 """
 
 import ipaddress
+import math
 import re
 import secrets
 import time
@@ -192,13 +193,18 @@ class Operators:
         return sorted(found, key=lambda row: -row["at"])
 
     def own_block(self, server: Server, known: KnownServer) -> Block | None:
-        """The block that only this server has. One that only its pod remembers counts as its own, unless it was removed."""
+        """The block that only this server has; of several, the one that ends last. One that only its pod remembers counts as its
+        own, unless it was removed."""
+        return next(iter(self._own_blocks(server, known)), None)
+
+    def _own_blocks(self, server: Server, known: KnownServer) -> list[Block]:
+        """The blocks that only this server has, the one that ends last first."""
         blocks, now = self._store.blocks(), self._clock()
-        for block in blocks:
-            if block.kind == "server" and block.uid == known.uid and block.grant.is_block(now):
-                return block
+        own = [block for block in blocks if block.kind == "server" and block.uid == known.uid and block.grant.is_block(now)]
+        if own:
+            return sorted(own, key=lambda block: -math.inf if block.until is None else -block.until)
         is_forgotten = known.grant.id not in {block.id for block in blocks}
-        return _carried(server, known) if is_forgotten and self._is_blocked(known) else None
+        return [_carried(server, known)] if is_forgotten and self._is_blocked(known) else []
 
     # -- acting
 
@@ -343,17 +349,18 @@ class Operators:
         """Remove a block. Its servers then have no egress, but can be unlocked. The tier that they had before does not come back.
 
         Args:
-            block: the block's id, or a server that has a block of its own.
+            block: the block's id, or a server that has a block of its own; if it has several, all of them are removed.
             by: the operator.
             why: the reason.
 
         Returns:
-            `state`, `done` or `pending`, and `block`, its id.
+            `state`, `done` or `pending`, and `block`, the id, of several that of the block that would have ended last.
 
         Raises:
             ActionRefused: there is no such block, or the server has none of its own.
         """
         standing = {found["id"]: found for found in self.blocks()}
+        removed = [block]
         if block not in standing:
             try:
                 server = self.find(block)
@@ -362,17 +369,19 @@ class Operators:
                     "no-such-block", f"There is no block {block!r}, and no such server. `egress blocks` lists them."
                 ) from None
             known = self._known(server)
-            own = self.own_block(server, known)
+            own = self._own_blocks(server, known)
             # A block may not be on the pod yet.
-            applying = [own] if own else [found for found in self._store.blocks() if applies(found, Facts.of(known), self._clock())]
+            applying = own or [found for found in self._store.blocks() if applies(found, Facts.of(known), self._clock())]
             block = next((found.id for found in applying), known.grant.id)
+            removed = [found.id for found in own] or [block]
             if block not in standing:
                 raise ActionRefused("no-such-block", f"{server.title} is not blocked.")
             if standing[block]["kind"] != "server":
                 raise ActionRefused("refused", f"The server shares its block with others: remove {block}.")
-        self._store.remove_block(block)
-        self._log("unblock", by, why, block=block, kind=standing[block]["kind"], what=standing[block]["what"])
-        return {"state": "done" if self._await_end({block}) else "pending", "block": block}
+        for identity in removed:
+            self._store.remove_block(identity)
+            self._log("unblock", by, why, block=identity, kind=standing[block]["kind"], what=standing[block]["what"])
+        return {"state": "done" if self._await_end(set(removed)) else "pending", "block": block}
 
     def create_key(
         self,

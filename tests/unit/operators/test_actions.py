@@ -431,6 +431,11 @@ def test_http_can_neither_lift_a_block_nor_stop_a_pod(reconciler, cluster, store
     # A revocation adds a block without an end, and leaves the other one alone.
     assert internal.post("/api/revocations", json={"user": "alice", **who}).status_code == 202
     assert {(found.by, found.until is None) for found in store.blocks()} == {("mallory", False), ("eve", True)}
+    # The same again adds nothing, and the command removes both.
+    assert internal.post("/api/revocations", json={"user": "alice", **who}).status_code == 202
+    assert len(store.blocks()) == 2
+    operators.unblock("alice", "mallory", "w")
+    assert store.blocks() == []
 
 
 def test_http_action_is_logged_by_the_verifier(store, redis_server, caplog):

@@ -177,10 +177,10 @@ class Captcha:
         if not isinstance(provider, Remote):
             return provider.verify(solution, purpose, network, address)
         with self._waiting.place(network) as taken:
-            if taken:
-                verdict = provider.verify(solution, purpose, network, address)
-            else:
-                verdict = Verdict(Outcome.UNAVAILABLE, "Too many solutions are being checked. Try again in a minute.")
+            if not taken:
+                # Not accepted with `onOutage: allow` either: it has no id, by which a replay could be seen.
+                return Verdict(Outcome.UNAVAILABLE, "Too many solutions are being checked. Try again in a minute.")
+            verdict = provider.verify(solution, purpose, network, address)
         if self._unchecked and provider.state is State.DOWN and verdict.outcome is Outcome.UNAVAILABLE:
             return replace(verdict, outcome=Outcome.UNCHECKED, detail="")
         return verdict

@@ -2,13 +2,13 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 from tests.support.waiting import eventually
 from verifier.captcha import Captcha
 from verifier.captcha.base import Outcome, Verdict
 from verifier.captcha.limits import MOST_OF_A_NETWORK, MOST_WAITING, WaitingLimit
-from verifier.captcha.siteverify import CALLS_AT_A_TIME, Remote
+from verifier.captcha.siteverify import CALLS_AT_A_TIME, Remote, State
 from verifier.web.gunicorn import PUBLIC_CONNECTIONS
 
 OPTIONS = {"siteKey": "s", "tier": "verified"}
@@ -41,6 +41,13 @@ def test_clients_without_a_known_network_have_that_limit_alone():
 
 def test_most_connections_are_left_for_others():
     assert CALLS_AT_A_TIME < MOST_OF_A_NETWORK and MOST_WAITING <= PUBLIC_CONNECTIONS / 3
+
+
+def test_solution_beyond_the_limit_is_not_accepted_unchecked(monkeypatch):
+    monkeypatch.setattr(WaitingLimit, "place", lambda self, network: nullcontext(False))
+    captcha = Captcha({"hcaptcha": OPTIONS}, ["k" * 32], {"verified"}, secrets={"HCAPTCHA": "s"}, on_outage="allow")
+    captcha.remotes[0].state = State.DOWN
+    assert captcha.verify("hcaptcha", "x", "launch", "a", "").outcome is Outcome.UNAVAILABLE
 
 
 def test_solutions_beyond_the_limit_are_answered_while_a_provider_hangs(monkeypatch):

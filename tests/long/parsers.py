@@ -171,7 +171,7 @@ def a_request(text: str) -> None:
             assert 0 <= asked.port <= 99999 and not set(asked.host) & set(" /@?#\\\r\n\0")
             if asked.path:
                 with suppress(h11.LocalProtocolError):
-                    sent = h11.Connection(h11.CLIENT).send(asked.upstream_head()) or b""
+                    sent = asked.upstream_head(h11.Connection(h11.CLIENT))
                     # As the host reads it: one request, for the host that was judged.
                     again = h11.Connection(h11.SERVER)
                     again.receive_data(sent)

@@ -436,9 +436,8 @@ class Proxy:
         loop, theirs, ours = asyncio.get_running_loop(), flow.asked.connection, h11.Connection(h11.CLIENT)
         sent = 0
 
-        async def send(event: h11.Event) -> None:
+        async def send(content: bytes) -> None:
             nonlocal sent
-            content = ours.send(event) or b""
             async with asyncio.timeout(PIECE_SECONDS):
                 await loop.sock_sendall(upstream, content)
             flow.sent += len(content)
@@ -447,7 +446,7 @@ class Proxy:
             if (pause := take(buckets, len(content))) or sent % PIECES_A_TURN == 0:
                 await asyncio.sleep(pause)
 
-        await send(flow.asked.upstream_head())
+        await send(flow.asked.upstream_head(ours))
         if theirs.they_are_waiting_for_100_continue:
             go_on = theirs.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
             await loop.sock_sendall(flow.client, go_on or b"")
@@ -458,10 +457,10 @@ class Proxy:
                 async with asyncio.timeout(IDLE_SECONDS):
                     theirs.receive_data(await loop.sock_recv(flow.client, READ_BYTES))
             elif isinstance(event, h11.Data):
-                await send(event)
+                await send(ours.send(event) or b"")
             elif isinstance(event, h11.EndOfMessage):
                 # Without trailers, which could declare another framing.
-                await send(h11.EndOfMessage())
+                await send(ours.send(h11.EndOfMessage()) or b"")
                 return
             else:
                 raise ConnectionError

@@ -67,8 +67,11 @@ class Asked:
     connection: h11.Connection | None = None
     path: bytes = b""
 
-    def upstream_head(self) -> h11.Request:
-        """The request to send to the host: one per connection, with the host that was judged, without headers for the proxy.
+    def upstream_head(self, connection: h11.Connection) -> bytes:
+        """The head to send to the host: one per connection, with the host that was judged, without headers for the proxy.
+
+        Args:
+            connection: the connection to the host.
 
         Raises:
             h11.ProtocolError: it cannot be sent.
@@ -78,9 +81,12 @@ class Asked:
         dropped = _HOP | {name.strip().lower() for name in named.split(b",")} - {b"content-length", b"transfer-encoding"}
         kept = [(name, value) for name, value in self.head.headers if name not in dropped]
         host = self.host if self.port == PORTS[self.kind] else f"{self.host}:{self.port}"
-        return h11.Request(
-            method=self.head.method, target=self.path or b"/", headers=[(b"host", host.encode()), *kept, (b"connection", b"close")]
-        )
+        headers = [(b"host", host.encode()), *kept, (b"connection", b"close")]
+        head = connection.send(h11.Request(method=self.head.method, target=self.path or b"/", headers=headers)) or b""
+        if self.head.http_version == b"1.0":
+            # The answer is passed on as it is. Toward version 1.0 a host sends none in chunks, which this client could not read.
+            head = head.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1)
+        return head
 
 
 def bad(sentence: str) -> Refused:

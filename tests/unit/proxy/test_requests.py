@@ -19,7 +19,7 @@ def read(raw: bytes):
 
 
 def sent(raw: bytes) -> bytes:
-    return h11.Connection(h11.CLIENT).send(read(raw).upstream_head()) or b""
+    return read(raw).upstream_head(h11.Connection(h11.CLIENT))
 
 
 def test_connect_is_a_tunnel():
@@ -69,6 +69,13 @@ def test_other_request_is_refused(raw):
     with pytest.raises(Refused) as error:
         read(raw)
     assert error.value.refusal.status == 400
+
+
+def test_request_goes_on_in_the_version_of_its_client():
+    """A client of version 1.0 reads no chunks, and the proxy passes the answer on as it is."""
+    old = b"GET http://ok.example/a%20HTTP/1.1?b HTTP/1.0\r\nHost: ok.example\r\n\r\n"
+    assert sent(old).startswith(b"GET /a%20HTTP/1.1?b HTTP/1.0\r\n")
+    assert sent(old.replace(b"HTTP/1.0", b"HTTP/1.1")).startswith(b"GET /a%20HTTP/1.1?b HTTP/1.1\r\n")
 
 
 def test_request_goes_on_without_what_is_for_the_proxy():

@@ -48,9 +48,13 @@ POD_WAIT_SECONDS = 5.0
 ALL_WAIT_SECONDS = 60.0
 """The same for all pods together. A round that takes five minutes ends the agent."""
 
+OPEN_SECONDS = 2.5
+"""How long the way to a script is followed when it is opened, in seconds. The pod can make the kernel wait at each step."""
+
 OTHER_USER, OTHER_GROUP, HIDDEN, CROWDED, LATE = "other-user", "other-group", "hidden", "crowded", "late"
-"""Why a process cannot be read: its uid or its gid differs, or it has hidden itself (prctl(2), PR_SET_DUMPABLE). Crowded and late:
-an interpreter, whose arguments are not looked at, because those of the pod's other interpreters, or of all pods', took too long."""
+"""Why a process cannot be read: its uid or its gid differs, or it has hidden itself (prctl(2), PR_SET_DUMPABLE) or made its program
+unreadable. Crowded and late: an interpreter, whose arguments are not looked at, because those of the other interpreters of its pod,
+or of all pods, took too long."""
 
 THREAD_TRIES = 3
 """How often a thread of a process is looked for to open a file: one that is found may end before it is used."""
@@ -98,10 +102,12 @@ class RunFile:
     Attributes:
         key: the key by which it is recognised.
         open: opens it for reading, and returns the descriptor; raises OSError. By then it may be another file.
+        is_program: whether it is the process' own program, and not a file that an interpreter was given.
     """
 
     key: FileKey
     open: Callable[[], int]
+    is_program: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +183,7 @@ class Processes:
             return Process(pod, self._unseen(_text(folder, "status", 4096)))
         except OSError:  # it has just ended
             return None
-        files = [RunFile(program, partial(_open_by_thread, path, _open_program))]
+        files = [RunFile(program, partial(self._open_program, path, pod), is_program=True)]
         if _INTERPRETER.fullmatch(name):
             if spent.processor[pod] > POD_ARGUMENT_SECONDS or spent.wall[pod] > POD_WAIT_SECONDS:
                 return Process(pod, CROWDED, tuple(files))
@@ -194,6 +200,18 @@ class Processes:
             if spent.wall[pod] > POD_WAIT_SECONDS:
                 return Process(pod, CROWDED, tuple(files))
         return Process(pod, files=tuple(files))
+
+    def _open_program(self, path: Path, pod: str) -> int:
+        """Open the program of a process of this pod. Raises PermissionError only if the pod has made it unreadable."""
+        try:
+            return _open_by_thread(path, _open_program)
+        except PermissionError:
+            # By now the number may be another process's, which may be unreadable for other reasons.
+            with _opened(path, _FOLDER) as process, _opened(_thread(process), _FOLDER, process) as folder:
+                same_pod = self._pod_of(_text(folder, "cgroup", CMDLINE_BYTES)) == pod
+                if same_pod and self._unseen(_text(folder, "status", 4096)) == HIDDEN:
+                    raise
+            raise FileNotFoundError("another process") from None
 
     def _unseen(self, status: str) -> str:
         ids = dict(re.findall(r"^(Uid|Gid):\t([0-9\t]+)$", status, re.M))
@@ -291,7 +309,8 @@ def open_in(process: Path, name: str) -> int:
     Raises:
         OSError: there is no such file, or it may not be read.
     """
-    with _way(process, name, iter(range(MAX_STEPS))) as file:
+    ends = time.monotonic() + OPEN_SECONDS
+    with _way(process, name, takewhile(lambda _: time.monotonic() <= ends, range(MAX_STEPS))) as file:
         # The descriptor already is that of a regular file, so this opens nothing else and does not wait.
         return os.open(f"/proc/self/fd/{file}", _READ)
 

@@ -96,7 +96,7 @@ class Watcher:
         # The matches of each file, by its key; and by its hash, for the same program in another pod (D-397).
         self._known: dict[FileKey, list[Match]] = {}
         self._by_sum: dict[str, list[Match]] = {}
-        self._waiting: dict[FileKey, int] = {}  # the round since which it has waited
+        self._waiting: dict[FileKey, int] = {}  # the round since which it has waited, or in which it could last not be opened
         self._number = 0
 
     def round(self) -> Round:
@@ -120,7 +120,7 @@ class Watcher:
                 else:
                     fresh.setdefault(file.key, (process.pod, file))
                     files.setdefault((process.pod, file.key), [])
-        self._look_at(fresh, Counter(pod for pod, key in files if key in self._known), done)
+        unseen |= self._look_at(fresh, Counter(pod for pod, key in files if key in self._known), done)
         seen = {key for _, key in files}
         # A file that is no longer run is forgotten, and looked at again if it comes back.
         self._known = {key: matches for key, matches in self._known.items() if key in seen}
@@ -149,6 +149,10 @@ class Watcher:
             except ScanFailed as error:
                 del self.lists.rules[name]
                 problems = [f"cannot be compiled: {error}"]
+            except OSError as error:
+                del self.lists.rules[name]
+                problems = [f"cannot be compiled now: {error.strerror}"]
+                self._signature = None  # The next round reads the lists again.
             for problem in problems:
                 self.lists.note(name, problem)
         told = {"hashes": len(self.lists.hashes), "rules": sorted(self.lists.rules)}
@@ -157,14 +161,18 @@ class Watcher:
             for problem in problems[:20]:
                 log.error("list is broken", extra={"fields": {"list": name, "problem": problem}})
 
-    def _look_at(self, fresh: Mapping[FileKey, tuple[str, RunFile]], known: Counter[str], done: Round) -> None:
+    def _look_at(self, fresh: Mapping[FileKey, tuple[str, RunFile]], known: Counter[str], done: Round) -> set[tuple[str, Match]]:
         """Look at new files: first those that have waited longest, last those of a pod that has used its time.
 
         Args:
             fresh: the files, each with a pod that runs it.
             known: how many known files each pod runs.
             done: the results so far.
+
+        Returns:
+            The pods that have made a program unreadable.
         """
+        unseen: set[tuple[str, Match]] = set()
         began = self._clock()
         read: Counter[str] = Counter()
         spent: defaultdict[str, float] = defaultdict(float)
@@ -176,32 +184,41 @@ class Watcher:
             for key in order:
                 pod, file = fresh[key]
                 if self._clock() - began > ROUND_SECONDS or len(self._known) >= MAX_KNOWN_FILES:
-                    return
+                    break
                 if read[pod] > POD_BYTES or known[pod] >= MAX_POD_FILES:
                     continue
                 if spent[pod] > POD_SECONDS and key not in put_off:
                     put_off.add(key)
                     order.append(key)
                     continue
-                started = self._clock()
+                started, descriptor = self._clock(), None
                 try:
                     descriptor = file.open()
-                except OSError:
-                    done.counts["gone"] += 1
-                    continue
-                try:
-                    if FileKey.of(os.fstat(descriptor)) != key:
+                    now = FileKey.of(os.fstat(descriptor))
+                    # The times may differ: a pod that touches a program again and again must not hide it.
+                    if (now.device, now.inode) != (key.device, key.inode):
                         done.counts["gone"] += 1
                         continue
                     before = done.counts["bytes"]
-                    self._known[key] = self._matches(descriptor, key, done, scanner, stack)
+                    self._known[key] = self._matches(descriptor, now, done, scanner, stack)
                     read[pod] += done.counts["bytes"] - before
                     known[pod] += 1
                 except OSError as error:
-                    log.warning("a file cannot be read: %s", error.strerror)
+                    # In the next round it comes after those that have waited for longer than that.
+                    self._waiting[key] = self._number + 1
+                    if descriptor is not None:
+                        log.warning("a file cannot be read: %s", error.strerror)
+                        continue
+                    done.counts["gone"] += 1
+                    if isinstance(error, PermissionError) and file.is_program:
+                        # The kernel hides a process whose program was unreadable from the start, so this one is hidden, too.
+                        done.unseen[HIDDEN] += 1
+                        unseen.add((pod, UNSEEN[HIDDEN]))
                 finally:
-                    os.close(descriptor)
+                    if descriptor is not None:
+                        os.close(descriptor)
                     spent[pod] += self._clock() - started
+        return unseen
 
     def _matches(self, file: int, key: FileKey, done: Round, scanner: list[Scanner], stack: ExitStack) -> list[Match]:
         digest = beginning = ""
@@ -219,7 +236,6 @@ class Watcher:
             try:
                 if not scanner:
                     scanner.append(stack.enter_context(self._start(self.lists.rules)))
-                os.lseek(file, 0, os.SEEK_SET)
                 scanned, found = scanner[0].scan(file)
                 matches += [Match(name, rule) for name, rule in found]
                 done.counts["scanned"] += 1
@@ -239,11 +255,14 @@ class Watcher:
 
 
 def _sums(file: int, size: int) -> tuple[str, str]:
-    """The SHA-256 of the first `size` bytes of a file, even if it grows meanwhile, and of those that the scanner sees of them."""
+    """The SHA-256 of the first `size` bytes of a file, even if it grows meanwhile, and of those that the scanner sees of them. The
+    latter is empty if the file is shorter by now: its owner may write the rest while it is read."""
     found, at, chunk, sums = hashlib.sha256(), 0, memoryview(bytearray(CHUNK_BYTES)), []
     for end in (min(size, SCAN_BYTES), size):
         while at < end and (number := os.preadv(file, [chunk[: end - at]], at)):
             found.update(chunk[:number])
             at += number
+        if at < end:
+            return found.hexdigest(), ""
         sums.append(found.hexdigest())
     return sums[1], sums[0]

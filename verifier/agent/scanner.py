@@ -2,8 +2,11 @@
 
     python3 -P -m verifier.agent.scanner SOCKET
 
-reads the rules from the socket, as one JSON line, and answers with the broken ones. Then it gets one open file at a time, and
-answers with the SHA-256 of the bytes that it scanned and the rules that match.
+reads the rules from the socket, as one JSON line, and answers with the broken ones. Then it gets the content of one file at a time,
+in chunks, and answers with the SHA-256 of the bytes that it scanned and the rules that match.
+
+It does not get the open file: the kernel limits how many descriptors a user has under way between processes, and the user pods are
+the same user (D-409).
 """
 
 import contextlib
@@ -34,6 +37,12 @@ COMPILE_SECONDS = 30.0
 MEMORY_BYTES = 128 << 20
 """The memory limit of the process, in bytes. The container's limit would end the agent, too."""
 
+CHUNK_BYTES = 1 << 20
+"""The most bytes that are sent at once."""
+
+LENGTH_BYTES = 4
+"""The bytes of a chunk's length, which is sent before it. A chunk without content ends a file."""
+
 MAX_MATCHES = 8
 """The most rules of one list that are reported for one file."""
 
@@ -53,25 +62,30 @@ class Scanner:
 
     Raises:
         ScanFailed: the rules make it crash or take too long.
+        OSError: it cannot be started.
     """
 
     def __init__(self, rules: Mapping[str, str]):
         self._socket, theirs = socket.socketpair()
-        with theirs:
-            # It imports nothing from its current folder, and inherits only this descriptor.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "verifier.agent.scanner", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+        try:
+            with theirs:
+                # It imports nothing from its current folder, and inherits only this descriptor.
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "verifier.agent.scanner", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+        except OSError:
+            self._socket.close()
+            raise
         self.pid = self._process.pid
         """The number (PID) of the process."""
         self._answers = self._socket.makefile("rb")
         try:
             self._socket.settimeout(COMPILE_SECONDS)
-            self._socket.sendall(json.dumps(dict(rules)).encode() + b"\n")
+            self._send(json.dumps(dict(rules)).encode() + b"\n")
             self.broken: dict[str, list[str]] = self._answer()
             """What is wrong with the rules, by the name of the list."""
         except ScanFailed:
@@ -79,7 +93,7 @@ class Scanner:
             raise
 
     def scan(self, file: int) -> tuple[str, list[tuple[str, str]]]:
-        """Match a file: its first `SCAN_BYTES`, from where it stands.
+        """Match a file: its first `SCAN_BYTES`.
 
         Args:
             file: an open regular file.
@@ -89,18 +103,24 @@ class Scanner:
 
         Raises:
             ScanFailed: the process crashed or took too long. It is ended, and a new one is needed.
+            OSError: the file cannot be read.
         """
+        content, at, unreadable = b"-", 0, None
         try:
             self._socket.settimeout(ANSWER_SECONDS)
-            socket.send_fds(self._socket, [b"f"], [file])
-        except OSError:
-            self.close()
-            raise ScanFailed("crashed") from None
-        try:
+            while content:
+                try:
+                    content = os.pread(file, min(CHUNK_BYTES, SCAN_BYTES - at), at)
+                except OSError as error:
+                    content, unreadable = b"", error
+                at += len(content)
+                self._send(len(content).to_bytes(LENGTH_BYTES) + content)
             found = self._answer()
         except ScanFailed:
             self.close()
             raise
+        if unreadable:
+            raise unreadable
         if not isinstance(found, list):
             raise ScanFailed(str(found))
         scanned, matching = found
@@ -118,6 +138,14 @@ class Scanner:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+    def _send(self, content: bytes) -> None:
+        try:
+            self._socket.sendall(content)
+        except TimeoutError:
+            raise ScanFailed("timeout") from None
+        except OSError:
+            raise ScanFailed("crashed") from None
 
     def _answer(self) -> Any:
         try:
@@ -151,8 +179,8 @@ def serve(connection: socket.socket) -> None:
     """Answer at this end of the socket, as the module says, until the other end is closed."""
     import yara_x
 
-    lines = connection.makefile("rb")
-    rules = json.loads(lines.readline())
+    received = connection.makefile("rb")
+    rules = json.loads(received.readline())
     compiler = yara_x.Compiler()
     compiler.enable_includes(False)
     compiler.ignore_invalid_rules(True)
@@ -168,12 +196,13 @@ def serve(connection: socket.socket) -> None:
     scanner.set_timeout(SCAN_SECONDS)
     scanner.max_matches_per_pattern(1000)
     connection.sendall(json.dumps(broken).encode() + b"\n")
-    while True:
-        told, files, _, _ = socket.recv_fds(connection, 1, 1)
-        if not told:
-            return
-        with os.fdopen(files[0], "rb") as file:
-            content = file.read(SCAN_BYTES)
+    while head := received.read(LENGTH_BYTES):
+        chunks = []
+        while length := int.from_bytes(head):
+            chunks.append(received.read(length))
+            head = received.read(LENGTH_BYTES)
+        content = b"".join(chunks)
+        del chunks
         try:
             matching = [(rule.namespace, rule.identifier) for rule in scanner.scan(content).matching_rules]
             # Of the very bytes that were scanned: a file can change between two reads (D-397).

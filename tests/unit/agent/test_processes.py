@@ -375,6 +375,26 @@ def test_program_is_opened_by_a_thread_that_runs(look, tmp_path):
             process.kill()
 
 
+def test_unreadable_program_is_that_of_its_pod_alone(tmp_path, monkeypatch):
+    """By the time that it is opened, the number may be that of a process in another pod, or of another user."""
+    pods, opened = [POD], os.open
+
+    def refuse(path, *arguments, **more):
+        if str(path).endswith("/exe"):
+            raise PermissionError
+        return opened(path, *arguments, **more)
+
+    with running("/bin/sleep", "600") as process:
+        (tmp_path / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+        ((program,),) = (found.files for found in Processes(tmp_path, pod_of=lambda text: pods[0]).all())
+        monkeypatch.setattr(os, "open", refuse)
+        with pytest.raises(PermissionError):
+            program.open()
+        pods[0] = "another"
+        with pytest.raises(FileNotFoundError):
+            program.open()
+
+
 def test_processes_come_in_another_order_each_time(look):
     """A process cannot be the one that is always left out."""
     with ExitStack() as stack:

@@ -327,6 +327,63 @@ def test_file_that_was_replaced_is_left_for_the_next_round(node, folder, file):
     assert Watcher(node, [folder], Scans()).round().counts == {"gone": 1}
 
 
+def test_program_that_is_touched_again_and_again_is_found(node, folder, file):
+    """Its times have changed each time when it is opened."""
+    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
+    path = file("miner", b"miner")
+    listed = replace(FileKey.of(path.stat()), modified=1, changed=1)
+    node.all = lambda: [Process(POD, files=(RunFile(listed, partial(os.open, path, os.O_RDONLY)),))]
+    assert Watcher(node, [folder], Scans()).round().found == [(POD, Match("a", "m"))]
+
+
+@pytest.mark.parametrize("is_program", [True, False])
+def test_unreadable_program_is_reported_as_a_hidden_process(node, folder, file, is_program):
+    """A script may be unreadable to the agent alone: it is found by its path."""
+
+    def refuse():
+        raise PermissionError
+
+    key = FileKey.of(file("miner").stat())
+    node.all = lambda: [Process(POD, files=(RunFile(key, refuse, is_program),))]
+    done = Watcher(node, [folder], Scans()).round()
+    assert (done.found, done.unseen["hidden"]) == (([(POD, UNSEEN["hidden"])], 1) if is_program else ([], 0))
+
+
+def test_pod_with_scripts_that_open_slowly_and_then_fail_keeps_no_other_waiting(node, folder, file):
+    now = [0.0]
+
+    def fail():
+        now[0] += 1
+        raise OSError("too many parts")
+
+    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
+    key = FileKey.of(file("script").stat())
+    slow = [Process(POD, files=tuple(RunFile(replace(key, inode=number), fail) for number in range(1, 61)))]
+    node.all = lambda: slow
+    watcher = Watcher(node, [folder], Scans(), lambda: now[0])
+    watcher.round()
+    path = file("miner", b"miner")
+    node.all = lambda: [*slow, Process(OTHER, files=(RunFile(FileKey.of(path.stat()), partial(os.open, path, os.O_RDONLY)),))]
+    assert (OTHER, Match("a", "m")) in watcher.round().found
+
+
+def test_file_that_is_written_while_it_is_read_speaks_for_no_other_file(node, folder, file, monkeypatch):
+    """It is shorter at first, then whole, and the scanner sees only what was there at first."""
+
+    class Beginning(Scans):
+        def scan(self, opened):
+            found = super().scan(opened)
+            return (hashlib.sha256(b"").hexdigest(), []) if len(self.scanned) == 1 else found
+
+    (folder / "words.yar").write_text(RULES)
+    read, missing = os.preadv, [True]
+    monkeypatch.setattr(os, "preadv", lambda *arguments: 0 if missing and missing.pop() else read(*arguments))
+    node.run(POD, file("attacker"))
+    node.run(OTHER, file("other"))
+    Watcher(node, [folder], scans := Beginning()).round()
+    assert len(scans.scanned) == 2
+
+
 def test_unseen_processes_are_counted_and_hidden_ones_reported(node, folder):
     for unseen in ("other-user", "other-user", "other-group", "hidden"):
         node.run(POD, unseen=unseen)

@@ -3,6 +3,9 @@
 import hashlib
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,8 @@ from tests.support import made_up_miner
 from tests.support.doc_examples import section
 from verifier.agent import scanner as module
 from verifier.agent.scanner import MAX_MATCHES, SCAN_BYTES, ScanFailed, Scanner
+
+TOP = Path(__file__).parents[3]
 
 PLAIN = {"words": 'rule word { strings: $a = "needle" condition: $a }'}
 
@@ -89,6 +94,41 @@ def test_process_that_does_not_answer_is_ended(scan, monkeypatch):
         os.kill(scanner.pid, signal.SIGSTOP)
         with pytest.raises(ScanFailed, match="timeout"):
             scan(scanner, b"needle")
+
+
+FULL = """
+import os, resource, socket, sys
+from verifier.agent.scanner import Scanner
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+ours, theirs = socket.socketpair()
+socket.send_fds(ours, [b"x"], [0] * 200)
+try:
+    socket.send_fds(ours, [b"x"], [0])
+except OSError:
+    with Scanner({"words": 'rule word { strings: $a = "needle" condition: $a }'}) as scanner, open(sys.argv[1], "rb") as file:
+        print(scanner.scan(file.fileno())[1])
+"""
+"""A process of a user who has as many descriptors under way as the kernel allows."""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives up root's rights")
+def test_descriptors_that_a_pod_has_under_way_stop_no_scan(tmp_path):
+    """The kernel counts them for each user, and the agent is the user pods' user."""
+    (tmp_path / "file").write_bytes(b"hay needle hay")
+    rights = ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+    command = ["setpriv", *rights, sys.executable, "-c", FULL, tmp_path / "file"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=TOP)
+    assert (done.stdout, done.stderr) == ("[('words', 'word')]\n", "")
+
+
+def test_unreadable_file_leaves_the_process_ready(scan, tmp_path):
+    with Scanner(PLAIN) as scanner:
+        folder = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(IsADirectoryError):
+            scanner.scan(folder)
+        os.close(folder)
+        assert scan(scanner, b"needle") == [("words", "word")]
 
 
 def test_crash_of_the_process_is_reported(scan):

@@ -120,7 +120,7 @@ def _day(at: float) -> str:
 
 
 def _patterns(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> list[str]:
-    found = [repositories.name(value) for value in values]
+    found = [repositories.block_pattern(value) for value in values]
     if not all(found):
         raise click.BadParameter("say host/owner/name or host/owner/*.")
     return [name for name in found if name]

@@ -131,6 +131,8 @@ def test_pull_request_has_the_reasons(run, files, monkeypatch):
         (("--prometheus", "prometheus:9090"), "http://"),
         (("-", "--until", "soon"), "--until"),
         (("-", "--except", "x" * 3000), "host/owner/name"),
+        (("-", "--except", "owner/name"), "host/owner/name"),
+        (("-", "--except", "github.com/owner"), "host/owner/name"),
     ],
 )
 def test_wrong_usage_is_a_sentence(run, arguments, sentence):

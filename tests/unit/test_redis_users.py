@@ -195,7 +195,8 @@ def test_receiver_enters_reports_and_nothing_else(server, stores, receivers):
     body = '{"uid": "uid-1", "list": "miners", "label": "xmrig"}\nnonsense'
     answer = app.post("/api/detections", data=body, environ_base={"REMOTE_ADDR": "10.42.0.7"})
     assert (answer.status_code, answer.json["reports"], len(answer.json["unreadable"])) == (202, 1, 1)
-    assert app.post("/api/detections", data=body, environ_base={"REMOTE_ADDR": "10.42.0.8"}).status_code == 401
+    wrong = {"Authorization": "Bearer x"}
+    assert app.post("/api/detections", data=body, headers=wrong, environ_base={"REMOTE_ADDR": "10.42.0.8"}).status_code == 401
     ((entered, report),) = reconcilers.waiting_reports(9)
     assert (report.source, report.uid, report.sender) == ("agent", "uid-1", "10.42.0.7")
     assert verifiers.lines() == {("agent", "report"): 1, ("agent", "unreadable"): 1, ("", "wrong-token"): 1}

@@ -99,7 +99,9 @@ def report_detections() -> tuple[Response, int]:
     if not authorization and (sender := _agent()):
         source = AGENT
     if source is None:
-        _count_refused("", "wrong-token", 1)
+        # Without a token it may be an agent whose address is not listed yet. It sends the same again.
+        if authorization or AGENT not in services.settings.detections:
+            _count_refused("", "wrong-token", 1)
         raise Problem("unauthorized", "Send Authorization: Bearer with the token of a source (egress detections create-token).")
     # Only at newlines, which JSON escapes: Python treats other characters as the end of a line, too, and a stranger's command line
     # may have them (D-320).

@@ -108,6 +108,12 @@ def test_line_names_no_other_sender(send, store):
     assert [report.sender for report in waiting(store)] == ["10.42.0.7"]
 
 
+def test_agent_that_is_not_listed_yet_sent_no_wrong_token(send, store):
+    """The reconciler lists agents every 20 s, and an agent reports at once."""
+    assert send("10.42.0.7").status_code == 401 and store.lines() == {}
+    assert send("10.42.0.7", Authorization="Bearer x").status_code == 401 and store.lines() == {("", "wrong-token"): 1}
+
+
 def test_one_agent_takes_no_report_from_another(send, store):
     store.publish_agents({"10.42.0.7": "node-1", "10.42.0.8": "node-2"})
     for _ in range(REPORTS_PER_MINUTE // 100):

@@ -8,9 +8,10 @@ nothing.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Network
 from urllib.parse import quote
 
-from ..networks import NetworkSet, parse_address
+from ..networks import IPAddress, NetworkSet, parse_address
 from ..records import UNVERIFIED, PodAddresses
 from ..repositories import covers, exact
 from .hosts import HostList, normal
@@ -23,6 +24,8 @@ class Kind(StrEnum):
     TUNNEL = "tunnel"  # CONNECT, then TLS
     PLAIN = "plain"  # a request for http://…
 
+
+_NAT64 = IPv6Network("64:ff9b::/96")
 
 PORTS = {Kind.TUNNEL: 443, Kind.PLAIN: 80}
 """The one port of each kind."""
@@ -198,7 +201,14 @@ def decide_address(
         # Addresses of the first four kinds would lead to the proxy's own machine, whatever the values say.
         if ip is None or ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast or ip in tier.closed:
             return Refusal(Reason.ADDRESS, 403, "The host has a private or special address", "destination_ip_prohibited")
+        if ip in _NAT64 and isinstance(refusal := decide_address(pod, [_inside(ip)], policy, own), Refusal):
+            return refusal
     return found
+
+
+def _inside(ip: IPAddress) -> str:
+    """The IPv4 address to which an address of NAT64 leads (RFC 6052)."""
+    return str(IPv4Address(int(ip) & 0xFFFFFFFF))
 
 
 def decide_hello(pod: PodAddresses, host: str, name: str | None, is_tls: bool, policy: Policy) -> Reason | None:

@@ -185,6 +185,21 @@ def test_closed_address_is_refused_alone_and_beside_a_public_one(address):
         assert refusal.reason == (Reason.OWN_NAME if address.endswith("99") else Reason.ADDRESS)
 
 
+def test_address_of_nat64_counts_as_the_one_to_which_it_leads():
+    """A cluster with IPv6 alone opens these addresses, to reach hosts that have IPv4 alone."""
+    closed = NetworkSet(map(ipaddress.ip_network, ["10.0.0.0/8", "203.0.113.66/32"]))
+    policy = Policy({"verified": TierHosts(HostList(["*"]), closed=closed)})
+    for inside, reason in (
+        ("a09:909", Reason.ADDRESS),
+        ("7f00:1", Reason.ADDRESS),
+        ("cb00:7142", Reason.ADDRESS),
+        ("cb00:7163", Reason.OWN_NAME),
+    ):
+        refusal = decide_address(pod("verified"), [f"64:ff9b::{inside}"], policy, ["203.0.113.99"])
+        assert isinstance(refusal, Refusal) and refusal.reason == reason, inside
+    assert decide_address(pod("verified"), ["64:ff9b::cb00:710b"], policy) == ["64:ff9b::cb00:710b"]
+
+
 def test_public_addresses_are_kept_in_their_order():
     assert decide_address(pod(), ["203.0.113.12", "2001:db8::1", "203.0.113.12"], POLICY) == ["203.0.113.12", "2001:db8::1"]
 

@@ -151,11 +151,12 @@ class Identities:
         return tuple(pod for pod in self._claims.get(address, ()) if pod.uid != uid)
 
     def _tell(self, pods: Iterable[PodAddresses]) -> None:
-        """Report changed pods and pods that now claim the same addresses, and wake those who wait for these addresses."""
+        """Report changed pods and pods that claim or had the same addresses, and wake those who wait for these addresses."""
         changed = list(pods)
         addresses = {same(address) for pod in changed for address in pod.addresses}
         claim_too = [pod for address in addresses for pod in self._claims.get(address, ())]
-        for uid in {pod.uid for pod in (*changed, *claim_too)}:
+        had_them = [pod for _, pod in self._missing.values() if not addresses.isdisjoint(map(same, pod.addresses))]
+        for uid in {pod.uid for pod in (*changed, *claim_too, *had_them)}:
             self._changed(uid)
         self._wake(addresses)
 

@@ -140,11 +140,12 @@ def test_vanished_pod_keeps_open_connections_for_a_while(identities, clock, chan
     assert changes == ["a"] and identities.still("a", "10.42.0.5") is None
 
 
-def test_vanished_pod_loses_its_connections_to_the_next_with_its_address(identities):
+def test_vanished_pod_loses_its_connections_to_the_next_with_its_address(identities, changes):
     identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
     identities.load(AddressVersion(0), {})
+    changes.clear()
     identities.apply(AddressChange(AddressVersion(1), "bob/", (pod("b"),)))
-    assert identities.still("a", "10.42.0.5") is None and identities.of("10.42.0.5").uid == "b"
+    assert identities.still("a", "10.42.0.5") is None and identities.of("10.42.0.5").uid == "b" and set(changes) == {"a", "b"}
 
 
 def test_vanished_pod_that_comes_back_is_known_again(identities, changes):

@@ -55,7 +55,7 @@ LEFT_SECONDS = 60.0
 PIECE_SECONDS = 60.0
 """Time limit for a host to take a piece of a plain request, of `READ_BYTES` at most, in seconds."""
 
-PIECES_A_TURN = 4
+PIECES_A_TURN = 16
 """Pieces of a plain request that are sent before other tasks get a turn: of `READ_BYTES` each, as many bytes as one step of a pump
 moves."""
 
@@ -394,9 +394,13 @@ class Proxy:
                 flow.pumps += [Pump(flow.client, upstream, buckets), Pump(upstream, flow.client, buckets)]
             else:
                 await self._send(flow, upstream, buckets)
+                flow.asked.forget_head()
             await self._until_ended(flow)
-        except (ConnectionError, h11.ProtocolError):
-            # Many hosts reset a connection once they have sent everything, and the client is still to get it.
+        except (ConnectionError, h11.ProtocolError) as error:
+            # Many hosts reset a connection once they have sent everything, and the client is still to get it. What the request and
+            # the frames hold is of no more use, and the client decides how long that takes.
+            error.__traceback__ = error.__context__ = None
+            flow.asked.forget_head()
             await self._deliver(flow)
             raise
         await self._deliver(flow)

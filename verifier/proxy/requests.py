@@ -18,7 +18,7 @@ MAX_HEADERS = 100
 """The most headers of a request: Apache's default limit (`LimitRequestFields`). Clients send some ten. Each takes more than a
 hundred bytes of memory, however short it is (D-389)."""
 
-READ_BYTES = 65536
+READ_BYTES = 16384
 """The most bytes in one read of what follows the head."""
 
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^\[\]:@/\\?#\s]+)(?::([0-9]{1,5}))?")
@@ -66,6 +66,10 @@ class Asked:
     head: h11.Request | None = None
     connection: h11.Connection | None = None
     path: bytes = b""
+
+    def forget_head(self) -> None:
+        """Free the memory of a request that has gone on."""
+        self.head = self.connection = None
 
     def upstream_head(self, connection: h11.Connection) -> bytes:
         """The head to send to the host: one per connection, with the host that was judged, without headers for the proxy.

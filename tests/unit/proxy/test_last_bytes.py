@@ -91,6 +91,31 @@ def test_client_gets_what_a_limit_of_bytes_held_back_when_the_host_ended(ends, m
     assert asyncio.run(main()) == SENT_BYTES
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["of a whole request", "of a request that the host cut short"])
+def test_request_that_has_gone_on_is_forgotten(ends, whole):
+    """A client may read its answer slowly. What waits in sockets counts; what the parser holds does not."""
+    pod, client, upstream, host = ends
+    head = b"POST http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\nContent-Length: 1000\r\n\r\n"
+
+    async def main():
+        pod.send(head + bytes(1000 if whole else 500))
+        asked = await read_request(client)
+        flow = Flow("127.0.0.1", client, pod=POD, asked=asked, upstream=(upstream, "192.0.2.1"))
+        proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics())
+        moving = asyncio.create_task(proxy._move(flow))
+        await turns()
+        host.sendall(bytes(SENT_BYTES))
+        host.close()
+        pod.send(bytes(100))
+        await turns()
+        kept = (asked.head, asked.connection)
+        moving.cancel()
+        proxy._close(flow)
+        return kept
+
+    assert asyncio.run(main()) == (None, None)
+
+
 @pytest.mark.parametrize("closes", [False, True], ids=["and stays", "and closes"])
 def test_client_gets_an_answer_that_comes_before_the_end_of_the_body(ends, closes):
     """Such an answer is a refusal, often. The host does not read the rest."""

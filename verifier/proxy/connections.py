@@ -175,15 +175,20 @@ class Proxy:
 
     async def _look_up_own_names(self) -> None:
         """Look up the hub's own names again and again. It is a separate task, because an answer may take seconds."""
+        again, pause = 0.0, TICK_SECONDS
         while True:
-            if self._clock() - self._looked_up >= OWN_NAMES_SECONDS:
+            due, missing = self._clock() - self._looked_up >= OWN_NAMES_SECONDS, self._clock() >= again
+            if due:
                 self._looked_up = self._clock()
-                for name in self._policy.own_names:
-                    if name.startswith("*."):
-                        continue
-                    # A name that cannot be resolved for a while keeps its last addresses.
-                    if found := await self._resolver.addresses(name):
-                        self._own_addresses[name] = found
+            for name in self._policy.own_names:
+                # Without an address so far, other names of its addresses are open, so it is looked up again sooner.
+                if name.startswith("*.") or not (due or (missing and name not in self._own_addresses)):
+                    continue
+                # A name that cannot be resolved for a while keeps its last addresses.
+                if found := await self._resolver.addresses(name):
+                    self._own_addresses[name] = found
+            if missing:
+                again, pause = self._clock() + pause, min(2 * pause, OWN_NAMES_SECONDS)
             await asyncio.sleep(TICK_SECONDS)
 
     def refuse(self, name: str) -> None:

@@ -108,6 +108,26 @@ def test_hub_that_dns_does_not_find_for_a_while_keeps_its_addresses(failure, mon
     asyncio.run(main())
 
 
+def test_hub_that_dns_does_not_find_at_first_is_looked_up_again_at_once(monkeypatch):
+    """Without its addresses, other names that have them are open."""
+    monkeypatch.setattr(connections, "TICK_SECONDS", 0.001)
+    answers, clock = [None, ["192.0.2.1"]], Clock()
+
+    async def main():
+        resolver = Resolver(lambda name: answers.pop(0), clock)
+        proxy = connections.Proxy(Policy({}, frozenset({"hub.example"})), Limits(), resolver, Metrics(), clock=clock)
+        watching = asyncio.create_task(proxy.watch())
+        began = clock.now
+        async with asyncio.timeout(60):
+            while answers:
+                await asyncio.sleep(0.001)
+                # So far that a failure is forgotten, and not so far that every name is looked up.
+                clock.now = min(clock.now + 0.1, began + connections.OWN_NAMES_SECONDS - 1)
+        watching.cancel()
+
+    asyncio.run(main())
+
+
 def head(method, header, number):
     """A request with a number of equal headers."""
     return f"{method} HTTP/1.1\r\nHost: a.example\r\n".encode() + f"{header}\r\n".encode() * number + b"\r\n"

@@ -221,7 +221,7 @@ class Proxy:
                     raise ConnectionError
                 too_many = "This server opens too many connections, try again"
                 raise Refused(Refusal(Reason.LIMIT, 429, too_many, "connection_limit_reached"))
-            await self._allow(flow)
+            await self._allow(flow, known)
             await self._connect(flow)
             await self._move(flow)
         except Refused as error:
@@ -247,8 +247,8 @@ class Proxy:
                 self._usage.release(who, verified)
             self._note(flow, refusal, end)
 
-    async def _allow(self, flow: Flow) -> None:
-        """Read the request, and judge it."""
+    async def _allow(self, flow: Flow, known: PodAddresses | None) -> None:
+        """Read the request, and judge it. `known` is the pod that had the address when the connection came."""
         try:
             async with asyncio.timeout(HEAD_SECONDS):
                 asked = await read_request(flow.client)
@@ -261,6 +261,10 @@ class Proxy:
             raise ConnectionError
         flow.asked = asked
         flow.pod = await self.identities.wait_for(flow.address, self._wait_seconds)
+        # While it waited, the address may have become another pod's, which must not answer for this request. A client of a pod that
+        # was not known yet has to keep its side open until then.
+        if flow.pod and (known.uid != flow.pod.uid if known else _has_ended(flow.client)):
+            flow.pod = None
         if refusal := decide(flow.pod, asked.host, asked.port, asked.kind, self._policy):
             raise Refused(refusal)
         assert flow.pod

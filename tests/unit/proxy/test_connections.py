@@ -128,6 +128,31 @@ def test_hub_that_dns_does_not_find_at_first_is_looked_up_again_at_once(monkeypa
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["whose address it was", "that was withdrawn before it came"])
+def test_request_of_a_pod_is_not_that_of_the_next_with_its_address(known):
+    """The first pod has sent its whole request and is gone before the second has the address."""
+
+    async def main():
+        policy = Policy({"any": TierHosts(HostList(["*"]), frozenset({80}))})
+        proxy = connections.Proxy(policy, Limits(), Resolver(), Metrics())
+        first, second = (PodAddresses(uid, user, "", ("127.0.0.1",), "any") for uid, user in (("uid-1", "alice"), ("uid-2", "bob")))
+        proxy.identities.load(AddressVersion(), {})
+        proxy.identities.apply(AddressChange(AddressVersion()))
+        pod, client = socket.socketpair()
+        client.setblocking(False)
+        pod.sendall(b"GET http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\n\r\n")
+        pod.close()
+        flow = Flow("127.0.0.1", client)
+        allowing = asyncio.create_task(proxy._allow(flow, first if known else None))
+        await asyncio.sleep(0.05)
+        proxy.identities.apply(AddressChange(AddressVersion(1), "bob/", (second,)))
+        with client, pytest.raises(requests.Refused) as refused:
+            await allowing
+        assert (refused.value.refusal.reason, flow.pod) == (Reason.UNKNOWN, None)
+
+    asyncio.run(main())
+
+
 def head(method, header, number):
     """A request with a number of equal headers."""
     return f"{method} HTTP/1.1\r\nHost: a.example\r\n".encode() + f"{header}\r\n".encode() * number + b"\r\n"

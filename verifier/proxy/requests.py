@@ -151,6 +151,8 @@ def read_head(head: h11.Request, connection: h11.Connection) -> Asked:
         if (normal(other) or other, other_port) != (normal(host) or host, port):
             raise bad("The Host header names another host than the address")
     framing = [name for name, _ in head.headers if name in (b"content-length", b"transfer-encoding")]
+    if head.http_version == b"1.0" and b"transfer-encoding" in framing:
+        raise bad("HTTP/1.0 has no Transfer-Encoding")
     if len(set(framing)) > 1:
         raise bad("Content-Length and Transfer-Encoding exclude each other")
     path = (found[2] or "/").encode()

@@ -55,6 +55,7 @@ def test_own_page_is_for_the_proxy():
         b"GET http://ok.example/#evil.example HTTP/1.1\r\nHost: ok.example\r\n\r\n",
         b"GET http:///etc/passwd HTTP/1.1\r\nHost: ok.example\r\n\r\n",
         b"POST http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST http://ok.example/ HTTP/1.0\r\nHost: ok.example\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"CONNECT ok.example HTTP/1.1\r\nHost: ok.example\r\n\r\n",
         b"CONNECT ok.example:443@evil.example:443 HTTP/1.1\r\nHost: ok.example\r\n\r\n",
         b"CONNECT evil.example:443#ok.example:443 HTTP/1.1\r\nHost: ok.example\r\n\r\n",

@@ -24,6 +24,9 @@ TIMES = ("until", "expires_in", "renewable_in")
 UNREACHABLE = (requests.RequestException, urllib3.exceptions.HTTPError, ValueError)
 """Errors of a request that failed. ValueError is what `requests` raises if it is redirected to `http://[::1`."""
 
+BINDERHUB_PAGE = b"window.pageConfig"
+"""What BinderHub's page contains (its templates/page.html). BinderHub answers every path that it does not know with that page."""
+
 USER_AGENT = f"binder-egress-client/{__version__}"
 
 
@@ -223,7 +226,10 @@ class Verifier:
         except (ValueError, RecursionError):
             found = None
         problem = isinstance(found, dict) and "#" in str(found.get("type"))
-        if answer.status_code in (404, 405) and not problem:
+        # Other HTML may be the page of a network that asks people to sign in, and says nothing about the hub.
+        html = answer.headers.get("Content-Type", "").lower().startswith("text/html")
+        binderhub = method == "GET" and answer.status_code == 200 and html and BINDERHUB_PAGE in content
+        if binderhub or (answer.status_code in (404, 405) and not problem):
             raise NoGate(f"there is no verifier at {self.url}")
         if not isinstance(found, dict) or not (answer.ok or problem):
             raise NoAnswer(f"{self.url} answers {answer.status_code}, but not as a verifier does")

@@ -63,8 +63,9 @@ def test_launch_waits_no_longer_than_the_verifier_allows(serve, open_hub, run, s
     assert (code, hub.builds[0].token, hub.count("GET /egress/challenge")) == (0, None, 1), err
 
 
-def test_hub_without_a_gate_launches(hub, run):
-    hub.fault = "404"
+@pytest.mark.parametrize("fault", ["404", "unrouted"])
+def test_hub_without_a_gate_launches(hub, run, fault):
+    hub.fault = fault
     code, out, err = run("launch", SPEC, "--binder", hub.url, "--json")
     assert code == 0
     assert json.loads(out.splitlines()[-1])["binder_egress"]["egress"] is None
@@ -330,9 +331,10 @@ def test_federation_redirect_keeps_the_pass_and_asks_the_member(serve, open_hub,
     assert not prime.count("GET /egress/servers/") and member.count("GET /egress/servers/user-1/")
 
 
-def test_federation_without_a_first_verifier_unlocks_at_the_member(serve, open_hub, run, store):
+@pytest.mark.parametrize("fault", ["404", "unrouted"])
+def test_federation_without_a_first_verifier_unlocks_at_the_member(serve, open_hub, run, store, fault):
     prime, member = open_hub(None), open_hub(serve())
-    prime.fault = "404"
+    prime.fault = fault
     prime.redirect = member.url.replace("127.0.0.1", "localhost")
     with reconciler(store, Server("user-1")):
         code, _, err = run("launch", SPEC, "--binder", prime.url)

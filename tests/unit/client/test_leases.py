@@ -243,6 +243,8 @@ def test_keep_renews_and_retries_by_the_clock(monkeypatch, looks, seconds, told,
     assert (looks, clock.now - 1000) == ([], took)
 
 
-def test_keep_without_a_gate_ends_at_once(hub, run):
-    hub.fault = "404"
-    assert run("unlock", f"{hub.url}egress/servers/alice/", "--keep", "60")[0] == 4
+@pytest.mark.parametrize("fault", ["404", "unrouted"])
+def test_keep_without_a_gate_ends_at_once(hub, run, fault):
+    hub.fault = fault
+    code, _, err = run("unlock", f"{hub.url}egress/servers/alice/", "--keep", "60")
+    assert code == 4 and "no verifier" in err

@@ -140,10 +140,11 @@ def test_pass_of_a_launch_that_was_not_reported_unlocks_the_server(by, keyed, hu
     assert launching.count("GET /egress/challenge") == (by == "calculation")
 
 
-def test_key_does_not_follow_a_redirect(keyed, open_hub, run):
+@pytest.mark.parametrize("fault", ["404", "unrouted"])
+def test_key_does_not_follow_a_redirect(keyed, open_hub, run, fault):
     """A redirect of the hub can name any host, so only the pass follows it."""
     prime = open_hub(None)
-    prime.fault = "404"
+    prime.fault = fault
     prime.redirect = keyed.url.replace("127.0.0.1", "localhost")
     code, _, _ = run("launch", SPEC, "--binder", prime.url, "--key", keyed.key)
     assert (code, keyed.sent, len(keyed.builds)) == (3, [], 1)

@@ -103,10 +103,11 @@ def test_unknown_server_and_failed_verifier_have_own_exit_codes(hub, run, store,
     assert run(which, f"{hub.url}egress/servers/nobody/")[0] == 5
     run_pod(store)
     address = f"{hub.url}egress/servers/alice/"
-    for fault in ("down", "404", "garbage"):
+    for fault in ("down", "404", "garbage", "unrouted"):
         hub.fault = fault
         code, _, err = run(which, address)
         assert code == 4 and "Traceback" not in err, (fault, err)
+        assert ("no verifier" in err) == (fault in ("404", "unrouted")), (fault, err)
 
 
 def test_unlock_that_operators_refuse_is_not_solved_for(serve, open_hub, run, store):

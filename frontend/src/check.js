@@ -104,8 +104,10 @@ export class Check {
       const hold = since === undefined && this.calculates ? Math.min(this._hold, GRACE_SECONDS) : this._hold;
       let limit = began + (this.state === "widget" ? this._interactiveHold : hold) * 1000;
       if (this.state === "asking") limit = Math.min(limit, this._asked + GRACE_SECONDS * 1000);
-      // The widget failed, and the launch waits for a calculation instead.
-      if (this._instead > began) limit = Math.min(this._instead + hold * 1000, began + this._interactiveHold * 1000);
+      // A widget was dropped or failed, and the launch waits for a calculation instead, or until another widget has loaded.
+      if (this._instead > began && this.state !== "widget") {
+        limit = Math.min(this._instead + hold * 1000, began + this._interactiveHold * 1000);
+      }
       const left = limit - performance.now();
       if (left <= 0) return;
       await new Promise((resolve) => {

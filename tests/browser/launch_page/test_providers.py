@@ -190,6 +190,33 @@ def test_slow_person_does_not_lose_the_launch(double, start, tab, store):
         eventually(lambda: store.known(Server("user-1")).tier == "verified", what="not unlocked")
 
 
+@pytest.mark.parametrize("why", ["another way", "broken", "price-risen"])
+def test_second_widget_gets_the_rest_of_the_time_for_people(why, double, start, tab):
+    hub = start(**double.settings("hcaptcha", "turnstile"))
+    opened = tab()
+    launch(hub, opened)
+    expect(person(opened)).to_be_visible()
+    eventually(lambda: 60 in opened.time.timers, what="the launch does not wait for a person")
+    opened.time.let_pass(20)
+    opened.page.locator("#binder-egress iframe").evaluate("(frame) => frame.classList.add('first')")
+    if why == "another way":
+        opened.button("another").click()
+    elif why == "broken":
+        opened.page.frame_locator("#binder-egress iframe").get_by_role("button", name="Break").click()
+    else:
+        problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
+        opened.noise.append("403")
+        opened.page.route("**/egress/passes", lambda route: route.fulfill(status=403, body=problem), times=1)
+        person(opened).click()
+    expect(opened.page.locator("#binder-egress iframe:not(.first)")).to_be_visible()
+    eventually(lambda: 40 in opened.time.timers, what="the launch does not wait for a person any more")
+    opened.time.let_pass(39)
+    opened.expect("confirm")
+    assert hub.builds == []
+    end_wait(opened, 1)
+    eventually(lambda: hub.builds, what="the launch waits longer than a person may take")
+
+
 def test_provider_that_does_not_load_gives_way_to_the_next(double, start, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
     opened = tab()

@@ -83,6 +83,8 @@ function newCheck(launch, asked) {
     widgets,
   };
   return new Check(ours.base, asked, means, () => {
+    // The check of a failed launch goes on for a retry, and must not take the panel away from a launch that is under way.
+    if (launch.failed && launch !== current) return;
     // A request that waits for this pass goes out now, and shows the next message itself.
     if (launch.check && !(launch.check.token && launch.waiting)) show(launch);
   });

@@ -283,6 +283,29 @@ def test_launch_that_fails_is_promised_nothing(failure, solved, hub, tab):
         assert hub.builds[0].token == hub.builds[1].token
 
 
+def test_failed_launch_does_not_hide_the_panel_of_the_next(hub, tab):
+    hub.failures = 1
+    opened = home(hub, tab)
+    opened.noise.append("503")
+    opened.faults = Ignored(CLIENT_ERRORS)
+    opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
+    held = []
+    opened.page.route("**/egress/challenge?*", lambda route: held.append(route), times=1)
+    press_launch(opened, "o/one")
+    end_wait(opened, 1)
+    opened.expect_phase("failed")
+    expect(opened.panel).to_have_count(0)
+    hub.ready.close()
+    press_launch(opened, "o/two")
+    opened.expect("checked")
+    # The check of the first launch goes on, for a retry.
+    with opened.page.expect_response("**/egress/passes"):
+        held[0].continue_()
+    opened.page.wait_for_timeout(500)
+    opened.expect("checked")
+    assert opened.page.evaluate("binderEgress.state") == "checked"
+
+
 def test_challenge_after_the_launch_is_unused_and_delays_nothing(hub, tab):
     hub.gates["challenge"].close()
     opened = tab()

@@ -280,7 +280,9 @@ function place(room) {
 }
 
 function fail(error) {
-  const words = messages[`error-${error.name}`] ? error.name : "other";
+  // A fault of the verifier has no text of its own. Its detail is English, and of no use to visitors.
+  const name = error.name === "internal" ? "unavailable" : error.name;
+  const words = messages[`error-${name}`] ? name : "other";
   const provider = error.provider && title(error.provider);
   const minutes = Math.max(1, Math.round((error.after || 0) / 60));
   const when = new Intl.RelativeTimeFormat(language).format(minutes, "minute");

@@ -295,6 +295,17 @@ def test_page_without_redis_says_so(public, redis_server):
     assert "The service cannot decide just now. Try again in a few seconds." in answer.text
 
 
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_page_with_a_fault_says_so_in_the_language_of_the_visitor(public, monkeypatch, language):
+    def fail(_):
+        raise RuntimeError
+
+    monkeypatch.setattr("verifier.web.servers._known", fail)
+    answer = public.get("/egress/servers/alice", headers={**HTML, "Accept-Language": language})
+    assert (answer.status_code, answer.mimetype) == (500, "text/html")
+    assert pages.MESSAGES[language]["error-unavailable"] in answer.text and "logged" not in answer.text
+
+
 def test_unlock_answers_json_whatever_the_client_accepts(public):
     answer = public.post("/egress/servers/nobody", json={"token": "x"}, headers=HTML)
     assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")

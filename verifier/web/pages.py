@@ -224,6 +224,9 @@ def problem_page(media_type: str, language: str, problem: Mapping[str, str], *, 
     """
     messages = MESSAGES[language]
     name = problem["type"].rpartition("#")[2]
+    if name == "internal":
+        # A fault of the verifier has no text of its own. Its detail is English, and of no use to visitors.
+        name = "unavailable"
     if name == "no-such-server":
         title, text = messages["ended"], messages["ended-help"]
     else:

@@ -328,6 +328,7 @@ async function unlock(name) {
   working = controller;
   const { signal } = controller;
   const [focused, was] = [document.activeElement === ui.unlock, tier];
+  let done = false;
   ui.unlock.disabled = true;
   ui.widget.replaceChildren();
   try {
@@ -345,6 +346,7 @@ async function unlock(name) {
       try {
         changes += 1;
         await present(one.name, solved, signal);
+        done = true;
         break;
       } catch (error) {
         if (error.name !== "price-risen" || again) throw Object.assign(error, { provider: one.name });
@@ -363,9 +365,11 @@ async function unlock(name) {
       ui.how.removeAttribute("data-room");
       ui.progress.hidden = true;
       ui.unlock.disabled = false;
+      // A still larger tier may be possible. After a failure with the same tier the person decides: a widget that comes first would
+      // begin again by itself.
+      if (done || tier !== was) suggest();
       // A disabled button loses the focus. If it is no longer there, the next Tab leads to what comes next.
       if (focused) (ui.how.hidden ? ui.next : ui.unlock).focus();
-      if (tier !== was) suggest(); // A still larger tier may be possible.
     }
   }
 }

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from tests.support.apps import reconciler
 from tests.support.browser import MODEST
-from tests.support.unlock_page import FROM_NOW_ON, GRANTED, PHONE, lasts, press
+from tests.support.unlock_page import FROM_NOW_ON, GRANTED, LEASE, PHONE, lasts, press
 from verifier.records import Server
 from verifier.web.pages import MESSAGES
 
@@ -23,9 +23,9 @@ def ranked(double, providers):
     """A function that starts a verifier, where proof of work earns `small` and a provider `verified`, and returns a page's
     address."""
 
-    def start_ranked(name, first=True, **options):
+    def start_ranked(name, first=True, tiers=RANKS, **options):
         calculation = {"altcha": {**MODEST["altcha"], "tier": "small", "order": 0 if first else 2}}
-        return providers(name, captcha_providers=calculation | {name: {**double.options(name), "order": 1}}, tiers=RANKS, **options)
+        return providers(name, captcha_providers=calculation | {name: {**double.options(name), "order": 1}}, tiers=tiers, **options)
 
     return start_ranked
 
@@ -97,6 +97,27 @@ def test_pending_raise_is_shown_as_accepted(ranked, double, store, open_tab):
     with reconciler(store):
         expect(tab.page.locator("#reach")).to_have_text(ALL)
     expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+
+
+@pytest.mark.parametrize("answer", ["granted", "pending"])
+def test_larger_tier_is_offered_after_a_renewal(answer, ranked, double, store, open_tab):
+    address = ranked("recaptchaV3", tiers={name: {**tier, "lease": LEASE} for name, tier in RANKS.items()})
+    lasts(store, 100, "small")
+    tab = open_tab(address, double.url)
+    expect(tab.page.get_by_text("Another way")).to_be_visible()
+    expect(tab.button).to_have_text("Renew")
+    if answer == "pending":
+        tab.button.click()
+        expect(tab.state).to_contain_text("Accepted.")
+    with reconciler(store, lease=LEASE):
+        if answer == "granted":
+            tab.button.click()
+        expect(tab.state).to_have_text(f"{GRANTED} The time has been renewed.")
+    expect(tab.button).to_have_text("Get more access")
+    expect(tab.button).to_be_visible()
+    expect(tab.button).to_be_focused()
+    expect(tab.page.locator("#why")).to_have_text(f"{MORE} Then: {ALL}")
+    assert tab.posts == 1
 
 
 def test_larger_tier_without_a_provider_is_not_offered(ranked, double, store, open_tab):

@@ -45,6 +45,11 @@ def _lines(text: Any) -> Any:
     return [line.strip() for line in text.splitlines() if line.strip()] if isinstance(text, str) else text
 
 
+def _stripped(text: Any) -> Any:
+    """A Secret's text without the newline that a file ends with, as clients send it; anything else is returned as it is."""
+    return text.strip() if isinstance(text, str) else text
+
+
 def _json(text: Any) -> Any:
     """Decode JSON text here rather than in pydantic-settings, whose error for bad JSON does not name the field."""
     try:
@@ -376,7 +381,9 @@ class VerifierSettings(CommonSettings):
     signing_keys: Annotated[list[SecretStr], NoDecode, BeforeValidator(_lines)] = Field(
         min_length=1, json_schema_extra=_value("secret.signingKeys, or signing-keys in the Secret")
     )
-    api_token: SecretStr = Field(min_length=MIN_KEY_LENGTH, json_schema_extra=_value("secret.apiToken, or api-token in the Secret"))
+    api_token: Annotated[SecretStr, BeforeValidator(_stripped)] = Field(
+        min_length=MIN_KEY_LENGTH, json_schema_extra=_value("secret.apiToken, or api-token in the Secret")
+    )
     pass_lifetime: int = Field(300, ge=10, le=300, json_schema_extra=_value("passes.lifetime"))
     pass_servers: int = Field(1, ge=1, le=100, json_schema_extra=_value("passes.servers"))
     launch_timeout: int = Field(600, ge=10, le=86400, json_schema_extra=_value("launch.timeout"))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.apps import API_TOKEN, KEYS
 from verifier.settings import InvalidSettings, ReconcilerSettings, VerifierSettings, load
-from verifier.web.app import create_services
+from verifier.web.app import create_internal_app, create_services
 
 GOOD = {"SIGNING_KEYS": KEYS, "API_TOKEN": API_TOKEN}
 SECRET = "s3cret-text"
@@ -179,6 +179,20 @@ def test_settings_object_shows_no_secrets(environment):
 def test_keys_are_lines_and_empty_lines_are_ignored(environment):
     environment(SIGNING_KEYS=f"\n  {KEYS}\r\n\n")
     assert load(VerifierSettings).plain_signing_keys == KEYS.splitlines()
+
+
+@pytest.mark.parametrize("written", ["{}\n", "{}\r\n", " {} "])
+def test_bearer_token_of_a_secret_made_from_a_file_is_the_one_that_clients_send(environment, redis_server, written):
+    """A file ends with a newline, and a header cannot."""
+    environment(API_TOKEN=written.format(API_TOKEN), REDIS_URL=redis_server.url)
+    client = create_internal_app(create_services(load(VerifierSettings))).test_client()
+    assert client.get("/api/blocks", headers={"Authorization": f"Bearer {API_TOKEN}"}).status_code == 200
+
+
+def test_white_space_does_not_make_a_bearer_token_long_enough(environment):
+    environment(API_TOKEN="short" + "\n" * 40)
+    (sentence,) = sentences()
+    assert sentence.startswith("secret.apiToken, or api-token in the Secret")
 
 
 @pytest.mark.parametrize(("path", "expected"), [("/", "/"), ("/a", "/a/"), ("/a/b/", "/a/b/"), ("/a//", "/a/")])

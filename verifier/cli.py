@@ -100,8 +100,9 @@ def helm_test(expected: str) -> None:
     from .gatecheck.helm_test import results, seen_by_proxy, table, verdicts
 
     pods = Namespace(load(ReconcilerSettings).namespace).pods(f"{GATECHECK_LABEL}=test")
-    rows, shut = verdicts(results(pods), json.loads(expected))
-    by_proxy, seen = seen_by_proxy(pods)
+    wanted = json.loads(expected)
+    rows, shut = verdicts(results(pods), wanted)
+    by_proxy, seen = seen_by_proxy(pods, wanted)
     click.echo(table(rows + by_proxy))
     passed = shut and seen
     click.echo("The gate is as it should be." if passed else "The gate is not as it should be: docs/gatecheck.md says what to do.")

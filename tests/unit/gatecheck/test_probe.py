@@ -361,9 +361,9 @@ def test_target_that_does_not_exist_is_skipped():
     assert well and [row[1] for row in rows] == ["api"]
 
 
-def pod(who, message):
+def pod(who, message, created="2026-01-01T00:00:00Z"):
     state = {"terminated": {"message": message}} if message is not None else {"running": {}}
-    meta = {"annotations": {"binder-egress/stands-for": who}, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    meta = {"annotations": {"binder-egress/stands-for": who}, "creationTimestamp": created}
     return {"metadata": meta, "status": {"containerStatuses": [{"state": state}]}}
 
 
@@ -377,13 +377,26 @@ def test_results_are_read_from_the_pods():
 )
 def test_helm_test_says_what_the_proxy_sees(seen, verdict):
     pods = [pod("", '{"reached": {}}'), pod("verified", None), pod("unverified", json.dumps({"reached": {}, "proxy": seen}))]
-    (row,), passed = helm_test.seen_by_proxy(pods)
+    (row,), passed = helm_test.seen_by_proxy(pods, EXPECTED)
     assert row[:3] == ("unverified", "egress proxy", seen) and row[3].startswith(verdict)
     assert passed is (seen == "shown")
 
 
+def saw(who, seen, hour):
+    return pod(who, json.dumps({"reached": {}, "proxy": seen}), f"2026-01-01T{hour:02}:00:00Z")
+
+
+def test_proxy_is_not_judged_by_pods_of_an_earlier_run():
+    """Helm deletes only those that it is about to make again: the pod of a tier that has gone stays, and one under another name."""
+    pods = [saw("gone", "hidden", 1), saw("verified", "shown", 2), saw("verified", "silent", 1), saw("unverified", "shown", 2)]
+    rows, passed = helm_test.seen_by_proxy(pods, EXPECTED)
+    assert sorted(row[0] for row in rows) == ["unverified", "verified"] and passed
+    # The newest pod of a role counts even if it does not use the proxy any more.
+    assert helm_test.seen_by_proxy([saw("verified", "", 2), saw("verified", "silent", 1)], EXPECTED) == ([], True)
+
+
 def test_command_prints_a_table_and_fails_on_a_difference(monkeypatch):
-    more = {}
+    more, left_over = {}, []
 
     class Pods:
         def __init__(self, namespace):
@@ -391,7 +404,7 @@ def test_command_prints_a_table_and_fails_on_a_difference(monkeypatch):
 
         def pods(self, selector):
             assert selector == "binder-egress/gatecheck=test"
-            return [pod(who, json.dumps({"reached": targets, **more})) for who, targets in WELL.items()]
+            return left_over + [pod(who, json.dumps({"reached": targets, **more})) for who, targets in WELL.items()]
 
     monkeypatch.setattr(check, "Namespace", Pods)
     done = CliRunner().invoke(cli, ["helm-test", "--expected", json.dumps(EXPECTED)])
@@ -399,6 +412,9 @@ def test_command_prints_a_table_and_fails_on_a_difference(monkeypatch):
     wrong = {**EXPECTED, "verified": {"dns": False}}
     done = CliRunner().invoke(cli, ["helm-test", "--expected", json.dumps(wrong)])
     assert done.exit_code == 1 and "FAILED" in done.output
+    left_over.append(saw("gone", "hidden", 0))
+    done = CliRunner().invoke(cli, ["helm-test", "--expected", json.dumps(EXPECTED)])
+    assert done.exit_code == 0 and "gone" not in done.output
     more["proxy"] = "hidden"
     done = CliRunner().invoke(cli, ["helm-test", "--expected", json.dumps(EXPECTED)])
     assert done.exit_code == 1 and "hides this pod's address" in done.output and "not as it should be" in done.output

@@ -4,6 +4,7 @@ The suites of chart/tests are about single templates.
 """
 
 import ipaddress
+import itertools
 import json
 import re
 import shutil
@@ -550,6 +551,73 @@ def test_schema_has_each_object_and_array_that_fits_on_one_line():
             last = next(number for number in range(first, len(lines)) if lines[number].startswith(end))
             whole = line + " ".join(each.strip() for each in lines[first + 1 : last]) + lines[last].strip()
             assert len(whole) > 132, f"line {first + 1}: {whole}"
+
+
+GOOD_IPV6 = [
+    "::/0",
+    "::1/128",
+    "1::/16",
+    "64:ff9b::/96",
+    "2001:db8::/32",
+    "2001:DB8::7:0/112",
+    "fe80::/10",
+    "1:2:3:4:5:6:7:8/128",
+    "1:2:3:4:5:6:7::/112",
+    "::2:3:4:5:6:7:8/128",
+]
+BAD_IPV6 = [
+    "2001:db8/32",
+    "1:2:3:4:5:6:7/64",
+    "1:2:3:4:5:6:7:8:9/128",
+    "1:2:3:4:5:6:7:8::/128",
+    "1::2::3/64",
+    ":::/0",
+    ":1::/16",
+    "1::2:/64",
+    "12345::/16",
+    "g::/16",
+    "::/129",
+]
+
+
+def test_every_value_with_networks_accepts_ipv6_as_processes_and_the_api_server_read_it(helm):
+    """Otherwise the reconciler does not start, or an upgrade fails half-way."""
+
+    def render(found):
+        networks = json.dumps(dict.fromkeys(found, True))
+        maps = [f"--set-json={value}={networks}" for value in ("rules.selfNetworks", "except", "tiers.verified.cidrs")]
+        lists = [f"--set-json={value}={json.dumps(found)}" for value in ("trustedProxies", "bannedAddresses.all")]
+        return helm("template", "r", CHART, *maps, *lists, check=False)
+
+    done = render(GOOD_IPV6)
+    assert done.returncode == 0, done.stderr
+    done = render(BAD_IPV6)
+    assert done.returncode != 0
+    for place in ("/rules/selfNetworks", "/except", "/tiers/verified/cidrs"):
+        (line,) = [line for line in done.stderr.splitlines() if f"at '{place}'" in line]
+        assert [network for network in BAD_IPV6 if f"'{network}'" in line] == BAD_IPV6
+    for place in ("/trustedProxies", "/bannedAddresses/all"):
+        refused = [number for number in range(len(BAD_IPV6)) if f"at '{place}/{number}': '{BAD_IPV6[number]}'" in done.stderr]
+        assert refused == list(range(len(BAD_IPV6)))
+
+
+def test_patterns_of_networks_accept_the_ipv6_that_python_reads():
+    """A JSON schema cannot use one pattern for keys and for values, so there are two."""
+    definitions = json.loads((CHART / "values.schema.json").read_text())["definitions"]
+    (of_keys,) = definitions["cidrs"]["patternProperties"]
+    of_values = definitions["address"]["pattern"]
+    # Every number of groups before a `::`, between it and a second one, and behind; and groups without a `::`.
+    groups = [":".join(["1f"] * count) for count in range(10)]
+    written = [*groups, *map("::".join, itertools.product(groups, repeat=2)), *map("::".join, itertools.product(groups, repeat=3))]
+    written += [*map(":".join, itertools.product(groups, repeat=2)), "10000::", "::10000", "0000::FFFF"]
+    for address in filter(lambda address: ":" in address, written):
+        try:
+            ipaddress.IPv6Network(f"{address}/128")
+            valid = True
+        except ValueError:
+            valid = False
+        assert {bool(re.search(of_keys, f"{address}/128")), bool(re.search(of_values, f"{address}/128"))} == {valid}, address
+        assert bool(re.search(of_values, address)) == valid and not re.search(of_keys, address), address
 
 
 def test_every_group_of_hosts_is_accepted(render):

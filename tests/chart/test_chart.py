@@ -15,6 +15,7 @@ import yaml
 
 from ci.value_comments import comments
 from tests.support.charts import CHART, TOP, TOPOLOGIES, VALUES
+from verifier.gatecheck.netpol import USUAL_LABELS
 from verifier.proxy.hosts import groups
 
 # The tools are built on first use, which takes minutes.
@@ -541,6 +542,14 @@ def test_values_and_schema_agree():
             compare(values[key], properties[key], (*path, key))
 
     compare(VALUES, schema, ())
+
+
+def test_labels_of_every_user_pod_are_those_that_the_gate_check_knows():
+    """The chart looks for a policy that selects by these alone. The others differ between pods of one site."""
+    (listed,) = re.findall(r"\$usual := dict (.*?) }}", (CHART / "templates" / "validate.yaml").read_text(), re.DOTALL)
+    differ = {"chart", "helm.sh/chart", "hub.jupyter.org/servername", "hub.jupyter.org/username"}
+    expected = {label: value or "*" for label, value in USUAL_LABELS.items() if label not in differ}
+    assert dict(re.findall(r'"(\S+)" "(\S+)"', listed)) == expected
 
 
 def test_schema_has_each_object_and_array_that_fits_on_one_line():

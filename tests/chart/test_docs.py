@@ -73,6 +73,21 @@ def test_command_for_an_own_secret_has_the_keys_of_the_chart_and_is_that_of_the_
     assert command.split() == told.split()
 
 
+@pytest.mark.parametrize(
+    ("document", "switch"),
+    [("docs/proxy.md", "proxy.enabled=true"), ("docs/detections.md", f"detections.sources.falco.tokenHash={'a' * 64}")],
+)
+def test_password_that_is_added_to_an_own_secret_asks_for_a_restart_of_redis(helm, document, switch):
+    """Redis reads its passwords only when it starts, and the switch that needs another one leaves its pod."""
+    (restarted,) = re.findall(r"`kubectl rollout restart deployment/(\S+) --namespace binder`", (TOP / document).read_text())
+    before, after = (
+        by_name(helm("template", "binder-egress", str(TOP / "chart"), "--set=secret.existingSecret=own", *options))
+        for options in ([], ["--set", switch])
+    )
+    assert len(after) > len(before)
+    assert before["Deployment", restarted]["spec"] == after["Deployment", restarted]["spec"]
+
+
 def test_pods_of_helm_test_are_deleted_in_one_release_only():
     """The namespace may have others."""
     texts = [document.read_text() for document in [*DOCUMENTS, TOP / "chart/templates/NOTES.txt"]]

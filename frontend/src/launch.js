@@ -126,6 +126,7 @@ function send(original, self, args, address) {
   const method = String(args[1]?.method ?? args[0].method ?? "GET").toUpperCase();
   if (method !== "GET" || url.searchParams.has("egress_token") || url.searchParams.get("build_only") === "true") return undefined;
   const launch = launchOf(address);
+  launch.failed = false;
   // The retry came after the pass had expired.
   if (launch.check.expired) launch.check = newCheck(launch, null);
   launch.began ||= performance.now();
@@ -136,7 +137,6 @@ function send(original, self, args, address) {
     if (!more) token = null;
     const answer = original.apply(self, more ?? args);
     launch.sent = Boolean(token);
-    launch.failed = false;
     launch.gone ||= !token && !signal?.aborted;
     try {
       watch(launch, answer.then((response) => response.clone()), address);

@@ -9,7 +9,9 @@ from playwright.sync_api import expect
 from tests.support.apps import reconciler
 from tests.support.browser import ARTIFACTS, MODEST
 from tests.support.launch_tab import (
+    CLIENT_ERRORS,
     EN,
+    Ignored,
     build_by_script,
     end_wait,
     home,
@@ -215,6 +217,25 @@ def test_second_widget_gets_the_rest_of_the_time_for_people(why, double, start, 
     assert hub.builds == []
     end_wait(opened, 1)
     eventually(lambda: hub.builds, what="the launch waits longer than a person may take")
+
+
+def test_retry_after_the_pass_has_expired_asks_the_person_again(double, start, tab):
+    hub = start(**double.settings("turnstile"))
+    hub.fails = True
+    opened = home(hub, tab)
+    opened.faults = Ignored(CLIENT_ERRORS)
+    opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
+    press_launch(opened)
+    person(opened).click()
+    opened.expect_phase("failed")
+    hub.fails = False
+    opened.time.let_pass(3600)
+    press_launch(opened)
+    opened.expect("confirm")
+    person(opened).click()
+    opened.server("user-2")
+    first, second = hub.builds
+    assert first.token and first.token != second.token and second.tier == "verified"
 
 
 def test_provider_that_does_not_load_gives_way_to_the_next(double, start, tab):

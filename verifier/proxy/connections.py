@@ -188,7 +188,9 @@ class Proxy:
                 if found := await self._resolver.addresses(name):
                     self._own_addresses[name] = found
             if missing:
-                again, pause = self._clock() + pause, min(2 * pause, OWN_NAMES_SECONDS)
+                lacking = [name for name in self._policy.own_names if name not in self._own_addresses and not name.startswith("*.")]
+                pause = min(2 * pause, OWN_NAMES_SECONDS) if lacking else TICK_SECONDS
+                again = self._clock() + pause
             await asyncio.sleep(TICK_SECONDS)
 
     def refuse(self, name: str) -> None:

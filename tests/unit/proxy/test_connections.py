@@ -128,6 +128,36 @@ def test_hub_that_dns_does_not_find_at_first_is_looked_up_again_at_once(monkeypa
     asyncio.run(main())
 
 
+def test_announced_name_that_dns_does_not_find_at_first_is_looked_up_again_at_once(monkeypatch):
+    """It comes after the others have had their addresses for long."""
+    monkeypatch.setattr(connections, "TICK_SECONDS", 0.001)
+    answers, clock, lookups = [None, ["192.0.2.2"]], Clock(), Counter()
+
+    def ask(name):
+        lookups[name] += 1
+        return answers.pop(0) if name == "late.example" else ["192.0.2.1"]
+
+    async def main():
+        proxy = connections.Proxy(Policy({}, frozenset({"hub.example"})), Limits(), Resolver(ask, clock), Metrics(), clock=clock)
+        watching = asyncio.create_task(proxy.watch())
+        async with asyncio.timeout(60):
+            while lookups["hub.example"] < 6:
+                await asyncio.sleep(0.001)
+                clock.now += 1
+            clock.now += 5
+            await asyncio.sleep(0.05)
+            proxy.refuse("late.example")
+            while len(answers) > 1:
+                await asyncio.sleep(0.001)
+            began = clock.now
+            while answers:
+                await asyncio.sleep(0.001)
+                clock.now = min(clock.now + 0.1, began + 3)
+        watching.cancel()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("known", [True, False], ids=["whose address it was", "that was withdrawn before it came"])
 def test_request_of_a_pod_is_not_that_of_the_next_with_its_address(known):
     """The first pod has sent its whole request and is gone before the second has the address."""

@@ -72,6 +72,7 @@ class PassOutcome(StrEnum):
     BEFORE_EPOCH = "before-epoch"
 
     OUTRANKED = "outranked"  # an unlock that gives more waits for this server; the pass keeps its use
+    PROMISED = "promised"  # a promise that no pass has kept yet
     NONE = "none"  # none was presented, or an earlier rule decided
 
 
@@ -215,6 +216,7 @@ class Record:
         uid: the pod that it is for; None for a launch, whose pod does not exist yet.
         repository: the repository that was launched.
         client: the address of the client that launched it.
+        promise: the promise that came with the launch; empty: none did.
     """
 
     grant: Grant
@@ -222,6 +224,7 @@ class Record:
     uid: str | None = None
     repository: str = ""
     client: str = ""
+    promise: str = ""
 
     def dumps(self) -> str:
         """The record as JSON."""
@@ -236,7 +239,7 @@ class Record:
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
         texts = all(isinstance(part, str | None) for part in (record.image, record.uid))
-        texts = texts and isinstance(record.repository, str) and isinstance(record.client, str)
+        texts = texts and all(isinstance(part, str) for part in (record.repository, record.client, record.promise))
         return record if record.grant and texts else None
 
 
@@ -252,6 +255,7 @@ class KnownServer:
         client: the address of the client that launched it; empty if unknown.
         pod: the pod's name.
         label: the value of its tier label; empty if it has none.
+        promise: the promise that came with its launch; empty: none did, or Redis was wiped since.
     """
 
     uid: str
@@ -260,6 +264,7 @@ class KnownServer:
     client: str = ""
     pod: str = ""
     label: str = ""
+    promise: str = ""
 
     @property
     def tier(self) -> str:

@@ -6,9 +6,9 @@ access="requirepass \"$REDIS_PASSWORD\""
 if [ -n "$VERIFIER_PASSWORD" ] && [ -n "$RECONCILER_PASSWORD" ]; then
   scripts="+evalsha +script|load +script|exists"
   common="-@all +ping +time +multi +exec +discard $scripts +get +set +mget +exists +expire +scan +hgetall +hexists"
-  common="$common +hset +hdel +hincrby"
+  common="$common +hset +hget +hdel +hincrby"
   own="" read="" written=""
-  for key in epoch solution:* charges:* rejected:* pass:* launch:* unlock:* withdrawn:* wiring hub verifiers; do
+  for key in epoch solution:* charges:* rejected:* pass:* promise:* launch:* unlock:* withdrawn:* wiring hub verifiers; do
     own="$own ~binder-egress:$key"
   done
   for key in server:* stop:* lifted:* blocks revoked reconciler counters tiers gatecheck lines; do
@@ -21,7 +21,7 @@ if [ -n "$VERIFIER_PASSWORD" ] && [ -n "$RECONCILER_PASSWORD" ]; then
   access="user default off
 user verifier on #$(hash "$VERIFIER_PASSWORD") $common +ttl +incr +hsetnx +info $own $read (+rpush %W~binder-egress:wake) \
 (+hsetnx %W~binder-egress:blocks %W~binder-egress:revoked) (+xrevrange %R~binder-egress:detected)
-user reconciler on #$(hash "$RECONCILER_PASSWORD") $common +del +hsetnx +rpush +lpop +blpop +info +hget +hkeys \
+user reconciler on #$(hash "$RECONCILER_PASSWORD") $common +del +hsetnx +rpush +lpop +blpop +info +hkeys \
 +xadd +xdel +xrange +xrevrange +publish &binder-egress:addresses %R~binder-egress:* $written"
   # Only the receiver writes detectors' reports; no process that faces strangers does (D-354).
   if [ -n "$RECEIVER_PASSWORD" ]; then

@@ -1,5 +1,5 @@
-"""A model of the whole system: launches, moves of uses, unlocks, renewals, blocks, leases, changes of the clock, pods that appear
-and disappear, two reconcilers and a wiped Redis, in random order.
+"""A model of the whole system: launches, promises, moves of uses, unlocks, renewals, blocks, leases, changes of the clock, pods
+that appear and disappear, two reconcilers and a wiped Redis, in random order.
 
 The model knows which server holds which use of which pass. After all work is done, these statements hold:
 
@@ -21,8 +21,10 @@ from tests.support.fake_cluster import FakeCluster
 from verifier.api_keys import Keys
 from verifier.decisions.leases import STOP_GRACE_SECONDS
 from verifier.decisions.presented import REJECTED_PASSES, Judge
+from verifier.decisions.promises import Promises
 from verifier.decisions.refusals import Facts, applies
 from verifier.decisions.rules import Launch, Rules
+from verifier.decisions.unlocks import Unlocks
 from verifier.operators.actions import ActionRefused, Operators
 from verifier.passes import LEEWAY_SECONDS, Pass, Passes
 from verifier.reconciler.loop import Reconciler
@@ -40,6 +42,7 @@ NETWORKS = st.sampled_from(["198.51.100.7/32", "198.51.100.7/32", "198.51.100.7/
 IMAGES = st.sampled_from(["image:1", "image:1", "image:1", "image:2"])
 WHICH = st.integers(0, 1)
 PASSES = st.sampled_from([0, 0, 0, 1, 2])
+PROMISES = st.sampled_from([f"promise-{number:032}" for number in (1, 1, 2)])
 
 LEASE = 300
 BEHIND = 30
@@ -143,12 +146,15 @@ class Machine(RuleBasedStateMachine):
         self.store = Store(self.client)
         self.store.ping()
         self.passes = Passes(made.plain_signing_keys)
-        self.rules = Rules(made, Judge(made, self.passes, Keys("", [])), self.store)
+        judge = Judge(made, self.passes, Keys("", []))
+        self.rules = Rules(made, judge, self.store)
+        self.promises = Promises(made, judge, Unlocks(made, self.store), self.store)
         self.store.report_verifier("verifier", {})
         self.cluster = Pods(self.store)
         self.ahead = 0.0  # seconds by which the clocks of the reconcilers, and so the leases, are ahead
         self.reconcilers = [self._reconciler(which) for which in range(2)]
         self.model: list[ModelPass] = []
+        self.keepers: dict[tuple[str, str], ModelPass] = {}  # promise and network → the pass that keeps it
         self.purpose: dict[str, tuple] = {}  # grant → image or uid that it is for
         self.kept: dict[str, str] = {}  # uid → grant of the pod when Redis was wiped
         self.operators = Operators(made, self.store)
@@ -204,6 +210,42 @@ class Machine(RuleBasedStateMachine):
             return
         assert decision.pass_outcome == used.redeem(server, repository, network, decision.grant.id, self._is_up)
         self.purpose[decision.grant.id] = (server, "image", image)
+
+    @rule(promise=PROMISES, user=USERS, repository=REPOSITORIES, network=NETWORKS)
+    def launch_with_promise(self, promise, user, repository, network):
+        self.quiet = False
+        server, now = Server(user), time.time()
+        decision = self.rules.decide(Launch(server, "image:1", repository, promise, network, now), now)
+        if any(block.kind == "repository" and block.what == repository for block in self.store.blocks()):
+            assert (decision.grant.rule, decision.pass_outcome) == (Rule.BLOCKED, "none")
+            return
+        used = self.keepers.get((promise, network))
+        if used is None:
+            assert (decision.grant.tier, decision.pass_outcome) == (UNVERIFIED, "promised")
+            return
+        assert decision.pass_outcome == used.redeem(server, repository, network, decision.grant.id, self._is_up)
+        self.purpose[decision.grant.id] = (server, "image", "image:1")
+
+    @rule(which=PASSES, promise=PROMISES, network=NETWORKS)
+    def keep_promise(self, which, promise, network):
+        """A pass keeps a promise. A grant that follows is one that the pass could have given in another way."""
+        self.quiet = False
+        used, now = self._pass(which), time.time()
+        self.keepers[promise, network] = used
+        kept = self.promises.keep(promise, used.signed, "", network, now)
+        if kept.grant is None:
+            assert kept.outcome in ("early", "had-it", Rule.BLOCKED, *REJECTED_PASSES)
+            return
+        known = self.store.known(kept.server)
+        if known and known.promise == promise:
+            has_tier, carried = known.tier != UNVERIFIED, known.grant.id
+            outcome = used.redeem(kept.server, known.repository, network, kept.grant.id, self._is_up, has_tier, carried)
+            self.purpose[kept.grant.id] = (kept.server, "uid", known.uid)
+        else:
+            launch = self.store.pending(kept.server, set()).launch
+            outcome = used.redeem(kept.server, launch.repository, network, kept.grant.id, self._is_up)
+            self.purpose[kept.grant.id] = (kept.server, "image", launch.image)
+        assert kept.outcome == outcome
 
     @rule(user=USERS)
     def launch_without_pass(self, user):
@@ -328,6 +370,7 @@ class Machine(RuleBasedStateMachine):
         self.store.report_verifier("verifier", {})
         for used in self.model:
             used.void = True
+        self.keepers.clear()
         self.revoked = dict.fromkeys(self.revoked, False)
         self.reconcilers[which].turn()
 

@@ -22,14 +22,14 @@ FULL = Grant("g", "verified", Rule.OPERATOR, 1000, "eve", "a course", 2000, True
         pytest.param(
             KnownServer("uid-1", FULL, "https://example.com/a/b", "192.0.2.1", "jupyter-alice--", "verified"),
             '{"uid": "uid-1", "tier": "verified", "grant": "g", "repository": "https://example.com/a/b", "client": "192.0.2.1", '
-            '"pod": "jupyter-alice--", "label": "verified", "rule": "operator", "at": 1000, "by": "eve", "why": "a course", '
-            '"until": 2000, "may_stop": true}',
+            '"pod": "jupyter-alice--", "label": "verified", "promise": "", "rule": "operator", "at": 1000, "by": "eve", '
+            '"why": "a course", "until": 2000, "may_stop": true}',
             id="a grant",
         ),
         pytest.param(
             KnownServer("uid-1", label="foreign"),
             '{"uid": "uid-1", "tier": "unverified", "grant": "", "repository": "", "client": "", "pod": "", "label": "foreign", '
-            '"rule": "", "at": 0, "by": "", "why": "", "until": null, "may_stop": false}',
+            '"promise": "", "rule": "", "at": 0, "by": "", "why": "", "until": null, "may_stop": false}',
             id="no grant",
         ),
     ],

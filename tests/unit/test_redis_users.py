@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from verifier.detections.reports import Report
 from verifier.fairness import Charge
 from verifier.operators.actions import Operators
 from verifier.passes import Passes
+from verifier.promises import new_promise
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Block, KnownServer, PodAddresses, Record, RevokedKey, Rule, Server
 from verifier.settings import ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings, load
@@ -268,6 +270,9 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers)
         lambda s: s.redeem(Passes.new("verified", 1, now + 1, 60), alice, record, "", 60),
         lambda s: s.redeem(Passes.new("small", 1, now + 1, 60), alice, record, "", 60, outranking=["verified"]),
         lambda s: record_decision(s, alice, record),
+        lambda s: record_decision(s, alice, replace(record, promise=new_promise())),
+        lambda s: s.keep("promise", "", Passes.new("verified", 1, now, 60)),
+        lambda s: s.promised("promise", ""),
         lambda s: s.charges(["192.0.2.1/32", "192.0.2.0/24"], 60),
         lambda s: s.note_rejection("192.0.2.1/32"),
         lambda s: s.rejections("192.0.2.1/32"),

@@ -56,7 +56,9 @@ OTHER_NETWORK = {"client_address": "203.0.113.9"}
 def test_outcomes_of_the_script_are_all_known():
     """An outcome that code does not know would count as rejected, and its client would get no sentence."""
     script = (resources.files("verifier.store") / "lua/redeem.lua").read_text()
-    assert set(re.findall(r"return {'([a-z-]+)'}", script)) == REDEEMED | {PassOutcome.OUTRANKED} | REJECTED_PASSES.keys()
+    assert set(re.findall(r"return {'([a-z-]+)'}", script)) == (
+        REDEEMED | {PassOutcome.OUTRANKED} | REJECTED_PASSES.keys() | {"launch-changed"}
+    )
 
 
 def test_repeated_launch_of_a_server_keeps_its_use(public, internal, store):

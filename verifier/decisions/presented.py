@@ -55,7 +55,22 @@ class Judge:
         Raises:
             BadPass: the token is not a pass, or the pass does not count for this server.
         """
-        issued = self.passes.read(token, presented_at, self.settings.pass_lifetime, now)
+        return self.accept(self.read(token, presented_at, now), repository, presented_at)
+
+    def read(self, token: str, presented_at: float, now: float) -> Pass:
+        """The pass that a client presents, whatever it is for. See `judge` for the arguments.
+
+        Raises:
+            BadPass: the token is not a pass that is valid here.
+        """
+        return self.passes.read(token, presented_at, self.settings.pass_lifetime, now)
+
+    def accept(self, issued: Pass, repository: str, presented_at: float) -> Presented:
+        """A pass that was presented in time, as it counts for a server. See `judge` for the arguments.
+
+        Raises:
+            BadPass: the pass does not count for this server.
+        """
         by, most_servers = "", self.settings.pass_servers
         if issued.key:
             by, most_servers = self.keys.accept(issued.key, repository, presented_at).label, SERVERS_PER_PASS

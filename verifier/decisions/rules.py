@@ -13,21 +13,25 @@
 | `default` | always | nothing |
 
 The first three are the refusals (`refusals`). An unlock checks them again; its pass or solution decides the tier.
+
+A launch that carries a promise is decided by the pass that has kept it. As long as none has, it is decided as a launch without a
+pass; `promises` decides it again when one does.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..passes import BadPass
+from ..promises import is_promise
 from ..records import UNVERIFIED, Grant, PassOutcome, Record, Rule, Server
 from ..repositories import exact
 from ..settings import VerifierSettings
 from ..store.announcements import Announced
 from ..store.blocks import SeenBlocks
-from ..store.errors import BlocksChanged
+from ..store.errors import BlocksChanged, PromiseKept
 from ..store.redeeming import BUILD_LIMIT_SECONDS, REDEEMED
 from ..store.store import Store
-from .presented import Judge
+from .presented import Judge, Presented
 from .refusals import Facts, refusal
 
 
@@ -39,7 +43,7 @@ class Launch:
         server: the server that is about to start.
         image: its image.
         repository: the URL of the repository.
-        token: the pass that came with the launch request, or None.
+        token: the pass or the promise that came with the launch request, or None.
         network: the client's network.
         requested_at: Unix time in seconds of the launch request, before any build.
         client: the client's address.
@@ -61,9 +65,14 @@ class Launch:
     context: bool = True
     hub_url: str = ""
 
+    @property
+    def promise(self) -> str:
+        """The promise that came with it; empty: none did."""
+        return self.token if self.token and is_promise(self.token) else ""
+
     def record(self, grant: Grant) -> Record:
         """A decision about this launch, as the record that waits for the pod."""
-        return Record(grant, image=self.image, repository=self.repository, client=self.client)
+        return Record(grant, image=self.image, repository=self.repository, client=self.client, promise=self.promise)
 
     def announced(self, seen: SeenBlocks, now: float) -> Announced:
         """This launch, as the store counts it at `now` (Unix seconds), once it was decided by the blocks in `seen`."""
@@ -110,6 +119,12 @@ class _Match:
     recorded: bool = False
 
 
+def launch_grant(presented: Presented, now: float) -> Grant:
+    """The grant that a pass gives a launch at `now` (Unix seconds)."""
+    used = presented.issued
+    return Grant.new(used.tier, Rule.API_CLIENT if used.key else Rule.VALID_PASS, now, by=presented.by)
+
+
 class Rules:
     """Decides launches.
 
@@ -148,14 +163,15 @@ class Rules:
         while True:
             try:
                 return self._decide(launch, self._store.seen_blocks, now)
-            except BlocksChanged:
-                continue  # The store has the new blocks now (D-367).
+            except (BlocksChanged, PromiseKept):
+                continue  # The store has the new blocks, or the pass, now (D-367).
 
     def _decide(self, launch: Launch, seen: SeenBlocks, now: float) -> Decision:
         """Decide a launch by the blocks in `seen`, and write the decision down.
 
         Raises:
             BlocksChanged: the blocks have changed since.
+            PromiseKept: a pass has kept the launch's promise since.
         """
         pass_outcome = PassOutcome.NONE
         for rule in self._in_order:
@@ -166,7 +182,14 @@ class Rules:
                 continue
             if not match.recorded:
                 record, timeout = launch.record(match.grant), self._settings.launch_timeout
-                self._store.record_launch(launch.server, record, timeout, launch.announced(seen, now))
+                self._store.record_launch(
+                    launch.server,
+                    record,
+                    timeout,
+                    launch.announced(seen, now),
+                    network=launch.network,
+                    unkept=pass_outcome == PassOutcome.PROMISED,
+                )
             return Decision(match.grant, pass_outcome)
         raise AssertionError("the last rule always matches")
 
@@ -182,15 +205,23 @@ class Rules:
         return _Match(Grant.new(self._settings.allow_tier, Rule.MODE_ALLOW, now))
 
     def _presented_pass(self, launch: Launch, seen: SeenBlocks, now: float) -> _Match:
-        """A pass gives its tier if it has a use left and, if it was issued for an API key, the key still counts."""
+        """The launch's pass, or the pass that has kept its promise, gives its tier if it has a use left and if the API key that it
+        was issued for, if any, still counts."""
         if launch.token is None:
             return _Match()
         try:
-            presented = self._judge.judge(launch.token, launch.repository, launch.requested_at, now)
+            if launch.promise:
+                promised = self._store.promised(launch.promise, launch.network)
+                if not promised.is_kept:
+                    return _Match(pass_outcome=PassOutcome.PROMISED)
+                if promised.kept_by is None:
+                    return _Match(pass_outcome=PassOutcome.INVALID)
+                presented = self._judge.accept(promised.kept_by, launch.repository, launch.requested_at)
+            else:
+                presented = self._judge.judge(launch.token, launch.repository, launch.requested_at, now)
         except BadPass as error:
             return _Match(pass_outcome=error.outcome)
-        used = presented.issued
-        grant = Grant.new(used.tier, Rule.API_CLIENT if used.key else Rule.VALID_PASS, now, by=presented.by)
+        used, grant = presented.issued, launch_grant(presented, now)
         outcome = self._store.redeem(
             used,
             launch.server,

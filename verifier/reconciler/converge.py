@@ -13,7 +13,7 @@ from ..store.store import Store
 from .cache import PodCache
 from .stopping import Stopper
 from .user_pods import Conflict, Pod, UserPods
-from .wanted import facts_of, grant_stops, launch_of, unlock_of, wanted
+from .wanted import facts_of, grant_stops, launch_of, promise_of, unlock_of, wanted
 
 log = logging.getLogger("binder-egress")
 
@@ -169,7 +169,13 @@ class Converger:
         """Publish a pod, and settle its launch once it is ready, or has had its grant."""
         facts = facts_of(pod, pending)
         known = KnownServer(
-            pod.uid, pod.grant or NO_GRANT, facts.repository, client=facts.clients[0], pod=pod.name, label=pod.label or ""
+            pod.uid,
+            pod.grant or NO_GRANT,
+            facts.repository,
+            client=facts.clients[0],
+            pod=pod.name,
+            label=pod.label or "",
+            promise=promise_of(pod, pending),
         )
         if known != pending.known:
             self._store.publish(pod.server, known)

@@ -4,7 +4,7 @@ import math
 
 from ..decisions import leases
 from ..decisions.refusals import Facts, applies, refusal
-from ..records import Grant, Pending, Record, Rule
+from ..records import Grant, KnownServer, Pending, Record, Rule
 from ..settings import ReconcilerSettings
 from .user_pods import Pod
 
@@ -109,8 +109,18 @@ def facts_of(pod: Pod, pending: Pending | None) -> Facts:
 
     BinderHub's announcement of the launch counts first, even after the launch is settled; then the environment of the pod.
     """
-    launch = launch_of(pod, pending)
-    known = pending.known if pending and pending.known and pending.known.uid == pod.uid else None
+    launch, known = launch_of(pod, pending), known_of(pod, pending)
     repository = launch.repository if launch else known.repository if known else ""
     client = launch.client if launch else known.client if known else ""
     return Facts(repository or pod.repository, (client or pod.client,), pod.uid)
+
+
+def known_of(pod: Pod, pending: Pending | None) -> KnownServer | None:
+    """What was published about this pod last."""
+    return pending.known if pending and pending.known and pending.known.uid == pod.uid else None
+
+
+def promise_of(pod: Pod, pending: Pending) -> str:
+    """The promise that came with the launch of this pod, even after the launch is settled; empty: none did."""
+    launch, known = launch_of(pod, pending), known_of(pod, pending)
+    return launch.promise if launch else known.promise if known else ""

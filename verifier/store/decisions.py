@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import redis
 
@@ -9,7 +10,9 @@ from ..records import Grant, KnownServer, Pending, Record, Server
 from .announcements import Announced
 from .base import as_text, unavailable
 from .blocks import Blocks, load_blocks
+from .errors import PromiseKept
 from .keys import WITHDRAWN_TTL_SECONDS, redis_key
+from .promises import promise_for_script
 
 UNLOCK_TTL_SECONDS = 120
 """Seconds in which the reconciler must act on an unlock. It needs less than one; if a notification is lost, it sees the server at
@@ -28,24 +31,38 @@ class Decisions(Blocks):
         self._settle = self._script("settle")
         self._forget_stop = self._script("forget_stop")
 
-    def record_launch(self, server: Server, record: Record, ttl: int, announced: Announced) -> None:
+    def record_launch(
+        self, server: Server, record: Record, ttl: int, announced: Announced, *, network: str = "", unkept: bool = False
+    ) -> None:
         """Write down a launch that uses no pass, and count it. It replaces every earlier decision about this server.
 
         Args:
             server: the server that is about to start.
-            record: the decision.
+            record: the decision. If a promise came with the launch, it is remembered that this server was announced with it.
             ttl: seconds that the record lives.
             announced: the launch, as BinderHub's hook announced it.
+            network: the client's network.
+            unkept: whether the launch was decided without a pass because none had kept its promise.
 
         Raises:
             BlocksChanged: the blocks have changed since the launch was decided. Nothing is written.
+            PromiseKept: a pass has kept the promise since. Nothing is written.
         """
-        counted = json.dumps(announced.for_script())
+        request: dict[str, Any] = {
+            "record": record.dumps(),
+            "ttl": ttl,
+            "server": server.key,
+            "wake": redis_key("wake"),
+            "announced": announced.for_script(),
+            "launch": redis_key("launch:"),
+            "known": redis_key("server:"),
+        }
+        if record.promise:
+            request["promise"] = promise_for_script(record.promise, network) | {"kept": not unkept}
         with unavailable():
-            answer = self._record_launch(
-                keys=[redis_key(f"launch:{server.key}")], args=[record.dumps(), ttl, redis_key("wake"), server.key, counted]
-            )
-        self._unless_changed(answer)
+            answer = self._record_launch(keys=[redis_key(f"launch:{server.key}")], args=[json.dumps(request)])
+        if self._unless_changed(answer)[0] == "promise-kept":
+            raise PromiseKept
 
     def grant(self, server: Server, record: Record) -> None:
         """Give a running server a grant that needs no pass. The record names the server's pod by its uid."""

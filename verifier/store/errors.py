@@ -45,3 +45,11 @@ class BudgetSpent(Exception):
     def __init__(self, retry_after: int):
         super().__init__(retry_after)
         self.retry_after = retry_after
+
+
+class PromiseKept(Exception):
+    """A pass has kept the promise of a launch since the launch was decided. Nothing was written; decide it again."""
+
+
+class LaunchChanged(Exception):
+    """A launch no longer waits for its pod as it did when it was read. Nothing was written; read it again."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import redis
 
@@ -10,7 +11,9 @@ from ..records import PassOutcome, Record, Server
 from .announcements import Announced
 from .base import unavailable
 from .blocks import Blocks
+from .errors import LaunchChanged
 from .keys import WITHDRAWN_TTL_SECONDS, redis_key
+from .promises import promise_for_script
 
 MOVE_WINDOW_SECONDS = 600
 """Seconds after it was first given during which a use of a pass may move to another server of the same repository and client
@@ -44,6 +47,7 @@ class Redeeming(Blocks):
         has_tier: bool = False,
         carried: str = "",
         announced: Announced | None = None,
+        replaces: str = "",
         outranking: Sequence[str] = (),
     ) -> PassOutcome:
         """Give a server one use of a pass, with the grant in `record`.
@@ -58,7 +62,9 @@ class Redeeming(Blocks):
                 not move on, even when this server is gone: it has given this server time (D-077).
             carried: the id of the grant that the server's pod carries. A use gives its server a lease only once: not again after
                 the pod's grant has changed (D-355).
-            announced: the launch, which is counted if it gets the use; None: it is an unlock.
+            announced: the launch, which is counted if it gets the use; None: it is an unlock, or was counted before.
+            replaces: the id of the grant of the waiting launch that the record replaces, because its promise is kept; empty: the
+                record may replace any.
             outranking: the tiers of unlocks that stay if they wait for the same pod (`leases.outranking`, D-384).
 
         Returns:
@@ -68,8 +74,9 @@ class Redeeming(Blocks):
 
         Raises:
             BlocksChanged: the blocks have changed since the launch was decided. Nothing is written.
+            LaunchChanged: the launch to be replaced no longer waits for its pod. Nothing is written.
         """
-        request = {
+        request: dict[str, Any] = {
             "iat": used.iat,
             "key": used.key,
             # The leeway counts twice: once for a pass that is presented late, once for the clock of another replica.
@@ -97,10 +104,17 @@ class Redeeming(Blocks):
         }
         if announced:
             request["announced"] = announced.for_script()
+        if replaces:
+            request["replaces"] = replaces
+        if record.promise:
+            request["promise"] = promise_for_script(record.promise, network)
         kind = "unlock" if record.uid else "launch"
         with unavailable():
             answer = self._redeem(
                 keys=[redis_key("epoch"), redis_key(f"pass:{used.id}"), redis_key(f"{kind}:{server.key}")],
                 args=[json.dumps(request)],
             )
-        return PassOutcome(self._unless_changed(answer)[0])
+        outcome = self._unless_changed(answer)[0]
+        if outcome == "launch-changed":
+            raise LaunchChanged
+        return PassOutcome(outcome)

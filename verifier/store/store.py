@@ -7,6 +7,7 @@ from .decisions import Decisions
 from .detections import Detections
 from .health import Health
 from .issuing import Issuing
+from .promises import Promises
 from .reconciler import ReconcilerState
 from .redeeming import Redeeming
 from .revoked_keys import RevokedKeys
@@ -18,6 +19,7 @@ from .wanted_hosts import WantedHosts
 class Store(
     Issuing,
     Redeeming,
+    Promises,
     Announcements,
     Decisions,
     Blocks,
@@ -38,6 +40,7 @@ class Store(
     |---|---|---|
     | what a pass costs a client: used solutions, charges, rejections | `issuing.py` | `use_and_charge`, `read_charges`, `reject` |
     | the uses of a pass | `redeeming.py` | `redeem` |
+    | promises, and the passes that keep them | `promises.py` | |
     | launches that BinderHub's hook announces, and JupyterHub's address | `announcements.py` | |
     | what waits for a pod: launches, unlocks, stops; withdrawn grants | `decisions.py` | `record_launch`, `settle`, `forget_stop` |
     | the operators' blocks | `blocks.py` | |

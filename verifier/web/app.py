@@ -8,7 +8,9 @@ from flask import Flask
 from .. import captcha
 from ..api_keys import Keys, WrongKeys
 from ..decisions.presented import Judge
+from ..decisions.promises import Promises
 from ..decisions.rules import Rules
+from ..decisions.unlocks import Unlocks
 from ..fairness import Fairness
 from ..logs import Refusals
 from ..networks import HiddenClients, IPNetwork, client_of
@@ -26,6 +28,7 @@ from .internal import internal
 from .launches import launches
 from .metrics import Metrics
 from .openapi import document
+from .promises import promises
 from .public import INTERFACE as PUBLIC
 from .public import public
 from .servers import servers, show_problems_as_pages
@@ -70,6 +73,7 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
     passes = Passes(settings.plain_signing_keys)
     api_keys = Keys(settings.api_keys_file, settings.tiers)
     judge = Judge(settings, passes, api_keys)
+    unlocks = Unlocks(settings, store)
     return Services(
         settings=settings,
         store=store,
@@ -78,6 +82,8 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
         wrong_keys=WrongKeys(),
         judge=judge,
         rules=Rules(settings, judge, store),
+        unlocks=unlocks,
+        promises=Promises(settings, judge, unlocks, store),
         captcha=configured,
         metrics=Metrics(store, configured, settings),
         assets=Assets(),
@@ -85,7 +91,7 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
         fairness=Fairness.from_settings(settings),
         refusals=Refusals(),
         hidden_clients=HiddenClients(),
-        unlocks=Underway(),
+        unlocks_underway=Underway(),
     )
 
 
@@ -122,7 +128,7 @@ class _TrustedProxies:
 
 
 def _register_public(app: Flask, base_path: str) -> None:
-    for blueprint in (public, servers):
+    for blueprint in (public, promises, servers):
         app.register_blueprint(blueprint, url_prefix=base_path.rstrip("/"))
 
 

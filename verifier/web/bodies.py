@@ -6,6 +6,8 @@ from flask import Response, request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..api_keys import MAX_SERVERS_PER_DAY
+from ..decisions.promises import PromiseState
+from ..promises import PATTERN
 from ..records import MAX_TIME, BlockKind
 from ..repositories import cut
 from ..settings import Access
@@ -33,16 +35,24 @@ class _Body(BaseModel):
 
 
 class PassBody(_Body):
-    """`POST passes`: a provider's name and the solution of one of its challenges; neither if an API key is in the header."""
+    """`POST passes`: a provider's name, the solution of one of its challenges, and perhaps the promise that the pass shall keep;
+    nothing if an API key is in the header."""
 
     provider: _Name = ""
     solution: _Token = ""
+    promise: Annotated[str, Field(pattern=PATTERN, description="the promise of a launch; the pass keeps it")] = ""
 
     @model_validator(mode="after")
     def _both_or_none(self) -> "PassBody":
-        if len(self.model_fields_set) == 1:
+        if self.model_fields_set and not {"provider", "solution"} <= self.model_fields_set:
             raise ValueError("send provider and solution, or neither and an API key")
         return self
+
+
+class PromiseBody(_Body):
+    """`POST promises/…`: a pass that this verifier, or another member of the federation, issued."""
+
+    token: Annotated[_Token, Field(min_length=1)]
 
 
 class UnlockBody(_Body):
@@ -73,7 +83,7 @@ class LaunchBody(_Body):
     server: Annotated[str, Field(max_length=255)] = ""
     image: _Text
     repository: Annotated[str, AfterValidator(cut), Field(description="its URL; a longer one is cut, as that of its pod is")] = ""
-    token: Annotated[str, Field(description="the pass; of any length, because a launch always gets an answer")] | None = None
+    token: Annotated[str, Field(description="a pass or a promise; of any length: a launch always gets an answer")] | None = None
     client_address: Annotated[str, Field(max_length=255, description="the address that connected to BinderHub")] | None = None
     forwarded_for: Annotated[str, Field(max_length=2048, description="the request's X-Forwarded-For")] | None = None
     requested_at: _Moment | None = None
@@ -233,6 +243,23 @@ class ChallengeAnswer(BaseModel):
     ]
 
 
+class PromiseAnswer(BaseModel):
+    """`GET promises/…`, `POST promises/…`."""
+
+    state: Annotated[
+        PromiseState,
+        Field(
+            description="open: no pass keeps it, and no launch was announced with it; kept: a pass keeps it; announced: a launch "
+            "was announced with it, and has no tier; granted: that launch has a tier; refused: a rule refuses that launch"
+        ),
+    ]
+    tier: Annotated[str | None, Field(description="the tier of the launch; null: no launch was announced with it")]
+    access: Annotated[
+        Access | None,
+        Field(description="what its server reaches, in the words of `GET servers/…`; null: as there, or no launch was announced"),
+    ]
+
+
 class PassAnswer(BaseModel):
     """`POST passes`."""
 
@@ -240,6 +267,9 @@ class PassAnswer(BaseModel):
     expires_in: Annotated[int, Field(description="seconds")]
     servers: Annotated[int, Field(description="the number of servers that it is good for")]
     tier: str
+    promise: Annotated[
+        PromiseAnswer | None, Field(description="the promise; null: none was named, or it is not known whether it is kept")
+    ] = None
 
 
 class Script(BaseModel):

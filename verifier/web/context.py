@@ -11,7 +11,9 @@ from .. import logs
 from ..api_keys import Keys, WrongKeys
 from ..captcha import Captcha
 from ..decisions.presented import Judge
+from ..decisions.promises import Promises
 from ..decisions.rules import Rules
+from ..decisions.unlocks import Unlocks
 from ..fairness import Fairness
 from ..networks import Client, HiddenClients, charged_network, client_network
 from ..passes import Passes
@@ -35,6 +37,8 @@ class Services:
         wrong_keys: counts wrong API keys by client network.
         judge: judges presented passes.
         rules: decides launches.
+        unlocks: decides unlocks.
+        promises: keeps promises.
         captcha: the captcha providers.
         metrics: the Prometheus metrics.
         assets: the built files of the front end.
@@ -42,7 +46,7 @@ class Services:
         fairness: the prices and budgets of client networks.
         refusals: logs the refusals of strangers, up to a limit for each client network.
         hidden_clients: warns when a proxy hides the clients' addresses.
-        unlocks: the unlocks that are under way, by server and pass.
+        unlocks_underway: the unlocks that are under way, by server and pass.
     """
 
     settings: VerifierSettings
@@ -52,6 +56,8 @@ class Services:
     wrong_keys: WrongKeys
     judge: Judge
     rules: Rules
+    unlocks: Unlocks
+    promises: Promises
     captcha: Captcha
     metrics: Metrics
     assets: Assets
@@ -59,7 +65,7 @@ class Services:
     fairness: Fairness
     refusals: logs.Refusals
     hidden_clients: HiddenClients
-    unlocks: Underway
+    unlocks_underway: Underway
 
 
 def services() -> Services:
@@ -132,10 +138,11 @@ def log_decision(event: str, tier: str, rule: str, **more: object) -> None:
         more: further fields of the line.
     """
     path = request.view_args or {}
-    logs.decision(event, **path, client_network=logged_network(request.remote_addr), tier=tier, rule=rule, **more)
+    logs.decision(event, **path | {"client_network": logged_network(request.remote_addr), "tier": tier, "rule": rule} | more)
 
 
 def log_refusal(event: str, tier: str, rule: str, **more: object) -> None:
     """Log a refusal as `log_decision` does, up to a limit for each client network."""
     path, client_network = request.view_args or {}, logged_network(request.remote_addr)
-    services().refusals.decision(event, client_network, **path, client_network=client_network, tier=tier, rule=rule, **more)
+    fields = path | {"client_network": client_network, "tier": tier, "rule": rule} | more
+    services().refusals.decision(event, client_network, **fields)

@@ -57,6 +57,7 @@ def decide_launch() -> Response:
         pass_outcome=decision.pass_outcome,
         grant=grant.id,
         **({"by": grant.by} if grant.by else {}),
+        **({"promise": launch.promise} if launch.promise else {}),
     )
     return bodies.answer(bodies.LaunchAnswer(tier=grant.tier, rule=grant.rule, pass_outcome=decision.pass_outcome, grant=grant.id))
 

@@ -4,7 +4,7 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from markupsafe import escape
 
 from ..fairness import BASE_SECONDS, WORKERS
-from . import bodies, issuing
+from . import bodies, issuing, promises
 from .context import log_decision, network, own_url, paying_network, services
 from .headers import THIRD_PARTY
 from .openapi import Answer, Interface, Parameter, document, json_of, operation
@@ -73,7 +73,8 @@ def challenge() -> Response:
 @operation(
     "createPass",
     "Exchange a solution, or an API key, for a pass",
-    description="With an API key, the body is empty or an empty object. With a solution, Authorization is ignored.",
+    description="With an API key, the body is empty or an empty object. With a solution, Authorization is ignored, and the pass "
+    "keeps the promise that is named.",
     body=bodies.PassBody,
     body_required=False,
     security=[{}, {"key": []}],
@@ -99,6 +100,7 @@ def issue_pass() -> tuple[Response, int]:
         expires_in=services().settings.pass_lifetime,
         servers=issued.servers,
         tier=issued.tier,
+        promise=promises.keep(body.promise, issued) if body.promise else None,
     )
     return bodies.answer(made), 201
 

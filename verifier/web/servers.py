@@ -8,12 +8,11 @@ from flask import Blueprint, Flask, Response, make_response, request
 
 from ..decisions import leases
 from ..decisions.presented import REJECTED_PASSES, Presented
-from ..decisions.refusals import REFUSALS, Facts, applies, refusal
-from ..passes import BadPass, Pass
-from ..records import UNVERIFIED, Block, Grant, KnownServer, PassOutcome, Record, Rule, Server
+from ..decisions.refusals import REFUSALS, Facts, applies
+from ..passes import BadPass
+from ..records import UNVERIFIED, Block, Grant, KnownServer, PassOutcome, Server
 from ..repositories import covers, exact
 from ..settings import MORE_HOSTS, Access, Tier
-from ..store.decisions import UNLOCK_TTL_SECONDS
 from ..store.errors import StoreUnavailable
 from ..store.redeeming import REDEEMED
 from . import bodies, hub, issuing, pages
@@ -52,7 +51,7 @@ def show_server(user: str, server: str) -> Response:
     now = time.time()
     larger = _larger(known, now)
     asks = known.tier == UNVERIFIED or known.grant.until is not None or bool(larger)
-    refused = asks and _server_refusal(known, blocks, now) is not None
+    refused = asks and services().unlocks.refusal(known, blocks, request.remote_addr or "", now) is not None
     media_type = _media_type()
     if media_type == "application/json":
         return bodies.answer(bodies.ServerAnswer(**_description(asked, known, blocks, now, refused)))
@@ -62,7 +61,7 @@ def show_server(user: str, server: str) -> Response:
         pages.choose_language(request.accept_languages),
         tier=known.tier,
         tiers=_tiers(known),
-        access=_access(known, blocks, now),
+        access=access_of(known, blocks, now),
         address=_address(asked),
         base=settings.base_path,
         asset=asset_path,
@@ -137,62 +136,46 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     asked = Server(user, server)
     known, blocks = _known(asked)
     now = time.time()
-    if rule := _server_refusal(known, blocks, now):
+    unlocks = services().unlocks
+    if rule := unlocks.refusal(known, blocks, request.remote_addr or "", now):
         _note(rule, known.repository)
         raise Problem("blocked", REFUSALS[rule])
-    useful = _useful_tiers(known, now)
+    useful = unlocks.useful_tiers(known, now)
     # A token that is of no use is not even read: what is wrong with it does not matter.
     presented = _read_pass(body.token, known.repository, now) if body.token and useful != [] else None
     if useful is not None and _presented_tier(body, presented) not in useful:
-        # A pass for a smaller tier would take egress away, and anybody who knows the address could send such a pass.
-        # A pass for the same tier would waste a use (D-022).
         _note("had-it", known.repository, known.tier)
         return bodies.answer(bodies.UnlockAnswer(state="granted", **_description(asked, known, blocks, now))), 200
-    if presented:
-        used, by = presented.issued, presented.by
-    else:
-        used, by = issuing.from_solution(body.provider or "", body.solution or "", "unlock"), ""
+    if presented is None:
+        presented = Presented(issuing.from_solution(body.provider or "", body.solution or "", "unlock"))
     # A second request with this pass for this server could only wait for the same grant, and each wait holds a thread (D-240).
-    with services().unlocks.begin((asked, used.id)) as is_first:
+    with services().unlocks_underway.begin((asked, presented.issued.id)) as is_first:
         if not is_first:
             return bodies.answer(bodies.UnlockAnswer(state="pending", **_description(asked, known, blocks, now))), 202
-        return _unlock(asked, known, blocks, used, by, now)
+        return _unlock(asked, known, blocks, presented, now)
 
 
-def _unlock(server: Server, known: KnownServer, blocks: list[Block], used: Pass, by: str, now: float) -> tuple[Response, int]:
+def _unlock(server: Server, known: KnownServer, blocks: list[Block], presented: Presented, now: float) -> tuple[Response, int]:
     """Give a server a pass's tier, wait for the reconciler, and answer.
 
     Args:
         server: the server.
         known: what the reconciler published about it.
         blocks: the operators' blocks.
-        used: the pass.
-        by: the `by` of the grant.
+        presented: the pass.
         now: Unix time in seconds.
 
     Raises:
         Problem: the pass does not count.
     """
-    grant = Grant.new(used.tier, Rule.RENEWAL if used.tier == known.tier else Rule.UNLOCK, now, by)
-    record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
-    outranking = leases.outranking(used.tier, services().settings, now)
-    outcome = services().store.redeem(
-        used,
-        server,
-        record,
-        network(),
-        UNLOCK_TTL_SECONDS,
-        has_tier=known.grant.gives_egress,
-        carried=known.grant.id,
-        outranking=outranking,
-    )
+    outcome, grant = services().unlocks.redeem(server, known, presented, network(), now)
     if outcome == PassOutcome.OUTRANKED:
         _note(outcome, known.repository)
         return bodies.answer(bodies.UnlockAnswer(state="pending", **_description(server, known, blocks, now))), 202
     if outcome not in REDEEMED:
         _note(outcome, known.repository)
         raise Problem("pass-refused", REJECTED_PASSES[outcome])
-    more = {"by": by} if by else {}
+    more = {"by": grant.by} if grant.by else {}
     log_decision("unlock", grant.tier, grant.rule, repository=known.repository, pass_outcome=outcome, grant=grant.id, **more)
     seen = _await_grant(server, grant)
     state: Literal["granted", "pending"] = "granted" if seen else "pending"
@@ -212,15 +195,6 @@ def _note(outcome: str, repository: str, tier: str = UNVERIFIED) -> None:
     """
     services().metrics.unlocks.labels(outcome).inc()
     log_refusal("unlock", tier, outcome, repository=repository)
-
-
-def _useful_tiers(known: KnownServer, now: float) -> list[str] | None:
-    """The tiers from which a server would gain: larger ones, and its own once it is renewable. None: any, as it has no tier."""
-    if known.tier == UNVERIFIED:
-        return None
-    left = leases.left(known.grant, services().settings, now)
-    own = [known.tier] if left and left.renewable_in == 0 else []
-    return leases.larger(known.tier, known.grant.until, services().settings, now) + own
 
 
 def _presented_tier(body: bodies.UnlockBody, presented: Presented | None) -> str | None:
@@ -271,13 +245,6 @@ def _known(server: Server) -> tuple[KnownServer, list[Block]]:
     return known, blocks
 
 
-def _server_refusal(known: KnownServer, blocks: list[Block], now: float) -> Rule | None:
-    """The rule that keeps a running server from the egress that the current client requests, or None."""
-    if known.grant.is_block(now):
-        return Rule.BLOCKED
-    return refusal(Facts.of(known, request.remote_addr or ""), blocks, services().settings, now)
-
-
 def _larger(known: KnownServer, now: float) -> list[str]:
     """The tiers that a captcha provider's solution could give a server instead of its own."""
     offered = {services().captcha.tier_of(name) for name in services().captcha.names}
@@ -285,7 +252,7 @@ def _larger(known: KnownServer, now: float) -> list[str]:
     return [tier for tier in larger if tier in offered]
 
 
-def _access(known: KnownServer, blocks: list[Block], now: float) -> Access | None:
+def access_of(known: KnownServer, blocks: list[Block], now: float) -> Access | None:
     """What a server reaches, no matter who asks; None if nothing is closed, or if nothing is known about its tier.
 
     A block of the server closes the egress proxy too.
@@ -325,7 +292,7 @@ def _description(server: Server, known: KnownServer, blocks: list[Block], now: f
         "user": server.user,
         "server": server.name,
         "tier": known.tier,
-        "access": _access(known, blocks, now),
+        "access": access_of(known, blocks, now),
         "until": left and left.until,
         "expires_in": left and left.expires_in,
         "on_expiry": left and left.on_expiry,

@@ -57,3 +57,20 @@ end
 local function bucket_end(began, window)
   return tonumber(began) + bucket_seconds(window) + window
 end
+
+-- Whether a server is up: its launch no longer waits, and the reconciler published it.
+-- request: launch, known, the prefixes of the keys of waiting launches and of published servers. waits: a function that says
+-- whether a record that waits for the server is that launch.
+local function is_up(request, server, waits)
+  local record = redis.call('GET', request.launch .. server)
+  if record and waits(cjson.decode(record)) then
+    return false
+  end
+  return redis.call('EXISTS', request.known .. server) == 1
+end
+
+-- Remember which server was announced with a promise. promise: key, ttl in seconds.
+local function announce(promise, server)
+  redis.call('HSET', promise.key, 'server', server)
+  redis.call('EXPIRE', promise.key, promise.ttl)
+end

@@ -1,13 +1,31 @@
 -- Record a decision about a launch, wake the reconciler, and count the launch.
--- KEYS: record   ARGV: the record, the seconds that it lives, the key of the wake list, the server, and the announced launch
--- (`changed_blocks`, `count`) as JSON
--- Returns {blocks-changed, version, blocks}, and has written nothing then, or {recorded}.
-local launch = cjson.decode(ARGV[5])
-local changed = changed_blocks(launch)
+-- KEYS: record
+-- ARGV: request, a JSON object:
+--   record, ttl    the content of the record, and the seconds that it lives
+--   server, wake   the server, and the key of the wake list
+--   announced      the launch (`changed_blocks`, `count`)
+--   promise        the promise that came with it (`announce`), with its id and `kept`: whether the launch was decided by the pass
+--                  that keeps it, or by a rule that asks for none; absent: none came
+--   launch, known  prefixes of the keys of waiting launches, and of servers that the reconciler published
+-- Returns {blocks-changed, version, blocks} or {promise-kept}, and has written nothing then, or {recorded}.
+local request = cjson.decode(ARGV[1])
+local promise = request.promise
+local changed = changed_blocks(request.announced)
 if changed then
   return changed
 end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-redis.call('RPUSH', ARGV[3], ARGV[4])
-count(launch)
+if promise and not promise.kept and redis.call('HEXISTS', promise.key, 'pass') == 1 then
+  return {'promise-kept'}
+end
+redis.call('SET', KEYS[1], request.record, 'EX', request.ttl)
+redis.call('RPUSH', request.wake, request.server)
+if promise then
+  -- A server that is up keeps its promise, as it keeps its use of a pass (D-015).
+  local holder = redis.call('HGET', promise.key, 'server')
+  local function waits(record) return record.promise == promise.id end
+  if not holder or holder == request.server or not is_up(request, holder, waits) then
+    announce(promise, request.server)
+  end
+end
+count(request.announced)
 return {'recorded'}

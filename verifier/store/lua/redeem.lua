@@ -17,9 +17,11 @@
 --   launch, known  prefixes of the keys of waiting launches, and of servers that the reconciler published
 --   withdrawn      prefix of the keys that withdraw a grant; withdrawn_ttl: the seconds that they live
 --   wake, revoked  the keys of the wake list and of the hash of revoked API keys
+--   replaces       the id of the grant of the waiting launch that the record replaces; absent: it may replace any
+--   promise        the promise that came with a launch (`announce`), and its id; absent: none came
 --   announced      a launch that is counted if it gets the use (`changed_blocks`, `count`); absent: it is an unlock
--- Returns {held}, {free}, {moved}, {used-up}, {lease-given}, {outranked}, {before-epoch}, {key-revoked}, or {blocks-changed,
--- version, blocks}.
+-- Returns {held}, {free}, {moved}, {used-up}, {lease-given}, {outranked}, {before-epoch}, {key-revoked}, {launch-changed}, or
+-- {blocks-changed, version, blocks}.
 local request = cjson.decode(ARGV[1])
 local changed = request.announced and changed_blocks(request.announced)
 if changed then
@@ -35,6 +37,20 @@ end
 
 if request.key ~= '' and redis.call('HEXISTS', request.revoked, request.key) == 1 then
   return {'key-revoked'}
+end
+
+-- A promise is kept for a launch that still waits for its pod. By now another launch may have come, or the pod.
+local function is_changed()
+  local text = redis.call('GET', KEYS[3])
+  if not text or cjson.decode(text).grant.id ~= request.replaces then
+    return true
+  end
+  local known = redis.call('GET', request.known .. request.server)
+  return known and cjson.decode(known).promise == request.promise.id
+end
+
+if request.replaces and is_changed() then
+  return {'launch-changed'}
 end
 
 -- An unlock that waits for this pod, and that this one must not replace: until the reconciler acts, anybody could take a larger
@@ -76,6 +92,9 @@ local function take(slot, first, moves)
   redis.call('SET', KEYS[2], cjson.encode(uses), 'EX', math.ceil(math.max(0, request.exp - now)) + request.ttl)
   redis.call('SET', KEYS[3], request.record, 'EX', request.record_ttl)
   redis.call('RPUSH', request.wake, request.server)
+  if request.promise then
+    announce(request.promise, request.server)
+  end
   if request.announced then
     count(request.announced)
   end
@@ -108,19 +127,15 @@ end
 -- A server that is up keeps its use: moving that would take egress from somebody who works there, while on most networks each
 -- server that a use has left keeps its open connections. A waiting launch still has its record; a server that is gone is not
 -- published.
-local function is_up(use)
-  local launch = redis.call('GET', request.launch .. use.server)
-  if launch and cjson.decode(launch).grant.id == use.grant then
-    return false
-  end
-  return redis.call('EXISTS', request.known .. use.server) == 1
+local function holds(use)
+  return is_up(request, use.server, function(record) return record.grant.id == use.grant end)
 end
 
 -- The latest use first: a retry comes after the attempt that it repeats.
 for slot = #uses, 1, -1 do
   local use = uses[slot]
   if use.repository == request.repository and use.network == request.network
-      and now - use.first <= request.move_window and use.moves < request.moves and not is_up(use) then
+      and now - use.first <= request.move_window and use.moves < request.moves and not holds(use) then
     withdraw(use)
     take(slot, use.first, use.moves + 1)
     return {'moved'}

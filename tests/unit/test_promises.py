@@ -1,0 +1,361 @@
+"""Promises: a launch that is announced before its solution, and the pass that keeps it."""
+
+import threading
+
+import pytest
+
+from tests.support.apps import CLIENT, NETWORK, get_pass, internal_client, launch, make_settings, public_client, solve
+from tests.support.reconciling import list_and_converge
+from verifier.passes import BadPass, Pass, Passes
+from verifier.promises import is_promise, new_promise
+from verifier.records import Block, Server
+from verifier.store.errors import StoreUnavailable
+from verifier.store.promises import PROMISE_TTL_SECONDS, promise_key
+from verifier.web.app import create_services
+
+ALICE = Server("alice")
+REPOSITORY = "https://example.com/a/b"
+
+
+@pytest.fixture
+def promise():
+    return new_promise()
+
+
+def keep(client, promise):
+    """Solve a challenge, and name a promise. Returns the verifier's word about it."""
+    answer = client.post("/egress/passes", json={"provider": "altcha", "solution": solve(client), "promise": promise})
+    assert answer.status_code == 201, answer.text
+    return answer.json["promise"]
+
+
+def state(client, promise):
+    answer = client.get(f"/egress/promises/{promise}")
+    assert answer.status_code == 200, answer.text
+    return answer.json["state"]
+
+
+def make_apps(redis_server, store, **values):
+    """The two apps with other values."""
+    services = create_services(make_settings(redis_server, **values), store)
+    return public_client(services), internal_client(services)
+
+
+def label(cluster, user="alice"):
+    """The tier label of a user's pod."""
+    (pod,) = [pod for pod in cluster.pods.values() if pod.server.user == user]
+    return pod.label
+
+
+# -- the states of a launch when its promise is kept
+
+
+def test_launch_with_a_promise_that_nobody_keeps_gets_no_egress(public, internal, promise):
+    decision = launch(internal, token=promise)
+    assert (decision["tier"], decision["rule"], decision["pass_outcome"]) == ("unverified", "default", "promised")
+    assert public.get(f"/egress/promises/{promise}").json == {"state": "announced", "tier": "unverified", "access": "none"}
+
+
+def test_promise_that_is_kept_first_gives_the_launch_its_tier(public, internal, promise):
+    assert keep(public, promise) == {"state": "kept", "tier": None, "access": None}
+    decision = launch(internal, token=promise)
+    assert (decision["tier"], decision["rule"], decision["pass_outcome"]) == ("verified", "valid-pass", "free")
+    assert public.get(f"/egress/promises/{promise}").json == {"state": "granted", "tier": "verified", "access": "network"}
+
+
+def test_promise_that_is_kept_while_the_launch_waits_counts_as_a_pass_that_came_with_it(
+    public, internal, store, promise, reconciler, cluster
+):
+    launch(internal, token=promise)
+    assert keep(public, promise) == {"state": "granted", "tier": "verified", "access": "network"}
+    assert store.pending(ALICE, set()).launch.grant.rule == "valid-pass"
+    cluster.add("alice", "uid-1")
+    list_and_converge(reconciler)
+    assert label(cluster) == "verified"
+
+
+@pytest.mark.parametrize("ready", [False, True], ids=["starting", "ready"])
+def test_promise_that_is_kept_once_there_is_a_pod_unlocks_it(public, internal, store, promise, reconciler, cluster, ready):
+    launch(internal, token=promise)
+    cluster.add("alice", "uid-1", ready=ready)
+    list_and_converge(reconciler)
+    assert label(cluster) is None
+    keep(public, promise)
+    assert store.pending(ALICE, set()).unlock.grant.rule == "unlock"
+    list_and_converge(reconciler)
+    assert (label(cluster), state(public, promise)) == ("verified", "granted")
+
+
+def test_promise_says_nothing_of_a_grant_before_the_pod_carries_it(public, internal, promise, reconciler, cluster):
+    launch(internal, token=promise)
+    cluster.add("alice", "uid-1", ready=True)
+    list_and_converge(reconciler)
+    assert keep(public, promise)["state"] == "announced"
+
+
+def test_pod_that_comes_while_the_launch_is_decided_again_is_unlocked(
+    redis_server, store, promise, make_reconciler, cluster, monkeypatch
+):
+    """Between the look at the launch and the decision, the reconciler gives the pod what it had decided before."""
+    tiers = {"small": {"rank": 1}, "verified": {"rank": 2}}
+    public, internal = make_apps(redis_server, store, tiers=tiers, trusted_repositories={"example.com/a/b": "small"})
+    reconciler, redeem = make_reconciler(tiers=tiers), store.redeem
+    launch(internal, token=promise)
+
+    def late(*args, **named):
+        monkeypatch.setattr(store, "redeem", redeem)
+        cluster.add("alice", "uid-1", ready=True)
+        list_and_converge(reconciler)
+        return redeem(*args, **named)
+
+    monkeypatch.setattr(store, "redeem", late)
+    keep(public, promise)
+    list_and_converge(reconciler)
+    assert label(cluster) == "verified"
+
+
+def test_promise_that_is_kept_while_the_launch_is_decided_counts(public, internal, store, promise, monkeypatch):
+    promised = store.promised
+
+    def late(*args):
+        found = promised(*args)
+        monkeypatch.setattr(store, "promised", promised)
+        keep(public, promise)
+        return found
+
+    monkeypatch.setattr(store, "promised", late)
+    assert launch(internal, token=promise)["tier"] == "verified"
+
+
+# -- what is already better, and the order of rules
+
+
+def test_kept_promise_follows_the_order_of_rules(redis_server, store, promise):
+    """A pass comes before a trusted repository, and after mode `allow` and the refusals."""
+    public, internal = make_apps(
+        redis_server, store, tiers={"verified": {}, "small": {}}, trusted_repositories={"example.com/a/b": "small"}
+    )
+    assert launch(internal, token=promise)["tier"] == "small"
+    assert keep(public, promise)["tier"] == "verified"
+
+
+def test_kept_promise_of_a_refused_launch_gives_nothing(redis_server, store, promise):
+    public, internal = make_apps(redis_server, store, blocked_repositories=["example.com/a/*"])
+    assert launch(internal, token=promise)["rule"] == "blocked-repository"
+    assert keep(public, promise) == {"state": "refused", "tier": "unverified", "access": "none"}
+
+
+def test_server_with_something_better_keeps_it(redis_server, store, promise, make_reconciler, cluster):
+    tiers = {"verified": {"rank": 1}, "large": {"rank": 2}}
+    public, internal = make_apps(redis_server, store, tiers=tiers, authenticated_users={"*": "large"})
+    reconciler = make_reconciler(tiers=tiers)
+    launch(internal, token=promise, authenticated=True)
+    cluster.add("alice", "uid-1", ready=True)
+    list_and_converge(reconciler)
+    keep(public, promise)
+    list_and_converge(reconciler)
+    assert label(cluster) == "large" and store.pending(ALICE, set()).unlock is None
+
+
+# -- whose it is
+
+
+def test_neighbour_who_reads_a_promise_in_a_log_gets_nothing_with_it(public, internal, store, promise):
+    """Before and after the launch of the visitor, who loses nothing."""
+    launch(internal, user="mallory", token=promise, client_address="203.0.113.9")
+    launch(internal, token=promise)
+    launch(internal, user="eve", token=promise, client_address="203.0.113.9")
+    assert keep(public, promise)["state"] == "granted"
+    given = {user: store.pending(Server(user), set()).launch.grant.tier for user in ("mallory", "alice", "eve")}
+    assert given == {"mallory": "unverified", "alice": "verified", "eve": "unverified"}
+    assert launch(internal, user="mallory", token=promise, client_address="203.0.113.9")["tier"] == "unverified"
+
+
+def test_neighbour_learns_nothing_of_a_launch(public, internal, services, promise):
+    launch(internal, token=promise)
+    neighbour = public_client(services)
+    neighbour.environ_base["HTTP_X_FORWARDED_FOR"] = "203.0.113.9"
+    assert state(neighbour, promise) == "open"
+
+
+def test_next_attempt_of_binderhub_takes_the_promise_of_a_launch_that_waits(public, internal, store, promise):
+    launch(internal, token=promise)
+    launch(internal, user="alice-2", token=promise)
+    keep(public, promise)
+    given = {user: store.pending(Server(user), set()).launch.grant.tier for user in ("alice", "alice-2")}
+    assert given == {"alice": "unverified", "alice-2": "verified"}
+
+
+def test_server_that_is_up_keeps_its_promise(public, internal, promise, reconciler, cluster):
+    launch(internal, token=promise)
+    cluster.add("alice", "uid-1", ready=True)
+    list_and_converge(reconciler)
+    launch(internal, user="bob", token=promise)
+    cluster.add("bob", "uid-2", ready=True)
+    keep(public, promise)
+    list_and_converge(reconciler)
+    assert (label(cluster), label(cluster, "bob")) == ("verified", None)
+
+
+def test_two_launches_at_the_same_instant_get_one_pass(public, services, store, promise):
+    start, users = threading.Barrier(2), ["alice", "bob"]
+
+    def announce(user):
+        client = internal_client(services)
+        start.wait()
+        launch(client, user=user, token=promise)
+
+    threads = [threading.Thread(target=announce, args=(user,)) for user in users]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    keep(public, promise)
+    assert sorted(store.pending(Server(user), set()).launch.grant.tier for user in users) == ["unverified", "verified"]
+
+
+def test_later_server_of_the_same_name_gets_nothing(public, internal, promise, reconciler, cluster):
+    launch(internal, token=promise)
+    pod = cluster.add("alice", "uid-1", ready=True)
+    list_and_converge(reconciler)
+    cluster.remove(pod)
+    list_and_converge(reconciler)
+    launch(internal)
+    cluster.add("alice", "uid-2", ready=True)
+    list_and_converge(reconciler)
+    assert keep(public, promise)["state"] == "kept"
+    list_and_converge(reconciler)
+    assert label(cluster) is None
+
+
+def test_later_launch_of_the_same_server_gets_nothing(public, internal, store, promise):
+    launch(internal, token=promise)
+    launch(internal, token=new_promise())
+    assert keep(public, promise)["state"] == "kept"
+    assert store.pending(ALICE, set()).launch.grant.tier == "unverified"
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [("server", ALICE.key), ("repository", "example.com/a/b"), ("network", NETWORK)], ids=lambda value: value
+)
+def test_promise_that_is_kept_after_a_block_gives_nothing(
+    public, internal, services, store, promise, reconciler, cluster, kind, what
+):
+    launch(internal, token=promise)
+    cluster.add("alice", "uid-1", ready=True)
+    list_and_converge(reconciler)
+    store.add_block(Block("x", kind, what, "eve", "mining", 1, uid="uid-1"), [ALICE])
+    issued = Pass(**vars(Passes.new("verified", 1, float(store.use_solution("altcha", "id", 2e9, 60, lambda _: None)), 60)))
+    kept = services.promises.keep(promise, issued, CLIENT, NETWORK, 1e9)
+    assert (kept.outcome, kept.grant) == ("blocked", None)
+    list_and_converge(reconciler)
+    assert (label(cluster), state(public, promise)) == (None, "refused")
+
+
+def test_wiped_redis_leaves_the_pass_to_be_presented(
+    public, internal, redis_server, store, promise, reconciler, cluster, impatient
+):
+    launch(internal, token=promise)
+    cluster.add("alice", "uid-1", ready=True)
+    list_and_converge(reconciler)
+    redis_server.wipe()
+    store.ping()
+    list_and_converge(reconciler)
+    answer = public.post("/egress/passes", json={"provider": "altcha", "solution": solve(public), "promise": promise})
+    assert answer.json["promise"]["state"] == "kept"
+    public.post("/egress/servers/alice", json={"token": answer.json["token"]})
+    list_and_converge(reconciler)
+    assert label(cluster) == "verified"
+
+
+# -- what it costs
+
+
+def test_question_about_a_promise_writes_nothing(public, in_redis, promise):
+    state(public, promise)
+    assert in_redis.keys("binder-egress:promise:*") == []
+
+
+def test_promise_is_forgotten(public, internal, in_redis, promise):
+    key = promise_key(promise, NETWORK)
+    launch(internal, token=promise)
+    assert 0 < in_redis.ttl(key) <= PROMISE_TTL_SECONDS
+    in_redis.expire(key, 9)
+    keep(public, promise)
+    assert in_redis.ttl(key) > PROMISE_TTL_SECONDS - 60
+
+
+def test_price_counts_when_the_promise_is_kept(redis_server, store, promise, internal):
+    """Somebody who collects promises pays for each as for any pass."""
+    public, _ = make_apps(redis_server, store, fairness_budget=1)
+    launch(internal, token=promise)
+    keep(public, promise)
+    other = new_promise()
+    answer = public.post("/egress/passes", json={"provider": "altcha", "solution": solve(public), "promise": other})
+    assert answer.status_code == 429
+    assert state(public, other) == "open"
+
+
+# -- other members, other versions, faults
+
+
+def test_pass_of_another_member_keeps_a_promise(public, internal, promise):
+    token = get_pass(public)
+    launch(internal, token=promise)
+    answer = public.post(f"/egress/promises/{promise}", json={"token": token})
+    assert (answer.status_code, answer.json["state"]) == (200, "granted")
+
+
+def test_token_that_is_no_pass_keeps_no_promise(public, internal, promise):
+    launch(internal, token=promise)
+    answer = public.post(f"/egress/promises/{promise}", json={"token": new_promise()})
+    assert (answer.status_code, answer.json["type"].rpartition("#")[2]) == (403, "pass-refused")
+    assert state(public, promise) == "announced"
+
+
+@pytest.mark.parametrize("text", ["promise-1", "promise-" + "G" * 32, "x" * 40, "promise-" + "0" * 33])
+def test_other_text_is_refused_with_a_sentence(public, text):
+    for answer in (
+        public.get(f"/egress/promises/{text}"),
+        public.post(f"/egress/promises/{text}", json={"token": "x"}),
+        public.post("/egress/passes", json={"provider": "altcha", "solution": "x", "promise": text}),
+    ):
+        assert (answer.status_code, "promise" in answer.json["detail"]) == (400, True)
+
+
+def test_release_before_reads_a_promise_as_an_invalid_pass(services, promise):
+    with pytest.raises(BadPass, match="not a pass"):
+        services.passes.read(promise, 1e9)
+    assert is_promise(promise)
+
+
+def test_pass_is_good_although_the_store_fails_while_it_keeps_the_promise(public, store, promise, monkeypatch):
+    def fails(*_):
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(store, "keep", fails)
+    assert keep(public, promise) is None
+
+
+def test_pass_that_cannot_be_read_keeps_nothing(public, internal, in_redis, promise):
+    for text in ("nonsense", "[]", '{"id": 1}', "[" * 100_000):
+        in_redis.hset(promise_key(promise, NETWORK), "pass", text)
+        decision = launch(internal, token=promise)
+        assert (decision["tier"], decision["pass_outcome"], state(public, promise)) == ("unverified", "invalid", "announced")
+
+
+def test_site_that_only_watches_says_nothing_of_access(redis_server, store, promise):
+    public, internal = make_apps(redis_server, store, mode="observe")
+    launch(internal, token=promise)
+    assert keep(public, promise) == {"state": "granted", "tier": "verified", "access": None}
+
+
+def test_log_of_a_launch_and_of_its_promise_have_one_id(public, internal, promise, caplog):
+    with caplog.at_level("INFO"):
+        launch(internal, token=promise)
+        keep(public, promise)
+    found = [record.fields for record in caplog.records if getattr(record, "fields", {}).get("promise") == promise]
+    assert [(line["rule"], line["tier"], line["user"]) for line in found] == [
+        ("default", "unverified", "alice"),
+        ("free", "verified", "alice"),
+    ]

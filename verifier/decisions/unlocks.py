@@ -1,0 +1,78 @@
+"""Unlocks: what a pass may give to a server that runs already."""
+
+from dataclasses import dataclass
+
+from ..records import UNVERIFIED, Block, Grant, KnownServer, PassOutcome, Record, Rule, Server
+from ..settings import VerifierSettings
+from ..store.decisions import UNLOCK_TTL_SECONDS
+from ..store.store import Store
+from . import leases
+from .presented import Presented
+from .refusals import Facts, refusal
+
+
+@dataclass(frozen=True)
+class Unlocks:
+    """Decides unlocks.
+
+    Attributes:
+        settings: the tiers, and the operator's lists.
+        store: where uses and decisions are kept.
+    """
+
+    settings: VerifierSettings
+    store: Store
+
+    def refusal(self, known: KnownServer, blocks: list[Block], client: str, now: float) -> Rule | None:
+        """The rule that keeps a running server from egress, or None.
+
+        Args:
+            known: what the reconciler published about the server.
+            blocks: the operators' blocks.
+            client: the address of the client that asks.
+            now: Unix time in seconds.
+        """
+        if known.grant.is_block(now):
+            return Rule.BLOCKED
+        return refusal(Facts.of(known, client), blocks, self.settings, now)
+
+    def useful_tiers(self, known: KnownServer, now: float) -> list[str] | None:
+        """The tiers from which a server would gain: larger ones, and its own once it is renewable. None: any, as it has no tier.
+
+        A pass for a smaller tier would take egress away, and anybody who knows the server could send such a pass. A pass for the
+        same tier would waste a use (D-022).
+        """
+        if known.tier == UNVERIFIED:
+            return None
+        left = leases.left(known.grant, self.settings, now)
+        own = [known.tier] if left and left.renewable_in == 0 else []
+        return leases.larger(known.tier, known.grant.until, self.settings, now) + own
+
+    def redeem(
+        self, server: Server, known: KnownServer, presented: Presented, network: str, now: float
+    ) -> tuple[PassOutcome, Grant]:
+        """Give a server the tier of a pass, which must be one of `useful_tiers`.
+
+        Args:
+            server: the server.
+            known: what the reconciler published about it.
+            presented: the pass.
+            network: the network of the client that asks.
+            now: Unix time in seconds.
+
+        Returns:
+            What became of the pass, and the grant, which is written down if the outcome is one of `REDEEMED`.
+        """
+        used = presented.issued
+        grant = Grant.new(used.tier, Rule.RENEWAL if used.tier == known.tier else Rule.UNLOCK, now, presented.by)
+        outcome = self.store.redeem(
+            used,
+            server,
+            Record(grant, uid=known.uid, repository=known.repository, client=known.client),
+            network,
+            UNLOCK_TTL_SECONDS,
+            has_tier=known.grant.gives_egress,
+            carried=known.grant.id,
+            outranking=leases.outranking(used.tier, self.settings, now),
+        )
+        return outcome, grant

@@ -1,0 +1,80 @@
+"""Promises: which server was announced with one, and the pass that keeps it."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ..passes import Pass
+from ..records import Server
+from .base import Operations, as_text, as_texts, unavailable
+from .keys import redis_key
+
+PROMISE_TTL_SECONDS = 3600
+"""Seconds that a promise is remembered after it was announced or kept: as long as a build may take (`BUILD_LIMIT_SECONDS`)."""
+
+
+@dataclass(frozen=True)
+class Promised:
+    """What is known of a promise.
+
+    Attributes:
+        server: the server that was announced with it; None: none was.
+        is_kept: whether a pass has kept it.
+        kept_by: that pass; None also if this version cannot read it.
+    """
+
+    server: Server | None = None
+    is_kept: bool = False
+    kept_by: Pass | None = None
+
+
+def promise_key(promise: str, network: str) -> str:
+    """The key of a promise.
+
+    Args:
+        promise: the promise.
+        network: the network of the client that launches, and of the client that keeps the promise (D-441).
+    """
+    return redis_key(f"promise:{promise}:{network}")
+
+
+def promise_for_script(promise: str, network: str) -> dict[str, Any]:
+    """What `announce` in `common.lua` expects of the promise that came with a launch. See `promise_key` for the arguments."""
+    return {"id": promise, "key": promise_key(promise, network), "ttl": PROMISE_TTL_SECONDS}
+
+
+class Promises(Operations):
+    """The promises. `record_launch` and `redeem` write down which server was announced with one."""
+
+    def promised(self, promise: str, network: str) -> Promised:
+        """What is known of a promise of a client network."""
+        with unavailable():
+            found = as_texts(self._redis.hgetall(promise_key(promise, network)))
+        return Promised(_server(found.get("server")), "pass" in found, _pass(found.get("pass")))
+
+    def keep(self, promise: str, network: str, kept_by: Pass) -> Server | None:
+        """Remember the pass that keeps a promise. A later pass replaces an earlier one.
+
+        Returns:
+            The server that was announced with the promise; None: none was. One that is announced later finds the pass.
+        """
+        key = promise_key(promise, network)
+        with unavailable():
+            pipe = self._redis.pipeline()
+            pipe.hset(key, "pass", json.dumps(vars(kept_by)))
+            pipe.expire(key, PROMISE_TTL_SECONDS)
+            pipe.hget(key, "server")
+            *_, server = pipe.execute()
+        return _server(as_text(server))
+
+
+def _server(key: str | None) -> Server | None:
+    return Server.from_key(key) if key else None
+
+
+def _pass(text: str | None) -> Pass | None:
+    """The pass that JSON describes, or None if it describes none."""
+    try:
+        return Pass(**json.loads(text or ""))
+    except (ValueError, TypeError, RecursionError):
+        return None

@@ -20,7 +20,7 @@ SENT = "container_network_transmit_bytes_total"
 
 LABELS = {
     "claim", "decision", "direction", "group", "host", "instance", "key", "kind", "le", "list", "namespace", "outcome",
-    "pass_outcome", "pod", "policy", "provider", "rule", "source", "target", "tier", "who",
+    "pass_outcome", "pod", "policy", "provider", "rule", "source", "target", "tier", "when", "who",
 }  # fmt: skip
 
 

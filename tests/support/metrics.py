@@ -5,6 +5,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 NAMES = {
+    "binder_egress_access": "counter",
     "binder_egress_launches": "counter",
     "binder_egress_launches_without_context": "counter",
     "binder_egress_launches_by_claim": "counter",

@@ -11,7 +11,7 @@ from tests.support.reconciling import ALICE, converge_due, granted, known, list_
 from verifier.reconciler.cache import PodCache
 from verifier.records import Grant, KnownServer, Rule, Server
 from verifier.store.errors import StoreUnavailable
-from verifier.store.reconciler_counters import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
+from verifier.store.reconciler_counters import ACCESS, ACCESS_TIMES, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
 
 FULL = Grant("g", "verified", Rule.OPERATOR, 1000, "eve", "a course", 2000, True)
 
@@ -210,6 +210,30 @@ def test_heartbeat_counts_grants_and_waits(reconciler, cluster, store):
     assert {name: number for name, number in counters.items() if name.startswith("grants:")} == {"grants:verified:valid-pass": 2}
     assert sum(number for name, number in counters.items() if name.startswith("lag:")) == 9
     assert cluster.pods["jupyter-a--"].label == "verified"
+
+
+def test_first_tier_of_each_pod_is_counted_by_when_it_came(make_reconciler, cluster, store):
+    reconciler = make_reconciler(started=1000.0)
+    states = {
+        "launch": {"starting": True},
+        "start": {},
+        "ready": {"ready": True, "ready_at": 995.0},
+        "later": {"ready": True, "ready_at": 900.0},
+    }
+    for when, fields in states.items():
+        cluster.add(when, f"uid-{when}", created=1000, **fields)
+        record_launch(store, make_grant(), Server(when))
+    cluster.add("never", "uid-never", created=1000)
+    cluster.add("before", "uid-before", created=5)
+    list_and_converge(reconciler)
+    for pod in list(cluster.pods.values()):
+        cluster.change(pod, ended=True)
+    list_and_converge(reconciler)
+    list_and_converge(reconciler)
+    reconciler.heartbeat()
+    counters = store.reconciler_state()[1]
+    counted = {name: number for name, number in counters.items() if name.startswith(ACCESS)}
+    assert counted == {f"{ACCESS}{when}": 1 for when in ACCESS_TIMES}
 
 
 def test_counts_wait_for_a_heartbeat_that_reaches_redis(reconciler, cluster, store, redis_server):

@@ -255,7 +255,10 @@ def from_kubespawner(annotations=None, **meta):
             **meta,
         },
         "spec": {"containers": [{"name": "notebook", "image": "image:1"}, {"name": "other", "image": "image:2"}]},
-        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+        "status": {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2025-01-02T03:04:35Z"}],
+        },
     }
 
 
@@ -268,7 +271,7 @@ def test_pod_is_read_from_json():
     )
     assert found == Pod(
         "jupyter-alice", "uid-1", "7", Server("alice", "lab"), "image:1", grant, True, "verified", 1735787045.0, True, False,
-        guard=("absent", 0.0), shared_labels=frozenset({("app", "x")}), ping="no-sysctl",
+        guard=("absent", 0.0), shared_labels=frozenset({("app", "x")}), ping="no-sysctl", ready_at=1735787075.0,
     )  # fmt: skip
 
 

@@ -20,7 +20,15 @@ from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
 from ..store.health import NEARLY_FULL
-from ..store.reconciler_counters import FAILED_AT, FAILURES, NOT_ISOLATED, START_GUARD, WITHOUT_RECORD
+from ..store.reconciler_counters import (
+    ACCESS,
+    ACCESS_TIMES,
+    FAILED_AT,
+    FAILURES,
+    NOT_ISOLATED,
+    START_GUARD,
+    WITHOUT_RECORD,
+)
 from ..store.store import Store
 from ..store.verifiers import VERIFIER_TTL_SECONDS
 from .check import GATECHECK_LABEL, Canary, Findings, Namespace, check
@@ -91,6 +99,7 @@ def examine(settings: ReconcilerSettings, store: Store, namespace: Namespace, no
         checks += _verifiers(health["verifiers"], health["now"])
         checks += check_api_keys(health["verifiers"], health["revoked_keys"], now())
         checks += _wiring(health["wiring"], counters, now())
+        checks.append(_access(counters))
         checks.append(_start_guard(counters))
         checks.append(_public_port(namespace, health["verifiers"]))
     try:
@@ -292,6 +301,15 @@ def _wiring(wiring: dict[str, int], counters: dict[str, int], now: float) -> lis
     else:
         records = Check("launch records", OK, "BinderHub has announced every user pod")
     return [Check("wiring", state, text), records]
+
+
+def _access(counters: dict[str, int]) -> Check:
+    """How many servers got a tier, and when. In mode `observe`: how many would have."""
+    launch, start, ready, later, never = (counters.get(f"{ACCESS}{when}", 0) for when in ACCESS_TIMES)
+    if not (servers := launch + start + ready + later + never):
+        return Check("access", OK, "no server has had a tier or ended yet")
+    text = f"of {servers} servers {launch} had a tier when they started, {start} soon after, {ready} when they were ready"
+    return Check("access", OK, f"{text}, {later} later, {never} never")
 
 
 def _public_port(namespace: Namespace, reports: dict[str, dict[str, Any]]) -> Check:

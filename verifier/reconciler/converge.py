@@ -8,7 +8,18 @@ from ..decisions import leases
 from ..records import NO_GRANT, UNVERIFIED, Grant, KnownServer, Pending, Record, Server
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
-from ..store.reconciler_counters import EXPIRIES, GRANTS, NOT_ISOLATED, PING, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, Tally
+from ..store.reconciler_counters import (
+    ACCESS,
+    AT_READY_SECONDS,
+    EXPIRIES,
+    GRANTS,
+    NOT_ISOLATED,
+    PING,
+    START_GUARD,
+    START_GUARD_TIME,
+    WITHOUT_RECORD,
+    Tally,
+)
 from ..store.store import Store
 from .cache import PodCache
 from .stopping import Stopper
@@ -70,6 +81,8 @@ class Converger:
         pods = self._cache.of(server)
         running = [pod for pod in pods if not pod.ended]
         if not running:
+            for pod in pods:
+                self._count_access(pod, "never")
             if first and first.stop in {pod.uid for pod in pods}:
                 self._store.forget_stop(server, first.stop)
             # Before the first list the server may have a pod that is not known yet.
@@ -162,6 +175,18 @@ class Converger:
             self._tally.add({f"{EXPIRIES}{'stop' if grant_stops(before.grant, self._settings) else 'end'}": 1})
         if grant and grant.gives_egress and not (before.grant and before.grant.id == grant.id):
             self._tally.add({f"{GRANTS}{grant.tier}:{grant.rule}": 1})
+            self._count_access(before, self._when(before))
+
+    def _when(self, pod: Pod) -> str:
+        """When a pod has a tier, as `ACCESS_TIMES` says it."""
+        if pod.ready_at is None:
+            return "launch" if pod.starting else "start"
+        return "ready" if self._clock() - pod.ready_at <= AT_READY_SECONDS else "later"
+
+    def _count_access(self, pod: Pod, when: str) -> None:
+        """Count once for each pod when it first had a tier."""
+        if self._cache.note(pod.uid, "access") and pod.created >= self.started:
+            self._tally.add({f"{ACCESS}{when}": 1})
 
     # -- published, logged, counted
 

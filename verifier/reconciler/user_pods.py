@@ -65,6 +65,7 @@ class Pod:
         label: the value of the tier label, or None.
         created: Unix time in seconds.
         ready: whether it passes its readiness probe.
+        ready_at: Unix time in seconds since when it is ready; None: it is not.
         ended: whether it has ended, or is being deleted.
         guard: the outcome of its start guard (`start_guard.guard`), and the seconds that the guard took. The outcome is `absent`
             without a guard, and `failed` if the guard left no message. None: the guard has not ended yet.
@@ -97,6 +98,7 @@ class Pod:
     addresses: tuple[str, ...] = ()
     node: str = ""
     starting: bool = False
+    ready_at: float | None = None
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> "Pod | None":
@@ -112,7 +114,7 @@ class Pod:
         labels = meta.get("labels") or {}
         first = body["spec"]["containers"][0]
         environment = {entry["name"]: entry.get("value") or "" for entry in first.get("env") or []}
-        conditions = {c["type"]: c["status"] for c in status.get("conditions") or []}
+        ready = next((c for c in status.get("conditions") or [] if c["type"] == "Ready" and c["status"] == "True"), None)
         return cls(
             name=meta["name"],
             uid=meta["uid"],
@@ -122,8 +124,9 @@ class Pod:
             grant=Grant.loads(annotations.get(GRANT_ANNOTATION)),
             annotated=GRANT_ANNOTATION in annotations,
             label=labels.get(TIER_LABEL),
-            created=datetime.fromisoformat(meta["creationTimestamp"]).timestamp(),
-            ready=conditions.get("Ready") == "True",
+            created=_time(meta["creationTimestamp"]),
+            ready=ready is not None,
+            ready_at=_time(ready.get("lastTransitionTime") or meta["creationTimestamp"]) if ready else None,
             ended="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
             guard=_guard(body),
             shared_labels=_one_copy(shared_labels(labels)),
@@ -142,6 +145,11 @@ class Pod:
 def _one_copy(labels: LabelSet) -> LabelSet:
     """The same object for equal sets: thousands of pods share a few sets."""
     return labels
+
+
+def _time(text: str) -> float:
+    """A time of the API server in Unix seconds."""
+    return datetime.fromisoformat(text).timestamp()
 
 
 def _guard(body: dict[str, Any]) -> tuple[str, float] | None:

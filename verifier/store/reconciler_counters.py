@@ -27,6 +27,16 @@ PING = "ping:"
 GRANTS = "grants:"
 """The prefix of counters of grants written on pods, `grants:<tier>:<rule>`."""
 
+ACCESS = "access:"
+"""The prefix of counters of pods by when they first had a tier, `access:<when>`."""
+
+ACCESS_TIMES = ("launch", "start", "ready", "later", "never")
+"""When a pod first had a tier: before its containers started, before its server was ready, within `AT_READY_SECONDS` after that,
+later, or not before it ended."""
+
+AT_READY_SECONDS = 10
+"""A page presents its pass when the server is ready, and the grant takes a moment to reach the pod."""
+
 FAILURES = "failures"
 """Attempts on a server that the API server refused or did not answer, or that met a fault. Conflicts do not count: a pod changes
 several times while it starts, so they are normal."""

@@ -17,6 +17,9 @@ from ..ping import WAYS
 from ..settings import Source, VerifierSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import (
+    ACCESS,
+    ACCESS_TIMES,
+    AT_READY_SECONDS,
     DETECTION_OUTCOMES,
     DETECTIONS,
     EXPIRIES,
@@ -51,7 +54,8 @@ class Metrics:
         self.launches = Counter(
             "binder_egress_launches",
             "Launches that BinderHub announced, by the tier and the rule that decided, and by what became of the pass (none: there "
-            "was none, or an earlier rule decided). In mode observe: what would be decided.",
+            "was none, or an earlier rule decided; promised: its solution was still to come). In mode observe: what would be "
+            "decided.",
             ["tier", "rule", "pass_outcome"],
             registry=self.registry,
         )
@@ -63,7 +67,7 @@ class Metrics:
         self.claims = Counter(
             "binder_egress_launches_by_claim",
             "Launches by what the User-Agent of their request claims to be, which anybody can forge, and by whether they brought a "
-            "pass, good or bad. client: a known program; crawler: a bot; other: anything else; none: no User-Agent.",
+            "pass or a promise, good or bad. client: a known program; crawler: a bot; other: anything else; none: no User-Agent.",
             ["claim", "brought_pass"],
             registry=self.registry,
         )
@@ -222,6 +226,15 @@ class _Reconciler(Collector):
             if name.startswith(GRANTS):
                 grants.add_metric(name.removeprefix(GRANTS).split(":"), number)
         yield grants
+        access = CounterMetricFamily(
+            "binder_egress_access",
+            "User pods by when they first had a tier. launch: before their containers started; start: before the server was ready; "
+            f"ready: at most {AT_READY_SECONDS} s after that; later: after that; never: they ended without.",
+            labels=["when"],
+        )
+        for when in ACCESS_TIMES:
+            access.add_metric([when], counters.get(f"{ACCESS}{when}", 0))
+        yield access
         without = CounterMetricFamily(
             "binder_egress_user_pods_without_launch_record",
             "User pods whose launch was not announced. On an anonymous BinderHub this means that the hook's wiring is lost.",

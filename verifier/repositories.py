@@ -5,6 +5,8 @@ Decisions: D-066, D-209, D-405.
 
 import re
 import unicodedata
+from functools import lru_cache
+from itertools import groupby
 from urllib.parse import unquote
 
 import idna
@@ -14,6 +16,12 @@ MAX_URL_CHARACTERS = 2048
 
 MAX_DECODINGS = 5
 """How many times a URL may be percent-encoded. Once is usual; BinderHub and a proxy may each add one."""
+
+MAX_MARKS = 30
+"""How many combining characters may follow each other: UAX #15, Stream-Safe Text Format. More take quadratic time to normalize."""
+
+KEPT = 256
+"""How many names are kept, so that a page or a launch computes its repository's once. The longest take 4 MiB together."""
 
 CASELESS = {"github.com", "gist.github.com", "gitlab.com", "bitbucket.org"}
 """Hosts on which the case of owners and names does not matter."""
@@ -44,10 +52,15 @@ def name(url: str) -> str | None:
         url: the URL of the repository, as BinderHub reports it; a DOI for archives; or a pattern that ends in `/*`.
 
     Returns:
-        The name. None: nobody can tell which repository this is, because the URL is too long, is encoded too many times, has a
-        host that is not a host name, or has user and host in a form that programs read differently. Every block of a repository
-        then applies.
+        The name. None: nobody can tell which repository this is, because the URL is too long, is encoded too many times, piles up
+        combining characters, has a host that is not a host name, or has user and host in a form that programs read differently.
+        Every block of a repository then applies.
     """
+    return _name(url) if len(url) <= MAX_URL_CHARACTERS else None
+
+
+@lru_cache(KEPT)
+def _name(url: str) -> str | None:
     for _ in range(MAX_DECODINGS + 1):
         if len(url) > MAX_URL_CHARACTERS:
             return None
@@ -60,6 +73,8 @@ def name(url: str) -> str | None:
 
 def _shorten(url: str) -> str | None:
     url = _IGNORED.sub("", url)
+    if _piles_up_marks(unquote(url)):
+        return None
     found = _AUTHORITY.match(url)
     # For https, git finds the host before it decodes anything; for ssh, it decodes first, and neither `?` nor `#` ends the host.
     # What they read differently has no name.
@@ -88,14 +103,24 @@ def _shorten(url: str) -> str | None:
     parts: list[str] = [] if host in ("doi.org", "dx.doi.org") and path.lstrip("/").startswith("10.") else [host]
     for part in path.split("/"):
         if part == "..":
-            parts = parts[:1] + parts[1:-1]
+            if len(parts) > 1:
+                parts.pop()
         elif part not in ("", "."):
             parts.append(part)
-    return re.sub(r"(\.git)+$", "", "/".join(filter(None, parts)))
+    shortened = "/".join(filter(None, parts))
+    end = len(shortened)
+    while shortened.endswith(".git", 0, end):
+        end -= len(".git")
+    return shortened[:end]
 
 
 _NOT_IN_AUTHORITY = frozenset("/?#\\[")
 """Characters that no part of an authority may have once it is decoded. A bracket is for ssh no part of the host's name."""
+
+
+def _piles_up_marks(text: str) -> bool:
+    marks = groupby(text, lambda character: unicodedata.combining(character) != 0)
+    return not text.isascii() and any(is_mark and sum(1 for _ in run) > MAX_MARKS for is_mark, run in marks)
 
 
 def _decode(text: str) -> str:

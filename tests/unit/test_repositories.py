@@ -7,6 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.linear import is_linear
+from verifier import repositories
+from verifier.records import KnownServer, Server
 from verifier.repositories import CASELESS, MAX_DECODINGS, MAX_URL_CHARACTERS, covers, cut, exact, name, strict, within
 
 
@@ -169,6 +172,52 @@ def test_url_gets_a_name_up_to_the_limits_of_length_and_encoding():
     once = "https://github.com/owner/%6eame"
     assert name(once.replace("%", "%" + "25" * (MAX_DECODINGS - 1))) == "github.com/owner/name"
     assert name(once.replace("%", "%" + "25" * MAX_DECODINGS)) is None
+
+
+@pytest.mark.parametrize(
+    ("beginning", "repeated", "end"),
+    [
+        ("https://e.example/%2525252541", ".git", "x"),
+        ("https://e.example/a", "\u0301\u0327", ""),
+        ("https://a", "\u0301\u0327", "/a/b"),
+    ],
+    ids=["repeated suffix", "marks of two kinds", "marks in the host"],
+)
+def test_time_for_a_name_grows_with_the_length_and_no_faster(beginning, repeated, end):
+    def shape(characters):
+        return (beginning + repeated * characters)[: characters - len(end)] + end
+
+    def compute(url):
+        repositories._name.cache_clear()
+        name(url)
+
+    assert is_linear(compute, shape, MAX_URL_CHARACTERS)
+
+
+def test_name_is_computed_once_for_a_server_and_its_page(public, store, services, monkeypatch):
+    repositories._name.cache_clear()
+    services.settings.blocked_repositories = ["github.com/a/*", "github.com/b/*"]
+    store.publish(Server("alice"), KnownServer("uid-1", repository="https://example.com/of/alice.git"))
+    computed, shorten = [], repositories._shorten
+    monkeypatch.setattr(repositories, "_shorten", lambda url: computed.append(url) or shorten(url))
+    for _ in range(3):
+        assert public.get("/egress/servers/alice/", headers={"Accept": "application/json"}).json["unlockable"]
+    assert computed == ["https://example.com/of/alice.git", "example.com/of/alice"]
+
+
+def test_kept_names_take_a_bounded_amount_of_memory():
+    """A URL that is too long is not kept, however many there are."""
+    before = repositories._name.cache_info()
+    assert before.maxsize == repositories.KEPT
+    assert name("https://e.example/" + "a" * MAX_URL_CHARACTERS) is None
+    assert repositories._name.cache_info() == before
+
+
+def test_url_with_the_marks_of_a_text_that_people_read_has_a_name():
+    marked = "a" + "\u0301" * repositories.MAX_MARKS
+    assert name(f"https://e.example/{marked}/b") == f"e.example/\u00e1{marked[2:]}/b"
+    assert name(f"https://e.example/{marked}\u0301/b") is None
+    assert name(f"https://e.example/{marked}%01{marked[1:]}/b") is None
 
 
 def test_number_after_a_colon_is_an_owner_without_a_scheme_and_a_port_with_one():

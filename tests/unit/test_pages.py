@@ -86,6 +86,18 @@ def test_page_is_in_the_language_of_the_visitor(public, store, language, accept)
 # -- what a server may reach
 
 
+@pytest.mark.parametrize("path", ["/egress/servers/alice", "/egress/servers/nobody", "/egress/nowhere"])
+def test_accept_headers_count_as_far_as_they_are_read(public, store, path):
+    """Each entry takes time to parse, and a stranger's may have 8 kB of them."""
+    run_pod(store)
+    for more, kind, language in (("", "text/html", "de"), ("x/y, " * 105, "application/", None), ("x/y, " * 90, "text/html", "de")):
+        answer = public.get(path, headers={"Accept": f"{more}text/html", "Accept-Language": f"{more}de"})
+        assert answer.content_type.startswith(kind)
+        assert language is None or f'lang="{language}"' in answer.text
+    answer = public.get(path, headers={**HTML, "Accept-Language": "xx, " * 128 + "de"})
+    assert 'lang="en"' in answer.text
+
+
 @pytest.mark.parametrize(
     ("told", "said"),
     [

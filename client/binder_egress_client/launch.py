@@ -27,7 +27,7 @@ LABELLED = 10.0
 FINAL = ("budget-spent", "blocked")
 """Refusals of a solution that an unlock would get again. All refusals of a key are like that."""
 
-MAX_LINE = 4 * 1024 * 1024
+MAX_LINE = 1024 * 1024
 """The most bytes in one line of the stream, which carries one line of a build's log."""
 
 
@@ -236,9 +236,11 @@ def _printable(text: str) -> str:
 
 def _lines(answer: requests.Response) -> Iterator[bytes]:
     """The lines of a response, as soon as they arrive. `iter_lines` waits for a full buffer if a proxy has removed the chunks."""
-    rest = b""
+    rest = bytearray()
     while chunk := answer.raw.read1(65536, decode_content=True):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from (line.rstrip(b"\r") for line in lines)
+        rest += chunk
+        if b"\n" in chunk:
+            *lines, rest = rest.split(b"\n")
+            yield from (bytes(line.rstrip(b"\r")) for line in lines)
         if len(rest) > MAX_LINE:
             raise LaunchFailed("the response is not a stream of events")

@@ -134,10 +134,12 @@ class Server(NamedTuple):
         Raises:
             ValueError: the text is not the address of a server.
         """
-        found = re.search(r"/user/([^/]+)/?([^/]+)?/?$", urlsplit(address).path)
-        if not found:
-            raise ValueError(f"{address} is not the address of a server")
-        return cls(verifier, f"servers/{found[1]}/{found[2] or ''}")
+        match urlsplit(address).path.rstrip("/").split("/"):
+            case [_, *_, "user", user, server] if user and server:
+                return cls(verifier, f"servers/{user}/{server}")
+            case [_, *_, "user", user]:
+                return cls(verifier, f"servers/{user}/")
+        raise ValueError(f"{address} is not the address of a server")
 
     @property
     def link(self) -> str:
@@ -196,7 +198,7 @@ class Verifier:
         return answer
 
     def _ask(self, method: str, path: str, body: dict[str, str] | None = None, auth: AuthBase | None = None) -> dict[str, Any]:
-        content, deadline = b"", time.monotonic() + PATIENCE
+        content, deadline = bytearray(), time.monotonic() + PATIENCE
         try:
             # A redirect would turn a POST into a GET, or carry a key to another host.
             with self._session.request(

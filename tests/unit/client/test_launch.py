@@ -8,10 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from binder_egress_client import Launch, LaunchFailed, command, verifier
+from binder_egress_client import launch as launching
 from rich.console import Console
 
 from tests.support.apps import reconciler, run_pod
 from tests.support.client_command import HCAPTCHA, SPEC, Streams
+from tests.support.linear import is_linear
 from tests.support.waiting import eventually
 from verifier.records import Server
 
@@ -397,3 +399,58 @@ def test_client_in_the_networks_of_the_hub_gets_no_pass(serve, open_hub, run, st
     assert run("pass", "--binder", hub.url)[:2] == (3, "")
     run_pod(store)
     assert run("unlock", f"{hub.url}egress/servers/alice/")[0] == 3 and not hub.count("POST /egress/servers/")
+
+
+# -- a hostile hub
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("/user/alice", "servers/alice/"),
+        ("/user/alice/", "servers/alice/"),
+        ("/user/alice/lab", "servers/alice/lab"),
+        ("/hub-a/user/alice/lab/", "servers/alice/lab"),
+        ("/user/user/user", "servers/user/user"),
+        ("/user/a%2Fb/c%20d/", "servers/a%2Fb/c%20d"),
+        *((path, None) for path in ("", "/", "/user", "/user/", "/user//lab", "/user/a/b/c", "/users/a")),
+    ],
+)
+def test_address_of_a_server_has_its_names_at_the_end(path, found):
+    if found:
+        assert verifier.Server.of_server_address("https://h/egress/", f"https://h{path}?token=x") == ("https://h/egress/", found)
+    else:
+        with pytest.raises(ValueError, match="is not the address of a server"):
+            verifier.Server.of_server_address("https://h/egress/", f"https://h{path}?token=x")
+
+
+def test_time_to_read_an_address_grows_with_its_length_and_no_faster():
+    def read(address):
+        with pytest.raises(ValueError, match="is not the address of a server"):
+            verifier.Server.of_server_address("https://h/egress/", address)
+
+    assert is_linear(read, lambda length: f"https://h/user/{'a' * length}/b/c/d", 4000)
+
+
+class Trickle:
+    """An answer that arrives byte by byte, as in chunks of one byte."""
+
+    def __init__(self, text):
+        self.raw, self._left = self, iter(text)
+
+    def read1(self, size, decode_content):
+        return bytes([byte]) if (byte := next(self._left, None)) is not None else b""
+
+
+def test_time_to_read_a_line_grows_with_its_length_and_no_faster():
+    def read(text):
+        assert list(launching._lines(Trickle(text.encode()))) == [text.strip().encode()]
+
+    assert is_linear(read, lambda length: "a" * (length - 2) + "\r\n", 40_000)
+
+
+def test_line_that_is_too_long_ends_the_launch(monkeypatch):
+    monkeypatch.setattr(launching, "MAX_LINE", 10)
+    assert list(launching._lines(Trickle(b"012345678\r\n\nab\n"))) == [b"012345678", b"", b"ab"]
+    with pytest.raises(LaunchFailed, match="not a stream of events"):
+        list(launching._lines(Trickle(b"0123456789ab")))

@@ -6,6 +6,7 @@ versions use the same Redis.
 """
 
 import json
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -19,6 +20,11 @@ UNVERIFIED = "unverified"
 
 MAX_TIME = 10**11
 """The latest Unix time in seconds that counts as one, in the year 5138. For most later ones Python has no date."""
+
+MAX_TEXT_CHARACTERS = 4000
+"""The longest text of a grant. As JSON a character takes 12 bytes at most, and an object in Kubernetes may have 256 KiB of
+annotations: a block with a longer reason could not be written on any pod, and would keep out those that can. The longest reason of
+an operator has 1,000 characters."""
 
 BY_DETECTOR = "detector "
 """The beginning of `by` if a detector's report led to a block, and no operator. The name of the source follows."""
@@ -183,10 +189,7 @@ class Grant:
     @classmethod
     def loads(cls, text: str | None) -> "Grant | None":
         """The grant that JSON describes, or None if it describes none. An annotation may hold anything."""
-        try:
-            return cls.read(json.loads(text or ""))
-        except (ValueError, RecursionError):
-            return None
+        return cls.read(from_json(text))
 
     @classmethod
     def read(cls, content: Any) -> "Grant | None":
@@ -197,9 +200,9 @@ class Grant:
             grant = replace(grant, may_stop=content.get("may_stop") is True)
         except (KeyError, TypeError):
             return None
-        texts = all(isinstance(part, str) and part.isascii() for part in (grant.id, grant.tier, grant.rule))
-        texts = texts and isinstance(grant.by, str) and isinstance(grant.why, str)
-        return grant if texts and _are_times(grant.at, grant.until) else None
+        words = (grant.id, grant.tier, grant.rule)
+        texts = all(isinstance(part, str) and len(part) <= MAX_TEXT_CHARACTERS for part in (*words, grant.by, grant.why))
+        return grant if texts and all(map(str.isascii, words)) and _are_times(grant.at, grant.until) else None
 
 
 NO_GRANT = Grant("", UNVERIFIED, "", 0)
@@ -233,10 +236,10 @@ class Record:
     @classmethod
     def loads(cls, text: str | None) -> "Record | None":
         """The record that JSON describes, or None if it describes none (D-387)."""
+        content = from_json(text)
         try:
-            content = json.loads(text or "")
             record = _read(cls, {**content, "grant": Grant.read(content["grant"])})
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (KeyError, TypeError):
             return None
         texts = all(isinstance(part, str | None) for part in (record.image, record.uid))
         texts = texts and all(isinstance(part, str) for part in (record.repository, record.client, record.promise))
@@ -279,16 +282,17 @@ class KnownServer:
 
     @classmethod
     def loads(cls, text: str | None) -> "KnownServer | None":
-        """The server that JSON describes; None for an empty text.
-
-        Raises:
-            ValueError, TypeError: the text is something else. Only the reconciler writes it.
-        """
-        if not text:
+        """The server that JSON describes, or None if it describes none (D-387)."""
+        content = from_json(text)
+        try:
+            grant = Grant.read({**vars(NO_GRANT), **content, "id": content.get("grant", NO_GRANT.id)})
+            known = _read(cls, {**content, "grant": grant})
+        except TypeError:
             return None
-        content = json.loads(text)
-        grant = _read(Grant, {**vars(NO_GRANT), **content, "id": content.get("grant", NO_GRANT.id)})
-        return _read(cls, {**content, "grant": grant})
+        texts = all(
+            isinstance(part, str) for part in (known.uid, known.repository, known.client, known.pod, known.label, known.promise)
+        )
+        return known if known.grant and texts else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,13 +322,17 @@ class PodAddresses:
         return json.dumps([asdict(pod) for pod in pods], separators=(",", ":"))
 
     @classmethod
-    def loads(cls, text: str) -> "list[PodAddresses]":
-        """The pods that JSON describes. Values that many pods have in common are in memory only once.
-
-        Raises:
-            ValueError, TypeError, KeyError: the text is something else. Only the reconciler writes it.
-        """
-        found = [_read(cls, {**pod, "addresses": tuple(pod["addresses"])}) for pod in json.loads(text)]
+    def loads(cls, text: str) -> "list[PodAddresses] | None":
+        """The pods that JSON describes, or None if it describes none (D-387). Values that many pods have in common are in memory
+        only once."""
+        try:
+            found = [_read(cls, {**pod, "addresses": tuple(pod["addresses"])}) for pod in from_json(text)]
+        except (KeyError, TypeError):
+            return None
+        for pod in found:
+            texts = (pod.uid, pod.user, pod.server, pod.tier, pod.repository, *pod.addresses)
+            if not (all(isinstance(part, str) for part in texts) and isinstance(pod.blocked, bool)):
+                return None
         return [replace(pod, tier=intern(pod.tier), repository=intern(pod.repository)) for pod in found]
 
 
@@ -342,13 +350,9 @@ class AddressVersion:
 
     @classmethod
     def loads(cls, text: str | None) -> "AddressVersion":
-        """The version that a text describes.
-
-        Raises:
-            ValueError: the text is something else.
-        """
-        began, _, number = (text or "-0").rpartition("-")
-        return cls(int(number), began)
+        """The version that a text describes. Any other text is the version of no message, so a snapshot follows."""
+        began, _, number = (text or "").rpartition("-")
+        return cls(int(number), began) if re.fullmatch("[0-9]{1,15}", number) else cls()
 
 
 @dataclass(frozen=True)
@@ -366,15 +370,18 @@ class AddressChange:
     pods: tuple[PodAddresses, ...] = ()
 
     @classmethod
-    def loads(cls, text: str) -> "AddressChange":
-        """The message that JSON describes.
-
-        Raises:
-            ValueError, TypeError, KeyError: the text is something else. Only the reconciler sends it.
-        """
-        content = json.loads(text)
-        version = AddressVersion(content["number"], content["began"])
-        return cls(version, content["server"], tuple(PodAddresses.loads(content["pods"] or "[]")))
+    def loads(cls, text: str) -> "AddressChange | None":
+        """The message that JSON describes, or None if it describes none (D-387)."""
+        content = from_json(text)
+        try:
+            version, server = AddressVersion(content["number"], content["began"]), content["server"]
+            pods = PodAddresses.loads(content["pods"] or "[]")
+        except (KeyError, TypeError):
+            return None
+        if not (isinstance(version.number, int) and isinstance(version.began, str) and isinstance(server, str)):
+            return None
+        # A server whose pods cannot be read has none.
+        return cls(version, server, tuple(pods or ()))
 
 
 BlockKind = Literal["server", "repository", "network"]
@@ -421,11 +428,12 @@ class Block:
     def loads(cls, text: str) -> "Block | None":
         """The block that JSON describes, or None if it describes none (D-387)."""
         try:
-            block = _read(cls, json.loads(text))
-        except (ValueError, TypeError, RecursionError):
+            block = _read(cls, from_json(text))
+        except TypeError:
             return None
-        texts = all(isinstance(part, str) for part in (block.id, block.what, block.by, block.why, block.uid))
-        return block if block.kind in BLOCK_KINDS and texts and _are_times(block.at, block.until) else None
+        texts = isinstance(block.what, str) and isinstance(block.uid, str)
+        # It becomes a grant on pods.
+        return block if block.kind in BLOCK_KINDS and texts and Grant.read(vars(block.grant)) else None
 
 
 @dataclass(frozen=True)
@@ -487,6 +495,15 @@ class Pending:
     lifted: set[str] = field(default_factory=set)
     blocks: list[Block] = field(default_factory=list)
     stop: str = ""
+
+
+def from_json(text: str | None) -> Any:
+    """The value of a JSON text. None if it is not JSON, or if it is nested too deeply or has too long a number for Python: what
+    others write must not stop who reads it (D-387)."""
+    try:
+        return json.loads(text or "")
+    except (ValueError, RecursionError):
+        return None
 
 
 def _are_times(at: Any, until: Any) -> bool:

@@ -5,7 +5,7 @@ hash() { printf %s "$1" | sha256sum | cut -d ' ' -f 1; }
 access="requirepass \"$REDIS_PASSWORD\""
 if [ -n "$VERIFIER_PASSWORD" ] && [ -n "$RECONCILER_PASSWORD" ]; then
   scripts="+evalsha +script|load +script|exists"
-  common="-@all +ping +time +multi +exec +discard $scripts +get +set +mget +exists +expire +scan +hgetall +hexists"
+  common="-@all +ping +time +multi +exec +discard $scripts +type +get +set +mget +exists +expire +scan +hgetall +hexists"
   common="$common +hset +hget +hdel +hincrby"
   own="" read="" written=""
   for key in epoch solution:* charges:* rejected:* pass:* promise:* launch:* unlock:* withdrawn:* wiring hub verifiers; do
@@ -15,7 +15,7 @@ if [ -n "$VERIFIER_PASSWORD" ] && [ -n "$RECONCILER_PASSWORD" ]; then
     read="$read %R~binder-egress:$key"
   done
   for key in epoch charges:key:* launch:* unlock:* withdrawn:* server:* stop:* lifted:* blocks revoked wake actions reconciler \
-    counters tiers gatecheck addresses changes detections detected agents; do
+    counters tiers gatecheck addresses changes detections detected agents lines; do
     written="$written ~binder-egress:$key"
   done
   access="user default off

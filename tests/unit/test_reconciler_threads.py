@@ -13,9 +13,10 @@ from tests.support.reconciling import running as reconciler_runs
 from tests.support.waiting import eventually
 from verifier.reconciler.loop import SILENT_AFTER_SECONDS, Reconciler
 from verifier.reconciler.user_pods import WatchEnded
-from verifier.records import Record, Server
+from verifier.records import Block, Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
+from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
 
 
@@ -69,18 +70,35 @@ def test_running_reconciler_grants_unlocks_moves_and_forgets(running, cluster, p
     assert verifier.reconciler.loop.ALIVE_FILE.exists()
 
 
-def test_fault_in_handling_reports_stops_no_heartbeat(make_reconciler, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("part", ["enqueue_due", "take", "respond"])
+def test_fault_in_a_part_of_the_listener_stops_no_heartbeat(part, make_reconciler, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", tmp_path / "alive")
     monkeypatch.setattr(verifier.reconciler.loop, "READY_FILE", tmp_path / "ready")
     monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(verifier.reconciler.loop, "HEARTBEAT_SECONDS", 0.05)
     made = make_reconciler(steady=time.monotonic)
-    monkeypatch.setattr(made, "respond", lambda: 1 / 0)
+    monkeypatch.setattr(made, part, lambda *_: 1 / 0)
+    monkeypatch.setattr(made, "touch_probe_files", lambda: True)
     beats = []
     monkeypatch.setattr(made, "heartbeat", lambda: beats.append(1))
     with reconciler_runs(made):
         eventually(lambda: len(beats) > 3)
-    assert "fault while waiting for work" in caplog.text
+    assert caplog.text.count("fault while waiting for work") == 1
+
+
+def test_heartbeat_that_fails_keeps_no_notification_from_being_read(make_reconciler, cluster, store, monkeypatch):
+    def refused():
+        raise StoreUnavailable("Redis is full")
+
+    made = make_reconciler()
+    cluster.add("alice", **granted(make_grant()))
+    list_and_converge(made)
+    monkeypatch.setattr(made, "heartbeat", refused)
+    monkeypatch.setattr(made, "touch_probe_files", lambda: True)
+    store.add_block(Block("b", "server", ALICE.key, "op", "", int(time.time()), uid="uid-1"), [ALICE])
+    assert not made.listen_once()
+    converge_due(made)
+    assert cluster.labelled() == set()
 
 
 def test_running_reconciler_survives_the_api_server_and_redis(running, cluster, store, redis_server, in_redis):

@@ -4,8 +4,8 @@ Three threads:
 
 - **list and watch** reads events of user pods, and publishes for the egress proxy that a pod has ended. It lists them at the start
   and after a watch that lost events; a watch that only ended continues where it was.
-- **the listener** reads notifications from Redis' lists `wake` and `actions`, and the reports of detectors. It also sends the
-  heartbeat, and queues servers that are due: those whose lease is over, and at a resync once a minute, every server.
+- **the listener** sends the heartbeat, and queues servers that are due: those whose lease is over, and at a resync once a minute,
+  every server. It also reads notifications from Redis' lists `wake` and `actions`, and the reports of detectors.
 - **the worker** takes servers from the work queue and converges one at a time (`converge`).
 
 The process has up to three more, which `cli.reconciler` starts: the gate check, the list of agents, and the variables of the egress
@@ -120,6 +120,7 @@ class Reconciler:
         self._addresses = AddressBook(self._cache, store, clock) if settings.proxy else None
         self._responder = Responder(settings, self._cache, store, self._tally, agents, clock) if settings.detections else None
         self._said: dict[int | str, float] = {}  # when each kind of line about failed attempts was last logged, steady seconds
+        self._beaten_at = self._checked_at = self._resynced_at = -math.inf  # the listener's last turns, steady seconds
         self._stopped = threading.Event()
         self._redis_is_lost = True  # until the first heartbeat, as an earlier process may have published outdated data
 
@@ -291,34 +292,47 @@ class Reconciler:
     # -- the listener
 
     def listen(self) -> None:
-        """Read notifications, send heartbeats and resync until `stop`."""
-        heartbeat = checked = -math.inf
-        resync = self._steady()
+        """Send heartbeats, queue what is due, read notifications and act on reports until `stop`."""
+        self._resynced_at = self._steady()
         while not self._stopped.is_set():
-            try:
-                if self._steady() - checked >= DUE_CHECK_SECONDS:
-                    checked = self._steady()
-                    self.enqueue_due()
-                if self._steady() - resync >= RESYNC_SECONDS:
-                    resync = self._steady()
-                    self.resync(RESYNC_SECONDS / 2)
-                    self.forget_blocks()
-                self.take(self._store.woken(NOTIFICATION_WAIT_SECONDS))
-                if self._steady() - heartbeat >= HEARTBEAT_SECONDS:
-                    heartbeat = self._steady()
-                    if self.touch_probe_files():
-                        self.heartbeat()
-                # This comes last, so that a faulty report cannot keep a heartbeat from being sent.
-                self.respond()
-            except StoreUnavailable as error:
-                if not self._redis_is_lost:
-                    log.warning("%s", error)
-                self._lose_redis()
-                self.touch_probe_files()
+            if not self.listen_once():
                 self._stopped.wait(RETRY_PAUSE_SECONDS)
-            except Exception:
+
+    def listen_once(self) -> bool:
+        """One round of the listener. The heartbeat comes first, and each part has its turn, whatever happened to those before it
+        (D-415). Returns whether all succeeded; failures are logged."""
+        parts = (self._beat_in_time, self._queue_in_time, self._take_woken, self.respond)
+        return all([self._attempt(part) for part in parts])
+
+    def _attempt(self, part: Callable[[], None]) -> bool:
+        try:
+            part()
+            return True
+        except StoreUnavailable as error:
+            if not self._redis_is_lost:
+                log.warning("%s", error)
+            self._lose_redis()
+        except Exception:
+            if self._may_say("fault while waiting for work"):
                 log.exception("fault while waiting for work")
-                self._stopped.wait(RETRY_PAUSE_SECONDS)
+        return False
+
+    def _beat_in_time(self) -> None:
+        if self._steady() - self._beaten_at >= HEARTBEAT_SECONDS and self.touch_probe_files():
+            self._beaten_at = self._steady()
+            self.heartbeat()
+
+    def _queue_in_time(self) -> None:
+        if self._steady() - self._checked_at >= DUE_CHECK_SECONDS:
+            self._checked_at = self._steady()
+            self.enqueue_due()
+        if self._steady() - self._resynced_at >= RESYNC_SECONDS:
+            self._resynced_at = self._steady()
+            self.resync(RESYNC_SECONDS / 2)
+            self.forget_blocks()
+
+    def _take_woken(self) -> None:
+        self.take(self._store.woken(NOTIFICATION_WAIT_SECONDS))
 
     def take(self, notifications: Woken) -> None:
         """Queue the servers that notifications name, and log what operators did."""

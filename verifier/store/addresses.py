@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import redis
 
 from ..records import AddressChange, AddressVersion, PodAddresses, Server
-from .base import Operations, as_text, as_texts, unavailable
+from .base import Operations, as_text, as_texts, readable, unavailable
 from .connection import TIMEOUT_SECONDS
 from .errors import StoreUnavailable
 from .keys import redis_key
@@ -26,9 +26,8 @@ class Addresses(Operations):
             pipe.get(redis_key("changes"))
             pipe.hgetall(redis_key("addresses"))
             version, found = pipe.execute()
-        return AddressVersion.loads(as_text(version)), {
-            server: PodAddresses.loads(text) for server, text in as_texts(found).items()
-        }
+        pods = {server: readable(text, PodAddresses.loads, "addresses") for server, text in as_texts(found).items()}
+        return AddressVersion.loads(as_text(version)), {server: of for server, of in pods.items() if of is not None}
 
     @contextmanager
     def address_changes(self) -> "Iterator[Callable[[float], AddressChange | None]]":
@@ -47,7 +46,8 @@ class Addresses(Operations):
                     message = subscription.get_message(timeout=seconds)
                 if message and message["type"] != "message":
                     raise StoreUnavailable("Redis: subscribed anew, messages may be missing")
-                return AddressChange.loads(message["data"]) if message else None
+                # A message that cannot be read is missing, which the next one shows.
+                return readable(message["data"], AddressChange.loads, "addresses") if message else None
 
             yield following
 

@@ -1,15 +1,28 @@
 """What all operations on Redis are built on: the connection, its scripts, its failures and its answers."""
 
-from collections.abc import Iterator, Mapping
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis.commands.core import Script
 
+from ..records import from_json
 from .errors import StoreUnavailable
-from .keys import redis_key
+from .keys import VERIFIER_TYPES, redis_key
+
+Read = TypeVar("Read")
+
+log = logging.getLogger("binder-egress")
+
+SAY_SECONDS = 60.0
+"""Seconds between two lines about texts of one kind that cannot be read."""
+
+_said: dict[str, float] = {}  # by kind: when such a line was last logged, monotonic seconds
 
 
 class Operations:
@@ -31,9 +44,17 @@ class Operations:
         return self._redis.register_script((folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text())
 
     def ping(self) -> None:
-        """Return if Redis answers. This gives a new or wiped Redis its epoch, before the first challenge is issued."""
+        """Return if Redis answers. A new or wiped Redis gets its epoch, before the first challenge is issued, and keys of a wrong
+        type are removed (D-415)."""
         with unavailable():
-            self._begin(keys=[redis_key("epoch")])
+            self._begin_with(VERIFIER_TYPES, self._redis)
+
+    def _begin_with(self, types: Mapping[str, str], client: redis.Redis) -> None:
+        self._begin(
+            keys=[redis_key("epoch")],
+            args=[part for name, kind in types.items() for part in (redis_key(name), kind)],
+            client=client,
+        )
 
     def open_connections(self, number: int) -> None:
         """Open connections until the pool has the given number. Later requests then need not ask DNS for Redis' address (D-377)."""
@@ -69,6 +90,50 @@ def as_texts(answer: Mapping[Any, Any]) -> dict[str, str]:
     return {str(name): str(value) for name, value in answer.items()}
 
 
-def as_numbers(answer: Mapping[Any, Any]) -> dict[str, int]:
-    """A hash of numbers in an answer from Redis."""
-    return {str(name): int(value) for name, value in answer.items()}
+def as_number(answer: Any, kind: str) -> float | None:
+    """A number in an answer from Redis; None if there is none, or something else (`readable`)."""
+
+    def number(text: str) -> float | None:
+        try:
+            return found if math.isfinite(found := float(text)) else None
+        except ValueError:
+            return None
+
+    return readable(answer, number, kind)
+
+
+def as_numbers(answer: Mapping[Any, Any], kind: str) -> dict[str, int]:
+    """A hash of whole numbers in an answer from Redis, without what is none (`readable`)."""
+    found = {str(name): as_number(value, kind) for name, value in answer.items()}
+    return {name: int(number) for name, number in found.items() if number is not None}
+
+
+def readable(answer: Any, loads: Callable[[str], Read | None], kind: str) -> Read | None:
+    """What a text in an answer from Redis says. Whoever can write to Redis may have written anything, so a text that cannot be read
+    counts as none, and is logged from time to time (D-387).
+
+    Args:
+        answer: the text; None: there is none.
+        loads: reads it, and returns None if it cannot.
+        kind: the kind of key that it is from, for the log.
+    """
+    text = as_text(answer)
+    if not text:
+        return None
+    found = loads(text)
+    if found is None and time.monotonic() - _said.get(kind, -math.inf) >= SAY_SECONDS:
+        _said[kind] = time.monotonic()
+        log.warning("something in Redis cannot be read, and counts as nothing", extra={"fields": {"key": kind}})
+    return found
+
+
+def json_objects(text: str) -> list[dict[str, Any]] | None:
+    """The JSON objects of a list in JSON; None if it is no such list."""
+    found = from_json(text)
+    return found if isinstance(found, list) and all(isinstance(row, dict) for row in found) else None
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """An object in JSON; None if it is none."""
+    found = from_json(text)
+    return found if isinstance(found, dict) else None

@@ -8,7 +8,7 @@ import redis
 
 from ..detections.share_limit import in_window
 from ..records import Block, Rule, Server
-from .base import Operations, as_texts, unavailable
+from .base import Operations, as_texts, readable, unavailable
 from .errors import BlocksChanged
 from .keys import EVERYTHING, WITHDRAWN_TTL_SECONDS, redis_key
 
@@ -108,7 +108,8 @@ class Blocks(Operations):
 
 def load_blocks(stored: Mapping[Any, Any]) -> list[Block]:
     """The blocks of the hash `blocks`, the oldest first. One that this version cannot read is left out."""
-    return sorted(filter(None, map(Block.loads, as_texts(stored).values())), key=lambda block: block.at)
+    found = [readable(text, Block.loads, "blocks") for text in as_texts(stored).values()]
+    return sorted(filter(None, found), key=lambda block: block.at)
 
 
 def _is_over(block: Block, now: float, pods: Container[str] | None) -> bool:

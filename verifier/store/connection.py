@@ -31,6 +31,8 @@ def connect(settings: CommonSettings) -> redis.Redis:
         "username": settings.redis_user if own else None,
         "password": own or _clear(settings.redis_password),
         "decode_responses": True,
+        # A text that is no UTF-8 is read as another text, and stops nobody (D-387).
+        "encoding_errors": "replace",
         "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     }
     if not settings.redis_sentinels:

@@ -8,7 +8,7 @@ import redis
 
 from ..records import Grant, KnownServer, Pending, Record, Server
 from .announcements import Announced
-from .base import as_text, unavailable
+from .base import readable, unavailable
 from .blocks import Blocks, load_blocks
 from .errors import PromiseKept
 from .keys import WITHDRAWN_TTL_SECONDS, redis_key
@@ -102,7 +102,12 @@ class Decisions(Blocks):
             texts, blocks = pipe.execute()
             for at, (server, has) in enumerate(asked.items()):
                 launch, unlock, known, stop = texts[at * len(kinds) : (at + 1) * len(kinds)]
-                pending = Pending(Record.loads(launch), Record.loads(unlock), KnownServer.loads(known), stop=stop or "")
+                pending = Pending(
+                    readable(launch, Record.loads, "launch"),
+                    readable(unlock, Record.loads, "unlock"),
+                    readable(known, KnownServer.loads, "server"),
+                    stop=stop or "",
+                )
                 found[server] = pending
                 grants[server] = sorted(has | {record.grant.id for record in (pending.launch, pending.unlock) if record})
             names = [redis_key(f"{mark}:{grant}") for has in grants.values() for mark in ("withdrawn", "lifted") for grant in has]
@@ -121,8 +126,8 @@ class Decisions(Blocks):
             servers = [redis_key("server:") + name.removeprefix(redis_key("unlock:")) for name in unlocks]
             names = launches + unlocks + servers
             texts = self._redis.mget(names) if names else []
-        records = [Record.loads(as_text(text)) for text in texts[: len(names) - len(servers)]]
-        known = [KnownServer.loads(as_text(text)) for text in texts[len(records) :]]
+        records = [readable(text, Record.loads, "launch, unlock") for text in texts[: len(names) - len(servers)]]
+        known = [readable(text, KnownServer.loads, "server") for text in texts[len(records) :]]
         carried = [None] * len(launches) + [server and server.grant.id for server in known]
         return [record.grant for record, grant in zip(records, carried, strict=True) if record and record.grant.id != grant]
 

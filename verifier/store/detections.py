@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..detections.reports import Report
-from .base import Operations, as_numbers, as_text, unavailable
+from .base import Operations, as_numbers, json_object, json_objects, readable, unavailable
 from .keys import redis_key
 
 MAX_REPORTS = 1000
@@ -39,7 +39,7 @@ class Detections(Operations):
         """The oldest reports that wait, at most so many, by id; None for an entry that this version cannot read as a report."""
         with unavailable():
             rows: Any = self._redis.xrange(redis_key("detections"), count=most)
-        return [(str(identity), Report.loads(fields.get("report", ""))) for identity, fields in rows]
+        return [(str(identity), readable(fields.get("report"), Report.loads, "detections")) for identity, fields in rows]
 
     def answer_reports(self, reports: list[str], detected: list[dict[str, Any]]) -> None:
         """Forget reports, by id, and keep their outcomes: the rows of `egress detections list`."""
@@ -56,7 +56,8 @@ class Detections(Operations):
         """The outcomes of the last reports, the latest first."""
         with unavailable():
             rows: Any = self._redis.xrevrange(redis_key("detected"), count=KEPT_DETECTIONS)
-        return [json.loads(fields["row"]) for _, fields in rows]
+        found = [readable(fields.get("row"), json_object, "detected") for _, fields in rows]
+        return list(filter(None, found))
 
     def count_lines(self, source: str, counts: Mapping[str, int]) -> None:
         """Count lines that a source sent, by outcome. The source `""` means an unknown one."""
@@ -70,7 +71,7 @@ class Detections(Operations):
     def lines(self) -> dict[tuple[str, str], int]:
         """The number of lines that detectors sent, by source and outcome."""
         with unavailable():
-            found = as_numbers(self._redis.hgetall(redis_key("lines")))
+            found = as_numbers(self._redis.hgetall(redis_key("lines")), "lines")
         return {(source, outcome): number for name, number in found.items() for source, _, outcome in [name.partition(":")]}
 
     def keep_unreadable(self, rows: list[dict[str, Any]]) -> None:
@@ -81,9 +82,7 @@ class Detections(Operations):
     def unreadable(self) -> list[dict[str, Any]]:
         """The last lines that could not be read."""
         with unavailable():
-            text = as_text(self._redis.get(redis_key("unreadable")))
-        rows: list[dict[str, Any]] = json.loads(text) if text else []
-        return rows
+            return readable(self._redis.get(redis_key("unreadable")), json_objects, "unreadable") or []
 
     def publish_agents(self, nodes: dict[str, str]) -> None:
         """Publish the agents: address → node. This replaces those published before."""

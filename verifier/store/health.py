@@ -1,11 +1,10 @@
 """How an installation is doing: what the gate check found, and what `doctor` checks of Redis."""
 
-import json
 from typing import Any
 
 import redis
 
-from .base import as_numbers, unavailable
+from .base import as_number, as_numbers, json_object, readable, unavailable
 from .keys import redis_key
 from .revoked_keys import RevokedKeys
 from .verifiers import Verifiers
@@ -28,9 +27,7 @@ class Health(RevokedKeys, Verifiers):
     def gatecheck(self) -> dict[str, Any] | None:
         """The latest findings of the gate check (`gatecheck.check.Findings`), or None."""
         with unavailable():
-            text = self._redis.get(redis_key("gatecheck"))
-        findings: dict[str, Any] | None = json.loads(text) if text else None
-        return findings
+            return readable(self._redis.get(redis_key("gatecheck")), json_object, "gatecheck")
 
     def health(self) -> dict[str, Any]:
         """What `doctor` checks of Redis.
@@ -47,10 +44,10 @@ class Health(RevokedKeys, Verifiers):
             pipe.time()
             wiring, epoch, (seconds, micro) = pipe.execute()
         return {
-            "wiring": as_numbers(wiring),
+            "wiring": as_numbers(wiring, "wiring"),
             "verifiers": self.verifier_reports(),
             "revoked_keys": self.revoked_keys(),
-            "epoch": float(epoch) if epoch else None,
+            "epoch": as_number(epoch, "epoch"),
             "now": seconds + micro / 1e6,
             **self._memory(),
         }

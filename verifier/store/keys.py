@@ -47,6 +47,15 @@ revoked API key that is still in the values counts again; `egress doctor` says s
 
 PREFIX = "binder-egress:"
 
+VERIFIER_TYPES = {"wiring": "hash", "hub": "string", "verifiers": "hash"}
+RECONCILER_TYPES = {
+    "blocks": "hash", "revoked": "hash", "wake": "list", "actions": "list", "reconciler": "string", "counters": "hash",
+    "gatecheck": "string", "addresses": "hash", "changes": "string", "detections": "stream", "detected": "stream",
+    "lines": "hash",
+}  # fmt: skip
+"""The types of the keys that the process may write, and that somebody reads whose work would end with an error if they had another
+type. It removes those that do (D-415). Keys that are only replaced are not here, and neither are keys of one server or client."""
+
 EVERYTHING = "*"
 """On the wake list: reconcile all servers. It cannot be a server: `Server.key` has a slash."""
 

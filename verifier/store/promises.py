@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..passes import Pass
-from ..records import Server
+from ..records import Server, from_json
 from .base import Operations, as_text, as_texts, unavailable
 from .keys import redis_key
 
@@ -75,6 +75,6 @@ def _server(key: str | None) -> Server | None:
 def _pass(text: str | None) -> Pass | None:
     """The pass that JSON describes, or None if it describes none."""
     try:
-        return Pass(**json.loads(text or ""))
-    except (ValueError, TypeError, RecursionError):
+        return Pass(**from_json(text))
+    except (ValueError, TypeError):
         return None

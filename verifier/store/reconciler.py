@@ -3,9 +3,11 @@
 import json
 from typing import Any
 
+import redis
+
 from ..records import Server, Woken
-from .base import Operations, as_numbers, unavailable
-from .keys import EVERYTHING, redis_key
+from .base import Operations, as_number, as_numbers, json_object, readable, unavailable
+from .keys import EVERYTHING, RECONCILER_TYPES, redis_key
 from .reconciler_counters import FAILED_AT, FAILURES
 
 HEARTBEAT_TTL_SECONDS = 30
@@ -15,6 +17,10 @@ HEARTBEAT_TTL_SECONDS = 30
 
 class ReconcilerState(Operations):
     """What the reconciler is told, and what it says of itself."""
+
+    def __init__(self, client: redis.Redis):
+        super().__init__(client)
+        self._count = self._script("count")
 
     def wake_all(self) -> None:
         """Have the reconciler reconcile all servers."""
@@ -45,7 +51,7 @@ class ReconcilerState(Operations):
                     texts += map(str, self._redis.lpop(name, 1000) or [])
         actions, woken = lists.values()
         servers = {Server.from_key(text) for text in woken if text != EVERYTHING}
-        return Woken(servers, EVERYTHING in woken, [json.loads(text) for text in actions])
+        return Woken(servers, EVERYTHING in woken, list(filter(None, (readable(text, _action, "actions") for text in actions))))
 
     def heartbeat(self, now: float, tiers: dict[str, int], counts: dict[str, int] | None = None) -> bool:
         """Write the reconciler's heartbeat.
@@ -60,16 +66,16 @@ class ReconcilerState(Operations):
         """
         with unavailable():
             pipe = self._redis.pipeline()
+            self._begin_with(RECONCILER_TYPES, pipe)
             pipe.set(redis_key("reconciler"), now, ex=HEARTBEAT_TTL_SECONDS, get=True)
-            self._begin(keys=[redis_key("epoch")], client=pipe)
             pipe.delete(redis_key("tiers"))
             if tiers:
                 pipe.hset(redis_key("tiers"), mapping=dict(tiers.items()))
-            for name, number in (counts or {}).items():
-                pipe.hincrby(redis_key("counters"), name, number)
+            if counts:
+                self._count([redis_key("counters")], [part for counter in counts.items() for part in counter], pipe)
             if counts and FAILURES in counts:
                 pipe.hset(redis_key("counters"), FAILED_AT, int(now))
-            return pipe.execute()[0] is not None
+            return pipe.execute()[1] is not None
 
     def reconciler_state(self) -> tuple[float | None, dict[str, int], dict[str, int]]:
         """The time of the reconciler's last heartbeat (Unix seconds, or None), its counters, and its pods by tier."""
@@ -79,4 +85,10 @@ class ReconcilerState(Operations):
             pipe.hgetall(redis_key("counters"))
             pipe.hgetall(redis_key("tiers"))
             seen, counters, tiers = pipe.execute()
-        return (float(seen) if seen else None), as_numbers(counters), as_numbers(tiers)
+        return as_number(seen, "reconciler"), as_numbers(counters, "counters"), as_numbers(tiers, "tiers")
+
+
+def _action(text: str) -> dict[str, Any] | None:
+    """An operator's action, which has an event; None if the text is none."""
+    action = json_object(text)
+    return action if action and isinstance(action.get("event"), str) else None

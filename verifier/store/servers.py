@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..records import Block, KnownServer, Server
-from .base import Operations, as_text, unavailable
+from .base import Operations, readable, unavailable
 from .blocks import load_blocks
 from .keys import redis_key
 
@@ -35,7 +35,7 @@ class Servers(Operations):
         """What the reconciler published about a server, or None if it has no pod."""
         with unavailable():
             text = self._redis.get(redis_key(f"server:{server.key}"))
-        return KnownServer.loads(as_text(text))
+        return readable(text, KnownServer.loads, "server")
 
     def known_and_blocks(self, server: Server) -> tuple[KnownServer | None, list[Block]]:
         """What `known` and `blocks` say, in one round trip."""
@@ -44,7 +44,7 @@ class Servers(Operations):
             pipe.get(redis_key(f"server:{server.key}"))
             pipe.hgetall(redis_key("blocks"))
             text, blocks = pipe.execute()
-        return KnownServer.loads(as_text(text)), load_blocks(blocks)
+        return readable(text, KnownServer.loads, "server"), load_blocks(blocks)
 
     def known_of(self, servers: list[Server]) -> dict[Server, KnownServer]:
         """What the reconciler published about the given servers; those without a pod are left out."""
@@ -54,7 +54,7 @@ class Servers(Operations):
                 texts += self._redis.mget(
                     [redis_key(f"server:{server.key}") for server in servers[first : first + SERVERS_AT_ONCE]]
                 )
-        known = {server: KnownServer.loads(as_text(text)) for server, text in zip(servers, texts, strict=True)}
+        known = {server: readable(text, KnownServer.loads, "server") for server, text in zip(servers, texts, strict=True)}
         return {server: about for server, about in known.items() if about}
 
     def all_known(self) -> dict[Server, KnownServer]:

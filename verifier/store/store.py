@@ -49,7 +49,7 @@ class Store(
     | addresses of pods, for the egress proxy | `addresses.py` | `publish_addresses` |
     | hosts that servers asked the egress proxy for and did not get | `wanted_hosts.py` | |
     | detectors' reports and lines, and the agents | `detections.py` | |
-    | the reconciler: waking it, its log, its heartbeat and counters | `reconciler.py` | `begin`, the first use of a Redis |
+    | the reconciler: waking it, its log, its heartbeat and counters | `reconciler.py` | `begin`, the first use of Redis; `count` |
     | the verifiers' reports about themselves | `verifiers.py` | |
     | the gate check's findings, and what `doctor` checks of Redis | `health.py` | |
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from ..records import from_json
 from .base import Operations, unavailable
 from .keys import redis_key
 
@@ -51,8 +52,8 @@ class Verifiers(Operations):
 def _said(text: str) -> tuple[int, dict[str, Any]] | None:
     """The time and content of a verifier's report; None if another version wrote it in a form that cannot be read."""
     try:
-        found = json.loads(text)
+        found = from_json(text)
         said = found["seen"], found["report"]
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
     return said if isinstance(said[0], int) and isinstance(said[1], dict) else None

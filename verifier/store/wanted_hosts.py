@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from .base import Operations, as_text, unavailable
+from .base import Operations, json_objects, readable, unavailable
 from .keys import redis_key
 
 WANTED_TTL_SECONDS = 300
@@ -23,4 +23,4 @@ class WantedHosts(Operations):
         with unavailable():
             keys = list(self._redis.scan_iter(redis_key("wanted:*"), count=1000))
             texts = self._redis.mget(keys) if keys else []
-        return [row for text in map(as_text, texts) if text for row in json.loads(text)]
+        return [row for text in texts for row in readable(text, json_objects, "wanted") or []]

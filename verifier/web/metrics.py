@@ -1,7 +1,6 @@
 """The verifier's Prometheus metrics. The counts of reconciler and receiver come from Redis: the reconciler has no port (D-095,
 D-358)."""
 
-import json
 from collections import Counter as Counts
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from ..captcha import Captcha, State
 from ..networks import FEW_LAUNCHES, LaunchShares
 from ..operators.actions import Operators
 from ..ping import WAYS
+from ..records import from_json
 from ..settings import Source, VerifierSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import (
@@ -224,7 +224,7 @@ class _Reconciler(Collector):
         )
         for name, number in sorted(counters.items()):
             if name.startswith(GRANTS):
-                grants.add_metric(name.removeprefix(GRANTS).split(":"), number)
+                grants.add_metric(name.removeprefix(GRANTS).split(":", 1), number)
         yield grants
         access = CounterMetricFamily(
             "binder_egress_access",
@@ -282,7 +282,9 @@ class _Reconciler(Collector):
         )
         counted = {name: number for name, number in counters.items() if name.startswith(DETECTIONS)}
         for name, number in sorted((self._no_detections | counted).items()):
-            detections.add_metric(json.loads(name.removeprefix(DETECTIONS)), number)
+            labels = from_json(name.removeprefix(DETECTIONS))
+            if isinstance(labels, list) and len(labels) == 3:
+                detections.add_metric(list(map(str, labels)), number)
         yield detections
         reports = CounterMetricFamily(
             "binder_egress_detection_reports",
@@ -302,7 +304,10 @@ class _Reconciler(Collector):
             blocks.add_metric([what], number)
         yield blocks
         yield from _keys(keys)
-        yield from _gatecheck(gatecheck or {})
+        try:
+            yield from list(_gatecheck(gatecheck or {}))
+        except (AttributeError, KeyError, TypeError, ValueError):  # not what the reconciler writes
+            yield from _gatecheck({})
         yield _memory(memory)
 
 
@@ -342,7 +347,7 @@ def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
         "binder_egress_policies_read_timestamp_seconds",
         "When the reconciler last read the namespace's NetworkPolicies; 0 if it cannot. Then no bypass would be seen.",
     )
-    at.add_metric([], findings["at"] if judged else 0)
+    at.add_metric([], float(findings["at"]) if judged else 0)
     yield at
     bypasses = GaugeMetricFamily(
         "binder_egress_bypasses",

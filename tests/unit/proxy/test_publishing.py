@@ -1,13 +1,13 @@
 """The reconciler's messages for the egress proxy, and how they reach it."""
 
 import asyncio
-import threading
 import time
 from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
 
+from tests.support.egress_proxy.following import following
 from tests.support.reconciling import (
     ALICE,
     converge_due,
@@ -24,7 +24,6 @@ from verifier.proxy.feed import Feed
 from verifier.proxy.identities import Identities
 from verifier.reconciler.user_pods import Pod
 from verifier.records import AddressChange, AddressVersion, Block, PodAddresses, Server
-from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
 
@@ -369,20 +368,8 @@ class BusyStore(Store):
 
 @pytest.fixture(params=[Store])
 def follower(settings, request):
-    """The feed on the event loop of its own thread, and its identities."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    identities = Identities()
-    client = connect(settings)
-    feed = Feed(request.param(client), identities, loop)
-    feed.start()
-    yield identities
-    feed.stop()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-    client.close()
+    with following(settings, request.param) as identities:
+        yield identities
 
 
 class FailingStore:

@@ -9,12 +9,12 @@ end
 -- The time at which the epoch began. It begins now, as `clock` says it, if there is none: Redis is new, or was wiped (D-023).
 -- The key is read first, because a full Redis refuses even a SET that would change nothing.
 local function epoch(key, now)
-  local began = redis.call('GET', key)
-  if not began then
-    began = now
-    redis.call('SET', key, began)
+  local began = tonumber(redis.pcall('GET', key) or nil)
+  if not (began and began <= tonumber(now)) then -- also if it is no number, or no key of this type
+    began = tonumber(now)
+    redis.call('SET', key, now)
   end
-  return tonumber(began)
+  return began
 end
 
 -- All blocks, as HGETALL returns them, and their version, which no other blocks have; without blocks it is empty (D-368).
@@ -33,12 +33,20 @@ local function changed_blocks(judged)
   end
 end
 
+-- Add to a field of a hash. A field that is no number begins again.
+local function add(hash, field, number)
+  local answer = redis.pcall('HINCRBY', hash, field, number)
+  if type(answer) == 'table' then
+    redis.call('HSET', hash, field, number)
+  end
+end
+
 -- Count a launch that BinderHub's hook announced, for all verifiers together (D-367).
 -- launch: wiring, hub, the keys of the counts and of JupyterHub's address; now, Unix time in seconds; without_context, 1 if the
 -- hook did not know the request, else 0; hub_url, JupyterHub's address, or empty.
 local function count(launch)
-  redis.call('HINCRBY', launch.wiring, 'launches', 1)
-  redis.call('HINCRBY', launch.wiring, 'without-context', launch.without_context)
+  add(launch.wiring, 'launches', 1)
+  add(launch.wiring, 'without-context', launch.without_context)
   redis.call('HSETNX', launch.wiring, 'first', launch.now)
   redis.call('HSET', launch.wiring, 'last', launch.now)
   if launch.hub_url ~= '' then

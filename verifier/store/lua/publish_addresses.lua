@@ -1,8 +1,10 @@
 -- Publish the addresses of a server's pods, if they changed. The version has the number of changes, so that a reader notices if it
 -- missed one, and the time at which counting began, so that it notices if Redis was wiped.
 -- KEYS: addresses, changes   ARGV: the channel, the server or '', its pods as JSON or '' for none
-local version = redis.call('GET', KEYS[2]) or clock() .. '-0'
-local began, number = string.match(version, '^(.*)-(%d+)$')
+local began, number = string.match(redis.call('GET', KEYS[2]) or '', '^(.*)-(%d+)$')
+if not began or #number > 15 then
+  began, number = clock(), 0
+end
 if ARGV[2] ~= '' then
   if (redis.call('HGET', KEYS[1], ARGV[2]) or '') == ARGV[3] then
     return

@@ -1,0 +1,182 @@
+"""Whatever is in Redis, no process stops: an operator's block takes effect meanwhile (D-415)."""
+
+import json
+import re
+import time
+from dataclasses import fields
+from types import SimpleNamespace
+
+import pytest
+import redis
+
+from tests.support.apps import launch
+from tests.support.egress_proxy.following import following
+from tests.support.metrics import value
+from tests.support.reconciling import ALICE, converge_due, granted, make_grant
+from tests.support.waiting import eventually
+from verifier.detections.reports import Report
+from verifier.gatecheck.check import Findings, Watcher
+from verifier.reconciler import agents
+from verifier.records import MAX_TEXT_CHARACTERS, Block, Grant, KnownServer, PodAddresses, Record
+from verifier.settings import ReconcilerSettings, load
+from verifier.store import base, keys
+
+ADDRESS = "10.42.0.5"
+
+TABLE = re.findall(r"^\| `([a-z]\S*)` \| (.*?) \|", keys.__doc__, re.MULTILINE)
+"""Each key, and what it holds."""
+
+NAMES = [re.sub("<server>", ALICE.key, name) for name, _ in TABLE]
+"""A key of each kind; `<id>` and all others stand for themselves."""
+
+MESSAGES = (Grant, Record, KnownServer, PodAddresses, Block, Report, Findings)
+FIELDS = sorted(
+    {part.name for message in MESSAGES for part in fields(message)} | {"number", "began", "pods", "event", "seen", "report"}
+)
+"""The fields of what is in Redis as JSON."""
+
+
+def content(value):
+    """JSON that has every field, all with the same value."""
+    return dict.fromkeys(FIELDS, value)
+
+
+RIGHT = content("x") | {"at": 1, "until": None, "kind": "repository", "what": "*", "addresses": [ADDRESS], "number": 1}
+
+TEXTS = [
+    *(b"\xff\xfe", b"\x00", b"no JSON", b'{"id": "\xff\xfe"}', b"null", b"true", b"1", b'"x"', b"[]", b"{}", b"[1]", b"[{}]", b"*"),
+    *(b"[" * 20_000, b'{"id":' * 20_000, b"9" * 5000, b"1e999", b"-1", b"NaN", b"Infinity", b"x-1", b"x-" + b"9" * 30),
+    *(json.dumps(content(wrong)).encode() for wrong in (None, -1, 1e300, 10**30, "x", "\ud800", True, [], {}, [[]], ["x"])),
+    *(json.dumps([content(wrong)]).encode() for wrong in (None, 1, "x", [], {}, ["\ud800"])),
+    *(json.dumps(RIGHT | {"grant": content("x") | {name: 1e300}, name: 1e300}).encode() for name in FIELDS),
+    # A block of everything, older than the operator's, that would not fit on a pod.
+    Block("x", "repository", "*", "eve", "x" * (MAX_TEXT_CHARACTERS + 1), 0).dumps().encode(),
+]
+
+
+def hash_of(text):
+    """A hash with this text in every field that somebody knows, and as the name of one."""
+    names = ("launches", "without-context", "failures", ALICE.key, "host", "grants:verified:unlock", "detections:x")
+    return {text: text} | dict.fromkeys(names, text)
+
+
+WRITE = {
+    "string": lambda client, name, text: client.set(name, text),
+    "hash": lambda client, name, text: client.hset(name, mapping=hash_of(text)),
+    "list": lambda client, name, text: client.rpush(name, text),
+    "stream": lambda client, name, text: client.xadd(name, {"report": text, "row": text}),
+    "set": lambda client, name, text: client.sadd(name, text),
+}
+"""How to write a text into a key of each type."""
+
+
+def put_everywhere(client, kind, text):
+    """Put a text into every key of every process."""
+    pipe = client.pipeline()
+    for name in NAMES:
+        pipe.delete(keys.redis_key(name))
+        WRITE[kind](pipe, keys.redis_key(name), text)
+    pipe.execute()
+
+
+OF_VERIFIER = (
+    "epoch",
+    "solution",
+    "charges",
+    "rejected",
+    "pass",
+    "promise",
+    "launch",
+    "unlock",
+    "withdrawn",
+    "wiring",
+    "hub",
+    "verifiers",
+)
+"""What the verifier may write: `own` in chart/files/redis.sh."""
+
+
+def put_as_verifier(client, kind, text):
+    """Put a text wherever the verifier may write or add one."""
+    pipe = client.pipeline()
+    for name in NAMES:
+        if name.split(":")[0] in OF_VERIFIER:
+            pipe.delete(keys.redis_key(name))
+            WRITE[kind](pipe, keys.redis_key(name), text)
+    pipe.rpush(keys.redis_key("wake"), text)
+    pipe.hsetnx(keys.redis_key("blocks"), text, text)
+    pipe.execute()
+
+
+@pytest.fixture
+def in_bytes(redis_server):
+    with redis.Redis.from_url(redis_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def worker(make_reconciler, monkeypatch, tmp_path):
+    monkeypatch.setattr("verifier.reconciler.loop.ALIVE_FILE", tmp_path / "alive")
+    monkeypatch.setattr("verifier.reconciler.loop.READY_FILE", tmp_path / "ready")
+    monkeypatch.setattr("verifier.reconciler.loop.NOTIFICATION_WAIT_SECONDS", 0.01)
+    return make_reconciler(proxy=True, detections={"falco": {}}, clock=time.time)
+
+
+@pytest.mark.parametrize("kind", WRITE)
+def test_block_takes_effect_whatever_is_in_redis(
+    kind, worker, cluster, store, steady, settings, internal, public, in_bytes, monkeypatch
+):
+    def rounds(number):
+        """Rounds of the reconciler's threads, a second after the other. Returns whether all parts of the last one succeeded."""
+        for _ in range(number):
+            steady.now += 1
+            whole = worker.listen_once()
+            converge_due(worker)
+        return whole
+
+    monkeypatch.setattr("verifier.proxy.feed.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("verifier.kubernetes_api.read", lambda *args, **more: {"items": []})
+    namespace = SimpleNamespace(policies=lambda: [])
+    gatecheck = Watcher(load(ReconcilerSettings, redis_url=settings.redis_url), namespace, store, lambda: [])
+    with following(settings) as identities:
+        for at, text in enumerate(TEXTS if kind != "set" else TEXTS[:1]):  # nothing is a set
+            in_bytes.flushall()
+            cluster.add("alice", f"uid-{at}", **granted(make_grant()), addresses=(ADDRESS,))
+            worker.list_pods()
+            rounds(1)
+            assert cluster.labelled() == {ALICE}
+            put_everywhere(in_bytes, kind, text)
+            rounds(1)
+            store.add_block(Block("b", "server", ALICE.key, "op", "", int(time.time()), uid=f"uid-{at}"), [ALICE])
+            put_as_verifier(in_bytes, kind, text)
+            assert rounds(1), text[:80]
+            assert cluster.labelled() == set(), text[:80]
+            assert store.known(ALICE).grant.is_block(time.time())
+            assert store.reconciler_state()[0]
+            eventually(lambda: rounds(1) and (pod := identities.of(ADDRESS)) and pod.blocked, what=text[:80])
+            gatecheck.run_once()
+            assert store.gatecheck()["judgement"]
+            assert agents.Agents("binder", {}, store, api=object()).attempt() == agents.LIST_SECONDS
+            assert internal.get("/readyz").status_code == 200, text[:80]
+            assert value(internal, "binder_egress_store_up") == 1
+            assert public.get("/egress/servers/alice").status_code == 200
+            launch(internal, "bob")
+
+
+def test_table_of_keys_agrees_with_the_types():
+    types = {name: (re.match("a (hash|list|stream)", holds) or ["", "string"])[1] for name, holds in TABLE}
+    assert {**keys.VERIFIER_TYPES, **keys.RECONCILER_TYPES}.items() <= types.items()
+
+
+def test_what_cannot_be_read_is_logged_once_a_minute(store, in_redis, caplog, monkeypatch):
+    monkeypatch.setattr(base, "_said", {})
+    in_redis.hset(keys.redis_key("blocks"), mapping={"x": "no JSON", "y": "no JSON either"})
+    assert (store.blocks(), store.blocks()) == ([], [])
+    assert [record.fields for record in caplog.records] == [{"key": "blocks"}]
+
+
+def test_grant_that_would_not_fit_on_a_pod_counts_as_none():
+    long = "x" * (MAX_TEXT_CHARACTERS + 1)
+    assert Block.loads(Block("x", "repository", "*", "eve", long[1:], 0).dumps())
+    assert Block.loads(Block("x", "repository", "*", "eve", long, 0).dumps()) is None
+    assert Record.loads(Record(Grant(long, "verified", "valid-pass", 1), image="image:1").dumps()) is None

@@ -164,6 +164,19 @@ SEEN = {
             "binder_egress_agent_reports_total{outcome='sent'}": "0+1x60",
         },
     ),
+    "BinderEgressAgentCrowded": (
+        {},
+        {
+            "binder_egress_agent_unseen_processes{reason='crowded',pod='a'}": "0x60",
+            "binder_egress_agent_unseen_processes{reason='crowded',pod='b'}": "7x60",
+        },
+        {"binder_egress_agent_unseen_processes{reason='other-user'}": "9x60"},
+    ),
+    "BinderEgressAgentCrowded (all pods of a node together)": (
+        {},
+        {"binder_egress_agent_unseen_processes{reason='late'}": "7x60"},
+        {"binder_egress_agent_unseen_processes{reason='hidden'}": "7x60"},
+    ),
     # One agent that goes on is enough.
     "BinderEgressAgentGone": (
         {},

@@ -403,6 +403,7 @@ DAYS: dict[str, list[tuple[list[Fault], Alerts]]] = {
 must be last, because a key that is used up stays so until Redis is wiped."""
 
 ELSEWHERE = {
+    "BinderEgressAgentCrowded",
     "BinderEgressAgentGone",
     "BinderEgressAgentReportsFail",
     "BinderEgressRedisNearlyFull",

@@ -64,7 +64,11 @@ PROXY_NAMES = {
 """The same of the egress proxy."""
 
 
-AGENT_NAMES = {"binder_egress_agent_reports": "counter", "binder_egress_agent_rounds": "counter"}
+AGENT_NAMES = {
+    "binder_egress_agent_reports": "counter",
+    "binder_egress_agent_rounds": "counter",
+    "binder_egress_agent_unseen_processes": "gauge",
+}
 """The same of the agent, as far as alerts use them."""
 
 

@@ -15,9 +15,9 @@ _HELP = {
     "unseen_processes": (
         "gauge",
         "Processes of pods that were not seen in the last round. other-user, other-group: they run as another user or group, which "
-        "most pods of the cluster do; hidden: they run as user pods do, and hid themselves or their program; crowded: their "
-        "program was seen, but not the files that it was given, because their pod has too many such processes; late: the same, "
-        "because all pods together have too many.",
+        "most pods of the cluster do; hidden: they run as user pods do, and hid themselves or their program; crowded: not all of "
+        "their files were looked at, because their pod runs too many; late: those that an interpreter was given were not, because "
+        "all pods together have too many such processes.",
     ),
     "waiting_files": ("gauge", "New files that are left for the next round."),
     "files_total": (

@@ -2,7 +2,7 @@
 
 Strangers decide how many files there are, how large they are and how often they are new. So a round has limits on its time and on
 the bytes that it reads for one pod. What has waited longest comes first, and the rest waits for the next round. Decisions: D-332,
-D-333.
+D-333, D-416.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,16 +34,14 @@ POD_SECONDS = 2.5
 """How long a round looks at one pod's new files before those of other pods come first, in seconds. One file may take longer."""
 
 MAX_KNOWN_FILES = 50_000
-"""The most files that are remembered, at some 300 bytes each. A pod may run as many programs as it may have processes."""
-
-MAX_POD_FILES = MAX_KNOWN_FILES // 4
-"""How many of them one pod may have. Few containers can have that many processes; without a limit, one pod could take them all."""
+"""The most files that are remembered, at some 300 bytes each. A pod may run as many programs as it may have processes. If all pods
+together run more, those that run most are left out (D-416)."""
 
 CHUNK_BYTES = 1 << 20
 
 UNSEEN = {
     HIDDEN: Match("hidden", "a process hides itself"),
-    CROWDED: Match("hidden", "too many scripts to look at all"),
+    CROWDED: Match("hidden", "too many scripts or programs to look at all"),
 }
 """The match that is reported for a pod with a process that was not seen, by the reason (D-331, D-398)."""
 
@@ -104,31 +102,34 @@ class Watcher:
         self._number += 1
         self._read_lists()
         done = Round()
-        files: dict[tuple[str, FileKey], list[Match]] = {}
+        run: defaultdict[str, dict[FileKey, RunFile]] = defaultdict(dict)
+        seen: Counter[str] = Counter()
         unseen: set[tuple[str, Match]] = set()
-        fresh: dict[FileKey, tuple[str, RunFile]] = {}
         for process in self._processes.all():
             done.pods.add(process.pod)
             if process.unseen:
                 done.unseen[process.unseen] += 1
                 if process.unseen in UNSEEN:
                     unseen.add((process.pod, UNSEEN[process.unseen]))
+            else:
+                seen[process.pod] += 1
             done.processes += bool(process.files)
             for file in process.files:
-                if file.key in self._known:
-                    files[process.pod, file.key] = self._known[file.key]
-                else:
-                    fresh.setdefault(file.key, (process.pod, file))
-                    files.setdefault((process.pod, file.key), [])
-        unseen |= self._look_at(fresh, Counter(pod for pod, key in files if key in self._known), done)
-        seen = {key for _, key in files}
+                run[process.pod].setdefault(file.key, file)
+        for pod in _crowded(run):
+            del run[pod]
+            done.unseen[CROWDED] += seen[pod]
+            unseen.add((pod, UNSEEN[CROWDED]))
+        files = {key: (pod, file) for pod, of in run.items() for key, file in of.items()}
         # A file that is no longer run is forgotten, and looked at again if it comes back.
-        self._known = {key: matches for key, matches in self._known.items() if key in seen}
+        self._known = {key: matches for key, matches in self._known.items() if key in files}
+        fresh = {key: file for key, file in files.items() if key not in self._known}
+        unseen |= self._look_at(fresh, done)
         kept = {id(matches) for matches in self._known.values()}
         self._by_sum = {digest: matches for digest, matches in self._by_sum.items() if id(matches) in kept}
         self._waiting = {key: self._waiting.get(key, self._number) for key in fresh if key not in self._known}
         done.waiting = len(self._waiting)
-        matches = {(pod, match) for (pod, key), found in files.items() for match in self._known.get(key, found)}
+        matches = {(pod, match) for pod, of in run.items() for key in of for match in self._known.get(key, ())}
         done.found = sorted(matches | unseen, key=lambda row: (row[0], row[1].list_name, row[1].label))
         return done
 
@@ -161,12 +162,12 @@ class Watcher:
             for problem in problems[:20]:
                 log.error("list is broken", extra={"fields": {"list": name, "problem": problem}})
 
-    def _look_at(self, fresh: Mapping[FileKey, tuple[str, RunFile]], known: Counter[str], done: Round) -> set[tuple[str, Match]]:
-        """Look at new files: first those that have waited longest, last those of a pod that has used its time.
+    def _look_at(self, fresh: Mapping[FileKey, tuple[str, RunFile]], done: Round) -> set[tuple[str, Match]]:
+        """Look at new files: the pods take turns, each with the file that has waited longest; last come the files of a pod that has
+        used its time.
 
         Args:
             fresh: the files, each with a pod that runs it.
-            known: how many known files each pod runs.
             done: the results so far.
 
         Returns:
@@ -178,14 +179,20 @@ class Watcher:
         spent: defaultdict[str, float] = defaultdict(float)
         put_off: set[FileKey] = set()
         # The order among files that are new at the same time is random, so that nobody can come last on purpose.
-        order = sorted(fresh, key=lambda key: (self._waiting.get(key, self._number), random.random()))
+        waited = sorted(fresh, key=lambda key: (self._waiting.get(key, self._number), random.random()))
+        turns: Counter[str] = Counter()
+        turn: dict[FileKey, int] = {}
+        for key in waited:
+            turn[key] = turns[fresh[key][0]]
+            turns[fresh[key][0]] += 1
+        order = sorted(waited, key=lambda key: turn[key])
         with ExitStack() as stack:
             scanner: list[Scanner] = []
             for key in order:
                 pod, file = fresh[key]
-                if self._clock() - began > ROUND_SECONDS or len(self._known) >= MAX_KNOWN_FILES:
+                if self._clock() - began > ROUND_SECONDS:
                     break
-                if read[pod] > POD_BYTES or known[pod] >= MAX_POD_FILES:
+                if read[pod] > POD_BYTES:
                     continue
                 if spent[pod] > POD_SECONDS and key not in put_off:
                     put_off.add(key)
@@ -202,7 +209,6 @@ class Watcher:
                     before = done.counts["bytes"]
                     self._known[key] = self._matches(descriptor, now, done, scanner, stack)
                     read[pod] += done.counts["bytes"] - before
-                    known[pod] += 1
                 except OSError as error:
                     # In the next round it comes after those that have waited for longer than that.
                     self._waiting[key] = self._number + 1
@@ -252,6 +258,21 @@ class Watcher:
                     "a file could not be scanned", extra={"fields": {"why": str(error), "sha256": digest, "bytes": key.size}}
                 )
         return matches
+
+
+def _crowded(run: Mapping[str, Collection[FileKey]]) -> list[str]:
+    """The pods that are left out so that the files of all others can be remembered: those that run most files.
+
+    Args:
+        run: the files that each pod runs.
+    """
+    together, found = sum(map(len, run.values())), []
+    for pod in sorted(run, key=lambda pod: (-len(run[pod]), pod)):
+        if together <= MAX_KNOWN_FILES:
+            break
+        together -= len(run[pod])
+        found.append(pod)
+    return found
 
 
 def _sums(file: int, size: int) -> tuple[str, str]:

@@ -305,16 +305,41 @@ def test_pod_with_slow_files_keeps_no_other_waiting(node, folder, file):
     assert done.counts["scan-timeout"] == 3  # The remaining time is still used.
 
 
-def test_pod_with_many_files_leaves_others_a_place(node, folder, file, monkeypatch):
+def test_pods_with_most_files_are_left_out_and_reported_and_all_others_looked_at(node, folder, file, monkeypatch):
+    """Seven pods together run more files than are remembered, and others each round."""
     monkeypatch.setattr(rounds, "MAX_KNOWN_FILES", 20)
-    monkeypatch.setattr(rounds, "MAX_POD_FILES", 5)
     (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
-    for number in range(30):
-        node.run(POD, file(f"decoy{number}", b"%d" % number))
     watcher = Watcher(node, [folder], Scans())
-    assert watcher.round().waiting == watcher.round().waiting == 25
-    node.run(OTHER, file("miner", b"miner"))
-    assert watcher.round().found == [(OTHER, Match("a", "m"))]
+    for attempt in range(3):
+        node.processes = []
+        node.run(OTHER, file(f"miner{attempt}", b"miner"))
+        for pod in range(7):
+            for number in range(4 if pod else 9):
+                node.run(f"pod-{pod}", file(f"decoy{attempt}-{pod}-{number}", b"%d %d %d" % (attempt, pod, number)))
+        done = watcher.round()
+        # 9 and six times 4 decoys, of which four times 4 leave a place for the other.
+        left_out = ["pod-0", "pod-1", "pod-2"]
+        assert done.found == [(OTHER, Match("a", "m")), *((pod, UNSEEN["crowded"]) for pod in left_out)]
+        assert (done.unseen, done.waiting, done.counts["hashed"]) == ({"crowded": 17}, 0, 17)
+
+
+def test_pods_take_turns(node, folder, file):
+    """One that runs a new program is not kept waiting by those that run many, even if these have waited longer."""
+    now = [0.0]
+
+    class Slow(Scans):
+        def scan(self, file):
+            now[0] += 1
+            return scanned(file), [("words", "word")] if os.fstat(file).st_size == 6 else []
+
+    (folder / "words.yar").write_text(RULES)
+    for number in range(120):
+        node.run(f"pod-{number % 5}", file(str(number), b"%20d" % number))
+    watcher = Watcher(node, [folder], Slow(), lambda: now[0])
+    watcher.round()
+    for attempt in range(3):
+        node.run(OTHER, file(f"miner{attempt}", b"needle"[:5] + b"%d" % attempt))
+        assert watcher.round().found == [(OTHER, Match("words", "word"))]
 
 
 def test_file_that_was_replaced_is_left_for_the_next_round(node, folder, file):

@@ -84,6 +84,10 @@ thousands would hold just as many sockets while it reads, and fill the log."""
 OWN_NAMES_SECONDS = 30.0
 """Seconds between two lookups of the hub's own names."""
 
+OWN_ADDRESS_SECONDS = 3600.0
+"""Seconds for which an address counts as the hub's after DNS last gave it for one of its names: DNS may give a few of many at a
+time, in turns."""
+
 TICK_SECONDS = 1.0
 """Seconds between two rounds of `Proxy.watch`."""
 
@@ -130,7 +134,7 @@ class Proxy:
         self._clock = clock
         self._flows: dict[str, set[Flow]] = {}  # by uid of the pod
         self._tasks: set[asyncio.Task[None]] = set()
-        self._own_addresses: dict[str, list[str]] = {}
+        self._own_addresses: dict[str, dict[str, float]] = {}  # by name: its addresses, and when DNS last gave each
         self._looked_up = -OWN_NAMES_SECONDS
         self.identities = Identities(self._judge_again, clock)
         self.wanted = WantedHosts()
@@ -186,7 +190,9 @@ class Proxy:
                     continue
                 # A name that cannot be resolved for a while keeps its last addresses.
                 if found := await self._resolver.addresses(name):
-                    self._own_addresses[name] = found
+                    now, known = self._clock(), self._own_addresses.get(name, {})
+                    recent = {address: at for address, at in known.items() if now - at <= OWN_ADDRESS_SECONDS}
+                    self._own_addresses[name] = recent | dict.fromkeys(found, now)
             if missing:
                 lacking = [name for name in self._policy.own_names if name not in self._own_addresses and not name.startswith("*.")]
                 pause = min(2 * pause, OWN_NAMES_SECONDS) if lacking else TICK_SECONDS

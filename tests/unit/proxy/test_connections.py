@@ -108,6 +108,37 @@ def test_hub_that_dns_does_not_find_for_a_while_keeps_its_addresses(failure, mon
     asyncio.run(main())
 
 
+def test_hub_of_which_dns_gives_one_address_at_a_time_has_all_of_the_last_hour(monkeypatch):
+    monkeypatch.setattr(connections, "TICK_SECONDS", 0.001)
+    clock, lookups = Clock(), Counter()
+    answers = {1: ["192.0.2.1"], 2: ["192.0.2.2"], 3: ["192.0.2.3"]}
+
+    def ask(name):
+        lookups[name] += 1
+        return answers.get(lookups[name], ["192.0.2.3"])
+
+    async def main():
+        policy = Policy({}, frozenset({"hub.example"}))
+        proxy = connections.Proxy(policy, Limits(), Resolver(ask, clock), Metrics(), clock=clock)
+
+        async def look_up():
+            clock.now += connections.OWN_NAMES_SECONDS
+            async with asyncio.timeout(60):
+                while clock.now not in proxy._own_addresses.get("hub.example", {}).values():
+                    await asyncio.sleep(0.001)
+
+        watching = asyncio.create_task(proxy.watch())
+        for _ in range(3):
+            await look_up()
+        assert sorted(proxy._all_own_addresses()) == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+        clock.now += connections.OWN_ADDRESS_SECONDS
+        await look_up()
+        assert proxy._all_own_addresses() == ["192.0.2.3"]
+        watching.cancel()
+
+    asyncio.run(main())
+
+
 def test_hub_that_dns_does_not_find_at_first_is_looked_up_again_at_once(monkeypatch):
     """Without its addresses, other names that have them are open."""
     monkeypatch.setattr(connections, "TICK_SECONDS", 0.001)

@@ -126,7 +126,11 @@ function show(now, live) {
 
 // The icon of the state, and what to do next.
 function paint() {
-  ui.look.dataset.look = tier === null ? "gone" : access;
+  const look = tier === null ? "gone" : access;
+  ui.look.dataset.look = look;
+  for (const shape of ui.look.querySelectorAll("path")) {
+    shape.setAttribute("display", shape.matches(`.${look}`) ? "inline" : "none");
+  }
   ui.gone.hidden = tier !== null;
   ui.next.hidden = tier === null || tier === UNVERIFIED || access === "none";
 }

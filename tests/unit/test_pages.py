@@ -394,7 +394,7 @@ def test_the_code_in_the_page_keeps_to_the_content_security_policy(public, store
     page = public.get("/egress/servers/alice", headers=HTML).text
     icon, svg = re.findall("<svg.*?</svg>", page, re.DOTALL)
     for one in (icon, svg):
-        assert not re.search("style|href|width=|height=|<script", one.replace("stroke-width", ""))
+        assert not re.search("style|href|<script", one)
     assert str(pages.inline_qr("http://localhost/egress/servers/alice/#unlock")) == svg
 
 

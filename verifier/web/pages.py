@@ -246,8 +246,9 @@ def inline_qr(text: str) -> Markup | str:
     """A QR code as SVG, for a page; `""` for a text of more than `QR_LIMIT_CHARACTERS`."""
     if len(text) > QR_LIMIT_CHARACTERS:
         return ""
-    # It has no width, which the style sheet sets, and no style, which the Content-Security-Policy forbids.
-    return Markup(segno.make_qr(text).svg_inline(omitsize=True, dark="#000", light="#fff", border=3))
+    # Without a style, which the Content-Security-Policy forbids. One size, whatever the number of modules.
+    code = segno.make_qr(text).svg_inline(omitsize=True, dark="#000", light="#fff", border=3)
+    return Markup(code.replace("<svg ", '<svg width="144" height="144" ', 1))
 
 
 @lru_cache(64)

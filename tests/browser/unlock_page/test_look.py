@@ -113,17 +113,32 @@ def test_page_has_name_logo_and_colour_of_the_site(accent, written, scheme, bran
 
 def test_state_has_an_icon_of_its_own_shape(branded, store, open_tab):
     tab = open_tab(branded())
-    icons = tab.page.locator("#look g")
+    icons = tab.page.locator("#look path")
     expect(icons.locator("visible=true")).to_have_count(1)
-    expect(tab.page.locator("#look g.none")).to_be_visible()
+    expect(tab.page.locator("#look path.none")).to_be_visible()
     with reconciler(store):
         tab.button.click()
-        expect(tab.page.locator("#look g.network")).to_be_visible()
+        expect(tab.page.locator("#look path.network")).to_be_visible()
     expect(icons.locator("visible=true")).to_have_count(1)
     tab.requests_fail = True
     store.forget(Server("alice"))
-    expect(tab.page.locator("#look g.gone")).to_be_visible()
+    expect(tab.page.locator("#look path.gone")).to_be_visible()
     expect(tab.page.get_by_role("link", name="Go to the start page")).to_have_attribute("href", "/")
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["server", "problem"])
+def test_page_reads_well_without_its_style_sheet(running, branded, store, open_tab):
+    address = branded(**BRANDING)
+    if not running:
+        store.forget(Server("alice"))
+    tab = open_tab("about:blank", address)
+    tab.requests_fail = not running
+    tab.page.route(re.compile(r"server-.*\.css"), lambda route: route.fulfill(content_type="text/css", body=""))
+    tab.page.goto(address)
+    expect(tab.page.locator(".state path").locator("visible=true")).to_have_count(1)
+    action = tab.button if running else tab.page.get_by_role("link", name="Go to the start page")
+    expect(action).to_be_in_viewport(ratio=1)
+    tab.picture(f"without-style-{'server' if running else 'problem'}")
 
 
 def test_success_says_what_to_do_next_and_leads_back(branded, store, open_tab):

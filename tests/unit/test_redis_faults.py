@@ -98,6 +98,16 @@ def test_verifier_starts_without_redis_and_works_once_redis_is_there(redis_serve
     assert launch(internal, token=get_pass(public))["tier"] == "verified"
 
 
+def test_ready_verifier_stays_ready_without_redis_and_says_so(redis_server, make_services):
+    """The ingress would answer 502 in its place. A new verifier, as in an upgrade with a wrong password, is not ready."""
+    old = make_services()
+    assert internal_client(old).get("/readyz").status_code == 200
+    redis_server.stop()
+    assert_unavailable(internal_client(make_services()).get("/readyz"))
+    assert internal_client(old).get("/readyz").status_code == 200
+    assert_unavailable(public_client(old).get("/egress/servers/alice"))
+
+
 def test_dns_failure_costs_a_ready_verifier_no_launch(redis_server, monkeypatch):
     """Not even if it serves as many requests as it can on both ports, and each needs a connection to Redis."""
     name, answers, look_up = "redis.example", True, socket.getaddrinfo

@@ -1,5 +1,6 @@
 """The verifier's two Flask apps, one for each port."""
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,7 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
         refusals=Refusals(),
         hidden_clients=HiddenClients(),
         unlocks_underway=Underway(),
+        was_ready=threading.Event(),
     )
 
 

@@ -47,6 +47,7 @@ class Services:
         refusals: logs the refusals of strangers, up to a limit for each client network.
         hidden_clients: warns when a proxy hides the clients' addresses.
         unlocks_underway: the unlocks that are under way, by server and pass.
+        was_ready: set once the process was ready.
     """
 
     settings: VerifierSettings
@@ -66,6 +67,7 @@ class Services:
     refusals: logs.Refusals
     hidden_clients: HiddenClients
     unlocks_underway: Underway
+    was_ready: threading.Event
 
 
 def services() -> Services:

@@ -177,9 +177,15 @@ def _report() -> dict[str, object]:
 @internal.get("/readyz")
 @operation("ready", "Whether it can decide", answers={200: json_of("Yes", bodies.StatusAnswer)}, problems=["unavailable"])
 def ready() -> Response:
-    """Whether it can decide: Redis answers."""
-    store = services().store
-    store.ping()
+    """Whether it can decide: Redis answers, or has answered since the process started (D-085)."""
+    store, was_ready = services().store, services().was_ready
+    try:
+        store.ping()
+    except StoreUnavailable:
+        if not was_ready.is_set():
+            raise
+        return jsonify(status="ok")
+    was_ready.set()
     with suppress(StoreUnavailable):  # One connection is enough to be ready: a Redis elsewhere may have a limit of its own.
         store.open_connections(2 * services().settings.threads)  # Each port serves so many requests at a time.
     with suppress(StoreUnavailable):  # A full Redis can still be read, and that is enough to be ready.

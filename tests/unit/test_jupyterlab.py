@@ -55,11 +55,13 @@ def test_jupyterlab_finds_what_it_loads(tmp_path):
     assert (tmp_path / described["jupyterlab"]["_build"]["load"]).is_file()
 
 
-@pytest.mark.parametrize(
-    "more",
-    [{LAB_VARIABLE: ""}, {ISOLATED_VARIABLE: ""}, {ISOLATED_VARIABLE: "false"}],
-    ids=["switched off", "no policies", "false"],
-)
+def test_extension_is_laid_in_mode_observe_too(tmp_path):
+    """It says nothing until the mode changes."""
+    assert lay_lab(environment(tmp_path, **{ISOLATED_VARIABLE: "false"})) == "laid"
+    assert files(tmp_path) == files(BUILT) | {"address.json"}
+
+
+@pytest.mark.parametrize("more", [{LAB_VARIABLE: ""}, {ISOLATED_VARIABLE: ""}], ids=["switched off", "mode off"])
 def test_nothing_is_copied_if_there_is_nothing_to_show(tmp_path, more):
     assert lay_lab(environment(tmp_path, **more)) == "off"
     assert files(tmp_path) == set()

@@ -24,6 +24,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 ISOLATED_VARIABLE = "BINDER_EGRESS_ISOLATED"
+"""Whether there are policies to wait for: `true`; `false` in mode `observe`; empty in mode `off`, or if the chart is gone."""
+
 TIMEOUT_VARIABLE = "BINDER_EGRESS_START_GUARD_TIMEOUT"
 TARGETS_VARIABLE = "BINDER_EGRESS_START_GUARD_TARGETS"
 UID_VARIABLE = "BINDER_EGRESS_POD_UID"
@@ -260,10 +262,11 @@ def lay_lab(environment: Mapping[str, str], source: str = LAB) -> str:
         source: the folder of the extension.
 
     Returns:
-        `laid`; `off` if it is off, or if nothing is isolated and so there is nothing to show; else what went wrong.
+        `laid`; `off` if it is off, or in mode `off`, in which there is nothing to show; else what went wrong. In mode `observe` it
+        is laid too: it says nothing until the mode changes.
     """
     target = environment.get(LAB_VARIABLE, "")
-    if not target or environment.get(ISOLATED_VARIABLE) != "true":
+    if not target or not environment.get(ISOLATED_VARIABLE):
         return "off"
     try:
         address = environment.get(ADDRESS_VARIABLE, "")

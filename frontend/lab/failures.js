@@ -11,7 +11,7 @@ const SIGNS = [
   /gaierror|NameResolutionError|EAI_AGAIN|ENOTFOUND|DNSError/,
   /(temporary failure|failure) (in name resolution|resolving)|name or service not known|no address associated with hostname/i,
   /(could not|couldn't|unable to|failed to) resolve (host|address|proxy)|could not resolve: [\w-]+(\.[\w-]+)+/i,
-  /resolving timed out|failed to resolve '[^']+' with timeout/i,
+  /resolving timed out|failed to resolve '[^']+' with timeout|UnknownHostException|UnresolvedAddressException/i,
   // No route.
   /network is unreachable|no route to host|ENETUNREACH|EHOSTUNREACH/i,
   // A connection that is not made, in time or at all. Some programs have their own messages:
@@ -21,17 +21,23 @@ const SIGNS = [
   /connect(ion)? timed out|urlopen error (\[Errno \d+\] )?timed out|timeout was reached|failed to connect to \S+(:\d+| port \d+) /i,
   /\(while establishing a connection\)|cause(d by)?: operation timed out|failed to connect to \S+: operation timed out/i,
   /(could not|couldn't) connect to server|URL '[^']+': timeout of \d+ seconds was reached/i,
+  // Policies of kube-router refuse a connection to an address.
+  /\[Errno 111\] Connection refused|ECONNREFUSED|ConnectException: Connection refused|failed: Connection refused/,
+  // Hugging Face's libraries hide the cause.
+  /we couldn't connect to '|couldn't reach .*\bHub\b|please check your (internet )?connection and try again/i,
   // The egress proxy refuses a host, in the client's message or in its own. A `tunnel error` is
   // uv's and rattler's (hyper-util, src/client/legacy/connect/proxy/tunnel.rs), an `unexpected status` libgit2's
   // (src/libgit2/transports/httpclient.c).
   /ProxyError|(tunnel|tunneling) (connection )?failed|HTTP code 403 from proxy|tunnel error: /i,
-  /proxy returned unexpected status: 403|No internet access: open https?:|403\b.*\bNot on the list of this server: /i,
+  // The proxy's own sentences (verifier/proxy/decide.py), with the page's address and without.
+  /proxy returned unexpected status: 403|No internet access: open /i,
+  /403\b.*\b(Not on the list of this server: |This server is blocked)/i,
 ];
 
-// Messages of R that hide the cause (src/modules/internet/libcurl.c, src/library/utils/R/packages.R). R prints the same for a
-// website's own answer, and then has a warning with that.
-const HIDDEN = /cannot open (URL|the connection to) 'https?:|unable to access index for repository https?:/i;
-const ANSWERED = /: HTTP status was '\d{3} /;
+// Messages that hide the cause, of R (src/modules/internet/libcurl.c, src/library/utils/R/packages.R) and mamba
+// (libmamba/src/api/channel_loader.cpp). They print the same for a website's own answer, and then say so as well.
+const HIDDEN = /cannot open (URL|the connection to) 'https?:|unable to access index for repository https?:|Subdir \S+ not loaded!/i;
+const ANSWERED = /: HTTP status was '\d{3} |Transfer finalized, status: \d{3} /;
 
 // A server in the pod itself needs no network.
 const LOCAL = /localhost|127\.0\.0\.\d|\[::1\]/;

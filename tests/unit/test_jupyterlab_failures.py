@@ -81,7 +81,36 @@ UNREACHED = {
     "Python, httpx, time-out, newer": "ConnectTimeout: timed out",
     "Python, aiohttp, time-out": "ConnectionTimeoutError: Connection timeout to host https://example.org/",
     "curl, time-out, newer": "curl: (28) Failed to connect to example.org port 443 after 2001 ms: Timeout was reached",
-    # Taken from their sources. curl's library, whose messages appear in those of conda, mamba, R and Julia: lib/strerror.c (others
+    # Seen in a network namespace in which 192.0.2.1 refuses connections, as a policy of kube-router does.
+    "Python, refused": "ConnectionRefusedError: [Errno 111] Connection refused",
+    "Python, urllib, refused": "URLError: <urlopen error [Errno 111] Connection refused>",
+    "Node.js, refused": "Error: connect ECONNREFUSED 192.0.2.1:80",
+    "wget, refused": "Connecting to 192.0.2.1:80... failed: Connection refused.",
+    # Seen in a network namespace without a way out: Java 17, `java.net.URL` and `java.net.http`.
+    "Java": "java.net.UnknownHostException: example.org",
+    "Java, newer": (
+        "java.net.ConnectException\nCaused by: java.net.ConnectException\nCaused by: java.nio.channels.UnresolvedAddressException"
+    ),
+    "Java, refused": "java.net.ConnectException: Connection refused",
+    "Java, address": "java.net.SocketException: Network is unreachable",
+    # Taken from their sources. transformers 5.24: transformers/utils/hub.py; huggingface_hub 2.4:
+    # huggingface_hub/file_download.py, huggingface_hub/_snapshot_download.py; datasets 5.2: datasets/load.py.
+    "Hugging Face, transformers": (
+        "OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them in the cached files.\n"
+        "Check your internet connection or see how to run the library in offline mode at"
+        " 'https://huggingface.co/docs/transformers/installation#offline-mode'."
+    ),
+    "Hugging Face, a file": (
+        "LocalEntryNotFoundError: An error happened while trying to locate the file on the Hub and we cannot find the requested"
+        " files in the local cache. Please check your connection and try again or make sure your Internet connection is on."
+    ),
+    "Hugging Face, a model": (
+        "An error happened while trying to locate the files on the Hub, and we cannot find the appropriate snapshot folder for the"
+        " specified revision on the local disk. Please check your internet connection and try again."
+    ),
+    "Hugging Face, datasets": "ConnectionError: Couldn't reach 'imdb' on the Hub (LocalEntryNotFoundError)",
+    "Hugging Face, datasets, newer": "ConnectionError: Couldn't reach the Hugging Face Hub for dataset 'imdb': timed out",
+    # curl's library, whose messages appear in those of conda, mamba, R and Julia: lib/strerror.c (others
     # since 8.10), lib/vdns/asyn-base.c, hostip.c and cf-dns.c, lib/cf-ip-happy.c, lib/multi.c, of curl 8.22.
     "curl's library, name": "Could not resolve host: example.org (Timeout while contacting DNS servers)",
     "curl's library, name, no detail": "Could not resolve: example.org:443",
@@ -108,6 +137,8 @@ UNREACHED = {
     "mamba, connection": (
         "Download error (7) Could not connect to server [https://conda.example.org/conda-forge/noarch/repodata.json.zst]\n"
     ),
+    # mamba 2.8: libmamba/src/api/channel_loader.cpp.
+    "mamba, no index": "critical libmamba Multiple errors occurred:\n    Subdir conda-forge/noarch not loaded!",
     # mamba 1.5: libmamba/src/core/download.cpp.
     "mamba, older": "Download error (6) Couldn't resolve host name [https://conda.example.org/conda-forge/noarch/repodata.json]",
     # R 4.2 to 4.5: src/modules/internet/libcurl.c, src/library/utils/R/packages.R.
@@ -156,6 +187,15 @@ UNREACHED = {
     "curl, git, proxy": "fatal: unable to access 'https://github.com/a/b/': CONNECT tunnel failed, response 403",
     "curl, older, proxy": "curl: (56) Received HTTP code 403 from proxy after CONNECT",
     "wget, proxy": "Proxy tunneling failed: Not on the list of this server: example.orgUnable to establish SSL connection.",
+    # A site without a host of its own has no address for the proxy's sentence; plain HTTP shows it.
+    "Python, requests, proxy, no https, no address": (
+        "HTTPError: 403 Client Error: No internet access: open the address in BINDER_EGRESS_URL for url: http://example.org/"
+    ),
+    "apt, proxy": (
+        "Err:1 http://apt.example.org stable InRelease\n"
+        "  403  No internet access: open the address in BINDER_EGRESS_URL [IP: 10.43.0.5 3128]"
+    ),
+    "curl, a blocked server": "HTTP/1.1 403 This server is blocked by the operators of this site: ask help@example.org",
     "npm, proxy": (
         "npm error 403 403 No internet access: open https://hub.example.org/egress/servers/alice/ - GET https://r.npmjs.org/"
     ),
@@ -213,6 +253,12 @@ SIMILAR = {
         ' Connection refused"))'
     ),
     "a database of the pod": 'OperationalError: connection to server at "127.0.0.1", port 5432 failed: Connection refused',
+    "an answer, in mamba": (
+        "critical libmamba Multiple errors occurred:\n"
+        "    Transfer finalized, status: 404 [https://conda.example.org/x/noarch/repodata.json] 0 bytes\n"
+        "    Subdir x/noarch not loaded!"
+    ),
+    "a server of the pod, in Node.js": "Error: connect ECONNREFUSED 127.0.0.1:8000",
     "a kernel's time-out": "TimeoutError: Cell execution timed out",
     "words on networks": "A neural network is trained; name resolution is 4 px.",
 }

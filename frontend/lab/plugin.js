@@ -82,7 +82,7 @@ function start(address, app, jupyter) {
   let opening = false; // whether the panel is open, or about to be
   let ranCell = false; // whether a cell failed since the server last had access
 
-  const server = follow(address, changed);
+  const server = follow(address, lang, changed);
   const state = () => (server.now ? server.now.access : "unknown");
   const renewable = () => server.now?.tier !== UNVERIFIED && server.now?.renewable_in === 0;
   const useful = () => server.now && (server.now.unlockable || renewable() || server.now.larger.length > 0);
@@ -159,7 +159,7 @@ function start(address, app, jupyter) {
     const words = element("strong", text(state() ?? "observe"));
     const body = element("div", [
       element("p", [icon(state() ?? "unknown"), words], { className: "binder-egress-state" }),
-      element("p", text(`reach-${state() ?? "observe"}`)),
+      element("p", server.now ? server.now.reach ?? "" : text("reach-unknown")),
       ...(expiry ? [element("p", expiry)] : []),
       element("p", closed ? text("closed") : useful() ? text("how") : page),
     ], { className: "binder-egress", lang, dir });

@@ -23,10 +23,11 @@ const SLOWER = 1.5;
  * Follow a server's state while the page is visible.
  *
  * @param {string} address the server's page
+ * @param {string} language of the verifier's sentences
  * @param {(now: object|null) => void} changed called with each answer of the verifier; null if it does not answer
  * @returns {Followed} its state
  */
-export function follow(address, changed) {
+export function follow(address, language, changed) {
   const server = { now: undefined, secondsLeft, renewableNow, refresh, soon, hurry };
   let timer, ends, opens, asking;
   let wait = SOON_MS;
@@ -35,8 +36,8 @@ export function follow(address, changed) {
   async function ask() {
     try {
       const answer = await fetch(address, {
-        headers: { Accept: "application/json" }, credentials: "omit", referrerPolicy: "no-referrer", cache: "no-store",
-        signal: AbortSignal.timeout?.(ANSWER_MS),
+        headers: { Accept: "application/json", "Accept-Language": language }, credentials: "omit",
+        referrerPolicy: "no-referrer", cache: "no-store", signal: AbortSignal.timeout?.(ANSWER_MS),
       });
       const said = answer.ok ? await answer.json() : null;
       return said && "access" in said ? said : null;

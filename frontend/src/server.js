@@ -107,7 +107,7 @@ function show(now, live) {
   const renewed = !other && tier !== UNVERIFIED && lease?.until > was.until;
   if (!live && !other && lease?.until === was.until && renewable() === was.renewable && String(larger) === was.larger) return;
   changes += 1;
-  ui.reach.textContent = tier === null ? text("ended-help") : access === "none" ? text("reach-nothing") : tiers[tier] ?? "";
+  ui.reach.textContent = now ? now.reach : text("ended-help");
   ui.reach.hidden = !ui.reach.textContent;
   paint();
   if (other || renewed || live) {

@@ -114,21 +114,20 @@ def test_accept_headers_count_as_far_as_they_are_read(public, store, path):
         ({"direct": False, "internet": False}, "Programs in it cannot open connections to the internet."),
         (
             {"direct": False, "internet": False, "hosts": ["conda", "python", "r", "api.example.org"]},
-            "Through this site's proxy, programs in it can reach: conda, Python, R packages, api.example.org.",
+            "What works: pip, conda, R; api.example.org.",
         ),
         (
             {"direct": False, "internet": False, "hosts": ["data", "git", "new", *("a.org", "b.org", "c.org", "d.org")]},
-            "Through this site's proxy, programs in it can reach: Zenodo, OSF, figshare, Dataverse, GitHub, GitLab, new, hosts "
-            "that the operators of this site chose.",
+            "What works: Zenodo, OSF, figshare, Dataverse, GitHub, GitLab, new, hosts that the operators of this site chose.",
         ),
         (
             {"direct": False, "internet": False, "hosts": ["*", "python"]},
-            "Through this site's proxy, programs in it can reach: every public host, by HTTP and HTTPS.",
+            "What works: every public host, by HTTP and HTTPS.",
         ),
         (
             {"internet": False, "hosts": ["python"]},
             "Programs in it can open connections to some addresses only, which the operators of this site chose. "
-            "Through this site's proxy, programs in it can reach: Python packages.",
+            "What works: pip.",
         ),
         ({"internet": True, "description": {"en": "PyPI & CRAN.", "de": "Nur PyPI."}}, "PyPI & CRAN."),
         ({"internet": True, "description": {"de": "Nur PyPI."}}, "Nur PyPI."),
@@ -156,20 +155,25 @@ def test_access_is_one_word(told, access):
 
 def test_every_group_of_hosts_has_a_name():
     assert set(hosts.groups()) | set(hosts.SLOW_WAYS_OUT) <= PACKAGES | set(pages.OTHER_GROUPS)
-    assert set(pages.PACKAGE_NAMES) == PACKAGES and not PACKAGES & set(pages.OTHER_GROUPS)
+    assert set(pages.PROGRAMS) == PACKAGES and not PACKAGES & set(pages.OTHER_GROUPS)
 
 
-REACHED = "Through this site's proxy, programs in it can reach: conda, Python packages."
+REACHED = "What works: pip, conda."
 
 
 @pytest.mark.parametrize(
     ("listed", "state", "reached", "access"),
     [
-        (["conda", "python"], "Packages only: your server has no other internet access.", REACHED, "packages"),
+        (
+            ["conda", "python"],
+            "Packages only: your server has no other internet access.",
+            f"{REACHED} Everything else: not yet.",
+            "packages",
+        ),
         (
             ["python", "api.example.org"],
             "Your server has limited internet access.",
-            "Through this site's proxy, programs in it can reach: Python packages, api.example.org.",
+            "What works: pip; api.example.org. Everything else: not yet.",
             "hosts",
         ),
         ([], "Your server has no internet access.", "Programs in it cannot open connections to the internet.", "none"),
@@ -180,9 +184,9 @@ def test_page_says_what_the_egress_proxy_gives_without_a_tier(redis_server, stor
     store.publish(Server("alice"), KnownServer("uid-1"))
     assert client.get("/egress/servers/alice", headers=CURL).text.startswith(f"{state} {reached}\n\nTo unlock your server")
     page = client.get("/egress/servers/alice", headers=HTML).text
-    assert f">{state}</p>" in page and f">{reached.replace(chr(39), '&#39;')}</p>" in page and f'data-access="{access}"' in page
+    assert f">{state}</p>" in page and f">{reached}</p>" in page and f'data-access="{access}"' in page
     answer = client.get("/egress/servers/alice").json
-    assert (answer["access"], answer["tier"], answer["unlockable"]) == (access, "unverified", True)
+    assert (answer["access"], answer["reach"], answer["tier"], answer["unlockable"]) == (access, reached, "unverified", True)
     store.publish(Server("alice"), KnownServer("uid-1", carried("verified")))
     assert client.get("/egress/servers/alice").json["access"] == "network"
     assert client.get("/egress/servers/alice", headers=CURL).text == "Your server has internet access.\n"
@@ -194,10 +198,9 @@ def test_page_says_that_a_repository_has_more_hosts_and_not_which(redis_server, 
     client = public_client(create_services(settings, store))
     store.publish(Server("alice"), KnownServer("uid-1", repository="https://github.com/org/course"))
     text = client.get("/egress/servers/alice", headers=CURL).text
-    found = "Python packages, " if listed else ""
+    found = "pip; " if listed else ""
     assert text.startswith(
-        "Your server has limited internet access. Through this site's proxy, programs in it can reach: "
-        f"{found}hosts that the operators of this site chose.\n"
+        f"Your server has limited internet access. What works: {found}hosts that the operators of this site chose. Everything else:"
     )
     assert client.get("/egress/servers/alice").json["access"] == "hosts"
     for repository in ("https://github.com/other/course", ""):
@@ -218,16 +221,26 @@ def test_blocked_server_is_promised_no_packages(redis_server, store):
     client = public_client(create_services(make_settings(redis_server, unverified_hosts=["python"]), store))
     store.publish(Server("alice"), KnownServer("uid-1", carried(rule="blocked")))
     for headers in (HTML, CURL):
-        text = client.get("/egress/servers/alice", headers=headers).text
+        text = re.sub("<svg.*?</svg>", "", client.get("/egress/servers/alice", headers=headers).text, flags=re.DOTALL)
         assert "Your server has no internet access." in text and "cannot open connections" in text and "ackages" not in text
     assert client.get("/egress/servers/alice").json["access"] == "none"
+
+
+def test_what_a_server_reaches_is_told_in_the_language_of_the_visitor(redis_server, store):
+    client = public_client(create_services(make_settings(redis_server, unverified_hosts=["python", "api.example.org"]), store))
+    run_pod(store)
+    answer = client.get("/egress/servers/alice", headers={"Accept-Language": "de"})
+    assert answer.json["reach"] == "Das geht: pip; api.example.org. Alles andere: noch nicht."
+    assert {"Accept", "Accept-Language"} <= set(answer.vary)
 
 
 @pytest.mark.parametrize("path", ["/egress/servers/alice", "/egress/challenge"])
 def test_access_is_not_shown_if_nothing_is_closed(redis_server, store, path):
     client = public_client(create_services(make_settings(redis_server, mode="observe", unverified_hosts=["python"]), store))
     store.publish(Server("alice"), KnownServer("uid-1"))
-    assert client.get(path).json["access"] is None
+    answer = client.get(path).json
+    assert answer["access"] is None
+    assert answer.get("reach", "This site only watches").startswith("This site only watches")
 
 
 def test_the_operators_words_come_in_the_visitors_language_or_in_english():

@@ -299,6 +299,7 @@ class ServerAnswer(BaseModel):
             "network: what the tier opens; null: not known, or this site closes nothing"
         ),
     ]
+    reach: Annotated[str, Field(description="the same for people, in the language of Accept-Language; empty: not known")]
     until: Annotated[
         int | None,
         Field(description="Unix time in seconds at which the tier ends or, after that, the server; null: neither ends"),

@@ -35,8 +35,8 @@ in a visible page acts on it, so neither prefetching nor a preview of the link s
 QR_LIMIT_CHARACTERS = 2000
 """The length of the longest address that gets a QR code. Longer codes do not fit or are hard to scan."""
 
-PACKAGE_NAMES = {"python": "Python", "conda": "conda", "r": "R", "julia": "Julia", "debian": "Debian", "node": "Node.js"}
-"""The names of groups of packages, the same in every language."""
+PROGRAMS = {"python": "pip", "conda": "conda", "r": "R", "julia": "Julia", "debian": "apt", "node": "npm"}
+"""The programs that install from a group of packages, the same in every language."""
 
 OTHER_GROUPS = {"data": "Zenodo, OSF, figshare, Dataverse", "git": "GitHub, GitLab"}
 """The names of the services in the other groups (docs/proxy.md)."""
@@ -76,12 +76,13 @@ def direction(language: str) -> str:
     return "rtl" if language == "ar" else "ltr"
 
 
-def reach(tier: Tier | None, language: str) -> str:
+def reach(tier: Tier | None, language: str, more: bool = False) -> str:
     """A sentence that says what a server with a tier may reach.
 
     Args:
         tier: the tier; None: the server has none.
         language: one of `LANGUAGES`.
+        more: whether the server can get more than some hosts, so that everything else does not work *yet*.
 
     Returns:
         The operator's own words if there are any, else a sentence from what the chart says about the tier's policy; `""` if that is
@@ -95,8 +96,10 @@ def reach(tier: Tier | None, language: str) -> str:
     if tier.internet is None:
         return ""
     if not tier.internet:
-        some = [messages["reach-some"]] if tier.direct else []
-        return " ".join(some + ([messages["reach-hosts"].format(hosts=_hosts(tier, messages))] if tier.hosts else []))
+        parts = [messages["reach-some"]] if tier.direct else []
+        parts += [messages["reach-hosts"].format(hosts=_hosts(tier, messages))] if tier.hosts else []
+        parts += [messages["reach-rest"]] if tier.hosts and more else []
+        return " ".join(parts)
     if not tier.ports:
         return messages["reach-internet"]
     return messages["reach-ports"].format(
@@ -105,17 +108,16 @@ def reach(tier: Tier | None, language: str) -> str:
 
 
 def _hosts(tier: Tier, messages: Mapping[str, str]) -> str:
-    """The hosts of a tier behind the egress proxy, in words."""
+    """The programs and hosts that work with a tier through the egress proxy: `pip, conda, R; api.example.org`."""
     if ANY_HOST in tier.hosts:
         return messages["any-host"]
     groups = [name for name in tier.hosts if "." not in name and name != MORE_HOSTS]
     hosts = [name for name in tier.hosts if "." in name]
-    packages = ", ".join(PACKAGE_NAMES[name] for name in groups if name in PACKAGE_NAMES)
-    found = [messages["packages"].format(names=packages)] if packages else []
-    found += [OTHER_GROUPS.get(name, name) for name in groups if name not in PACKAGE_NAMES]
+    programs = [program for name, program in PROGRAMS.items() if name in groups]
     named = hosts if len(hosts) <= MAX_HOSTS else []
-    others = named != hosts or MORE_HOSTS in tier.hosts
-    return ", ".join(found + named + ([messages["other-hosts"]] if others else []))
+    others = [OTHER_GROUPS.get(name, name) for name in groups if name not in PROGRAMS] + named
+    others += [messages["other-hosts"]] if named != hosts or MORE_HOSTS in tier.hosts else []
+    return "; ".join(", ".join(part) for part in (programs, others) if part)
 
 
 def server_page(
@@ -125,6 +127,7 @@ def server_page(
     tier: str,
     tiers: Mapping[str, Tier],
     access: Access | None,
+    reached: str,
     address: str,
     base: str,
     asset: Asset,
@@ -147,6 +150,7 @@ def server_page(
         tier: the server's tier.
         tiers: all tiers of this site, and what a server without a tier has.
         access: what the server reaches, in one word; None: not known.
+        reached: the same as a sentence (`reach`).
         address: the page's own address, absolute.
         base: the path under which the public interface is served.
         asset: gives the path of a file of the front end.
@@ -161,15 +165,13 @@ def server_page(
         from_nowhere: whether no page sent the visitor here, so that the unlock may start without a click (D-121).
         qr: whether to show a QR code in the text form.
     """
-    known = tiers.get(tier)
     verified = tier != UNVERIFIED
     if observed:
         left, larger = None, []
     values = {
         "verified": verified,
         "tier": tier,
-        # There is no text for a tier that the site no longer has.
-        "reach": "" if observed or known is None else reach(None if access == "none" else known, language),
+        "reach": "" if observed else reached,
         "state": MESSAGES[language][STATES[access or "network"]],
         "observed": observed,
         "closed": closed,

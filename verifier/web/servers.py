@@ -53,15 +53,17 @@ def show_server(user: str, server: str) -> Response:
     asks = known.tier == UNVERIFIED or known.grant.until is not None or bool(larger)
     refused = asks and services().unlocks.refusal(known, blocks, request.remote_addr or "", now) is not None
     media_type = _media_type()
+    description = _description(asked, known, blocks, now, refused)
     if media_type == "application/json":
-        return bodies.answer(bodies.ServerAnswer(**_description(asked, known, blocks, now, refused)))
+        return bodies.answer(bodies.ServerAnswer(**description))
     settings, kinds = services().settings, services().captcha.kinds
     text = pages.server_page(
         media_type,
         pages.choose_language(request.accept_languages),
         tier=known.tier,
         tiers=_tiers(known),
-        access=access_of(known, blocks, now),
+        access=description["access"],
+        reached=description["reach"],
         address=_address(asked),
         base=settings.base_path,
         asset=asset_path,
@@ -267,6 +269,21 @@ def access_of(known: KnownServer, blocks: list[Block], now: float) -> Access | N
     return tier.access if tier else None
 
 
+def _reach(known: KnownServer, access: Access | None, more: bool) -> str:
+    """The same as a sentence in the visitor's language; empty for a tier that the site no longer has.
+
+    Args:
+        known: what the reconciler published about the server.
+        access: what it reaches, in one word.
+        more: whether the client that asks can get more for it.
+    """
+    language = pages.choose_language(request.accept_languages)
+    if services().settings.mode == "observe":
+        return pages.MESSAGES[language]["observe"]
+    tier = _tiers(known).get(known.tier)
+    return pages.reach(None if access == "none" else tier, language, more) if tier else ""
+
+
 def _tiers(known: KnownServer) -> dict[str, Tier]:
     """What a server would have with each tier and without one."""
     settings = services().settings
@@ -288,15 +305,19 @@ def _description(server: Server, known: KnownServer, blocks: list[Block], now: f
         refused: whether the client that asks would be refused an unlock.
     """
     left = leases.left(known.grant, services().settings, now, refused)
+    access = access_of(known, blocks, now)
+    unlockable = known.tier == UNVERIFIED and not refused
+    larger = [] if refused else _larger(known, now)
     return {
         "user": server.user,
         "server": server.name,
         "tier": known.tier,
-        "access": access_of(known, blocks, now),
+        "access": access,
+        "reach": _reach(known, access, unlockable or bool(larger)),
         "until": left and left.until,
         "expires_in": left and left.expires_in,
         "on_expiry": left and left.on_expiry,
-        "unlockable": known.tier == UNVERIFIED and not refused,
-        "larger": [] if refused else _larger(known, now),
+        "unlockable": unlockable,
+        "larger": larger,
         "renewable_in": left and left.renewable_in,
     }

@@ -82,8 +82,8 @@ def test_packages_alone_are_shown_in_every_language_on_a_phone(language, start, 
     address = f"{process.public}/egress/servers/alice/"
     tab = open_tab(address, locale=f"{language}-XX" if language != "en" else "en-GB", **PHONE)
     expect(tab.state).to_have_text(messages["packages-only"])
-    packages = messages["packages"].format(names="conda, Python, R")
-    expect(tab.page.locator("#reach")).to_have_text(messages["reach-hosts"].format(hosts=packages))
+    works = messages["reach-hosts"].format(hosts="pip, conda, R")
+    expect(tab.page.locator("#reach")).to_have_text(f"{works} {messages['reach-rest']}")
     tab.picture(f"packages-{language}-320")
     with reconciler(store):
         tab.button.click()
@@ -95,6 +95,7 @@ def test_limited_access_is_shown_until_a_block_ends_it(start, store, open_tab):
     run_pod(store)
     tab = open_tab(f"{process.public}/egress/servers/alice/", viewport={"width": 1280, "height": 800})
     expect(tab.state).to_have_text("Your server has limited internet access.")
+    expect(tab.page.locator("#reach")).to_have_text("What works: pip; api.example.org. Everything else: not yet.")
     tab.picture("hosts")
     tab.requests_fail = True
     tab.page.route("**/challenge?*", lambda route: route.abort())

@@ -126,8 +126,7 @@ def test_accept_headers_count_as_far_as_they_are_read(public, store, path):
         ),
         (
             {"internet": False, "hosts": ["python"]},
-            "Programs in it can open connections to some addresses only, which the operators of this site chose. "
-            "What works: pip.",
+            "Programs in it can open connections to some addresses only, which the operators of this site chose. What works: pip.",
         ),
         ({"internet": True, "description": {"en": "PyPI & CRAN.", "de": "Nur PyPI."}}, "PyPI & CRAN."),
         ({"internet": True, "description": {"de": "Nur PyPI."}}, "Nur PyPI."),

@@ -235,8 +235,15 @@ class ChallengeAnswer(BaseModel):
         Access | None,
         Field(description="what a server without a pass reaches, in the words of `GET servers/…`; null: this site closes nothing"),
     ]
-    hold: Annotated[int, Field(ge=0, le=60, description="seconds for which a launch may wait for a solution that needs no click")]
-    interactive_hold: Annotated[int, Field(ge=0, le=60, description="seconds for which it may wait for one that does")]
+    hold: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=60,
+            description="seconds for which a launch, or a server that is ready, may wait for a solution without a click",
+        ),
+    ]
+    interactive_hold: Annotated[int, Field(ge=0, le=60, description="seconds for which it may wait for a click")]
     providers: Annotated[
         list[Annotated[WorkOffer | WidgetOffer, Field(discriminator="kind")]],
         Field(description="in the operator's order; empty: there is nothing to solve at present"),

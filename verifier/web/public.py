@@ -54,7 +54,7 @@ def challenge() -> Response:
     services().metrics.prices.observe(price)
     settings = services().settings
     offers = services().captcha.offers(purpose, network(), price)
-    # More often than not, a launch would wait in vain (D-225).
+    # More often than not, a server would wait in vain (D-225).
     in_vain = offers and offers[0]["kind"] == "proof-of-work" and price * BASE_SECONDS / WORKERS > settings.launch_hold
     return bodies.answer(
         bodies.ChallengeAnswer.model_validate(

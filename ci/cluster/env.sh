@@ -5,9 +5,14 @@ here=$top/ci/cluster
 
 name=${CLUSTER_NAME:-binder-egress}   # clusters of different names run side by side
 family=${CLUSTER_IP_FAMILY:-dual}     # dual, or ipv4: what k3s does by default
+network=${CLUSTER_NETWORK:-kube-router}   # who enforces NetworkPolicy: a file of networks/
 state=$cache/clusters/$name
 [[ $name =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || { echo "CLUSTER_NAME: lower case letters, digits and - only, not '$name'" >&2; exit 2; }
 [[ $family =~ ^(dual|ipv4)$ ]] || { echo "CLUSTER_IP_FAMILY: dual or ipv4, not '$family'" >&2; exit 2; }
+[[ $network =~ ^[a-z-]+$ && -e $here/networks/$network.sh ]] || {
+  echo "CLUSTER_NETWORK: one of $(cd "$here/networks"; echo *.sh | sed 's/\.sh//g'), not '$network'" >&2
+  exit 2
+}
 
 node_ns=$name-node internet_ns=$name-internet    # two network namespaces; nothing in them can leave the machine
 cgroup=/cluster-$name                            # kubelet's cgroupRoot: all our cgroups are below it
@@ -38,6 +43,14 @@ init_pid() {
   done
   return 1
 }
+# What differs between the networks is in their files:
+#   network_build     builds what ci/tools does not have, and prints its folder, which the other functions find in $built
+#   cni_plugin        in $state: prints the first plugin of the CNI configuration, without its addresses; may add to cni-bin/
+#   network_objects   makes the objects that it needs in the API server
+#   network_run       network_run KUBECONFIG, in the node: starts what enforces policies, under the name netpol
+#   network_enforces  whether it does so by now
+. "$here/networks/$network.sh"
+
 # A command in the node: its mounts, its processes, its network.
 on_node() { nsenter -t "$(init_pid)" -m -p -n -- "$@"; }
 # A command in the node's network only. Not `ip netns exec`: that hides the cgroup mounts.

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Process 1 of the node's PID namespace, in its own mount and network namespace. Started by `up`, not by hand.
 . "$(dirname "$0")/env.sh"
-tools=$(<"$state/tools")
+tools=$(<"$state/tools") built=$(<"$state/built")
 cd "$state"
 
 exec 9</run/netns/$internet_ns   # while /run is still the machine's
@@ -64,9 +64,5 @@ until curl -sf --cacert pki/ca.crt --cert pki/admin.crt --key pki/admin.key \
 # Conntrack's settings are read-only outside the machine's first network namespace; 0 means "leave alone".
 kube kube-proxy --kubeconfig $admin --hostname-override node --cluster-cidr "$(both $pods $pods6)" --proxy-mode iptables \
   --conntrack-max-per-core 0 --conntrack-min 0 --conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 0
-# kube-router saves the whole filter table and restores it milliseconds later. Chains that the proxy made in between are gone, and
-# the proxy looks again only after 30 s. So kube-router starts after the proxy's first round.
-until curl -sf http://127.0.0.1:10256/healthz >/dev/null; do sleep 0.1; done
-keep netpol "$tools/netpol" --kubeconfig $admin --hostname-override node --service-cluster-ip-range "$(both $services $services6)" \
-  --enable-ipv6="$(if dual; then echo true; else echo false; fi)" --iptables-sync-period 5m -v 1
+network_run $admin
 wait

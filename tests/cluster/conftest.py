@@ -12,7 +12,9 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.support.browser import HEADLESS_SHELL, launch
+from tests.support.cluster import networks
 from tests.support.cluster.evidence import Evidence
+from tests.support.cluster.networks import Network
 from tests.support.cluster.quiet_network import quiet_network
 from tests.support.cluster.stage import SINGLEUSER, Stage
 
@@ -120,3 +122,9 @@ def local_cluster() -> str:
     if not os.environ.get("CLUSTER_TARGETS"):
         pytest.skip("needs the local cluster of ci/cluster, not --context")
     return os.environ["CLUSTER_NAME"]
+
+
+@pytest.fixture(scope="session")
+def network(local_cluster: str) -> Network:
+    """What the local cluster's network plugin leaves open."""
+    return networks.running()

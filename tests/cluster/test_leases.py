@@ -65,7 +65,7 @@ def labels_of(stage: Stage, user: str) -> tuple[dict, list]:
     return found["labels"], [(manager, fields) for manager, fields in owners if fields]
 
 
-def test_leases_end_and_are_renewed(stage, leasing, local_cluster):
+def test_leases_end_and_are_renewed(stage, leasing, network):
     """One after the other, these tests would wait for the same minutes three times."""
     with ThreadPoolExecutor(4) as pool:
         blocked, stopped, renewed, kept = (launched.user for launched in pool.map(lambda _: stage.launch(), range(4)))
@@ -103,8 +103,8 @@ def test_leases_end_and_are_renewed(stage, leasing, local_cluster):
         until("a page does not show its end", lambda: page(stage, stopped)["on_expiry"] == "stop")
         assert stage.tier(kept) == "verified", "the client did not keep it"
         time.sleep(STALLED_SECONDS)  # they would have ended
-        # As docs/leases.md says of kube-router: open connections stay open.
-        assert [user for user, running in streams.items() if running.poll() is not None] == []
+        assert {streams[user].poll() is None for user in (blocked, stopped)} == {network.connections_stay}
+        assert streams[renewed].poll() is None
         try:
             assert_reaches(stage, renewed, egress=True)
         except AssertionError:

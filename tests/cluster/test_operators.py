@@ -94,15 +94,15 @@ def test_block_on_a_pod_outlives_redis(stage, verified):
     assert (statuses[-1], stage.tier(verified)) == (403, None)
 
 
-def test_open_connection_stays_until_the_pod_is_stopped(stage, verified, local_cluster):
-    """As docs/operating.md says of kube-router: a block stops new connections. Only the end of the pod ends open ones."""
+def test_open_connection_stays_until_the_pod_is_stopped(stage, verified, network):
+    """A block stops new connections. Where open ones stay, only the end of the pod ends them (docs/operating.md)."""
     running = stream(stage, verified)
     try:
         egress(stage, "revoke", verified, "--why", "a test")
         stage.await_tier(verified, None)
         assert_reaches(stage, verified, egress=False, closing=OPEN)
         time.sleep(STALLED_SECONDS)  # it would have ended
-        assert running.poll() is None
+        assert (running.poll() is None) == network.connections_stay
         assert "mayStopPods" in refused(stage, "revoke", verified, "--stop", "--why", "a test")
         stage.install_gate(*QUICK, "--set=reconciler.mayStopPods=true")
         with pytest.raises(Failed, match=r"narrow-reconciler[\s\S]*The reconciler may delete user pods alone"):

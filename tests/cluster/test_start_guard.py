@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.cluster.newborns import bear, guard_of, lives
 from tests.support.cluster.patience import POD_SECONDS, RECONCILER_SECONDS
-from tests.support.cluster.stage import Stage
+from tests.support.cluster.stage import Stage, signal_component
 from tests.support.waiting import eventually
 
 BORN_AT_ONCE = 8
@@ -34,11 +34,21 @@ def test_new_pod_reaches_nothing(stage, guard):
     assert {pod.said["outcome"] for pod in found.values()} <= {"closed", "blocked"}
 
 
-def test_new_pod_without_the_guard_reaches_something(stage, local_cluster):
-    """The guard's purpose. This also shows that the test above can fail."""
+def test_new_pod_without_the_guard_reaches_something_where_policies_are_late(stage, network):
+    """The guard's purpose. Where policies are late, this also shows that the test above can fail."""
     for number in range(BORN_AT_ONCE):
         bear(stage, f"newborn-{number}", None)
-    assert any(any(pod.reached) for pod in lives(stage).values())
+    assert any(any(pod.reached) for pod in lives(stage).values()) == network.late
+
+
+def test_new_pod_while_the_network_plugin_hangs(stage, network):
+    signal_component("netpol", "STOP")
+    try:
+        bear(stage, "newborn", None)
+        (pod,) = lives(stage).values()
+    finally:
+        signal_component("netpol", "CONT")
+    assert any(pod.reached) == network.fails_open
 
 
 def test_pod_that_is_never_isolated_starts_after_the_timeout(stage, guard):

@@ -31,16 +31,18 @@ RUN /opt/build/bin/python -I /src/verifier/proxy/build_registries.py "$(cat /opt
  && mv /opt/registries.json /src/verifier/proxy/registries.json
 COPY --from=frontend /src/verifier/web/static /src/verifier/web/static
 COPY --from=frontend /src/verifier/pods/lab /src/verifier/pods/lab
-# Into a folder of its own, so that a release changes one small layer and the layer of the dependencies stays. The agent has an
-# image of its own.
-RUN rm -r /src/verifier/agent \
+# Into a folder of its own, so that a release changes one small layer and the layer of the dependencies stays. The agent and the
+# node guard have images of their own.
+RUN rm -r /src/verifier/agent /src/verifier/node_guard.py \
  && /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /opt/wheel /src \
  && /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-index --no-deps \
     --prefix /opt/package /opt/wheel/*.whl
 
 # For docs/node-guard.yaml, and not part of the image below (D-233): docker build --target node-guard
 FROM python AS node-guard
-RUN apt-get update && apt-get install --yes --no-install-recommends nftables && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install --yes --no-install-recommends iproute2 nftables && rm -rf /var/lib/apt/lists/*
+COPY verifier/node_guard.py /opt/node_guard.py
+CMD ["python3", "/opt/node_guard.py"]
 
 # Nothing that installs or builds: neither pip nor what venv would make a new one from.
 FROM python AS bare

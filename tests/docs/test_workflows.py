@@ -119,14 +119,16 @@ def test_unit_tests_get_their_programs_and_rights():
     """They run the egress proxy in network namespaces: Docker refuses `unshare` in a container without rights, and Debian's image
     has no `ip`."""
     files = [*TOP.glob("tests/unit/**/*.py"), *TOP.glob("tests/support/egress_proxy/*.py")]
-    called = set(re.findall(r'"(unshare|ip|curl|git|wget|redis-server|openssl)[" ]', "".join(file.read_text() for file in files)))
+    text = "".join(file.read_text() for file in files)
+    called = set(re.findall(r'"(unshare|ip|nft|curl|git|wget|redis-server|openssl)[" ]', text))
     assert {"unshare", "ip"} <= called
     jobs = yaml.safe_load((TOP / ".github/workflows/test.yml").read_text())["jobs"].values()
     (job,) = (job for job in jobs if "unit" in job["strategy"]["matrix"]["parts"])
     assert "--privileged" in job["container"]["options"].split()
     (unit,) = re.findall(r"^unit\(\) \{\n(.*?)^\}", (TOP / "ci/test").read_text(), re.DOTALL | re.MULTILINE)
     (packages,) = re.findall(r"^  packages (.*)$", unit, re.MULTILINE)
-    assert {{"ip": "iproute2"}.get(program, program) for program in called - {"unshare"}} <= set(packages.split())
+    names = {"ip": "iproute2", "nft": "nftables"}
+    assert {names.get(program, program) for program in called - {"unshare"}} <= set(packages.split())
 
 
 def test_a_release_is_refused_while_a_file_has_another_version():

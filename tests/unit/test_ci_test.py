@@ -44,7 +44,7 @@ def test_only_a_test_that_passes_then_is_flaky(tmp_path, then, code, said):
     function = re.search(r"^tests\(\) \{.*?^\}$", (TOP / "ci/test").read_text(), re.MULTILINE | re.DOTALL)
     script = f"""
       set -euo pipefail
-      top=. results=. venv=./venv python=(./venv/bin/python) files=() arguments=() alone=() parts=(part)
+      top=. results=. venv=./venv python=(./venv/bin/python) files=() arguments=() alone=() own=() parts=(part)
       folder_of() {{ echo "$1"; }}
       {function and function.group()}
       tests part -p no:schemathesis -p no:hypothesispytest -p no:anyio || code=$?

@@ -1,12 +1,9 @@
 // One check of a browser: a challenge, its solution, and the verifier's pass for that.
 import { json, NoAnswer, post, Refusal } from "./verifier.js";
 
-// Seconds that a launch waits for the challenge, and for proof of work. A person must be asked before the launch goes out, and a
-// verifier that has just delivered launch.js answers quickly. By then most browsers have calculated (D-224).
-const GRACE_SECONDS = 1;
 // A pass is no longer sent in the last seconds before it expires.
 const MARGIN_SECONDS = 5;
-// Seconds to hold a launch: the defaults if the verifier names none, and the limit. BinderHub's build tokens live for 300 s.
+// Seconds after its build request until which a ready server waits: the defaults if the verifier names none, and the limit.
 const HOLD_SECONDS = 4;
 const INTERACTIVE_HOLD_SECONDS = 60;
 const LONGEST_HOLD_SECONDS = 60;
@@ -30,22 +27,21 @@ export class Check {
   error = null;
   /** Whether a person has to do something. */
   interactive = false;
-  /** Whether the offer is proof of work. */
-  calculates = false;
   /** Whether the person can choose another offer. */
   others = false;
   _token = null;
   _until = 0;
   _untilToday = 0;
+  /** @type {?object} what the verifier said of the promise when it issued the pass; null: nothing */
+  promise = null;
   _hold = HOLD_SECONDS;
   _interactiveHold = INTERACTIVE_HOLD_SECONDS;
-  _asked = performance.now();
-  _instead = 0;
+  _shown = false;
+  _resume = () => {};
   _solving = new AbortController();
   _another = false;
   _over = false;
   _paying = null;
-  _waiting = new Set();
 
   /**
    * Begin a check.
@@ -58,6 +54,7 @@ export class Check {
    * @param {?object} [means.widgets] where and how to show third-party widgets: `{place: () => Promise<HTMLElement>,
    *   language: string, theme: () => string}`; null if the page must load nothing from third parties
    * @param {(offer: object) => boolean} [means.suits] whether an offer is good enough; by default every offer is
+   * @param {string} [means.promise] the promise of a launch, which the pass keeps
    * @param {() => void} changed called after each change
    */
   constructor(base, asked, means, changed) {
@@ -71,10 +68,9 @@ export class Check {
     });
   }
 
-  /** Whether a launch should wait for this check. */
+  /** Whether a pass may still come. */
   get running() {
-    if (this.state === "solving" || this.state === "widget") return true;
-    return this.state === "asking" && performance.now() < this._asked + GRACE_SECONDS * 1000;
+    return ["asking", "solving", "widget"].includes(this.state);
   }
 
   /** The pass, as long as it is valid. */
@@ -89,31 +85,21 @@ export class Check {
   }
 
   /**
-   * Wait while the check runs, but no longer than the operator allows.
+   * How long a server that is ready may wait for this check: longer once a person has seen a widget.
    *
-   * @param {AbortSignal} [signal] ends the waiting
-   * @param {number} [since] for a server that is ready: when its build request began to wait, in ms. The waiting time counts
-   *   from then, and proof of work may use all of it. A ready server waits for nothing else, because the panel then has no
-   *   button to go on
-   * @returns {Promise<void>} never rejects
+   * @param {number} since when its build request went out, in ms of `performance.now`
+   * @returns {number} ms; zero or less: it waits for nothing
    */
-  async wait(signal, since) {
-    const began = since ?? performance.now();
-    const stop = new Promise((resolve) => { signal?.addEventListener("abort", resolve, { once: true }); });
-    while (this.running && !signal?.aborted && (since === undefined || this.calculates)) {
-      const hold = since === undefined && this.calculates ? Math.min(this._hold, GRACE_SECONDS) : this._hold;
-      let limit = began + (this.state === "widget" ? this._interactiveHold : hold) * 1000;
-      if (this.state === "asking") limit = Math.min(limit, this._asked + GRACE_SECONDS * 1000);
-      // A widget was dropped or failed, and the launch waits for a calculation instead, or until another widget has loaded.
-      if (this._instead > began && this.state !== "widget") {
-        limit = Math.min(this._instead + hold * 1000, began + this._interactiveHold * 1000);
-      }
-      const left = limit - performance.now();
-      if (left <= 0) return;
+  left(since) {
+    return this.running ? since + (this._shown ? this._interactiveHold : this._hold) * 1000 - performance.now() : 0;
+  }
+
+  /** Wait as long as `left` says. Never rejects. */
+  async wait(since) {
+    for (let left = this.left(since); left > 0; left = this.left(since)) {
       await new Promise((resolve) => {
         const timer = setTimeout(resolve, left);
-        this._waiting.add(() => { clearTimeout(timer); resolve(); });
-        stop.then(resolve);
+        this._resume = () => { clearTimeout(timer); resolve(); };
       });
     }
   }
@@ -131,7 +117,7 @@ export class Check {
 
   /** End the check, because its pass would be of no use. */
   stop() {
-    this._end(this.running || this.state === "asking" ? "none" : this.state);
+    this._end(this.running ? "none" : this.state);
   }
 
   _end(state) {
@@ -144,9 +130,8 @@ export class Check {
     // A check ends only once: the person chose the end, or has already read the message about it.
     if (this._over || this.state === "passed") return;
     this.state = state;
-    const waiting = [...this._waiting];
-    this._waiting.clear();
-    for (const resume of waiting) resume();
+    this._shown ||= state === "widget";
+    this._resume();
     this.changed();
   }
 
@@ -175,7 +160,6 @@ export class Check {
     while (offers.length && !this._over) {
       const offer = offers[0];
       this.interactive = offer.kind === "interactive";
-      this.calculates = offer.kind === "proof-of-work";
       this.others = offers.length > 1;
       this._another = false;
       this._solving = new AbortController();
@@ -183,16 +167,17 @@ export class Check {
         const solution = await this._solve(offer, this._solving.signal);
         if (this._over) return undefined;
         const [began, today] = [performance.now(), Date.now()];
-        const got = await json(fetch(`${this.base}passes`, post({ provider: offer.name, solution })));
+        const { promise } = this.means;
+        const got = await json(fetch(`${this.base}passes`, post({ provider: offer.name, solution, promise })));
         if (this._over) return undefined;
         this._token = String(got.token);
+        this.promise = got.promise;
         // Measured from the time of the answer, because the browser's clock may be wrong.
         const lifetime = (Number(got.expires_in) - MARGIN_SECONDS) * 1000;
         [this._until, this._untilToday] = [began + lifetime, today + lifetime];
         return this._set("passed");
       } catch (error) {
         if (this._over) return undefined;
-        if (this.state === "widget") this._instead = performance.now();
         if (this._another) {
           offers.push(offers.shift());
           continue;
@@ -211,7 +196,7 @@ export class Check {
   }
 
   async _solve(offer, signal) {
-    if (this.calculates) {
+    if (offer.kind === "proof-of-work") {
       this._set("solving");
       return this.means.solve(offer.challenge, signal);
     }

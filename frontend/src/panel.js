@@ -10,7 +10,7 @@ import { chooseLanguage, direction, fill } from "./language.js";
 
 const MESSAGES = { en, de, fr, es, ja, ar };
 // Milliseconds after which the panel no longer waits for its style sheet, which comes from the host of launch.js and is small: a
-// launch may wait for a person, who must see what to do.
+// server may wait for a person, who must see what to do.
 const SHEET_MS = 2_000;
 // The icon of a state: a globe, with a tick or a stroke, or alone while nothing is decided. Its shape shows it, as does its colour.
 const GLOBE = "M3 12a9 9 0 1018 0 9 9 0 10-18 0h18M12 3c4 4 4 14 0 18M12 3c-4 4-4 14 0 18";
@@ -124,11 +124,12 @@ export class Panel {
    *
    * @param {object} what
    * @param {string} what.state the key of a message
-   * @param {string} [what.access] what a server without a pass reaches: "packages", "hosts"; by default nothing
+   * @param {?string} [what.access] what a server without a pass reaches: "packages", "hosts"; null: the site closes nothing, and
+   *   internet access is not mentioned; by default nothing
    * @param {boolean} [what.busy] whether the page is calculating
-   * @param {boolean} [what.carryOn] whether to offer to continue without internet access
+   * @param {boolean} [what.carryOn] whether to offer to continue without internet access, because a person has to do something, or
+   *   the launch waits
    * @param {boolean} [what.another] whether to offer another way
-   * @param {boolean} [what.asks] whether a person has to do something
    * @param {?string} [what.page] the address of the server's page, on which access is possible later
    */
   show(what) {
@@ -137,7 +138,7 @@ export class Panel {
     else if (!this._closed) this.attach().catch(() => {});
   }
 
-  /** Close the panel. Only a widget opens it again. A launch that waits for the person continues without access. */
+  /** Close the panel. Only a widget opens it again. A launch that waits continues without access. */
   close() {
     this._closed = true;
     if (this._shown?.carryOn) this.onCarryOn();
@@ -145,7 +146,7 @@ export class Panel {
   }
 
   _render() {
-    const { state, access, busy, carryOn, another, asks, page } = this._shown;
+    const { state, access, busy, carryOn, another, page } = this._shown;
     const messages = this._messages;
     const some = { packages: messages.packages, hosts: messages.hosts }[access];
     const text = fill(messages[some && state === "without" ? "none" : state],
@@ -156,11 +157,12 @@ export class Panel {
     const look = state === "has" ? "good" : /^(checking|holding|confirm.*|checked)$/.test(state) ? "wait" : some ? "some" : "none";
     this.host.dataset.look = look;
     this.path.setAttribute("d", ICONS[look]);
-    this.section.toggleAttribute("data-asks", asks);
+    this.section.toggleAttribute("data-asks", carryOn);
     this.link.hidden = !page;
     this.link.href = page ?? "";
     this.progress.hidden = !busy;
-    this.carryOn.hidden = !carryOn;
+    this.carryOn.hidden = !carryOn || access === null;
+    this.why.hidden = access === null;
     this.another.hidden = !another;
   }
 }

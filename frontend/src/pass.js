@@ -1,5 +1,5 @@
-// The two uses of a pass: it goes with a launch, or it unlocks a running server.
-import { post } from "./verifier.js";
+// The uses of a pass: it goes with a launch, keeps the promise of one, or unlocks a running server.
+import { json, post } from "./verifier.js";
 
 /**
  * The address of a build request with a pass.
@@ -39,6 +39,17 @@ export function unlockPage(verifier, server) {
   const [, user, name] = server.pathname.match(/\/user\/([^/]+)(?:\/([^/]+))?\/?$/);
   return `${verifier}servers/${user}${name ? `/${name}` : ""}`;
 }
+
+/**
+ * Ask what is so of a promise.
+ *
+ * @param {string} verifier ending in "/"
+ * @param {string} promise
+ * @param {?string} token a pass for that verifier to keep the promise with
+ * @returns {Promise<{state: string, access: ?string}>}
+ */
+export const askPromise = (verifier, promise, token) =>
+  json(fetch(`${verifier}promises/${promise}`, token ? post({ token }) : {}));
 
 /**
  * Present a pass for a server.

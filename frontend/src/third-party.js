@@ -9,7 +9,7 @@ import es from "../../verifier/web/messages/third-party/es.json";
 import fr from "../../verifier/web/messages/third-party/fr.json";
 import ja from "../../verifier/web/messages/third-party/ja.json";
 import { Check } from "./check.js";
-import { readEvent, readEvents } from "./events.js";
+import { eventReader, readEvent } from "./events.js";
 import { chooseLanguage, direction } from "./language.js";
 import { family, solve, solveInPage } from "./solve.js";
 import { presentPass, unlockPage, verifierOf, withPass } from "./pass.js";
@@ -117,7 +117,7 @@ class Gate {
     try {
       // Clone the response before the page can begin to read it.
       const copy = await answer.then((response) => (response.ok && response.body ? response.clone() : null));
-      if (copy) await readEvents(copy.body, (event) => launch.hear(event, copy.url));
+      if (copy) await readEvents(copy, launch);
     } catch {
       // The page ended the request, or it handles the same error itself.
     }
@@ -316,6 +316,22 @@ class Launch {
       this.gate.announce(state, this.address, server, page);
     } catch {
       // The page gets no event. Nothing else depends on that.
+    }
+  }
+}
+
+// A client may end its request as soon as it has read `ready`, and that discards what is still unread here. So this loop must be as
+// quick as the client's own, without a generator.
+async function readEvents({ body, url }, launch) {
+  const reader = body.getReader();
+  const read = eventReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    if (!read(value).every((event) => launch.hear(event, url))) {
+      // Do not await it: the promise resolves only after the page has cancelled its copy, too.
+      reader.cancel().catch(() => {});
+      return;
     }
   }
 }

@@ -31,7 +31,7 @@ PHASES = {"idle": [], "building": ["Building"], "launching": ["Launching"], "fai
 class Tab:
     """A launch page in the browser, and a record of what must not happen on it.
 
-    Time stands still on the page: a launch waits for its pass until the pass comes, or until the test lets `time` pass. Playwright
+    Time stands still on the page: a server that is ready waits until the pass comes, or until the test lets `time` pass. Playwright
     routes no request: on a busy machine, a request that the page sends while it leaves for its server would be lost.
     """
 
@@ -107,27 +107,26 @@ class Tab:
         assert not others
 
 
+LOADED = "Boolean(window.binderEgress?.sent)"
+"""Whether launch.js has loaded, in JavaScript."""
+
+PROMISE = re.compile("promise-[0-9a-f]{32}")
+"""A promise, as build requests carry it."""
+
+
 def launch(hub, opened):
     """Open the launch page as in production: its script is large, and arrives after launch.js."""
     hub.bundle.close()
     opened.page.goto(hub.page(), wait_until="commit")
-    opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
+    opened.page.wait_for_function(LOADED)
     hub.bundle.open()
 
 
 def launch_while_solving(hub, opened):
-    """Open the launch page. Its script arrives while a challenge is being solved."""
-    hub.bundle.close()
+    """Open the launch page. The verifier does not answer solutions."""
     hub.gates["passes"].close()
-    opened.page.goto(hub.page(), wait_until="commit")
+    launch(hub, opened)
     eventually(lambda: hub.count("POST /egress/passes"), what="nothing is solved")
-    hub.bundle.open()
-
-
-def end_wait(opened, seconds):
-    """Wait until the page waits for exactly so many seconds, and let them pass."""
-    eventually(lambda: opened.time.left == seconds, what=f"the page does not wait for {seconds} s")
-    opened.time.let_pass(seconds)
 
 
 def launch_when_solved(hub, opened):
@@ -136,6 +135,23 @@ def launch_when_solved(hub, opened):
     opened.page.goto(hub.page(), wait_until="commit")
     opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
     hub.bundle.open()
+
+
+def end_wait(opened, seconds):
+    """Wait until the page waits for exactly so many seconds, and let them pass."""
+    eventually(lambda: seconds in opened.time.timers, what=f"the page does not wait for {seconds} s")
+    opened.time.let_pass(seconds)
+
+
+def ask_until(opened, state):
+    """Let the page ask about its promise, once a second, until it shows a state."""
+
+    def asked():
+        if 1 in opened.time.timers:
+            opened.time.let_pass(1)
+        return opened.page.evaluate("window.binderEgress?.state") == state
+
+    eventually(asked, what=f"the page does not learn: {state}")
 
 
 # --- launches, retries, tabs ------------------------------------------------------------------------------------------
@@ -193,36 +209,33 @@ DARK_PAGE = "<script>document.documentElement.dataset.bsTheme = 'dark'</script>"
 
 
 def show_checking(hub, opened):
-    """The challenge is late, so the build request goes out after a second."""
     hub.gates["challenge"].close()
     launch(hub, opened)
-    end_wait(opened, 1)
-    eventually(lambda: hub.builds, what="no build")
+
+
+def show_holding(hub, opened):
+    hub.ready.open()
+    launch_while_solving(hub, opened)
 
 
 def show_checked(hub, opened):
-    show_checking(hub, opened)
-    hub.gates["challenge"].open()
+    """BinderHub's hook rests after failures, so that the verifier knows of no launch."""
+    hub.rests = True
+    launch(hub, opened)
+
+
+def show_has(hub, opened):
+    launch(hub, opened)
+    ask_until(opened, "has")
 
 
 def show_unanswered(hub, opened):
     hub.fault, hub.fault_paths = "garbage", ("challenge",)
 
 
-def show_holding(hub, opened):
-    """The build request goes out after a second. Its server waits."""
+def show_confirm_holding(hub, opened):
     hub.ready.open()
-    launch_while_solving(hub, opened)
-    end_wait(opened, 1)
-    eventually(lambda: hub.builds, what="no build")
-
-
-def show_has(hub, opened):
-    hub.stays = True
-    opened.page.route("**/egress/servers/**", lambda route: route.fulfill(json={"state": "granted"}))
-    show_checked(hub, opened)
-    opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
-    hub.ready.open()
+    launch(hub, opened)
 
 
 def show_without(hub, opened):
@@ -239,8 +252,7 @@ PANEL_STATES = {
     "unanswered": (show_unanswered, ()),
     "needed": (lambda hub, opened: hub.page_config.update(apiToken="secret"), ("turnstile",)),
     "confirm": (launch, ("turnstile",)),
-    "confirm_running": (launch, ("turnstile", "late")),
+    "confirm_holding": (show_confirm_holding, ("turnstile",)),
     "without": (show_without, ("turnstile",)),
 }
-"""State → the function that leads to it, and the providers that it needs. With `late`, the launch goes out before a person can
-solve anything."""
+"""State → the function that leads to it, and the providers that it needs."""

@@ -6,11 +6,11 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.apps import reconciler
 from tests.support.browser import ARTIFACTS, MODEST
 from tests.support.launch_tab import (
     CLIENT_ERRORS,
     EN,
+    LOADED,
     Ignored,
     build_by_script,
     end_wait,
@@ -30,110 +30,139 @@ def presented(double):
     return [name for name, fields in double.calls if "self-check" not in fields["response"]]
 
 
-def test_launch_waits_for_a_person(double, start, tab):
+def tier_of(store, user):
+    """The tier that waits for a server's pod since its launch was decided."""
+    return store.pending(Server(user), set()).launch.grant.tier
+
+
+def calculation_first(double):
+    """Settings of a site whose second way is a widget."""
+    return {
+        "captcha_providers": {"altcha": {"order": 0} | MODEST["altcha"], "turnstile": {"order": 1} | double.options("turnstile")},
+        "captcha_secret_turnstile": double.settings("turnstile")["captcha_secret_turnstile"],
+    }
+
+
+def test_person_can_confirm_while_the_launch_goes_on(double, start, store, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
-    opened = tab()
-    launch(hub, opened)
-    opened.expect("confirm")
-    expect(opened.button("carry_on")).to_be_visible()
-    # A minute; a calculation has four seconds.
-    eventually(lambda: 60 in opened.time.timers, what="the launch does not wait for a person")
-    opened.time.let_pass(59)
-    opened.expect("confirm")
-    assert hub.builds == []
-    person(opened).click()
-    opened.server("user-1")
-    assert [build.tier for build in hub.builds] == ["verified"]
-    assert [state for state in opened.states if state != "has"][-2:] == ["confirm", "checked"]
-    assert presented(double) == ["turnstile"]
-
-
-def test_person_can_continue_without_solving(double, start, tab):
-    hub = start(**double.settings("hcaptcha"))
     hub.ready.close()
     opened = tab()
     launch(hub, opened)
-    expect(opened.page.frame_locator("#binder-egress iframe").get_by_role("button", name="I am a person")).to_be_visible()
-    opened.button("carry_on").click()
-    opened.expect("without")
-    eventually(lambda: hub.builds, what="no build")
-    assert hub.builds[0].token is None
-    expect(opened.page.locator("#binder-egress iframe")).to_have_count(0)
-    expect(opened.button("carry_on")).to_be_hidden()
-
-
-def test_closing_the_panel_continues_without(double, start, tab):
-    hub = start(**double.settings("hcaptcha"))
-    opened = tab()
-    launch(hub, opened)
     opened.expect("confirm")
-    opened.button("close").click()
+    eventually(lambda: hub.builds and hub.builds[0].tier, what="not announced")
+    person(opened).click()
+    opened.expect("has")
+    assert hub.builds[0].tier == "unverified" and tier_of(store, "user-1") == "verified"
+    hub.ready.open()
     opened.server("user-1")
-    assert hub.builds[0].token is None
+    assert presented(double) == ["turnstile"]
 
 
-def test_another_way_gives_a_pass(double, start, tab):
+def test_ready_server_waits_for_a_person(double, start, store, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
     opened = tab()
     launch(hub, opened)
-    opened.expect("confirm")
+    opened.expect("confirm_holding")
+    expect(opened.button("carry_on")).to_be_visible()
+    # A minute; a calculation has four seconds.
+    eventually(lambda: 60 in opened.time.timers, what="the server does not wait for a person")
+    opened.time.let_pass(59)
+    opened.expect("confirm_holding")
+    person(opened).click()
+    opened.server("user-1")
+    assert tier_of(store, "user-1") == "verified"
+    assert presented(double) == ["turnstile"]
+
+
+def test_ready_server_waits_no_longer_than_a_person_may_take(double, start, tab):
+    hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]), launch_interactive_hold=20)
+    hub.stays = True
+    opened = tab()
+    launch(hub, opened)
+    opened.expect("confirm_holding")
+    end_wait(opened, 20)
+    opened.expect("none")
+    opened.expect_phase("ready")
+    expect(opened.page.locator("#binder-egress iframe")).to_have_count(0)
+    assert hub.count("POST /egress/passes") == 0
+
+
+@pytest.mark.parametrize("how", ["carry_on", "close"])
+@pytest.mark.parametrize("when", ["confirm", "confirm_holding", "holding"])
+def test_person_can_continue_without_solving(when, how, double, start, tab):
+    hub = start(**double.settings("hcaptcha"))
+    if when == "confirm":
+        hub.ready.close()
+    opened = tab()
+    if when == "holding":
+        opened.page.route(f"{double.url}/hcaptcha/**", lambda route: None)
+    launch(hub, opened)
+    opened.expect(when)
+    opened.button(how).click()
+    if when == "confirm":
+        expect(opened.page.locator("#binder-egress iframe")).to_have_count(0)
+        hub.ready.open()
+    opened.server("user-1")
+    assert opened.states[-1] == (when if how == "close" else "without")
+    assert hub.count("POST /egress/passes") == 0
+
+
+def test_another_way_gives_a_pass(double, start, store, tab):
+    hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
+    opened = tab()
+    launch(hub, opened)
+    opened.expect("confirm_holding")
     opened.button("another").click()
     opened.server("user-1")
-    assert hub.builds[0].tier == "verified"
+    assert tier_of(store, "user-1") == "verified"
     assert presented(double) == []
 
 
-def test_another_way_replaces_a_calculation_that_does_not_begin(double, start, tab):
+def test_another_way_replaces_a_calculation_that_does_not_begin(double, start, store, tab):
     """The worker's file does not arrive."""
-    hub = start(
-        captcha_providers={"altcha": {"order": 0} | MODEST["altcha"], "turnstile": {"order": 1} | double.options("turnstile")},
-        captcha_secret_turnstile=double.settings("turnstile")["captcha_secret_turnstile"],
-    )
+    hub = start(**calculation_first(double))
     opened = tab()
     opened.page.route("**/worker-*", lambda route: None)
     launch(hub, opened)
     opened.expect("holding")
     opened.button("another").click()
-    opened.expect("confirm")
+    opened.expect("confirm_holding")
     person(opened).click()
     opened.server("user-1")
-    assert hub.builds[0].tier == "verified"
+    assert tier_of(store, "user-1") == "verified"
 
 
-def test_ready_server_waits_for_a_calculation_and_for_no_widget(double, start, tab):
-    """The calculation comes first and fails while the server waits for it. No button would end a wait for the widget."""
-    hub = start(
-        captcha_providers={"altcha": {"order": 0} | MODEST["altcha"], "turnstile": {"order": 1} | double.options("turnstile")},
-        captcha_secret_turnstile=double.settings("turnstile")["captcha_secret_turnstile"],
-    )
+def test_ready_server_waits_for_the_widget_after_a_failed_calculation(double, start, tab):
+    hub = start(**calculation_first(double))
     opened = tab()
     opened.noise.append("404")
     launch_while_solving(hub, opened)
-    end_wait(opened, 1)
-    eventually(lambda: 3 in opened.time.timers, what="the server does not wait for the rest of the hold")
+    opened.expect("holding")
     hub.fault, hub.fault_paths = "404", ("passes",)
     hub.gates["passes"].open()
+    opened.expect("confirm_holding")
+    opened.button("carry_on").click()
     opened.server("user-1")
-    assert hub.builds[0].token is None
 
 
-def test_risen_price_is_paid_with_the_chosen_provider(double, start, tab):
+def test_risen_price_is_paid_with_the_chosen_provider(double, start, store, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
     problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
     opened = tab()
     opened.noise.append("403")
     opened.page.route("**/egress/passes", lambda route: route.fulfill(status=403, body=problem), times=1)
     launch(hub, opened)
-    opened.expect("confirm")
+    opened.expect("confirm_holding")
     opened.button("another").click()
     opened.server("user-1")
-    assert hub.builds[0].tier == "verified"
+    assert tier_of(store, "user-1") == "verified"
     assert presented(double) == []
 
 
 def test_keyboard_is_enough(double, start, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
     hub.ready.close()
+    hub.rests = True
     opened = tab()
     launch(hub, opened)
     opened.expect("confirm")
@@ -162,7 +191,7 @@ def test_keyboard_is_enough(double, start, tab):
     opened.server("user-1")
 
 
-def test_widget_is_reached_with_the_keyboard(double, start, tab):
+def test_widget_is_reached_with_the_keyboard(double, start, store, tab):
     hub = start(**double.settings("turnstile"))
     opened = tab()
     launch(hub, opened)
@@ -173,23 +202,7 @@ def test_widget_is_reached_with_the_keyboard(double, start, tab):
             break
     opened.page.keyboard.press("Enter")
     opened.server("user-1")
-    assert hub.builds[0].tier == "verified"
-
-
-def test_slow_person_does_not_lose_the_launch(double, start, tab, store):
-    hub = start(**double.settings("turnstile"), launch_interactive_hold=1)
-    hub.ready.close()
-    opened = tab()
-    launch(hub, opened)
-    end_wait(opened, 1)
-    eventually(lambda: hub.builds, what="no build")
-    opened.expect("confirm_running")
-    person(opened).click()
-    opened.expect("checked")
-    with reconciler(store, Server("user-1")):
-        hub.ready.open()
-        opened.server("user-1")
-        eventually(lambda: store.known(Server("user-1")).tier == "verified", what="not unlocked")
+    assert tier_of(store, "user-1") == "verified"
 
 
 @pytest.mark.parametrize("why", ["another way", "broken", "price-risen"])
@@ -198,7 +211,7 @@ def test_second_widget_gets_the_rest_of_the_time_for_people(why, double, start, 
     opened = tab()
     launch(hub, opened)
     expect(person(opened)).to_be_visible()
-    eventually(lambda: 60 in opened.time.timers, what="the launch does not wait for a person")
+    eventually(lambda: 60 in opened.time.timers, what="the server does not wait for a person")
     opened.time.let_pass(20)
     opened.page.locator("#binder-egress iframe").evaluate("(frame) => frame.classList.add('first')")
     if why == "another way":
@@ -211,67 +224,60 @@ def test_second_widget_gets_the_rest_of_the_time_for_people(why, double, start, 
         opened.page.route("**/egress/passes", lambda route: route.fulfill(status=403, body=problem), times=1)
         person(opened).click()
     expect(opened.page.locator("#binder-egress iframe:not(.first)")).to_be_visible()
-    eventually(lambda: 40 in opened.time.timers, what="the launch does not wait for a person any more")
+    eventually(lambda: 40 in opened.time.timers, what="the server does not wait for a person any more")
     opened.time.let_pass(39)
-    opened.expect("confirm")
-    assert hub.builds == []
+    opened.expect("confirm_holding")
     end_wait(opened, 1)
-    eventually(lambda: hub.builds, what="the launch waits longer than a person may take")
+    opened.server("user-1")
 
 
-def test_retry_after_the_pass_has_expired_asks_the_person_again(double, start, tab):
+def test_retry_after_the_pass_has_expired_asks_the_person_again(double, redis_server, start, store, tab):
+    """Unless the promise is kept still: here Redis has forgotten it."""
     hub = start(**double.settings("turnstile"))
     hub.fails = True
     opened = home(hub, tab)
     opened.faults = Ignored(CLIENT_ERRORS)
-    opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
+    opened.page.wait_for_function(LOADED)
+    held = []
+    opened.page.route("**/build/**", lambda route: held.append(route), times=1)
     press_launch(opened)
     person(opened).click()
+    opened.expect("checked")
+    held[0].continue_()
     opened.expect_phase("failed")
+    redis_server.wipe()
     hub.fails = False
     opened.time.let_pass(3600)
     press_launch(opened)
-    opened.expect("confirm")
+    opened.expect("confirm_holding")
     person(opened).click()
     opened.server("user-2")
     first, second = hub.builds
-    assert first.token and first.token != second.token and second.tier == "verified"
+    assert first.token == second.token and tier_of(store, "user-2") == "verified"
 
 
-def test_provider_that_does_not_load_gives_way_to_the_next(double, start, tab):
+def test_provider_that_does_not_load_gives_way_to_the_next(double, start, store, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
     opened = tab()
     opened.noise.append("Failed to load resource")
     opened.page.route(f"{double.url}/**", lambda route: route.abort("blockedbyclient"))
     launch(hub, opened)
     opened.server("user-1")
-    assert hub.builds[0].tier == "verified"
+    assert tier_of(store, "user-1") == "verified"
 
 
 def test_provider_that_hangs_delays_no_longer_than_the_hold(double, start, tab):
     hub = start(**double.settings("hcaptcha"), launch_hold=2)
-    hub.ready.close()
     opened = tab()
     opened.page.route(f"{double.url}/hcaptcha/**", lambda route: None)
     launch(hub, opened)
     opened.expect("holding")
     expect(opened.button("carry_on")).to_be_visible()
     end_wait(opened, 2)
-    eventually(lambda: hub.builds, what="no build")
-
-
-def test_closing_the_panel_before_the_widget_continues_without(double, start, tab):
-    hub = start(**double.settings("hcaptcha"))
-    opened = tab()
-    opened.page.route(f"{double.url}/hcaptcha/**", lambda route: None)
-    launch(hub, opened)
-    opened.expect("holding")
-    opened.button("close").click()
     opened.server("user-1")
-    assert hub.builds[0].token is None
 
 
-def test_provider_without_a_click_gives_a_pass(double, start, tab):
+def test_provider_without_a_click_gives_a_pass(double, start, store, tab):
     hub = start(**double.settings("recaptchaV3"))
     opened = tab()
     launch_when_solved(hub, opened)
@@ -279,10 +285,11 @@ def test_provider_without_a_click_gives_a_pass(double, start, tab):
     assert hub.builds[0].tier == "verified"
 
 
-def test_provider_without_a_click_is_held_like_a_calculation(double, start, tab):
-    """The provider's script never finishes, as when its own requests are blocked. After its time the next way is tried."""
-    hub = start(**double.settings("recaptchaV3", with_altcha=MODEST["altcha"]), launch_hold=2)
+def test_provider_without_a_click_gives_way_to_the_next(double, start, tab):
+    """The provider's script never finishes, as when its own requests are blocked."""
+    hub = start(**double.settings("recaptchaV3", with_altcha=MODEST["altcha"]))
     hub.ready.close()
+    hub.rests = True
     opened = tab()
     opened.page.route(
         f"{double.url}/recaptchaV3/recaptcha/api.js*",
@@ -291,11 +298,7 @@ def test_provider_without_a_click_is_held_like_a_calculation(double, start, tab)
         ),
     )
     launch(hub, opened)
-    opened.expect("holding")
-    end_wait(opened, 2)
-    eventually(lambda: hub.builds, what="no build")
-    opened.expect("checking")
-    opened.time.let_pass(13)
+    end_wait(opened, 15)
     opened.expect("checked")
     assert presented(double) == []
 
@@ -304,33 +307,17 @@ def test_next_launch_asks_again_after_the_panel_was_closed(double, start, tab):
     hub = start(**double.settings("hcaptcha"))
     hub.stays = True
     opened = home(hub, tab)
-    opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
+    opened.page.wait_for_function(LOADED)
     press_launch(opened)
-    opened.expect("confirm")
+    opened.expect("confirm_holding")
     opened.button("close").click()
     opened.expect_phase("ready")
     expect(opened.panel).to_have_count(0)
     build_by_script(opened, "gh/o/two/HEAD")
     opened.expect("confirm")
-    assert len(hub.builds) == 1
     person(opened).click()
-    eventually(lambda: len(hub.builds) == 2, what="no build")
-    assert hub.builds[1].token
-
-
-def test_challenge_is_dropped_after_the_launch(double, start, tab):
-    hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]), launch_interactive_hold=1)
-    hub.stays = True
-    hub.ready.close()
-    opened = tab()
-    launch(hub, opened)
-    end_wait(opened, 1)
-    opened.expect("confirm_running")
-    hub.ready.open()
-    opened.expect("none")
-    opened.page.wait_for_timeout(2_000)
-    assert hub.count("POST /egress/passes") == 0
-    opened.expect("none")
+    eventually(lambda: "/egress/passes" in hub.posted, what="no pass")
+    assert json.loads(hub.posted["/egress/passes"])["promise"] == hub.builds[1].token != hub.builds[0].token
 
 
 SIGNED_IN = ["apiToken", "cookie"]

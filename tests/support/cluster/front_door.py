@@ -37,7 +37,7 @@ class FrontDoor:
         headers: more headers for BinderHub's pages.
         header: snippets for the head of these pages, by key.
         gates: beginning of a path → an event. Such requests wait until it is set, or until the door is closed.
-        builds: the passes of build requests, in order; None for a request without one.
+        builds: the passes or promises of build requests, in order; None for a request without one.
         on_build: called with each build request, before it is forwarded.
         cuts: how many build streams are still to be cut after their first event.
     """

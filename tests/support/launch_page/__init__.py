@@ -47,7 +47,7 @@ class Build:
 
     Attributes:
         spec: the repository to build, `gh/o/cached/HEAD`.
-        token: the pass in the request.
+        token: the pass or the promise in the request.
         user: the user name of its server.
         tier: the verifier's decision, as BinderHub's hook gets it.
         headers: the headers of the request.
@@ -148,7 +148,7 @@ class BinderHub:
         self.builds: list[Build] = []
         self.ready = Gate()
         self.bundle = Gate()
-        self.gates: dict[str, Gate] = {name: Gate() for name in ("launch.js", "challenge", "passes", "servers")}
+        self.gates: dict[str, Gate] = {name: Gate() for name in ("launch.js", "challenge", "passes", "promises", "servers")}
         self.failures = 0
         self.cuts = 0
         self.fails = False
@@ -249,7 +249,7 @@ class BinderHub:
         }
 
     def _announce(self, build: Build) -> str | None:
-        """Report the launch and its pass to the verifier, as BinderHub's hook does. Returns the tier."""
+        """Report the launch and its pass or promise to the verifier, as BinderHub's hook does. Returns the tier."""
         if self.verifier is None or self.rests:
             return None
         launch = {

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.support.apps import RedisServer, VerifierProcess, carried, make_setti
 from tests.support.browser import ARTIFACTS, MODEST, launch
 from tests.support.doubles import running
 from tests.support.launch_page import BinderHub, bundle
+from tests.support.launch_page.real import Process, RealBinderHub, is_installed
 from tests.support.launch_tab import DARK_PAGE, PANEL_STATES, Tab, text
 from verifier.records import KnownServer, Server
 from verifier.store.connection import connect
@@ -41,7 +43,7 @@ FOR_DOCS = {
     "server-none-light-1280": "unlock-locked",
     "server-granted-light-1280": "unlock-granted",
     "server-accent-light-1280": "unlock-branded",
-    "panel-checked-light-1280": "launch-checked-light",
+    "panel-has-light-1280": "launch-has-light",
     "panel-confirm-light-1280": "launch-confirm-light",
 }
 """Screenshot → the name of its copy in docs/images."""
@@ -129,8 +131,9 @@ def shoot_server_pages(browser: Browser, redis: RedisServer, store: Store, names
 
 
 def shoot_panels(browser: Browser, redis: RedisServer, store: Store, states: list[str]) -> None:
-    """The launch page's panel in these states."""
-    script = bundle()
+    """The launch page's panel in these states, on BinderHub's own page if its package is installed."""
+    binderhub = Process() if is_installed() and states else None
+    make_hub = partial(RealBinderHub, process=binderhub) if binderhub else partial(BinderHub, script=bundle())
     with running() as double:
         for state in states:
             lead, providers = PANEL_STATES[state]
@@ -138,11 +141,9 @@ def shoot_panels(browser: Browser, redis: RedisServer, store: Store, states: lis
             settings: dict[str, Any] = {"captcha_providers": MODEST}
             if providers:
                 settings |= double.settings("turnstile", with_altcha=None if state == "needed" else MODEST["altcha"])
-            if "late" in providers:
-                settings["launch_interactive_hold"] = 0
             process = VerifierProcess(redis, **settings)
             for screen, options in SCREENS.items():
-                hub = BinderHub((process.public, process.internal), script, "/")
+                hub = make_hub((process.public, process.internal))
                 hub.launched = lambda user: run_pod(store, user)
                 hub.ready.close()
                 context = browser.new_context(**options)
@@ -158,6 +159,8 @@ def shoot_panels(browser: Browser, redis: RedisServer, store: Store, states: lis
                 context.close()
                 hub.stop()
             process.stop()
+    if binderhub:
+        binderhub.stop()
 
 
 def main(arguments: list[str]) -> None:

@@ -8,7 +8,7 @@ nothing.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Network, ip_network
 from urllib.parse import quote
 
 from ..networks import IPAddress, NetworkSet, parse_address
@@ -26,6 +26,12 @@ class Kind(StrEnum):
 
 
 _NAT64 = IPv6Network("64:ff9b::/96")
+
+_INTERNET = NetworkSet(map(ip_network, ("0.0.0.0/0", "2000::/3", str(_NAT64))))
+"""What somebody on the internet may have as an address, apart from `_SPECIAL`. IANA has given out no other IPv6 addresses."""
+
+_SPECIAL = NetworkSet(map(ip_network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "192.88.99.0/24", "224.0.0.0/4")))
+"""IPv4 addresses that are refused whatever the values say: this host, link-local, the relays of 6to4 (RFC 7526), multicast."""
 
 PORTS = {Kind.TUNNEL: 443, Kind.PLAIN: 80}
 """The one port of each kind."""
@@ -198,8 +204,7 @@ def decide_address(
         ip = parse_address(address)
         if address in own:
             return Refusal(Reason.OWN_NAME, 403, "The hub itself is not reachable through its egress proxy")
-        # Addresses of the first four kinds would lead to the proxy's own machine, whatever the values say.
-        if ip is None or ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast or ip in tier.closed:
+        if ip is None or ip not in _INTERNET or ip in _SPECIAL or ip in tier.closed:
             return Refusal(Reason.ADDRESS, 403, "The host has a private or special address", "destination_ip_prohibited")
         if ip in _NAT64 and isinstance(refusal := decide_address(pod, [_inside(ip)], policy, own), Refusal):
             return refusal

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import redis
 
-from tests.support.apps import launch
+from tests.support.apps import get_pass, launch
 from tests.support.egress_proxy.following import following
 from tests.support.metrics import value
 from tests.support.reconciling import ALICE, converge_due, granted, make_grant
@@ -161,6 +161,15 @@ def test_block_takes_effect_whatever_is_in_redis(
             assert value(internal, "binder_egress_store_up") == 1
             assert public.get("/egress/servers/alice").status_code == 200
             launch(internal, "bob")
+
+
+@pytest.mark.parametrize("epoch", ["NaN", "1e999", "no number", ""])
+def test_epoch_that_cannot_be_one_begins_again(epoch, internal, public, in_redis):
+    """No pass would count otherwise, or every one."""
+    in_redis.set(keys.redis_key("epoch"), epoch)
+    assert internal.get("/readyz").status_code == 200
+    assert 0 < float(in_redis.get(keys.redis_key("epoch"))) <= time.time()
+    assert launch(internal, token=get_pass(public))["pass_outcome"] == "free"
 
 
 def test_table_of_keys_agrees_with_the_types():

@@ -26,6 +26,7 @@ from verifier.records import Block, KnownServer, PodAddresses, Record, RevokedKe
 from verifier.settings import ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
+from verifier.store.keys import RECONCILER_TYPES, VERIFIER_TYPES, redis_key
 from verifier.store.store import Store
 from verifier.web.app import create_services
 from verifier.web.receiver import create_receiver_app, create_receiver_services
@@ -45,8 +46,8 @@ class ChartRedis:
 
     def __init__(self, shared, verifier="", reconciler="", proxy="", receiver=""):
         self.port = free_port()
-        # A user for the tests alone, which may read the commands that Redis refused to others.
-        more = f"port {self.port}\nbind 127.0.0.1\nuser tests on nopass allcommands"
+        # A user for the tests alone, which may do everything, and read the commands that Redis refused to others.
+        more = f"port {self.port}\nbind 127.0.0.1\nuser tests on nopass allcommands allkeys"
         script = SCRIPT.read_text().replace("port 6379", more)
         passwords = {"REDIS_PASSWORD": shared, "VERIFIER_PASSWORD": verifier, "RECONCILER_PASSWORD": reconciler}
         passwords |= {"PROXY_PASSWORD": proxy, "RECEIVER_PASSWORD": receiver}
@@ -340,6 +341,18 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers)
             lambda s: s.detected(),
         ):
             call(store)
+    assert_nothing_was_refused(server)
+
+
+def test_each_process_may_remove_what_has_a_wrong_type(server, stores):
+    verifiers, reconcilers = stores
+    of_both = {redis_key(name): kind for name, kind in {**VERIFIER_TYPES, **RECONCILER_TYPES}.items()}
+    with server.client(username="tests", password="") as client:
+        for name, kind in of_both.items():
+            client.rpush(name, "x") if kind != "list" else client.set(name, "x")
+        verifiers.ping()
+        reconcilers.heartbeat(1.0, {})
+        assert [name for name, kind in of_both.items() if client.type(name) not in ("none", kind)] == []
     assert_nothing_was_refused(server)
 
 

@@ -379,9 +379,8 @@ def test_the_code_of_a_terminal_is_the_code_of_the_address():
         inside = re.fullmatch("\x1b\\[38;5;16;48;5;231m([ ▀▄█]+)\x1b\\[0m", line)[1]
         assert len(inside) <= 80
         rows += [[char in "▀█" for char in inside], [char in "▄█" for char in inside]]
-    expected = [
-        [bool(module) for module in row] for row in segno.make_qr(ADDRESS, error="l", boost_error=False).matrix_iter(border=2)
-    ]
+    code = segno.make_qr(ADDRESS, error="l", boost_error=False, mask=pages.QR_MASK)
+    expected = [[bool(module) for module in row] for row in code.matrix_iter(border=2)]
     assert rows[: len(expected)] == expected
     assert not any(any(row) for row in rows[len(expected) :])
 
@@ -397,8 +396,21 @@ def test_code_of_a_server_is_drawn_once(public, store, monkeypatch, form):
     assert (len(drawn), len(texts)) == (1, 1)
 
 
-def test_a_code_wider_than_a_terminal_is_left_out():
-    assert pages.terminal_qr("x" * 1500) == ""
+def test_the_longest_code_fits_a_terminal():
+    lines = pages.terminal_qr("x" * pages.QR_LIMIT_CHARACTERS).split("\n")
+    assert max(len(re.sub("\x1b.*?m", "", line)) for line in lines) <= 80
+
+
+@pytest.mark.parametrize("form", [{"headers": HTML}, {"headers": CURL, "query_string": "qr=1"}], ids=["page", "terminal"])
+def test_code_costs_no_more_than_a_few_pages_whatever_the_host(public, store, monkeypatch, form):
+    """Comparing the masks took most of the time, and anybody may send a `Host` of 1,000 characters, whose code cost 50 pages."""
+    drawn = []
+    draw = segno.make_qr
+    monkeypatch.setattr(segno, "make_qr", lambda text, **options: drawn.append((text, options["mask"])) or draw(text, **options))
+    run_pod(store)
+    for host in ("short.example", f"{'x.' * 500}example"):
+        assert public.get("/egress/servers/alice", base_url=f"http://{host}", **form).status_code == 200
+    assert drawn == [("http://short.example/egress/servers/alice/#unlock", pages.QR_MASK)]
 
 
 def test_the_code_in_the_page_keeps_to_the_content_security_policy(public, store):

@@ -32,8 +32,11 @@ START = "#unlock"
 """The fragment of a page's address that starts the unlock without a click. A fragment is not sent to the server, and only a script
 in a visible page acts on it, so neither prefetching nor a preview of the link spends anything."""
 
-QR_LIMIT_CHARACTERS = 2000
-"""The length of the longest address that gets a QR code. Longer codes do not fit or are hard to scan."""
+QR_LIMIT_CHARACTERS = 250
+"""The length of the longest address that gets a QR code. Longer codes are hard to scan, and a stranger's `Host` may make them."""
+
+QR_MASK = 2
+"""The mask pattern of all QR codes. Readers know all eight; comparing them takes four times as long as the rest of the drawing."""
 
 PROGRAMS = {"python": "pip", "conda": "conda", "r": "R", "julia": "Julia", "debian": "apt", "node": "npm"}
 """The programs that install from a group of packages, the same in every language."""
@@ -46,9 +49,6 @@ ANY_HOST = "*"
 
 MAX_HOSTS = 3
 """The most single hosts that a page names. If there are more, it only says that there are other hosts (D-270)."""
-
-TERMINAL_WIDTH_COLUMNS = 80
-"""The width of the page in its text form."""
 
 
 def _catalogue(language: str) -> dict[str, str]:
@@ -243,28 +243,25 @@ def _common(language: str, asset: Asset, brand: Brand) -> dict[str, object]:
     return values | {"brand": brand, "brand_style": Markup(brand.style)}
 
 
-@lru_cache(64)  # Making a code takes milliseconds, ten times as long as the rest of the page.
+@lru_cache(64)  # Making a code takes longer than the rest of the page.
 def inline_qr(text: str) -> Markup | str:
     """A QR code as SVG, for a page; `""` for a text of more than `QR_LIMIT_CHARACTERS`."""
     if len(text) > QR_LIMIT_CHARACTERS:
         return ""
     # Without a style, which the Content-Security-Policy forbids. One size, whatever the number of modules.
-    code = segno.make_qr(text).svg_inline(omitsize=True, dark="#000", light="#fff", border=3)
+    code = segno.make_qr(text, mask=QR_MASK).svg_inline(omitsize=True, dark="#000", light="#fff", border=3)
     return Markup(code.replace("<svg ", '<svg width="144" height="144" ', 1))
 
 
 @lru_cache(64)
 def terminal_qr(text: str) -> str:
-    """A QR code with two modules per character. It sets its own colours, so it is black on white in every terminal.
+    """A QR code with two modules per character; `""` for a text of more than `QR_LIMIT_CHARACTERS`.
 
-    Returns:
-        The code; `""` if it is wider than `TERMINAL_WIDTH_COLUMNS`.
+    It fits 80 columns, and sets its own colours, so it is black on white in every terminal.
     """
     if len(text) > QR_LIMIT_CHARACTERS:
         return ""
-    rows = [list(row) for row in segno.make_qr(text, error="l", boost_error=False).matrix_iter(border=2)]
-    if len(rows[0]) > TERMINAL_WIDTH_COLUMNS:
-        return ""
+    rows = [list(row) for row in segno.make_qr(text, error="l", boost_error=False, mask=QR_MASK).matrix_iter(border=2)]
     rows += [[0] * len(rows[0])] * (len(rows) % 2)
     lines = (
         "".join(" ▀▄█"[upper + 2 * lower] for upper, lower in zip(*pair, strict=True))

@@ -73,7 +73,9 @@ def _name(url: str) -> str | None:
 
 def _shorten(url: str) -> str | None:
     url = _IGNORED.sub("", url)
-    if _piles_up_marks(unquote(url)):
+    decoded = unquote(url)
+    # Not only later: a single character may be normalized to eighteen, and each further step takes that much longer.
+    if _piles_up_marks(decoded) or len(unicodedata.normalize("NFKC", decoded)) > MAX_URL_CHARACTERS:
         return None
     found = _AUTHORITY.match(url)
     # For https, git finds the host before it decodes anything; for ssh, it decodes first, and neither `?` nor `#` ends the host.

@@ -102,6 +102,7 @@ def test_host_in_another_script_has_its_ascii_form():
         "https://github.com/owner/name?" + "x" * MAX_URL_CHARACTERS,
         "https://github.com/owner/%" + "25" * (MAX_DECODINGS + 1) + "41",
         "https://github.com/" + "\ufdfa" * 1000,
+        "https://github.com/owner/name?" + "\ufdfa" * 1000,
         "https://x%2F@github.com/owner/name",
         "https://github.com\\owner\\name",
         "ssh://x#@github.com/owner/name",
@@ -111,7 +112,7 @@ def test_host_in_another_script_has_its_ascii_form():
         "https::https://github.com/owner/name",
     ],
     ids=[
-        *("no host name", "too long", "too long a query", "encoded too often", "expands too far"),
+        *("no host name", "too long", "too long a query", "encoded too often", "expands too far", "expands too far a query"),
         *(
             "slash in the user",
             "backslash in the host",

@@ -150,17 +150,17 @@ async function ready(launch, url) {
   ours.launches = ours.launches.filter((one) => one !== launch);
   const { check } = launch;
   launch.page = unlockPage(launch.verifier, new URL(url, (await launch.answer).url));
-  launch.waiting = check.left(launch.since) > 0;
+  launch.waiting = !decided(launch) && check.left(launch.since) > 0;
   show(launch);
-  await check.wait(launch.since);
+  if (launch.waiting) await check.wait(launch.since);
   launch.waiting = false;
   check.stop();
   show(launch);
   if (!check.token || decided(launch)) return;
   // BinderHub may not have announced the launch. A server that has the tier keeps its use, so nothing is spent (D-221).
-  presentPass(launch.page, check.token).then(({ state, status }) => {
+  presentPass(launch.page, check.token).then(({ state, access, status }) => {
     // The verifier may not know the server yet.
-    if (state || status === 403) launch.said = { state: state ?? "refused" };
+    if (state || status === 403) launch.said = { state: state ?? "refused", access };
     show(launch);
   }).catch(() => {});
 }
@@ -188,11 +188,12 @@ async function ask(launch) {
   launch.brought ||= Boolean(token);
   try {
     const said = await askPromise(launch.verifier, launch.promise, token);
-    if (!decided(launch)) launch.said = said;
+    if (!decided(launch) || decided({ said })) launch.said = said;
   } catch {
     return false;
   }
-  if (decided(launch)) launch.check.stop();
+  // A launch that has a tier without a pass may get a larger one with it.
+  if (launch.said.state === "refused") launch.check.stop();
   show(launch);
   return true;
 }
@@ -226,7 +227,7 @@ function show(launch) {
 // The key of the message. Neither a pass nor a promise is one: only the verifier's answer about the launch is.
 function stateOf({ check, failed, waiting, said }) {
   if (failed) return "failed";
-  if (said?.state === "granted") return "has";
+  if (said?.state === "granted") return ["packages", "hosts"].includes(said.access) ? "none" : "has";
   if (said?.state === "refused") return "none";
   switch (check.state) {
     case "asking":

@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 from tests.support.apps import reconciler
 from tests.support.launch_tab import (
     CLIENT_ERRORS,
+    EN,
     LOADED,
     PROMISE,
     Ignored,
@@ -21,6 +22,7 @@ from tests.support.launch_tab import (
     launch_while_solving,
     press_launch,
     show_checked,
+    text,
 )
 from tests.support.waiting import eventually
 from verifier.records import KnownServer, Server
@@ -75,6 +77,21 @@ def test_promise_is_kept_during_the_build(late, cached, hub, store, tab):
     hub.ready.open()
     opened.server("user-1")
     assert hub.count("POST /egress/servers/") == 0
+
+
+def test_tier_of_a_trusted_repository_is_shown_as_it_is_until_the_pass_gives_more(start, store, tab):
+    tiers = {"packages": {"direct": False, "hosts": ["python"], "rank": 1}, "verified": {"rank": 2}}
+    trusted = dict.fromkeys(("example.com/gh/o/cached/HEAD", "github.com/o/cached"), "packages")
+    hub = start(tiers=tiers, trusted_repositories=trusted)
+    hub.gates["passes"].close()
+    hub.ready.close()
+    opened = tab()
+    launch(hub, opened)
+    ask_until(opened, "none")
+    expect(opened.text).to_have_text(text("none", access=EN["packages"]))
+    hub.gates["passes"].open()
+    opened.expect("has")
+    assert tier_of(store, "user-1") == "verified"
 
 
 def test_home_page_solves_and_shows_nothing_before_a_launch(hub, tab):

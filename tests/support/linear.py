@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 MOST_TIMES = 3.0
 """How many times the processor time for half the length is too much. Linear calls take twice as much, quadratic ones four times."""
 
-FLOOR_SECONDS = 0.0003
+FLOOR_SECONDS = 0.0005
 """Processor time that is too short to compare, in seconds."""
 
 

@@ -30,7 +30,7 @@ export class Check {
   /** Whether the person can choose another offer. */
   others = false;
   _token = null;
-  _until = 0;
+  _until = performance.now();
   _untilToday = 0;
   /** @type {?object} what the verifier said of the promise when it issued the pass; null: nothing */
   promise = null;

@@ -110,12 +110,15 @@ def test_home_page_solves_and_shows_nothing_before_a_launch(hub, tab):
 @pytest.mark.parametrize("cached", [True, False], ids=["cached", "slow"])
 def test_ready_server_waits_for_the_calculation(cached, hub, store, tab):
     hub.at_once = cached
+    hub.ready.close()
     opened = tab()
     launch_while_solving(hub, opened)
+    # Only the last event waits, if it comes alone.
+    opened.expect_phase("idle" if cached else "launching")
+    hub.ready.open()
     opened.expect("holding")
     expect(opened.button("carry_on")).to_be_visible()
     opened.page.wait_for_timeout(500)
-    # Only the last event waits, if it comes alone.
     opened.expect_phase("idle" if cached else "launching")
     hub.gates["passes"].open()
     opened.server("user-1")

@@ -170,6 +170,10 @@ _PageAddress = Annotated[str, Field(pattern=rf"^({_PAGE_ADDRESS})?$")]
 """The address of a page of the site; empty: none."""
 
 
+_Contact = Annotated[str, Field(max_length=200, pattern=r"^([A-Za-z0-9._+-]+@[A-Za-z0-9.-]+|https?://[A-Za-z0-9._~:/?#@%&=+-]+)?$")]
+"""A mail address, or the address of a page; empty: none. It is part of the egress proxy's refusals, so it is ASCII."""
+
+
 def is_page_address(text: str) -> bool:
     """Whether a text is what `hubUrl` may be: an address with a scheme and a host, and no user."""
     try:
@@ -186,6 +190,7 @@ class Branding(BaseModel):
         logo: the address of its logo, a path on its host, or a `data:` URL.
         accentColor: its colour, `#rrggbb`.
         helpUrl: where visitors find help.
+        contact: whom they may ask about a block: a mail address, or the address of a page.
         startUrl: the start page; empty: the path above the verifier's own.
     """
 
@@ -202,6 +207,7 @@ class Branding(BaseModel):
     )
     accentColor: str = Field("", pattern=r"^(#[0-9A-Fa-f]{6})?$")
     helpUrl: _PageAddress = ""
+    contact: _Contact = ""
     startUrl: _PageAddress = ""
 
 
@@ -519,6 +525,7 @@ class ProxySettings(CommonSettings):
         [], json_schema_extra=_value("proxy.refusedHosts")
     )
     proxy_page: str = Field("", pattern="^(https?://.+/)?$", json_schema_extra=_value("publicUrl or ingress.hosts"))
+    proxy_contact: _Contact = Field("", json_schema_extra=_value("branding.contact"))
     proxy_connections: int = Field(100, ge=1, le=10_000, json_schema_extra=_value("proxy.limits.connections"))
     proxy_new_per_second: int = Field(20, ge=1, le=10_000, json_schema_extra=_value("proxy.limits.newPerSecond"))
     proxy_bytes_per_second: int = Field(0, ge=0, json_schema_extra=_value("proxy.limits.bytesPerSecond"))

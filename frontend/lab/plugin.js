@@ -71,12 +71,12 @@ function start(address, app, jupyter) {
   const dir = direction(lang);
   const text = (key, values) => fill(MESSAGES[lang][key], values);
   // Notifications are plain text, whose direction is that of the interface.
-  const plain = (key, values) => (dir === "rtl" ? `\u2067${text(key, values)}\u2069` : text(key, values));
+  const plain = (words) => (dir === "rtl" ? `\u2067${words}\u2069` : words);
 
   let small = null; // the small window
   let placed = false; // whether the status bar has the item: JupyterLab accepts it once
   let last = null; // the last answer of the verifier
-  const notices = { failed: null, ending: null, blocked: null }; // notifications that do not end by themselves
+  const notices = { failed: null, ending: null, ended: null, blocked: null }; // notifications that do not end by themselves
   let asked; // the end of the lease for which `ending` was shown
   let over; // the end of the lease after which the verifier was asked
   let opening = false; // whether the panel is open, or about to be
@@ -125,7 +125,7 @@ function start(address, app, jupyter) {
   }
 
   // In mode `observe` nothing is closed, so there is nothing to say: null.
-  const silent = () => server.now !== undefined && state() === null;
+  const silent = () => (server.now ?? last)?.access === null;
 
   function place() {
     if (placed || !statusBar) return;
@@ -136,7 +136,10 @@ function start(address, app, jupyter) {
 
   // -- the panel
 
-  const label = () => text(server.now.unlockable && state() === "none" ? "give" : renewable() ? "keep" : "more");
+  const label = () => text(
+    server.now.unlockable && server.now.why ? "again"
+      : server.now.unlockable && state() === "none" ? "give" : renewable() ? "keep" : "more",
+  );
 
   async function showPanel() {
     // A second click comes while the first one waits for the verifier. JupyterLab would show two panels, one after the other.
@@ -155,13 +158,15 @@ function start(address, app, jupyter) {
     const closed = server.now?.tier === UNVERIFIED && !useful();
     const minutes = minutesLeft();
     const expiry = minutes && text(server.now.on_expiry === "stop" ? "lease-stop" : "lease-end", { minutes });
-    const page = element("a", text("page"), { href: address, target: "_blank", rel: "noopener noreferrer" });
+    const link = (words, href) => element("a", words, { href, target: "_blank", rel: "noopener noreferrer" });
+    const { why, contact } = server.now ?? {};
+    const whom = closed && contact && [`${text("contact")} `, link(contact, /^https?:/.test(contact) ? contact : `mailto:${contact}`)];
     const words = element("strong", text(state() ?? "observe"));
     const body = element("div", [
       element("p", [icon(state() ?? "unknown"), words], { className: "binder-egress-state" }),
       element("p", server.now ? server.now.reach ?? "" : text("reach-unknown")),
-      ...(expiry ? [element("p", expiry)] : []),
-      element("p", closed ? text("closed") : useful() ? text("how") : page),
+      ...[why, expiry, whom].filter(Boolean).map((each) => element("p", each)),
+      element("p", useful() ? text("how") : link(text("page"), address)),
     ], { className: "binder-egress", lang, dir });
     const buttons = [Dialog.cancelButton({ label: text("close") })];
     if (useful()) buttons.push(Dialog.okButton({ label: label() }));
@@ -177,7 +182,7 @@ function start(address, app, jupyter) {
     dismiss();
     small = window.open(`${address}#unlock`, "binder-egress", WINDOW);
     if (!small) {
-      notify("blocked", plain("blocked", { address }));
+      notify("blocked", text("blocked", { address }));
       return;
     }
     small.focus();
@@ -187,7 +192,7 @@ function start(address, app, jupyter) {
   // One notification of each kind: an earlier one is removed.
   function notify(kind, words, actions = []) {
     dismiss(kind);
-    notices[kind] = Notification.warning(words, { autoClose: false, actions });
+    notices[kind] = Notification.warning(plain(words), { autoClose: false, actions });
   }
 
   function dismiss(...kinds) {
@@ -208,9 +213,9 @@ function start(address, app, jupyter) {
     item.parentElement?.classList.toggle("binder-egress-silent", silent());
     if (!silent()) show();
     if (was && now && differ(was, now) && more(now, was)) {
-      if (notices.failed || small) {
+      if (notices.failed || notices.ended || small) {
         const renewed = now.tier === was.tier;
-        Notification.success(plain(renewed ? "renewed" : ranCell ? "run-again" : "given"), { autoClose: 10_000 });
+        Notification.success(plain(text(renewed ? "renewed" : ranCell ? "run-again" : "given")), { autoClose: 10_000 });
         if (!renewed) ranCell = false;
       }
       dismiss();
@@ -218,13 +223,21 @@ function start(address, app, jupyter) {
       small = null;
       if (done) setTimeout(() => done.close(), READ_MS);
     }
+    if (was && now && rank(now) < rank(was)) {
+      dismiss();
+      const actions = useful() ? [{ label: label(), displayType: "accent", callback: openPage }] : [];
+      // JupyterLab cuts notifications after 140 characters.
+      const rest = now.access === "none" ? [now.why || now.reach] : [now.why, now.reach];
+      notify("ended", [text("ended"), ...rest].filter(Boolean).join(" "), actions);
+    }
     if (now && (now.until !== asked || server.secondsLeft() === 0)) dismiss("ending");
     remind();
   }
 
-  const ORDER = ["none", "packages", "hosts", "network"];
+  // In mode `observe`, null, nothing is closed.
+  const rank = ({ access }) => ["none", "packages", "hosts", "network"].indexOf(access ?? "network");
   const more = (now, was) =>
-    ORDER.indexOf(now.access) > ORDER.indexOf(was.access) ||
+    rank(now) > rank(was) ||
     (now.tier === was.tier ? now.until > was.until : now.tier !== UNVERIFIED);
 
   // -- still there?
@@ -235,7 +248,7 @@ function start(address, app, jupyter) {
     asked = server.now.until;
     const when = new Intl.RelativeTimeFormat(lang).format(Math.ceil(seconds / 60), "minute");
     const actions = [{ label: text("keep"), displayType: "accent", callback: openPage }];
-    notify("ending", plain("ending", { when }), actions);
+    notify("ending", text("ending", { when }), actions);
   }
 
   setInterval(() => {
@@ -273,13 +286,15 @@ function start(address, app, jupyter) {
     if (server.now && state() !== "network" && !silent()) ranCell = true;
     if (recently() || performance.now() - told < QUIET_MS) return;
     await server.refresh();
-    // Its window is open already, or it has access by now.
-    if (!server.now || silent() || state() === "network" || performance.now() - told < QUIET_MS) return;
+    // It has access by now, or had it when the verifier last answered; or another cell was quicker.
+    const known = server.now ?? last;
+    if ((known && rank(known) === rank({ access: "network" })) || performance.now() - told < QUIET_MS) return;
     told = performance.now();
     ranCell = true;
     remember();
     const actions = useful() ? [{ label: label(), displayType: "accent", callback: openPage }] : [];
-    const message = [plain(state() === "none" ? "failed-none" : "failed-some"), !useful() && plain("closed")];
+    const failed = { none: "failed-none", unknown: "failed-unknown" }[state()] ?? "failed-some";
+    const message = [text(failed), server.now?.why];
     notify("failed", message.filter(Boolean).join(" "), actions);
   }
 

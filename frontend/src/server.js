@@ -8,8 +8,8 @@ import { startWorker } from "./workers.js";
 
 // The page's elements, by their ids. `unlock` is the button.
 const ui = Object.fromEntries(
-  ["page", "look", "state", "reach", "left", "after", "next", "back", "gone", "how", "why", "way", "unlock", "progress", "widget",
-    "others", "phone", "late"].map((id) => [id, document.getElementById(id)]),
+  ["page", "look", "state", "reach", "left", "after", "next", "back", "gone", "closed", "how", "why", "way", "unlock", "progress",
+    "widget", "others", "phone", "late"].map((id) => [id, document.getElementById(id)]),
 );
 ui.late.remove();
 const { base } = ui.page.dataset;
@@ -24,11 +24,15 @@ const ANSWER_SECONDS = 15;
 const [SOON_MS, LATE_MS, SLOWER] = [3_000, 60_000, 1.2];
 // After this many milliseconds, the page says that an unlock takes unusually long.
 const TOO_LONG_MS = 60_000;
+// For so many milliseconds, the page says that the time has been renewed.
+const NEWS_MS = 10_000;
 // Seconds before the end of a lease at which screen readers announce it.
 const NEAR_END_SECONDS = 300;
 
 let tier = ui.page.dataset.tier; // null: the server does not exist
 let { access } = ui.page.dataset;
+let unlockable = "unlockable" in ui.page.dataset;
+let again = "again" in ui.page.dataset; // whether an unlock gives access back
 let lease = JSON.parse(ui.page.dataset.lease); // null: the tier never ends
 let larger = JSON.parse(ui.page.dataset.larger); // the larger tiers that it may get
 let suggested = lease?.renewable_in === 0; // whether a renewal was possible when the ways were last shown
@@ -46,7 +50,10 @@ const text = (name, values) => fill(messages[name], values);
 
 // The texts for each purpose of a solution.
 const AIMS = {
-  unlock: { why: text("why"), button: text("button"), presenting: text("presenting"), failed: text("failed") },
+  unlock: {
+    why: text("why"), get button() { return text(again ? "button-again" : "button"); }, presenting: text("presenting"),
+    failed: text("failed"),
+  },
   renew: {
     why: text("why-renewal"), button: text("renew"), presenting: text("presenting-renewal"), failed: text("failed-renewal"),
   },
@@ -80,7 +87,7 @@ async function call(address, options) {
 // -- the server
 
 const renewable = () => tier !== UNVERIFIED && Number.isInteger(lease?.renewable_in) && performance.now() >= opens;
-const useful = () => tier === UNVERIFIED || renewable() || larger.length > 0;
+const useful = () => unlockable || renewable() || larger.length > 0;
 const aimOf = (one) => { // the purpose of an offer; null: it would change nothing
   if (tier === UNVERIFIED) return "unlock";
   if (larger.includes(one.tier)) return "raise";
@@ -96,14 +103,15 @@ function aimAt(next, to) {
 
 // Show the state of the server as the verifier reports it; null: the server does not exist. `live`: the report answers a solution.
 function show(now, live) {
-  const over = lease && performance.now() > ends - SOON_MS;
-  const was = { tier, access, until: lease?.until, renewable: renewable(), larger: String(larger), over };
+  const was = { tier, access, unlockable, until: lease?.until, renewable: renewable(), larger: String(larger) };
   tier = now ? now.tier : null;
   access = now?.access ?? (tier === UNVERIFIED ? "none" : "network");
+  unlockable = now?.unlockable ?? false;
+  again = unlockable && now.why !== "";
   lease = now?.until ? now : null;
   larger = now?.larger ?? [];
   count();
-  const other = tier !== was.tier || access !== was.access;
+  const other = tier !== was.tier || access !== was.access || unlockable !== was.unlockable;
   const renewed = !other && tier !== UNVERIFIED && lease?.until > was.until;
   if (!live && !other && lease?.until === was.until && renewable() === was.renewable && String(larger) === was.larger) return;
   changes += 1;
@@ -112,16 +120,25 @@ function show(now, live) {
   paint();
   if (other || renewed || live) {
     if (tier === UNVERIFIED) {
-      say((was.over || lease) && text("lease-over"), has());
+      if (!unlockable) working?.abort();
+      say(has(), now.why);
     } else {
       automatic = false;
       working?.abort();
-      const news = renewed ? text("renewed") : access !== "none" && text("from-now-on");
+      // A block closes the egress proxy before the tier is taken.
+      const news = renewed ? text("renewed") : access === "none" ? now?.why : text("from-now-on");
       say(tier === null ? text("ended") : has(), tier !== null && news);
+      if (renewed) fade();
     }
     granted?.();
   }
   suggest();
+}
+
+// Take away news that is old by then, unless the page has said something else.
+function fade() {
+  const said = ui.state.textContent;
+  setTimeout(() => { if (ui.state.textContent === said) say(has()); }, NEWS_MS);
 }
 
 // The icon of the state, and what to do next.
@@ -132,6 +149,7 @@ function paint() {
     shape.setAttribute("display", shape.matches(`.${look}`) ? "inline" : "none");
   }
   ui.gone.hidden = tier !== null;
+  ui.closed.hidden = tier !== UNVERIFIED || unlockable;
   ui.next.hidden = tier === null || tier === UNVERIFIED || access === "none";
 }
 

@@ -141,6 +141,11 @@ def test_start_page_is_where_the_path_begins(base_path, start, redis_server):
         ("logo", "data:text/html;base64,AAAA"),
         ("helpUrl", "javascript:alert(1)"),
         ("startUrl", 'https://example.org/"x'),
+        ("contact", "the operators"),
+        ("contact", "javascript:alert(1)"),
+        ("contact", "help@example.org?bcc=all@example.org"),
+        ("contact", "https://example.org/hilfe\r\nX: y"),
+        ("contact", "https://example.org/\u00fc"),
         ("colour", "#123456"),
     ],
 )

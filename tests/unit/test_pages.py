@@ -13,7 +13,7 @@ from werkzeug.http import parse_accept_header
 from tests.support.apps import carried, make_settings, public_client, run_pod
 from tests.support.languages import CHOICES
 from verifier.proxy import hosts
-from verifier.records import KnownServer, Server
+from verifier.records import NO_GRANT, Block, KnownServer, Server
 from verifier.settings import PACKAGES, InvalidSettings, Tier
 from verifier.web import pages, problems
 from verifier.web.app import create_services
@@ -216,13 +216,41 @@ def test_page_of_a_tier_that_has_the_egress_proxy_alone_says_so(redis_server, st
     assert client.get("/egress/servers/alice").json["access"] == "packages"
 
 
-def test_blocked_server_is_promised_no_packages(redis_server, store):
-    client = public_client(create_services(make_settings(redis_server, unverified_hosts=["python"]), store))
-    store.publish(Server("alice"), KnownServer("uid-1", carried(rule="blocked")))
+def shown(page):
+    """A page without its icon and without what only its script reads."""
+    return re.sub(r'data-[a-z]+="[^"]*"|<svg.*?</svg>', "", page, flags=re.DOTALL)
+
+
+BLOCKED = "Your server has no internet access. The operators of this site blocked it at 2027-01-15 08:00 UTC."
+
+
+@pytest.mark.parametrize("contact", ["", "help@example.org", "https://hub.example.org/help"])
+@pytest.mark.parametrize("where", ["pod", "redis"])
+def test_blocked_server_is_told_since_when_and_whom_to_ask(redis_server, store, contact, where):
+    """And promised no packages. A block counts before it is on the pod."""
+    settings = make_settings(redis_server, unverified_hosts=["python"], branding={"contact": contact})
+    client = public_client(create_services(settings, store))
+    at = 1_800_000_000
+    store.publish(Server("alice"), KnownServer("uid-1", carried(rule="blocked", at=at) if where == "pod" else NO_GRANT))
+    if where == "redis":
+        store.add_block(Block("b", "server", Server("alice").key, "eve", "mining", at, uid="uid-1"), [])
     for headers in (HTML, CURL):
-        text = re.sub("<svg.*?</svg>", "", client.get("/egress/servers/alice", headers=headers).text, flags=re.DOTALL)
-        assert "Your server has no internet access." in text and "cannot open connections" in text and "ackages" not in text
-    assert client.get("/egress/servers/alice").json["access"] == "none"
+        text = shown(client.get("/egress/servers/alice", headers=headers).text)
+        assert BLOCKED in text and "cannot open connections" in text and "ackages" not in text and "mining" not in text
+        assert "Solving a check would not change that." in text
+        assert ("Questions?" in text) is bool(contact) and contact in text
+    answer = client.get("/egress/servers/alice").json
+    assert (answer["access"], f"Your server has no internet access. {answer['why']}") == ("none", BLOCKED)
+    assert (answer["contact"], answer["unlockable"]) == (contact, False)
+
+
+def test_server_whose_lease_is_over_is_told_since_when(public, store):
+    store.publish(Server("alice"), KnownServer("uid-1", carried(rule="expired", at=1_800_000_000)))
+    for headers in (HTML, CURL):
+        text = shown(public.get("/egress/servers/alice", headers=headers).text)
+        assert "Your server has no internet access. The time was up at 2027-01-15 08:00 UTC." in text
+    assert ">Give it back</button>" in public.get("/egress/servers/alice", headers=HTML).text
+    assert public.get("/egress/servers/alice").json["why"] == "The time was up at 2027-01-15 08:00 UTC."
 
 
 def test_what_a_server_reaches_is_told_in_the_language_of_the_visitor(redis_server, store):

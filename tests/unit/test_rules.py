@@ -2,6 +2,8 @@
 
 import json
 
+import re
+
 import pytest
 
 from tests.support.apps import CLIENT, carried, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
@@ -160,13 +162,14 @@ def test_unlock_is_refused_by_the_rules_of_a_launch(site, store, known, values, 
     shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
     assert (shown["tier"], shown["access"], shown["unlockable"]) == ("unverified", "none", False)
     lease = {"until", "expires_in", "on_expiry", "renewable_in"}
-    assert set(shown) == {"user", "server", "tier", "access", "unlockable", "larger"} | lease
+    assert set(shown) == {"user", "server", "tier", "access", "reach", "why", "contact", "unlockable", "larger"} | lease
     assert shown["larger"] == []
     for kind in ("text/plain", "text/html"):
         page = public.get("/egress/servers/alice", headers={"Accept": kind}).text
-        assert "The operators of this site do not offer it here." in page
-        assert ".js" not in page  # no script that could offer a challenge
-        assert "open this page in any browser" not in page
+        assert re.search("The operators of this site (do not offer more here|blocked it at [0-9: -]+ UTC)[.]", page)
+        assert "Solving a check would not change that." in page
+        assert "data-unlockable" not in page and (kind == "text/plain" or re.search('<div id="how"[^>]* hidden>', page))
+        assert "open this page in any browser" not in re.sub('data-messages="[^"]*"', "", page)
 
 
 @pytest.mark.parametrize(

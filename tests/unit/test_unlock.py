@@ -38,7 +38,8 @@ def test_pass_unlocks_a_running_server(public, store):
         answer = unlock(public, token=get_pass(public))
     assert answer.status_code == 200
     assert answer.json == {
-        "state": "granted", "user": "alice", "server": "", "tier": "verified", "access": "network", "reach": "",
+        "state": "granted", "user": "alice", "server": "", "tier": "verified", "access": "network",
+        "reach": "", "why": "", "contact": "",
         "until": None, "expires_in": None, "on_expiry": None,
         "unlockable": False, "larger": [], "renewable_in": None,
     }  # fmt: skip
@@ -355,7 +356,7 @@ def test_json_names_the_state_of_the_server(public, store):
     answer = public.get("/egress/servers/alice", headers={"Accept": "application/json"})
     assert answer.json == {
         "user": "alice", "server": "", "tier": "unverified", "access": "none",
-        "reach": "Programs in it cannot open connections to the internet.",
+        "reach": "Programs in it cannot open connections to the internet.", "why": "", "contact": "",
         "until": None, "expires_in": None, "on_expiry": None,
         "unlockable": True, "larger": [], "renewable_in": None,
     }  # fmt: skip

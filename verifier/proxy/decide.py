@@ -99,12 +99,14 @@ class Policy:
         tiers: by tier, including `unverified`.
         own_names: the hub's own names, which nobody reaches through the proxy: hosts, and `*.` suffixes.
         page: the address of the servers' pages, up to the user's name; empty: unknown.
+        contact: whom a blocked server's owner may ask; empty: not named.
         repositories: pattern (`repositories.strict`) → the hosts that servers of these repositories may also reach.
     """
 
     tiers: dict[str, TierHosts]
     own_names: frozenset[str] = frozenset()
     page: str = ""
+    contact: str = ""
     repositories: dict[str, HostList] = field(default_factory=dict)
 
 
@@ -147,7 +149,8 @@ def decide(pod: PodAddresses | None, host: str, port: int, kind: Kind, policy: P
     if pod is None:
         return Refusal(Reason.UNKNOWN, 503, "The egress proxy does not know this server yet, try again", "proxy_internal_error")
     if pod.blocked:
-        return Refusal(Reason.BLOCKED, 403, "This server is blocked by the operators of this site")
+        ask = f": ask {policy.contact}" if policy.contact else ""
+        return Refusal(Reason.BLOCKED, 403, f"This server is blocked by the operators of this site{ask}")
     tier = policy.tiers.get(pod.tier, _NOTHING)
     name = normal(host)
     if name is None:

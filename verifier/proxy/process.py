@@ -58,7 +58,7 @@ def policy(settings: ProxySettings) -> Policy:
     repositories = {
         pattern: _hosts(f"rules.repositories: {pattern}", hosts) for pattern, hosts in settings.proxy_repositories.items()
     }
-    return Policy(tiers, _own_names(settings.proxy_own_names), settings.proxy_page, repositories)
+    return Policy(tiers, _own_names(settings.proxy_own_names), settings.proxy_page, settings.proxy_contact, repositories)
 
 
 def _hosts(where: str, entries: list[str]) -> HostList:

@@ -306,7 +306,12 @@ class ServerAnswer(BaseModel):
             "network: what the tier opens; null: not known, or this site closes nothing"
         ),
     ]
-    reach: Annotated[str, Field(description="the same for people, in the language of Accept-Language; empty: not known")]
+    reach: Annotated[str, Field(description="what it reaches, for people, in the language of Accept-Language; empty: not known")]
+    why: Annotated[
+        str,
+        Field(description="why it has no tier, and since when: its lease ended, or operators blocked it; empty: nothing ended"),
+    ]
+    contact: Annotated[str, Field(description="whom to ask: an address or a mail address; empty: the site names none")]
     until: Annotated[
         int | None,
         Field(description="Unix time in seconds at which the tier ends or, after that, the server; null: neither ends"),

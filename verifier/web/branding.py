@@ -21,6 +21,7 @@ class Brand:
         name: the site's name; may be empty.
         logo: the address of its logo; may be empty.
         help_url: where visitors find help; may be empty.
+        contact: whom visitors may ask: a mail address, or the address of a page; may be empty.
         start: the address of the start page.
         style: a style sheet with the site's colour; empty: the page's own colour.
         csp: what logo and style need in the Content-Security-Policy: directive → sources.
@@ -29,6 +30,7 @@ class Brand:
     name: str
     logo: str
     help_url: str
+    contact: str
     start: str
     style: str
     csp: dict[str, list[str]]
@@ -45,7 +47,12 @@ class Brand:
             csp["img-src"] = [_source(chosen.logo)]
         # BinderHub's pages are right above the verifier's path unless the operator sets another address.
         start = chosen.startUrl or settings.base_path.rstrip("/").rpartition("/")[0] + "/"
-        return cls(chosen.name, chosen.logo, chosen.helpUrl, start, style, csp)
+        return cls(chosen.name, chosen.logo, chosen.helpUrl, chosen.contact, start, style, csp)
+
+    @property
+    def contact_url(self) -> str:
+        """The address of a link to `contact`."""
+        return f"mailto:{self.contact}" if "@" in self.contact and "://" not in self.contact else self.contact
 
 
 def _source(logo: str) -> str:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from werkzeug.datastructures import LanguageAccept
 
 from ..decisions.leases import Left
-from ..records import UNVERIFIED
+from ..records import UNVERIFIED, Grant
 from ..settings import MORE_HOSTS, Access, Tier
 from .branding import Brand
 
@@ -107,6 +107,25 @@ def reach(tier: Tier | None, language: str, more: bool = False) -> str:
     )
 
 
+def why(grant: Grant, now: float, refused: bool, language: str) -> str:
+    """A sentence that says why a server has no tier, and since when; empty: it has one, or never had one.
+
+    Everybody who knows a server's page may read it, so it says nothing of the reason for a block, or of its end.
+
+    Args:
+        grant: a block that applies to the server, else the grant that its pod carries.
+        now: Unix time in seconds.
+        refused: whether the client that asks would be refused an unlock.
+        language: one of `LANGUAGES`.
+    """
+    messages, since = MESSAGES[language], moment(grant.at)
+    if grant.is_block(now):
+        return messages["blocked"].format(since=since)
+    if refused and not grant.gives_egress:
+        return messages["not-offered"]
+    return messages["expired"].format(since=since) if grant.is_ended_lease else ""
+
+
 def _hosts(tier: Tier, messages: Mapping[str, str]) -> str:
     """The programs and hosts that work with a tier through the egress proxy: `pip, conda, R; api.example.org`."""
     if ANY_HOST in tier.hosts:
@@ -128,6 +147,7 @@ def server_page(
     tiers: Mapping[str, Tier],
     access: Access | None,
     reached: str,
+    why: str,
     address: str,
     base: str,
     asset: Asset,
@@ -151,6 +171,7 @@ def server_page(
         tiers: all tiers of this site, and what a server without a tier has.
         access: what the server reaches, in one word; None: not known.
         reached: the same as a sentence (`reach`).
+        why: why it has no tier, as a sentence; may be empty.
         address: the page's own address, absolute.
         base: the path under which the public interface is served.
         asset: gives the path of a file of the front end.
@@ -172,7 +193,9 @@ def server_page(
         "verified": verified,
         "tier": tier,
         "reach": "" if observed else reached,
-        "state": MESSAGES[language][STATES[access or "network"]],
+        "state": " ".join(filter(None, (MESSAGES[language][STATES[access or "network"]], why))),
+        # A server that had access gets it back.
+        "again": bool(why) and not (verified or closed),
         "observed": observed,
         "closed": closed,
         "address": address,
@@ -206,6 +229,11 @@ def server_page(
         qr=inline_qr(address + START),
         **values,
     )
+
+
+def moment(at: float) -> str:
+    """A Unix time in seconds as people read it in any language: `2026-11-30 14:03 UTC`."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def clock(seconds: int) -> str:

@@ -45,7 +45,7 @@ servers = Blueprint("servers", __name__)
     problem_pages=True,
 )
 def show_server(user: str, server: str) -> Response:
-    """What a server may reach, as a page, as text or as JSON. Never the server's repository, its client's address or a reason."""
+    """What a server may reach, as a page, as text or as JSON. Never its repository, its client's address, or why it is blocked."""
     asked = Server(user, server)
     known, blocks = _known(asked)
     now = time.time()
@@ -64,6 +64,7 @@ def show_server(user: str, server: str) -> Response:
         tiers=_tiers(known),
         access=description["access"],
         reached=description["reach"],
+        why=description["why"],
         address=_address(asked),
         base=settings.base_path,
         asset=asset_path,
@@ -284,6 +285,22 @@ def _reach(known: KnownServer, access: Access | None, more: bool) -> str:
     return pages.reach(None if access == "none" else tier, language, more) if tier else ""
 
 
+def _why(known: KnownServer, blocks: list[Block], now: float, refused: bool) -> str:
+    """Why a server has no tier, and since when, as a sentence in the visitor's language; empty: it has one, or never had one.
+
+    Args:
+        known: what the reconciler published about the server.
+        blocks: the operators' blocks.
+        now: Unix time in seconds.
+        refused: whether the client that asks would be refused an unlock.
+    """
+    if services().settings.mode == "observe":
+        return ""
+    facts = Facts.of(known)
+    grant = next((block.grant for block in blocks if applies(block, facts, now)), known.grant)
+    return pages.why(grant, now, refused, pages.choose_language(request.accept_languages))
+
+
 def _tiers(known: KnownServer) -> dict[str, Tier]:
     """What a server would have with each tier and without one."""
     settings = services().settings
@@ -304,7 +321,8 @@ def _description(server: Server, known: KnownServer, blocks: list[Block], now: f
         now: Unix time in seconds.
         refused: whether the client that asks would be refused an unlock.
     """
-    left = leases.left(known.grant, services().settings, now, refused)
+    settings = services().settings
+    left = leases.left(known.grant, settings, now, refused)
     access = access_of(known, blocks, now)
     unlockable = known.tier == UNVERIFIED and not refused
     larger = [] if refused else _larger(known, now)
@@ -314,6 +332,8 @@ def _description(server: Server, known: KnownServer, blocks: list[Block], now: f
         "tier": known.tier,
         "access": access,
         "reach": _reach(known, access, unlockable or bool(larger)),
+        "why": _why(known, blocks, now, refused),
+        "contact": settings.branding.contact,
         "until": left and left.until,
         "expires_in": left and left.expires_in,
         "on_expiry": left and left.on_expiry,

@@ -22,7 +22,8 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
 @pytest.fixture(scope="session")
 def _verifier(_redis_server: RedisServer, jupyter: Jupyter) -> Iterator[VerifierProcess]:
     tiers = {"verified": {"internet": True, "lease": 1200}}
-    process = VerifierProcess(_redis_server, captcha_providers=MODEST, hub_url=jupyter.origin, tiers=tiers)
+    branding = {"contact": "help@example.org"}
+    process = VerifierProcess(_redis_server, captcha_providers=MODEST, hub_url=jupyter.origin, tiers=tiers, branding=branding)
     yield process
     process.stop()
 
@@ -37,13 +38,16 @@ def page_address(verifier: str, jupyter: Jupyter) -> str:
 
 @pytest.fixture
 def open_lab(browser: Browser, jupyter: Jupyter) -> Iterator[Callable[..., Lab]]:
-    """A function that opens a notebook with cells, with options for the browser context. Each tab is checked at the end."""
+    """A function that opens a notebook with cells, with handlers for addresses (Playwright's `route`), and with options for the
+    browser context. Each tab is checked at the end."""
     ARTIFACTS.mkdir(exist_ok=True)
     labs = []
 
-    def open_lab(*cells: str, notebook: bool = False, **options: object) -> Lab:
+    def open_lab(*cells: str, notebook: bool = False, routes: dict | None = None, **options: object) -> Lab:
         context = browser.new_context(**{"locale": "en", "viewport": {"width": 1100, "height": 700}, **options})
         context.set_default_timeout(60_000)
+        for address, handler in (routes or {}).items():
+            context.route(address, handler)
         labs.append(Lab(context.new_page(), jupyter, *cells, notebook=notebook))
         return labs[-1]
 

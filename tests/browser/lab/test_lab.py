@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.apps import carried, reconciler, run_pod
-from tests.support.browser import ARTIFACTS, AXE
+from tests.support.apps import VerifierProcess, carried, reconciler, run_pod
+from tests.support.browser import ARTIFACTS, AXE, MODEST
 from tests.support.jupyter import FAILING, FINE
 from tests.support.waiting import eventually
 from verifier.records import KnownServer, Server
@@ -147,6 +147,68 @@ def test_lease_is_kept_by_the_same_window(page_address, store, open_lab):
     expect(lab.notices("Are you still there?")).to_have_count(0)
 
 
+@pytest.mark.timeout(400)
+def test_end_of_access_is_told_with_a_way_back(page_address, store, open_lab):
+    store.publish(Server("alice"), KnownServer("uid-1", carried("verified", "g1", until=int(time.time()) + 4 * MINUTE)))
+    lab = open_lab(FINE)
+    small = lab.press(EN["keep"])
+    with reconciler(store, lease=10 * MINUTE):
+        small.locator("#unlock").click()
+        expect(lab.notices(EN["renewed"])).to_be_visible()
+    if not small.is_closed():
+        small.wait_for_event("close", timeout=60_000)
+    store.publish(Server("alice"), KnownServer("uid-1", carried("unverified", "g1", rule="expired", at=1_800_000_000)))
+    look(lab, "visible")
+    told = lab.notices("Internet access has ended. The time was up at 2027-01-15 08:00 UTC.")
+    expect(told).to_be_visible()
+    lab.page.screenshot(path=ARTIFACTS / "lab-ended.png")
+    small = lab.press(EN["again"])
+    expect(small.locator("#unlock")).to_have_text("Give it back")
+    with reconciler(store, lease=10 * MINUTE):
+        small.locator("#unlock").click()
+        expect(lab.notices(EN["given"])).to_be_visible()
+    expect(told).to_have_count(0)
+
+
+@pytest.mark.timeout(400)
+def test_block_is_told_with_whom_to_ask(page_address, store, open_lab):
+    store.publish(Server("alice"), KnownServer("uid-1", carried("verified", "g1")))
+    lab = open_lab(FINE)
+    expect(lab.item).to_have_text(EN["network"])
+    store.publish(Server("alice"), KnownServer("uid-1", carried(rule="blocked", at=1_800_000_000)))
+    look(lab, "visible")
+    blocked = "The operators of this site blocked it at 2027-01-15 08:00 UTC."
+    told = lab.notices(f"Internet access has ended. {blocked}")
+    expect(told).to_be_visible()
+    expect(told.get_by_role("button", name=EN["again"])).to_have_count(0)
+    lab.item.click()
+    expect(lab.dialog).to_contain_text(blocked)
+    expect(lab.dialog.get_by_role("link", name="help@example.org")).to_have_attribute("href", "mailto:help@example.org")
+    expect(lab.dialog.get_by_role("button", name=EN["again"])).to_have_count(0)
+    lab.page.screenshot(path=ARTIFACTS / "lab-blocked.png")
+
+
+@pytest.mark.timeout(400)
+def test_mode_observe_is_silent_until_it_ends(page_address, redis_server, store, open_lab):
+    run_pod(store)
+    observing = VerifierProcess(redis_server, captcha_providers=MODEST, mode="observe")
+
+    def answer(route):
+        """Answers as a verifier in mode observe, with the headers that allow JupyterLab to read it."""
+        asked = route.fetch(url=f"{observing.public}/egress/servers/alice/")
+        route.fulfill(response=asked, headers={**asked.headers, "access-control-allow-origin": "*"})
+
+    lab = open_lab(FAILING, routes={page_address: answer})
+    lab.run()
+    expect(lab.item).to_be_hidden()
+    expect(lab.notices("internet")).to_have_count(0)
+    lab.page.context.unroute(page_address)
+    look(lab, "visible")
+    expect(lab.notices(f"Internet access has ended. {REACHES_NOTHING}")).to_be_visible()
+    expect(lab.item).to_have_text(EN["none"])
+    observing.stop()
+
+
 def ahead(lab, seconds):
     """Set the clocks of a tab forward."""
     lab.page.evaluate(
@@ -257,6 +319,7 @@ def test_silent_verifier_is_unknown(page_address, jupyter, open_lab):
     lab = open_lab(FAILING)
     expect(lab.item).to_have_text(EN["unknown"])
     lab.run()
+    expect(lab.notices(EN["failed-unknown"])).to_be_visible()
     lab.item.click()
     expect(lab.dialog).to_contain_text(EN["reach-unknown"])
     expect(lab.notices(EN["failed-none"])).to_have_count(0)

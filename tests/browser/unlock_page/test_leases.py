@@ -25,6 +25,9 @@ def leased(start, store):
     return publish
 
 
+OVER = f"{NO_ACCESS} The time was up at 1970-01-01 00:00 UTC."
+"""What the page says of a lease that ended at the time that `carried` gives."""
+
 WATCH_STATE = """() => {
   globalThis.said = [];
   new MutationObserver(() => said.push(document.getElementById("state").textContent))
@@ -62,6 +65,8 @@ def test_renewal_takes_one_click(leased, store, open_tab):
     expect(tab.button).to_be_hidden()
     assert tab.posts == 1
     tab.picture("lease-renewed")
+    # Old news goes.
+    expect(tab.state).to_have_text(GRANTED)
 
 
 def test_renewal_is_possible_from_the_second_half_on(leased, store, open_tab):
@@ -115,10 +120,13 @@ def test_end_of_the_time_is_shown_on_the_open_page(leased, store, open_tab):
     tab = open_tab(leased(8))
     expect(tab.page.get_by_role("timer")).to_have_text("Time left: 0:00")
     lasts(store, None, "unverified", rule="expired")
-    expect(tab.state).to_have_text(f"The time is up. {NO_ACCESS}")
+    expect(tab.state).to_have_text(OVER)
     expect(tab.page.get_by_role("timer")).to_be_hidden()
-    expect(tab.button).to_have_text("Give it internet access")
+    expect(tab.button).to_have_text("Give it back")
     tab.picture("lease-over")
+    tab.page.reload()
+    expect(tab.state).to_have_text(OVER)
+    expect(tab.button).to_have_text("Give it back")
     with reconciler(store, lease=LEASE):
         tab.button.click()
         expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
@@ -148,7 +156,7 @@ def test_renewal_never_begins_by_itself(leased, store, open_tab):
     expect(tab.page.get_by_role("timer")).to_have_text("Time left: 0:00")
     with reconciler(store, lease=LEASE):
         lasts(store, None, "unverified", rule="expired")
-        expect(tab.state).to_have_text(f"The time is up. {NO_ACCESS}")
+        expect(tab.state).to_have_text(OVER)
         tab.page.wait_for_timeout(1_500)
     assert tab.posts == 0
 
@@ -176,4 +184,4 @@ def test_block_before_the_tier_is_taken_says_nothing_of_connections(leased, stor
     tab = open_tab(leased(LEASE))
     expect(tab.state).to_have_text(GRANTED)
     store.add_block(Block("b", "server", Server("alice").key, "eve", "", 0, uid="uid-1"), [])
-    expect(tab.state).to_have_text(NO_ACCESS)
+    expect(tab.state).to_have_text(f"{NO_ACCESS} The operators of this site blocked it at 1970-01-01 00:00 UTC.")

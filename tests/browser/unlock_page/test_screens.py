@@ -91,7 +91,11 @@ def test_packages_alone_are_shown_in_every_language_on_a_phone(language, start, 
 
 
 def test_limited_access_is_shown_until_a_block_ends_it(start, store, open_tab):
-    process = start(captcha_providers=MODEST, unverified_hosts=["python", "api.example.org"])
+    process = start(
+        captcha_providers=MODEST,
+        unverified_hosts=["python", "api.example.org"],
+        branding={"contact": "help@example.org"},
+    )
     run_pod(store)
     tab = open_tab(f"{process.public}/egress/servers/alice/", viewport={"width": 1280, "height": 800})
     expect(tab.state).to_have_text("Your server has limited internet access.")
@@ -101,6 +105,17 @@ def test_limited_access_is_shown_until_a_block_ends_it(start, store, open_tab):
     tab.page.route("**/challenge?*", lambda route: route.abort())
     tab.button.click()
     expect(tab.state).to_have_text(f"Your server has no more access than before. {NO_ANSWER}")
-    store.publish(Server("alice"), KnownServer("uid-1", carried(rule="blocked")))
-    expect(tab.state).to_have_text(NO_ACCESS)
-    expect(tab.page.locator("#reach")).to_have_text("Programs in it cannot open connections to the internet.")
+    store.publish(Server("alice"), KnownServer("uid-1", carried(rule="blocked", at=1_800_000_000)))
+    blocked = f"{NO_ACCESS} The operators of this site blocked it at 2027-01-15 08:00 UTC."
+    for _ in range(2):
+        expect(tab.state).to_have_text(blocked)
+        expect(tab.page.locator("#reach")).to_have_text("Programs in it cannot open connections to the internet.")
+        expect(tab.button).to_be_hidden()
+        expect(tab.page.get_by_text("Solving a check would not change that.")).to_be_visible()
+        expect(tab.page.get_by_role("link", name="help@example.org")).to_have_attribute("href", "mailto:help@example.org")
+        tab.picture("blocked-by-operators")
+        tab.page.reload()
+    # The page follows the server.
+    run_pod(store)
+    expect(tab.button).to_be_visible()
+    expect(tab.page.locator("#closed")).to_be_hidden()

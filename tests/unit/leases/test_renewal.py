@@ -296,7 +296,13 @@ def test_json_status_describes_the_lease(client, store, tier, left, fields, told
         ),
         ("stopped", 100, "valid-pass", ["two minutes later it is stopped"], "keeps running"),
         ("stopped", 100, "unlock", ["keeps running"], "is stopped"),
-        ("unverified", 100, Rule.EXPIRED, ["The time is up. Your server will be stopped in 1:", "#unlock"], "Time left"),
+        (
+            "unverified",
+            100,
+            Rule.EXPIRED,
+            ["no internet access. The time was up at ", " UTC. ", "Your server will be stopped in 1:", "#unlock"],
+            "Time left",
+        ),
     ],
 )
 def test_text_status_has_the_time_left_and_how_to_renew(client, store, tier, left, rule, texts, never):

@@ -79,6 +79,13 @@ def test_blocked_pod_gets_nothing():
     assert why("verified", "ok.example", blocked=True) == Reason.BLOCKED
 
 
+@pytest.mark.parametrize(("contact", "asks"), [("", ""), ("help@example.org", ": ask help@example.org")])
+def test_blocked_pod_is_told_whom_to_ask(contact, asks):
+    pod = PodAddresses("uid-1", "alice", "", ("10.0.0.1",), blocked=True)
+    refusal = decide(pod, "ok.example", 443, Kind.TUNNEL, replace(POLICY, contact=contact))
+    assert refusal and refusal.sentence == f"This server is blocked by the operators of this site{asks}"
+
+
 WITH_REPOSITORIES = replace(
     POLICY,
     repositories={

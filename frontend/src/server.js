@@ -8,8 +8,8 @@ import { startWorker } from "./workers.js";
 
 // The page's elements, by their ids. `unlock` is the button.
 const ui = Object.fromEntries(
-  ["page", "look", "state", "reach", "left", "after", "next", "back", "gone", "closed", "how", "why", "way", "unlock", "progress",
-    "widget", "others", "phone", "late"].map((id) => [id, document.getElementById(id)]),
+  ["page", "look", "state", "reach", "left", "after", "next", "retry", "back", "gone", "closed", "how", "why", "way", "unlock",
+    "progress", "widget", "others", "phone", "late"].map((id) => [id, document.getElementById(id)]),
 );
 ui.late.remove();
 const { base } = ui.page.dataset;
@@ -129,6 +129,7 @@ function show(now, live) {
       const news = renewed ? text("renewed") : access === "none" ? now?.why : text("from-now-on");
       say(tier === null ? text("ended") : has(), tier !== null && news);
       if (renewed) fade();
+      else ui.retry.hidden = false;
     }
     granted?.();
   }
@@ -156,6 +157,8 @@ function paint() {
 // Show the ways to unlock the server, raise its tier or renew its lease, if that is useful.
 function suggest() {
   suggested = renewable();
+  // Nothing failed before a renewal.
+  if (suggested) ui.retry.hidden = true;
   ui.how.hidden = !useful();
   if (!useful()) return;
   if (!working) guess();

@@ -18,7 +18,8 @@ def leased(start, store):
 
     def publish(left, on_expiry="end", **fields):
         tiers = {"verified": {"internet": True, "lease": LEASE, "on_expiry": on_expiry}}
-        process = start(tiers=tiers, may_stop_pods=True, captcha_providers=MODEST)
+        hub = "https://hub.example.org/jupyter"
+        process = start(tiers=tiers, may_stop_pods=True, captcha_providers=MODEST, hub_url=hub)
         lasts(store, left, **fields)
         return f"{process.public}/egress/servers/alice/"
 
@@ -56,6 +57,10 @@ def test_renewal_takes_one_click(leased, store, open_tab):
     expect(tab.button).to_have_text("Renew")
     expect(tab.state).to_have_text(f"{GRANTED} The time is almost up. Renew it now to keep internet access.")
     tab.picture("lease-renewable")
+    # Nothing failed, so nothing is to be retried. The way back comes second.
+    retry, back = tab.page.locator("#retry"), tab.page.get_by_role("link", name="Back to your server")
+    expect(retry).to_be_hidden()
+    assert tab.button.bounding_box()["y"] < back.bounding_box()["y"]
     tab.page.evaluate(WATCH_STATE)
     with reconciler(store, lease=LEASE):
         tab.button.click()
@@ -64,6 +69,8 @@ def test_renewal_takes_one_click(leased, store, open_tab):
     expect(tab.page.get_by_role("timer")).to_have_text(re.compile(r"^Time left: (10:00|9:\d\d)$"))
     expect(tab.button).to_be_hidden()
     assert tab.posts == 1
+    expect(retry).to_be_hidden()
+    expect(back).to_be_visible()
     tab.picture("lease-renewed")
     # Old news goes.
     expect(tab.state).to_have_text(GRANTED)

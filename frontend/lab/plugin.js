@@ -18,6 +18,8 @@ const WINDOW = "popup,width=520,height=640";
 // Milliseconds: how long that window stays open when it is done, so that it can be read; between two looks at the time left; and
 // between two notifications of a failed cell.
 const [READ_MS, TICK_MS, QUIET_MS] = [3_000, 5_000, 600_000];
+// The item's place in the menu bar.
+const MENU_RANK = 9_000;
 // Seconds before the end of a lease at which a person is asked whether they are still there.
 const NEAR_END_SECONDS = 300;
 
@@ -74,7 +76,7 @@ function start(address, app, jupyter) {
   const plain = (words) => (dir === "rtl" ? `\u2067${words}\u2069` : words);
 
   let small = null; // the small window
-  let placed = false; // whether the status bar has the item: JupyterLab accepts it once
+  let placed = false; // whether the item is in its place: JupyterLab accepts it once
   let last = null; // the last answer of the verifier
   const notices = { failed: null, ending: null, ended: null, blocked: null }; // notifications that do not end by themselves
   let asked; // the end of the lease for which `ending` was shown
@@ -128,10 +130,13 @@ function start(address, app, jupyter) {
   const silent = () => (server.now ?? last)?.access === null;
 
   function place() {
-    if (placed || !statusBar) return;
+    if (placed) return;
     placed = true;
     const widget = new Widget({ node: element("div", item, { className: "binder-egress" }) });
-    statusBar.registerStatusItem("binder-egress:item", { item: widget, align: "left", rank: 5 });
+    widget.id = "binder-egress:item";
+    // Notebook 7 has no status bar. Its menu bar ends with the kernel, whose rank is 10,000.
+    if (statusBar) statusBar.registerStatusItem(widget.id, { item: widget, align: "left", rank: 5 });
+    else app.shell.add(widget, "menu", { rank: MENU_RANK });
   }
 
   // -- the panel
@@ -160,7 +165,8 @@ function start(address, app, jupyter) {
     const expiry = minutes && text(server.now.on_expiry === "stop" ? "lease-stop" : "lease-end", { minutes });
     const link = (words, href) => element("a", words, { href, target: "_blank", rel: "noopener noreferrer" });
     const { why, contact } = server.now ?? {};
-    const whom = closed && contact && [`${text("contact")} `, link(contact, /^https?:/.test(contact) ? contact : `mailto:${contact}`)];
+    const mail = contact && !/^https?:/.test(contact);
+    const whom = closed && contact && [`${text("contact")} `, link(contact, mail ? `mailto:${contact}` : contact)];
     const words = element("strong", text(state() ?? "observe"));
     const body = element("div", [
       element("p", [icon(state() ?? "unknown"), words], { className: "binder-egress-state" }),
@@ -192,7 +198,7 @@ function start(address, app, jupyter) {
   // One notification of each kind: an earlier one is removed.
   function notify(kind, words, actions = []) {
     dismiss(kind);
-    notices[kind] = Notification.warning(plain(words), { autoClose: false, actions });
+    notices[kind] = Notification?.warning(plain(words), { autoClose: false, actions });
   }
 
   function dismiss(...kinds) {
@@ -215,7 +221,7 @@ function start(address, app, jupyter) {
     if (was && now && differ(was, now) && more(now, was)) {
       if (notices.failed || notices.ended || small) {
         const renewed = now.tier === was.tier;
-        Notification.success(plain(text(renewed ? "renewed" : ranCell ? "run-again" : "given")), { autoClose: 10_000 });
+        Notification?.success(plain(text(renewed ? "renewed" : ranCell ? "run-again" : "given")), { autoClose: 10_000 });
         if (!renewed) ranCell = false;
       }
       dismiss();

@@ -329,8 +329,13 @@ def test_silent_verifier_is_unknown(page_address, jupyter, open_lab):
 def test_notebook_has_a_command_and_notifications(page_address, store, open_lab):
     run_pod(store)
     lab = open_lab(FAILING, notebook=True)
+    # Before a cell fails.
+    expect(lab.item).to_have_text(EN["none"])
+    place, bar = lab.item.bounding_box(), lab.page.locator("#menu-panel").bounding_box()
+    assert bar["y"] <= place["y"] and place["y"] + place["height"] <= bar["y"] + bar["height"]
     lab.run()
     expect(lab.notices(EN["failed-none"])).to_be_visible()
+    lab.page.screenshot(path=ARTIFACTS / "notebook-status.png")
     lab.page.get_by_role("menuitem", name="Help").click()
     lab.page.get_by_role("menuitem", name=EN["command"]).click()
     expect(lab.dialog).to_contain_text(REACHES_NOTHING)

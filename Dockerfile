@@ -16,13 +16,13 @@ RUN node -p 'require("/usr/local/lib/node_modules/npm/node_modules/@npmcli/confi
 
 # What our own package is built with. pip here also fills the environment below, which therefore needs none of its own.
 FROM python AS build
-COPY requirements-build.lock /src/
+COPY requirements/build.lock /src/
 RUN python3 -m venv /opt/build \
- && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/requirements-build.lock
+ && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/build.lock
 RUN python3 -m venv --without-pip /opt/venv
-COPY requirements.lock /src/
+COPY requirements/verifier.lock /src/
 RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --only-binary :all: \
-    -r /src/requirements.lock
+    -r /src/verifier.lock
 COPY pyproject.toml README.md LICENSE /src/
 COPY verifier /src/verifier
 # The hosts of the egress proxy's groups `python`, `node` and `debian`, from the tools' own constants.
@@ -52,12 +52,12 @@ RUN pip uninstall -y --root-user-action=ignore pip setuptools wheel \
 
 # For agent.enabled, and not part of the image below (D-330): docker build --target agent
 FROM python AS agent-build
-COPY requirements-build.lock requirements-agent.lock /src/
+COPY requirements/build.lock requirements/agent.lock /src/
 RUN python3 -m venv /opt/build \
- && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/requirements-build.lock \
+ && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/build.lock \
  && python3 -m venv --without-pip /opt/agent \
  && /opt/build/bin/pip --python /opt/agent/bin/python install --no-cache-dir --require-hashes --only-binary :all: \
-    -r /src/requirements-agent.lock
+    -r /src/agent.lock
 # Nothing of the other processes.
 COPY verifier/__init__.py verifier/logs.py /src/verifier/
 COPY verifier/agent /src/verifier/agent

@@ -14,7 +14,7 @@ import pytest
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.stage import QUICK, TOP, Stage
 
-sys.path.insert(0, str(Path(TOP) / "ci"))
+sys.path.insert(0, str(Path(TOP) / "studies"))
 from attack_free import get_pass
 from attack_passes import Door, Network, in_advance
 from attack_solver import Solver

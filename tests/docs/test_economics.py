@@ -21,7 +21,7 @@ FAIRNESS = VALUES["fairness"]
 
 def economics(*arguments, top=TOP):
     """The script as it runs anywhere, with the tests' packages and without those that draw."""
-    command = [sys.executable, top / "ci/economics.py", *arguments]
+    command = [sys.executable, top / "studies/economics.py", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=top, env={"PYTHONPATH": str(top)})
 
 
@@ -29,7 +29,7 @@ def economics(*arguments, top=TOP):
 def module():
     """The script's functions."""
     sys.path.insert(0, str(TOP))
-    from ci import economics
+    from studies import economics
 
     return economics
 
@@ -37,7 +37,7 @@ def module():
 @pytest.fixture(scope="module")
 def model(module):
     """The formulas."""
-    from ci import economics_model
+    from studies import economics_model
 
     return economics_model
 

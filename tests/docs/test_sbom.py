@@ -25,7 +25,7 @@ def installed():
 
 def test_sbom_has_the_locked_packages_as_they_are_installed(installed):
     assert (installed["bomFormat"], installed["specVersion"]) == ("CycloneDX", "1.6")
-    locked = re.findall(r"^([a-z0-9._-]+)==(\S+)( ;.*)? \\$", (TOP / "requirements.lock").read_text(), re.MULTILINE)
+    locked = re.findall(r"^([a-z0-9._-]+)==(\S+)( ;.*)? \\$", (TOP / "requirements/verifier.lock").read_text(), re.MULTILINE)
     found = {(one["name"], one["version"]) for one in installed["components"] if one["purl"].startswith("pkg:pypi/")}
     # Those with a marker are for some versions of Python only.
     assert {(name, version) for name, version, marker in locked if not marker} <= found <= {one[:2] for one in locked}

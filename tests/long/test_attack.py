@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "ci"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
 import attack
 
 from verifier.store.redeeming import MOVES

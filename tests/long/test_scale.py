@@ -14,7 +14,7 @@ import yaml
 from tests.support.charts import VALUES
 from tests.support.doc_examples import section
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "ci"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
 import bench_records
 from bench_scale import scale
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.charts import VALUES
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "ci"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
 import bench_records
 
 PAGE = (Path(__file__).parents[2] / "docs/guarantees.md").read_text().partition("## With thousands of servers\n")[2]

@@ -1,7 +1,6 @@
 """Each rule at a launch and at an unlock, and the order of rules."""
 
 import json
-
 import re
 
 import pytest

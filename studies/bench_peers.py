@@ -5,7 +5,7 @@ server does for one stays the same. Servers and Redis have one core, and who ask
 time of the server and of Redis, so it does not depend on how fast the requests come.
 Decisions: D-365, D-366.
 
-  bench_peers.py FOLDER [requests in a round]     FOLDER is what ci/peers/build prints
+  bench_peers.py FOLDER [requests in a round]     FOLDER is what studies/peers/build prints
 """
 
 import base64
@@ -170,7 +170,7 @@ def start_peers(stack: ExitStack, server: RedisServer, folder: Path) -> list[Pee
 
     def flask() -> tuple[int, list[int]]:
         port = free_port()
-        command = [sys.executable, *GUNICORN, f"--bind=127.0.0.1:{port}", f"--pythonpath={TOP}/ci/peers", "app:app"]
+        command = [sys.executable, *GUNICORN, f"--bind=127.0.0.1:{port}", f"--pythonpath={TOP}/studies/peers", "app:app"]
         return port, stack.enter_context(process(command, port, REDIS_URL=server.url))
 
     # One client presents all solutions, so the price must not rise.
@@ -215,7 +215,7 @@ def oauth2_proxy(stack: ExitStack, folder: Path) -> Peer:
     answer = connection.getresponse()
     cookie = (answer.getheader("Set-Cookie") or "").split(";")[0]
     connection.close()
-    (number,) = re.findall(r"oauth2-proxy/v7 v(\S+)", (TOP / "ci/peers/go.mod").read_text())
+    (number,) = re.findall(r"oauth2-proxy/v7 v(\S+)", (TOP / "studies/peers/go.mod").read_text())
     return Peer(
         f"oauth2-proxy {number} (Go)",
         port,

@@ -4,7 +4,7 @@ Each page asks its own server, on loopback, for a challenge and solves it as its
 loads is counted in a browser with empty caches, packed as a web server would send it.
 Decisions: D-366.
 
-  bench_peers_browser.py FOLDER [challenges]     FOLDER is what ci/peers/build prints
+  bench_peers_browser.py FOLDER [challenges]     FOLDER is what studies/peers/build prints
 """
 
 import gzip

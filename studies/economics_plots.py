@@ -1,4 +1,4 @@
-"""Draws the two plots of docs/economics.md from the figures that `ci/economics.py --series` prints.
+"""Draws the two plots of docs/economics.md from the figures that `studies/economics.py --series` prints.
 
 economics_plots.py FOLDER    reads JSON, writes economics-attackers.svg and economics-classes.svg
 """

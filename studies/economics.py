@@ -2,10 +2,10 @@
 
 The figures are those of `economics_model`.
 
-    ci/economics.py            writes the tables into the pages
-    ci/economics.py --check    says by the exit code whether tables and plots are what is computed
-    ci/economics.py --series   prints the plots' figures, as JSON
-    ci/economics.py --tax 0.1  prints `counterMax` for some leases, for a tax of 0.1 %
+    studies/economics.py            writes the tables into the pages
+    studies/economics.py --check    says by the exit code whether tables and plots are what is computed
+    studies/economics.py --series   prints the plots' figures, as JSON
+    studies/economics.py --tax 0.1  prints `counterMax` for some leases, for a tax of 0.1 %
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ci.economics_model import (
+from studies.economics_model import (
     ADDRESSES,
     ASSUMPTIONS,
     CLASS_OF_100,

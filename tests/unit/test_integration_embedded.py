@@ -60,7 +60,7 @@ def test_values_are_short():
     """The lines that an operator has to read, without the embedded code: 744, and those that later parts added, each named here."""
     embedded = [*PYTHON.values(), PAGE, *(server["stringData"] for name, server in SERVERS.items() if "terminal" in name)]
     lines = len((TOP / "chart/values.yaml").read_text().splitlines()) - sum(text.count("\n") for text in embedded)
-    later = {"proxy": 58, "JupyterLab": 5, "branding": 9, "detections": 11, "agent": 23}
+    later = {"proxy": 58, "JupyterLab": 5, "branding": 10, "detections": 11, "agent": 23}
     assert 700 < lines <= 744 + sum(later.values())
 
 

@@ -43,10 +43,12 @@ def open_lab(browser: Browser, jupyter: Jupyter) -> Iterator[Callable[..., Lab]]
     ARTIFACTS.mkdir(exist_ok=True)
     labs = []
 
-    def open_lab(*cells: str, notebook: bool = False, routes: dict | None = None, **options: object) -> Lab:
+    def open_lab(
+        *cells: str, notebook: bool = False, routes: tuple[tuple[str, Callable[..., None]], ...] = (), **options: object
+    ) -> Lab:
         context = browser.new_context(**{"locale": "en", "viewport": {"width": 1100, "height": 700}, **options})
         context.set_default_timeout(60_000)
-        for address, handler in (routes or {}).items():
+        for address, handler in routes:
             context.route(address, handler)
         labs.append(Lab(context.new_page(), jupyter, *cells, notebook=notebook))
         return labs[-1]

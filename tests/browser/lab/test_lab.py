@@ -198,7 +198,7 @@ def test_mode_observe_is_silent_until_it_ends(page_address, redis_server, store,
         asked = route.fetch(url=f"{observing.public}/egress/servers/alice/")
         route.fulfill(response=asked, headers={**asked.headers, "access-control-allow-origin": "*"})
 
-    lab = open_lab(FAILING, routes={page_address: answer})
+    lab = open_lab(FAILING, routes=((page_address, answer),))
     lab.run()
     expect(lab.item).to_be_hidden()
     expect(lab.notices("internet")).to_have_count(0)

@@ -164,7 +164,15 @@ def test_launch_goes_on_in_a_browser_that_lacks_something(blocked, hub, tab):
         opened.faults = Ignored("is not")
         opened.page.goto(hub.page())
         text = opened.page.evaluate(
-            "fetch('/build/gh/o/cached/HEAD', { headers: { accept: 'text/event-stream' } }).then((answer) => answer.text())"
+            """async () => {
+              const answer = await fetch("/build/gh/o/cached/HEAD", { headers: { accept: "text/event-stream" } });
+              const reader = answer.body.getReader();
+              for (let text = ""; ;) {
+                const { done, value } = await reader.read();
+                if (done) return text;
+                text += new TextDecoder().decode(value);
+              }
+            }"""
         )
         assert '"phase": "ready"' in text
         return

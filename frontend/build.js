@@ -12,7 +12,7 @@ const out = process.argv[2] ?? join(here, "../verifier/web/static");
 // launch.js loads panel.css and widgets.js when it needs them, and so has to know their names.
 const entries = ["src/server.js", "src/server.css", "src/panel.css", "src/widgets.js", "src/launch.js"];
 // For third-party pages: a plain script and a module. Of other files they name only the workers, so that their own checksums, which
-// pages carry, change only with their own code.
+// pages carry, change only with their own code (D-147).
 const thirdParty = { "third-party.js": ["src/third-party-tag.js", "iife"], "third-party.mjs": ["src/third-party.js", "esm"] };
 const workers = ["pbkdf2", "sha", "scrypt", "argon2id"].map((name) => `node_modules/altcha/dist/workers/${name}.js`);
 

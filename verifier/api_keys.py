@@ -229,6 +229,7 @@ class Keys:
         if found.is_expired(at):
             raise BadPass(PassOutcome.KEY_EXPIRED, "The key that the pass was issued for has expired.")
         patterns = found.entry.repositories
+        # D-038
         if patterns and not any(within(pattern, repository) for pattern in patterns):
             raise BadPass(PassOutcome.OTHER_REPOSITORY, "The pass was issued for a key that is for other repositories.")
         return found

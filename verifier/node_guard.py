@@ -46,7 +46,7 @@ def rules(pods: set[str], own: set[str]) -> str:
     """What nft reads, for links as `sort_out` returns them.
 
     One transaction replaces the table, so there is no moment without it. It takes links by their kind, so that a new pod's link is
-    covered from its first packet (D-420).
+    covered from its first packet (D-420). The table is replaced as a whole (D-234).
     """
     return f"""
 add table {TABLE}

@@ -121,7 +121,7 @@ class Grant:
     | what it is | tier | rule | until |
     |---|---|---|---|
     | egress | a tier | every rule that gives one | the end of its lease; None: as long as the pod runs |
-    | a block | `unverified` | `blocked` | the end of the block; None: until an operator removes it |
+    | a block (D-060) | `unverified` | `blocked` | the end of the block; None: until an operator removes it |
     | an ended lease | `unverified` | `expired` | when the pod may be deleted (`onExpiry: stop`); None: never |
     | a launch without egress | `unverified` | every other rule | None |
 

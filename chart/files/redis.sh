@@ -35,6 +35,7 @@ user proxy on #$(hash "$PROXY_PASSWORD") -@all +ping +multi +exec +get +hgetall 
 &binder-egress:addresses %R~binder-egress:addresses %R~binder-egress:changes %R~binder-egress:hub +set %W~binder-egress:wanted:*"
   fi
 fi
+# Nothing is kept on disk (D-084).
 exec redis-server - <<SETTINGS
 $access
 port 6379

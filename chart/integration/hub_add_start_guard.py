@@ -11,6 +11,7 @@ def _binder_egress_start_guard(c, get_config):
 
     container = {
         "name": "binder-egress-start-guard",
+        # D-011
         "image": guard["image"],
         "command": ["python3", "-I", "-m", "verifier.pods.start_guard"],
         "env": [
@@ -40,6 +41,7 @@ def _binder_egress_start_guard(c, get_config):
         # A value of BinderSpawner hides the value of KubeSpawner.
         return next((each for each in (c.BinderSpawner, c.KubeSpawner, *others) if trait in each), c.KubeSpawner)
 
+    # D-013
     def add(trait, key, entry):
         configured = getattr(section(trait), trait)
         if isinstance(configured, dict):

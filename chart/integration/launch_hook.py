@@ -27,7 +27,7 @@ def _binder_egress(c):
 
     # Seconds that all attempts of one launch request may wait together, or one attempt if its request was not seen.
     limit_seconds = 1.0
-    # After this many failures in a row, the verifier is not called for this many seconds.
+    # After this many failures in a row, the verifier is not called for this many seconds (D-087).
     rest_after, rest_seconds = 3, 30.0
     request_seen: ContextVar = ContextVar("binder_egress_request", default=None)
     state: dict = {"client": None, "failures": 0, "rest_until": 0.0}

@@ -25,6 +25,7 @@
     };
     // launch.js sees each piece of the answer before the page does. The answer stays the browser's own.
     var watch = function (launch, answer, body) {
+      // D-432
       var getReader = body.getReader;
       body.getReader = function () {
         var reader = getReader.apply(body, arguments), read = reader.read;
@@ -43,6 +44,7 @@
         if (url.href.indexOf(here + "build/") === 0 && !/[?&](egress_token|build_only=true)\b/.test(asked)
             && /^get$/i.test((options && options.method) || input.method || "get")) {
           launch = launchOf(url.href);
+          // D-430
           url.search = asked + (asked ? "&" : "?") + "egress_token=" + launch.promise;
           args[0] = input.url ? new Request(url.href, input) : url.href;
         }
@@ -63,16 +65,19 @@
     if (page.location.href.indexOf(here + "v2/") === 0) {
       launchOf();
       ours.challenge = original.call(page, base + "challenge?purpose=launch");
+      // D-135
       ours.challenge.then(null, ignore);
     }
     var script = document.createElement("script");
     script.async = true;
     // BinderHub answers an unknown address with its page. Browsers run a module only if its content type is JavaScript.
+    // D-222
     script.type = "module";
     // By default, browsers load async scripts after others.
     script.fetchPriority = "high";
     script.src = base + "launch.js";
     // It is blocked, or nothing leads to a verifier.
+    // D-434
     script.onerror = function () {
       var line = document.createElement("p");
       line.textContent = "A part of this page did not load, so no server gets internet access through it.";

@@ -80,6 +80,7 @@ known.
 {{- $hosts = include "binder-egress.hosts" . | fromJsonArray -}}
 {{- with .Values.publicUrl }}{{ $hosts = append $hosts (urlParse .).hostname }}{{ end -}}
 {{- if $hosts -}}
+{{- /* D-155 */}}
 {{- range without .Values.allowedOrigins "*" }}{{ $hosts = append $hosts (urlParse .).hostname }}{{ end -}}
 {{- end -}}
 {{- if contains "*" (join " " $hosts) }}{{ $hosts = list }}{{ end -}}

@@ -69,7 +69,8 @@ binder-egress.cidr.entry: a CIDR with numbers for comparison, as JSON {"cidr", "
 {{- dict "cidr" . "v6" $v6 "start" $start "prefix" (splitList "/" . | last | int64) | toJson -}}
 {{- end }}
 
-{{- /* binder-egress.banned: the entries of bannedAddresses as binder-egress.cidr.entry has them, each once, as a JSON list. */}}
+{{- /* binder-egress.banned: the entries of bannedAddresses as binder-egress.cidr.entry has them, each once, as a JSON list.
+Decision: D-114. */}}
 {{- define "binder-egress.banned" -}}
 {{- $found := dict -}}
 {{- range $list := .Values.bannedAddresses -}}

@@ -1,6 +1,6 @@
 {{- /*
 Rules of NetworkPolicies. The peers of a rule are alternatives, and so are its ports; rules add up. Danger: a rule without `to` or
-`from` means everywhere, a rule without `ports` every port, and a policy with an empty podSelector every pod.
+`from` means everywhere, a rule without `ports` every port, and a policy with an empty podSelector every pod (D-103).
 */}}
 
 {{- /*

@@ -253,7 +253,7 @@ def launch(
 @click.option(
     "--keep",
     metavar="SECONDS",
-    type=Seconds(1, 86400),
+    type=Seconds(1, 86400),  # D-167
     help="Renew the lease as often as needed, until it lasts this many seconds from now; a day at most.",
 )
 @json_option

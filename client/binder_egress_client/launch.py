@@ -119,6 +119,7 @@ class Launch:
                     raise LaunchFailed(f"{self._hub} does not answer as a BinderHub does")
                 yield from self._events(answer)
         except UNREACHABLE as error:
+            # It is not tried again (D-163).
             raise LaunchFailed(f"the connection to {self._hub} failed: {reason(error)}") from None
 
     def _events(self, answer: requests.Response) -> Iterator[Event]:

@@ -1,4 +1,5 @@
-// Guesses from a cell's output whether it failed for lack of network. The guess only counts for a server that lacks network.
+// Guesses from a cell's output whether it failed for lack of network. The guess only counts for a server that lacks network
+// (D-306).
 
 // How many characters are examined, from the end.
 const LIMIT_CHARACTERS = 20_000;

@@ -101,6 +101,7 @@ function newCheck(launch) {
 // With auth_enabled, BinderHub accepts no build request without this cookie's token. Its page reads the cookie and sends the token.
 function signedIn() {
   try {
+    // D-139
     return Boolean(window.pageConfig.apiToken) || /(?:^|; )_xsrf=/.test(document.cookie);
   } catch {
     // The page is not allowed to read its cookies.
@@ -146,7 +147,7 @@ function fail(launch) {
 }
 
 async function ready(launch, url) {
-  // The next request for this address starts another launch, with another promise.
+  // The next request for this address starts another launch, with another promise (D-138).
   ours.launches = ours.launches.filter((one) => one !== launch);
   const { check } = launch;
   launch.page = unlockPage(launch.verifier, new URL(url, (await launch.answer).url));
@@ -167,7 +168,8 @@ async function ready(launch, url) {
 
 const decided = ({ said }) => said?.state === "granted" || said?.state === "refused";
 
-// Ask about the promise from the start of the server until it is decided. Without a pass, nothing follows the announcement.
+// Ask about the promise from the start of the server until it is decided. Without a pass, nothing follows the announcement
+// (D-433).
 async function follow(launch) {
   if (launch.asking) return;
   launch.asking = true;

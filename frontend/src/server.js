@@ -20,7 +20,7 @@ const UNVERIFIED = "unverified";
 
 // The longest wait for an answer. An unlock may take 2 s. Without a limit, browsers wait for minutes.
 const ANSWER_SECONDS = 15;
-// Milliseconds between two requests for the server's state: at first, at most, and the factor by which they grow.
+// Milliseconds between two requests for the server's state: at first, at most, and the factor by which they grow (D-124).
 const [SOON_MS, LATE_MS, SLOWER] = [3_000, 60_000, 1.2];
 // After this many milliseconds, the page says that an unlock takes unusually long.
 const TOO_LONG_MS = 60_000;

@@ -210,7 +210,7 @@ class Gate {
     return made.href.startsWith(`${this.binderhub}build/`) && !made.searchParams.has("egress_token");
   }
 
-  /** Send the page the event, and show the link. `page`: the address of the server's page, if a person can do something there. */
+  /** Send the page the event, and show the link. `page`: the address of the server's page, if a person can act there (D-151). */
   announce(state, build, server = null, page = null) {
     dispatchEvent(new CustomEvent("binder-egress", { detail: { state, build, server, unlock: page } }));
     const place = typeof this.link === "string" ? document.querySelector(this.link) : this.link;

@@ -104,7 +104,7 @@ class Captcha:
         self._stand_in: Altcha | None = None
         if self.remotes and on_outage != "deny" and Altcha.name not in self.providers:
             # Its secrets differ from those of an enabled ALTCHA. A challenge from an enabled ALTCHA, issued here earlier or by
-            # another member of a federation with the same keys, must not replace another provider's.
+            # another member of a federation with the same keys, must not replace another provider's (D-050).
             self._stand_in = Altcha.from_options(proof_of_work or {}, keys, "challenge in place of another provider")
         for provider in [*self.providers.values(), *([self._stand_in] if self._stand_in else [])]:
             if provider.tier not in tiers:
@@ -181,6 +181,7 @@ class Captcha:
                 # Not accepted with `onOutage: allow` either: it has no id, by which a replay could be seen.
                 return Verdict(Outcome.UNAVAILABLE, "Too many solutions are being checked. Try again in a minute.")
             verdict = provider.verify(solution, purpose, network, address)
+        # D-051
         if self._unchecked and provider.state is State.DOWN and verdict.outcome is Outcome.UNAVAILABLE:
             return replace(verdict, outcome=Outcome.UNCHECKED, detail="")
         return verdict

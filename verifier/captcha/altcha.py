@@ -56,7 +56,7 @@ class Options(BaseModel):
     algorithm: Literal[
         "PBKDF2/SHA-256", "PBKDF2/SHA-384", "PBKDF2/SHA-512", "SHA-256", "SHA-384", "SHA-512", "SCRYPT", "ARGON2ID"
     ] = "PBKDF2/SHA-256"
-    cost: int = Field(2500, ge=1, le=1_000_000)
+    cost: int = Field(2500, ge=1, le=1_000_000)  # D-369
     memoryCost: int = Field(8, ge=1, le=MAX_MEMORY_KIB)
     parallelism: int = Field(1, ge=1, le=16)
     counterMax: int = Field(4000, ge=1, le=1_000_000)

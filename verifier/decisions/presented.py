@@ -72,7 +72,7 @@ class Judge:
             BadPass: the pass does not count for this server.
         """
         by, most_servers = "", self.settings.pass_servers
-        if issued.key:
+        if issued.key:  # D-037
             by, most_servers = self.keys.accept(issued.key, repository, presented_at).label, SERVERS_PER_PASS
         if issued.tier not in self.settings.tiers:
             raise BadPass(PassOutcome.UNKNOWN_TIER, "The pass is for a tier that this site does not have.")

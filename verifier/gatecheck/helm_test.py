@@ -10,7 +10,8 @@ from contextlib import suppress
 from typing import Any
 
 CONTROL = ""
-"""The role of the pod that no policy for user pods selects. A target that it cannot reach is dead, or guarded by something else."""
+"""The role of the pod that no policy for user pods selects. A target that it cannot reach is dead, or guarded by something else
+(D-179)."""
 
 Reached = Mapping[str, bool | None]
 """Target → whether it was reached; None: the pod cannot try it."""

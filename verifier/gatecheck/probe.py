@@ -147,7 +147,7 @@ def neighbour(proc: Path = Path("/proc/net")) -> str | None:
     """The IPv6 link-local address of this pod's gateway, as `fe80::…%eth0`. In most networks that is the pod's node.
 
     Pods are not told that address. It follows from the gateway's hardware address (RFC 4291, appendix A), which the kernel learns
-    with the first packet. None if this pod itself has no link-local address, or no visible gateway.
+    with the first packet (D-183). None if this pod itself has no link-local address, or no visible gateway.
     """
     try:
         own = {line.split()[5] for line in (proc / "if_inet6").read_text().splitlines() if line.startswith("fe80")}

@@ -292,13 +292,13 @@ class Operators:
 
         Args:
             server: the server.
-            known: what is known about it. Only its present pod is meant, not a later one.
+            known: what is known about it. Only its present pod is meant, not a later one (D-062).
             by: the operator, or the detector.
             why: the reason.
             stop: whether to delete its pod too.
         """
         own = self.own_block(server, known)
-        # A block with an end, or one that it shares with other servers, may end before an operator removes it.
+        # A block with an end, or one that it shares with other servers, may end before an operator removes it (D-070).
         if own is None or own.until is not None:
             replace = own is not None and not self._in_verifier
             identity = own.id if own and replace else secrets.token_hex(8)

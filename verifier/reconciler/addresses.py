@@ -31,7 +31,7 @@ class AddressBook:
         self._is_complete = False  # whether every server is published as it is known
 
     def publish(self, server: Server) -> None:
-        """Publish the pods of a server, or forget it.
+        """Publish the pods of a server, or forget it (D-252).
 
         Raises:
             StoreUnavailable: Redis does not answer.

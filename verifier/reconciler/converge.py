@@ -191,7 +191,7 @@ class Converger:
     # -- published, logged, counted
 
     def _publish(self, pod: Pod, pending: Pending) -> None:
-        """Publish a pod, and settle its launch once it is ready, or has had its grant."""
+        """Publish a pod, and settle its launch once it is ready, or has had its grant (D-004)."""
         facts = facts_of(pod, pending)
         known = KnownServer(
             pod.uid,

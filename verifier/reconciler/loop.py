@@ -76,7 +76,7 @@ NOTIFICATION_WAIT_SECONDS = 0.3
 
 RESYNC_SECONDS = 60.0
 """Seconds between resyncs, which queue every server. If there are thousands, half of this time passes before the last one is
-due."""
+due (D-379)."""
 
 SERVERS_AT_ONCE = 100
 """How many servers Redis is asked about together. One at a time, a start with thousands of pods would mostly wait for Redis."""

@@ -51,7 +51,7 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
         return max(blocks, key=lambda grant: math.inf if grant.until is None else grant.until)
 
     def counts(grant: Grant) -> bool:
-        outdated = grant.rule == Rule.MODE_ALLOW and settings.mode != "allow"
+        outdated = grant.rule == Rule.MODE_ALLOW and settings.mode != "allow"  # D-007
         return grant.tier in settings.tiers and grant.id not in withdrawn and not outdated
 
     def waiting(record: Record | None) -> Grant | None:
@@ -95,7 +95,7 @@ def grant_stops(grant: Grant | None, settings: ReconcilerSettings) -> bool:
 
 
 def unlock_of(pod: Pod, pending: Pending | None) -> Record | None:
-    """The unlock for this pod."""
+    """The unlock for this pod, and not for another one of the same server (D-006)."""
     return pending.unlock if pending and pending.unlock and pending.unlock.uid == pod.uid else None
 
 

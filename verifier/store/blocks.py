@@ -62,6 +62,7 @@ class Blocks(Operations):
         with unavailable():
             pipe = self._redis.pipeline()
             (pipe.hset if replace else pipe.hsetnx)(redis_key("blocks"), block.id, block.dumps())
+            # D-063
             others = [block.what] if block.kind == "server" else [EVERYTHING]
             pipe.rpush(redis_key("wake"), *(server.key for server in servers), *others)
             pipe.execute()
@@ -114,7 +115,7 @@ def load_blocks(stored: Mapping[Any, Any]) -> list[Block]:
 
 def _is_over(block: Block, now: float, pods: Container[str] | None) -> bool:
     """Whether a block has ended. The block of a server may be forgotten after a while, because its pod carries it, and soon after
-    its pod ends, because it applies to no other. Until then the share limit counts it."""
+    its pod ends, because it applies to no other. Until then the share limit counts it (D-343)."""
     if block.grant.is_expired(now):
         return True
     is_gone = pods is not None and block.uid not in pods and not in_window(block.at, now)

@@ -16,7 +16,7 @@
 | `stop:<server>` | the uid of a pod that must be stopped | until it is deleted, or `STOP_TTL_SECONDS` |
 | `blocks` | a hash: the operators' blocks, by id | until removed or ended; that of a server as long as its pod, a week at most |
 | `lifted:<block>` | a block that an operator removed, which pods may carry | `WITHDRAWN_TTL_SECONDS` |
-| `withdrawn:<grant>` | a grant that no longer counts | `WITHDRAWN_TTL_SECONDS` |
+| `withdrawn:<grant>` | a grant that no longer counts (D-005) | `WITHDRAWN_TTL_SECONDS` |
 | `wake` | a list: servers to reconcile | until read |
 | `actions` | a list: actions of the command `egress`, for the reconciler's log | until read |
 | `detections` | a stream: detectors' reports, `MAX_REPORTS` at most | until read, or `REPORT_TTL_SECONDS` after the last |

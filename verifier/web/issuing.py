@@ -103,6 +103,7 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
         verdict = services().captcha.verify(name, solution, purpose, client, request.remote_addr or "")
         took = time.monotonic() - began
     services().metrics.verify_seconds.labels(name, verdict.outcome).observe(took)
+    # D-030
     if verdict.asked and client and verdict.outcome is Outcome.REJECTED:
         with suppress(StoreUnavailable):  # The solution is rejected whether it is counted or not.
             services().store.note_rejection(client)

@@ -248,7 +248,7 @@ class _Reconciler(Collector):
             "open, unclear, unable, failed, mistaken_by_proxy: the pod may have had egress that nobody granted.",
             labels=["outcome"],
         )
-        for outcome in START_GUARD_OUTCOMES:
+        for outcome in START_GUARD_OUTCOMES:  # D-096
             guards.add_metric([outcome], counters.get(f"{START_GUARD}{outcome}", 0))
         yield guards
         time = CounterMetricFamily("binder_egress_start_guard_seconds", "Total time that start guards took.")

@@ -93,7 +93,7 @@ def issue_pass() -> tuple[Response, int]:
         issued = issuing.from_solution(body.provider, body.solution, "launch")
         log_decision("pass", issued.tier, "solution", provider=body.provider, servers=issued.servers)
     else:
-        issued = issuing.from_api_key()
+        issued = issuing.from_api_key()  # D-041
     services().metrics.passes.labels(issued.tier).inc()
     made = bodies.PassAnswer(
         token=services().passes.sign(issued),
@@ -163,6 +163,6 @@ def third_party_script(file: str) -> Response:
 
 def _script(file: str) -> Response:
     answer = Response(services().assets.read(file), content_type="text/javascript; charset=utf-8")
-    answer.set_etag(file)  # The name contains a checksum of the content.
+    answer.set_etag(file)  # The name contains a checksum of the content (D-092).
     answer.make_conditional(request)
     return answer

@@ -286,7 +286,7 @@ def _reach(known: KnownServer, access: Access | None, more: bool) -> str:
 
 
 def _why(known: KnownServer, blocks: list[Block], now: float, refused: bool) -> str:
-    """Why a server has no tier, and since when, as a sentence in the visitor's language; empty: it has one, or never had one.
+    """Why a server has no tier, and since when (D-425), in the visitor's language; empty: it has one, or never had one.
 
     Args:
         known: what the reconciler published about the server.

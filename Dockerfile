@@ -73,7 +73,7 @@ LABEL org.opencontainers.image.title="binder-egress-agent" \
       org.opencontainers.image.description="Looks at what BinderHub user pods run" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.licenses="BSD-3-Clause"
-# The chart says which user that of user pods is.
+# The chart runs it as the user of user pods.
 USER 1000:1000
 WORKDIR /tmp
 EXPOSE 8083

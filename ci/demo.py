@@ -145,7 +145,7 @@ def run(stage: Stage, certificate: str | None) -> tuple[bool, str]:
 
     Args:
         stage: the cluster.
-        certificate: that of the package server; None where there is none.
+        certificate: the package server's; None where there is none.
 
     Returns:
         Whether everything is as it should be, and the user of (c).

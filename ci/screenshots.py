@@ -164,7 +164,7 @@ def shoot_panels(browser: Browser, redis: RedisServer, store: Store, states: lis
 
 
 def main(arguments: list[str]) -> None:
-    """Make the screenshots whose names begin with an argument, or all. `--docs` copies those of the documentation."""
+    """Make the screenshots whose names begin with an argument, or all. `--docs` copies the documentation's."""
     wanted = [argument for argument in arguments if argument != "--docs"]
 
     def chosen(kind: str, names: Iterable[str]) -> list[str]:

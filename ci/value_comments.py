@@ -1,6 +1,6 @@
 """Reads the comments of chart/values.yaml that begin with `# --`, for the chart's README and the documentation's site.
 
-A comment is above its value, or after it on the same line. A value without a comment has that of another value:
+A comment is above its value, or after it on the same line. A value without a comment has another value's comment:
 
 - of a map that it is merged from, `<<: *name`;
 - of the value with the same path below another map, where a comment above a map around it says: the rest is as in `other.map`.

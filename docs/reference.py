@@ -53,7 +53,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def _fields(schema: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Rows of a table: the properties of a JSON schema, and those of their own objects."""
+    """Rows of a table: the properties of a JSON schema, and of the objects in it."""
     for name, part in schema.get("properties", {}).items():
         needed = "yes" if name in schema.get("required", []) else ""
         note = part.get("description", "").replace("|", "\\|").replace("\n", " ")

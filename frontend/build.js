@@ -43,7 +43,7 @@ for (const entry of entries) {
   const bundle = await build({
     entryPoints: [join(here, entry)], bundle: true, minify: true, write: false, target: "es2020", charset: "utf8",
     format: entry === "src/widgets.js" ? "esm" : "iife",
-    // Browsers with es2020 and without class fields are those of some months; the bytes are for everybody.
+    // Few browsers have es2020 and no class fields, and everybody would load the bytes for them.
     supported: { "class-field": true },
     // Names of our own that no other file knows.
     mangleProps: /^_/,

@@ -129,7 +129,7 @@ def spread(site: str, bits: int, doubled_after: int) -> Network:
 
 
 def attackers(doubled_after: int, turn: int) -> list[Attacker]:
-    """The attackers of docs/fairness.md. `turn` keeps their networks apart from those of another turn."""
+    """The attackers of docs/fairness.md. `turn` keeps their networks apart from another turn's."""
     first = int(ipaddress.IPv4Address("198.18.0.0")) + turn * 4096  # RFC 2544: not used on the internet
     home = f"2001:db8:{turn:x}"
     return [
@@ -176,7 +176,7 @@ def in_advance(door: Door, solver: Solver, network: Network, passes: int) -> Hau
     stock: deque[tuple[str, Solved]] = deque()
     fetched = 0
     while haul.passes < passes:
-        # A challenge of the price 1 + n / d is accepted up to the price 2 + 2 n / d, which is that of d + 2 n earlier charges.
+        # A challenge of the price 1 + n / d is accepted up to the price 2 + 2 n / d, the price after d + 2 n charges.
         good_for = int(network.doubled_after * (TOLERANCE - 1) + TOLERANCE * haul.passes)
         while fetched < passes + haul.refused and fetched <= good_for:
             client = network.address(fetched)

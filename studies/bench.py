@@ -215,7 +215,7 @@ def libraries_alone(services: Services, server: RedisServer, network: str) -> Fl
     nobody, knows no blocks, and sets no headers.
 
     Args:
-        services: those of the verifier.
+        services: the verifier's.
         server: Redis.
         network: the client network that its challenges were issued to.
     """

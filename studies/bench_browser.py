@@ -89,7 +89,7 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def fresh_page(browser: Browser, script: str) -> Iterator[Page]:
-    """A page of somebody who was never here: with empty caches. The script runs before those of each document."""
+    """A page of somebody who was never here: with empty caches. The script runs before each document's own."""
     context = browser.new_context()
     context.set_default_timeout(120_000)
     page = context.new_page()

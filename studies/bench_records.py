@@ -1,6 +1,6 @@
 """What grows with the number of servers, without Kubernetes: each process with as many pods, and Redis with what they keep in it.
 
-The pods are those of `bench_scale`, handed to the reconciler as the API server's answers would be, in pages. All else is the real
+`bench_scale` makes the pods, and the reconciler gets them as the API server's answers would be, in pages. All else is the real
 code with a real Redis: so a hundred thousand servers need some minutes, and no cluster. Each figure is from a process of its own.
 Times are processor time, which other programs on the machine change least.
 """
@@ -179,7 +179,7 @@ try:
 finally:
     sys.stderr.write(Path("/proc/self/status").read_text() + f"seconds: {time.process_time()}")
 """
-"""The command, which says at its end what it took. The system's word on a child's memory begins with that of its parent."""
+"""The command, which says at its end what it took. What the system says of a child's memory begins with its parent's."""
 
 
 def measured_command(url: str) -> dict[str, float]:

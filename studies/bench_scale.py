@@ -148,7 +148,7 @@ class ApiServer:
         )
 
     def requests(self) -> Counter[str]:
-        """How many requests about pods it has answered, by verb; those of a kubelet not counted."""
+        """How many requests about pods it has answered, by verb, without a kubelet's requests."""
         found: Counter[str] = Counter()
         for line in self.ask("GET", "/metrics").text.splitlines():
             if line.startswith("apiserver_request_total{") and 'resource="pods"' in line and 'subresource=""' in line:

@@ -1,6 +1,6 @@
 """Computes what each setting costs whom: the tables of docs/economics.md and docs/install.md, and the figures of the plots.
 
-The figures are those of `economics_model`.
+`economics_model` computes the figures.
 
     studies/economics.py            writes the tables into the pages
     studies/economics.py --check    says by the exit code whether tables and plots are what is computed

@@ -285,7 +285,7 @@ def together(size: int, charged: int = 0) -> list[tuple[int, float]]:
 
 
 def in_turn(size: int) -> list[tuple[int, float]]:
-    """The same for people behind one address who come one after the other within the window."""
+    """What passes cost people behind one address who come one after the other within the window."""
     fairness = curve()
     levels = fairness.levels("192.0.2.1/32")
     return [(1, fairness.price(levels, [before])) for before in range(size)]

@@ -64,7 +64,7 @@ def reconciler() -> None:
 
 @cli.command(help="Run the receiver: reports of detectors come in at its port.")
 def receiver() -> None:
-    # Not at the top, as above.
+    # Not at the top, so that other processes do not load it.
     from .web.gunicorn import REPORT_CONNECTIONS, REPORT_RECEIVE_SECONDS, REPORTS_AT_A_TIME, Server, Threads
     from .web.receiver import MAX_REPORT_BYTES, create_receiver_app, create_receiver_services
 
@@ -95,7 +95,7 @@ def proxy() -> None:
 @cli.command("helm-test", help="Compare what the pods of `helm test` reached with what they should. Run by the chart.")
 @click.option("--expected", required=True, help="JSON: role of a pod → target → whether the pod must reach it.")
 def helm_test(expected: str) -> None:
-    # Not at the top, as above.
+    # Not at the top, so that other processes do not load it.
     from .gatecheck.check import GATECHECK_LABEL, Namespace
     from .gatecheck.helm_test import results, seen_by_proxy, table, verdicts
 

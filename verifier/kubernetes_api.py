@@ -16,7 +16,7 @@ REQUEST_TIMEOUT_SECONDS = 10
 """Seconds that a request may take."""
 
 MERGE_PATCH = "application/merge-patch+json"
-"""The media type of a patch whose fields replace those of the object (RFC 7386)."""
+"""The media type of a patch whose fields replace the object's (RFC 7386)."""
 
 FAILURES = (ApiException, urllib3.exceptions.HTTPError, OSError, ValueError)
 """The exceptions that mean that a request failed, or that its answer cannot be read."""
@@ -90,7 +90,7 @@ def call(
 
 
 def read(api: client.ApiClient, method: str, path: str, **more: Any) -> Any:
-    """The answer to a request, as JSON. Arguments and exceptions are those of `call`."""
+    """The answer to a request, as JSON. Takes and raises what `call` does."""
     answer = call(api, method, path, **more)
     try:
         return json.loads(answer.data)

@@ -33,8 +33,8 @@ BY_DETECTOR = "detector "
 class Rule(StrEnum):
     """What decided about a server. It is on every grant, and in logs and metrics.
 
-    The rules of the first group give no egress, and those of the second give it at a launch (`mode-allow` also to pods that run
-    already). Those of the third act on a running server.
+    The rules of the first group give no egress, the rules of the second give it at a launch (`mode-allow` also to pods that
+    run already), and the rules of the third act on a running server.
     """
 
     BLOCKED = "blocked"  # by an operator: this server, its repository, or the client's network
@@ -193,7 +193,7 @@ class Grant:
 
     @classmethod
     def read(cls, content: Any) -> "Grant | None":
-        """The same for JSON that is decoded already."""
+        """A grant from JSON that is decoded already, or None."""
         try:
             grant = cls(content["id"], content["tier"], content["rule"], content["at"])
             grant = replace(grant, by=content.get("by", ""), why=content.get("why", ""), until=content.get("until"))
@@ -482,8 +482,8 @@ class Pending:
         launch: the latest decision about a launch, or None.
         unlock: a grant for the running pod, or None.
         known: what was published last, or None.
-        withdrawn: those of the requested grants that no longer count.
-        lifted: those of the requested grants that are blocks an operator removed.
+        withdrawn: the requested grants that no longer count.
+        lifted: the requested grants that are blocks an operator removed.
         blocks: all blocks, the oldest first.
         stop: the uid of a pod that has to be stopped; empty if none.
     """
@@ -507,7 +507,7 @@ def from_json(text: str | None) -> Any:
 
 
 def _are_times(at: Any, until: Any) -> bool:
-    """Whether these can be the time of a decision and that of its end."""
+    """Whether these can be the times of a decision and of its end."""
     return all(type(moment) is int and 0 <= moment <= MAX_TIME for moment in (at, 0 if until is None else until))
 
 

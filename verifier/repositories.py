@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import idna
 
 MAX_URL_CHARACTERS = 2048
-"""The longest URL that gets a name. BinderHub's own URLs are shorter, and so are those of all git hosts."""
+"""The longest URL that gets a name. URLs of BinderHub and of all git hosts are shorter."""
 
 MAX_DECODINGS = 5
 """How many times a URL may be percent-encoded. Once is usual; BinderHub and a proxy may each add one."""

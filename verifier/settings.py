@@ -220,7 +220,7 @@ class Source(BaseModel):
 
     Attributes:
         on_match: what follows its reports.
-        lists: the same for some of its lists, by name.
+        lists: what follows reports of single lists, by name.
     """
 
     on_match: OnMatch = "observe"

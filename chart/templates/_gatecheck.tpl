@@ -1,4 +1,4 @@
-{{- /* Pods that try, with packets, what a user pod reaches: the canary, and those of `helm test`. */}}
+{{- /* Pods that try, with packets, what a user pod reaches: the canary, and the pods of `helm test`. */}}
 
 {{- /*
 binder-egress.canary: "true" if there is a canary, else nothing. It needs isolated user pods, and something that reports

@@ -18,7 +18,7 @@ colon, or localhost. Takes (list root image defaultTag), image being {name, tag,
 {{- end }}
 {{- end }}
 
-{{- /* binder-egress.imagePullSecrets: the pull secrets of all pods, with those of `global`, as a JSON list of {name: …}. */}}
+{{- /* binder-egress.imagePullSecrets: the pull secrets of all pods, and the secrets of `global`, as a JSON list of {name: …}. */}}
 {{- define "binder-egress.imagePullSecrets" -}}
 {{- $secrets := .Values.imagePullSecrets -}}
 {{- range .Values.global.imagePullSecrets -}}
@@ -53,7 +53,7 @@ podSecurityContext); the gid is the uid.
 {{- end -}}
 {{- end }}
 
-{{- /* binder-egress.securityContext: the same for a container. Takes the securityContext of the values. */}}
+{{- /* binder-egress.securityContext: the hardened securityContext of a container. Takes the securityContext of the values. */}}
 {{- define "binder-egress.securityContext" -}}
 {{- $drop := dict "drop" (list "ALL") -}}
 {{- $fields := dict "runAsNonRoot" true "readOnlyRootFilesystem" true "allowPrivilegeEscalation" false "capabilities" $drop -}}

@@ -29,8 +29,8 @@ who may read pods cannot try passwords against it.
 {{- end }}
 
 {{- /*
-binder-egress.redisSecretChecksum: the same for the secrets of Redis and the reconciler. A rotation of signing keys must not restart
-Redis, which would forget the used passes (D-091).
+binder-egress.redisSecretChecksum: a checksum of the secrets of Redis and the reconciler. A rotation of signing keys must not
+restart Redis, which would forget the used passes (D-091).
 */}}
 {{- define "binder-egress.redisSecretChecksum" -}}
 {{- list .Values.secret.existingSecret .Values.secret.redisPassword .Values.externalRedis | toJson | sha256sum | trunc 4 | quote }}

@@ -121,7 +121,7 @@ class Server(NamedTuple):
         if "@" in parts.netloc:
             # The link shows the address.
             raise ValueError("leave user and password out of the address")
-        # Unlike that of a default server, the address of a named one has no slash at its end.
+        # The address of a default server has a slash at its end, the address of a named one has none.
         found = re.fullmatch(r"(.*/)(servers/[^/]+(?:/[^/]+|/)?)/?", parts.path)
         if parts.scheme not in ("http", "https") or not parts.netloc or not found:
             raise ValueError("it must look like https://hub.example.org/egress/servers/NAME/")

@@ -7,7 +7,7 @@ const LIMIT_CHARACTERS = 20_000;
 // One pattern for each kind of message. tests/unit/test_jupyterlab_failures.py has messages for all of them, and says for each
 // whether the program was run, or which file of its sources has the message.
 const SIGNS = [
-  // A name that is not found: the resolver's messages (Python, git, pip, uv, libgit2), and those of curl's library, old and new
+  // A name that is not found: the resolver's messages (Python, git, pip, uv, libgit2), and curl's library's, old and new
   // (R, Julia, conda, mamba): curl, lib/strerror.c, lib/vdns/asyn-base.c, hostip.c and cf-dns.c.
   /gaierror|NameResolutionError|EAI_AGAIN|ENOTFOUND|DNSError/,
   /(temporary failure|failure) (in name resolution|resolving)|name or service not known|no address associated with hostname/i,
@@ -36,7 +36,7 @@ const SIGNS = [
 ];
 
 // Messages that hide the cause, of R (src/modules/internet/libcurl.c, src/library/utils/R/packages.R) and mamba
-// (libmamba/src/api/channel_loader.cpp). They print the same for a website's own answer, and then say so as well.
+// (libmamba/src/api/channel_loader.cpp). They also print this if a website answers with an error, and then say that as well.
 const HIDDEN = /cannot open (URL|the connection to) 'https?:|unable to access index for repository https?:|Subdir \S+ not loaded!/i;
 const ANSWERED = /: HTTP status was '\d{3} |Transfer finalized, status: \d{3} /;
 

@@ -72,7 +72,7 @@ function start(address, app, jupyter) {
   const lang = chooseLanguage(languages, Object.keys(MESSAGES));
   const dir = direction(lang);
   const text = (key, values) => fill(MESSAGES[lang][key], values);
-  // Notifications are plain text, whose direction is that of the interface.
+  // Notifications are plain text, in the direction of the interface.
   const plain = (words) => (dir === "rtl" ? `\u2067${words}\u2069` : words);
 
   let small = null; // the small window

@@ -403,7 +403,7 @@ def test_parent_imports_the_wiring_beside_its_own(render, parent):
     hub = seen(objects, "jupyterhub")
     assert hub["singleuser"]["extraEnv"] == exported["jupyterhub"]["singleuser"]["extraEnv"]
     assert ("Deployment", "binder-egress-verifier") in objects
-    # The imported addresses are those of the rendered objects.
+    # The imported addresses are the rendered objects'.
     assert ("Service", "binder-egress") in objects and ("Secret", "binder-egress") in objects
 
 
@@ -496,7 +496,7 @@ LEAVES = sorted(leaves(VALUES))
 
 
 def set_in_suites():
-    """The paths that the suites in chart/tests set, and those of the maps on the way."""
+    """The paths that the suites in chart/tests set, and the maps on the way."""
 
     def paths(node, prefix=()):
         for key, value in node.items():

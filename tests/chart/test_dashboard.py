@@ -96,7 +96,7 @@ def test_panel_of_launches_that_nobody_used_counts_pods_that_sent_little(tmp_pat
 
 
 def test_one_hub_is_shown_at_a_time(tmp_path):
-    """Most queries take the largest value, because replicas show the same: that of another hub would hide this one's."""
+    """Most queries take the largest value, because replicas show the same: another hub's would hide this one's."""
     (variable,) = (variable for variable in DASHBOARD["templating"]["list"] if variable["name"] == "namespace")
     shown = variable.get("allValue", "$__all") if variable.get("includeAll") else "binder"
     expression = QUERIES["Seconds since the last heartbeat A"]["expr"].replace("$namespace", shown)

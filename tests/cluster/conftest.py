@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, and those of unknown time with them. The order within a file stays."""
+    """Put the longest files first, with the files of unknown time. The order within a file stays."""
     items.sort(key=lambda item: (-SECONDS.get(item.path.stem, 10_000), item.path.name))
 
 
@@ -81,7 +81,7 @@ def _evidence_of_this_file(evidence: Evidence) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_user_pods_left(stage: Stage, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each test begins without user pods: they cost memory, and tests count them. Those of `kept_users` stay for the next test."""
+    """Each test begins without user pods: they cost memory, and tests count them. Pods of `kept_users` stay for the next test."""
     yield
     if "kept_users" not in request.fixturenames:
         stage.delete_user_pods()

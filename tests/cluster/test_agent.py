@@ -28,7 +28,7 @@ HIDE = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); print('hidden', flus
 
 @pytest.fixture(scope="module")
 def agent(stage: Stage) -> Iterator[None]:
-    """An installation with the egress proxy and the agent, whose rules are those of docs/agent.md."""
+    """An installation with the egress proxy and the agent, with the rules from docs/agent.md."""
     (rules,) = section("docs/agent.md", "YARA rules", "yara")
     lists = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "agent-lists"}, "data": {"examples.yar": rules}}
     stage.kubectl("apply", "-f", "-", stdin=json.dumps(lists))

@@ -1,7 +1,7 @@
 """The probe battery: everything that a user may want to reach, from inside user pods in each state.
 
 A table in docs/guarantees.md, which operators read, says what is open and what is shut. The test fails if a cell is wrong in either
-direction. After it come attacks without packets, except those of other tests: passes that are forged, used by many at once, or
+direction. After it come attacks without packets, except what other tests try: passes that are forged, used by many at once, or
 repeated by BinderHub under a new user name (test_launches.py), solving again after a revocation (test_operators.py), a label set by
 hand (test_unlock.py, test_gatecheck.py).
 """

@@ -120,7 +120,7 @@ def test_deny_needs_one_policy(stage, switch, bypass, tmp_path):
     launched = stage.launch()
     assert_reaches(stage, launched.user, egress=False)
     assert [line.split()[0] for line in documented(stage, find).splitlines()[1:]] == [stage.pod(verified)["metadata"]["name"]]
-    # Packets prove it without a reconciler: those of `helm test`, and those of the canary, for whose readiness Helm has waited.
+    # Packets prove it without a reconciler: `helm test`'s, and the canary's, for whose readiness Helm has waited.
     (canary,) = stage.get("pods", "-l", "binder-egress/gatecheck=canary,component=singleuser-server")["items"]
     # The canary restarts after its first result.
     stage.kubectl("wait", "--for=condition=Ready", f"pod/{canary['metadata']['name']}", f"--timeout={CANARY_SECONDS}s")

@@ -235,7 +235,7 @@ def test_user_pods_do_not_reach_the_ports_of_the_proxys_probes(stage):
 
 
 def test_pods_of_the_proxy_have_many_source_ports(stage):
-    """The kernel's range is that of the values, and the proxy calculates with it."""
+    """The kernel's range comes from the values, and the proxy calculates with it."""
     pods = [pod["metadata"]["name"] for pod in stage.get("pods", "-l", "app.kubernetes.io/component=proxy")["items"]]
     code = "print(open('/proc/sys/net/ipv4/ip_local_port_range').read())"
     for pod in pods:

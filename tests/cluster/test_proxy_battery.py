@@ -1,6 +1,6 @@
 """The battery of escapes through the egress proxy, from inside user pods. Its table is in docs/guarantees.md.
 
-The attempts are those of the lab (tests/support/egress_proxy), with the chart's proxy, the kubelet's pods and the cluster's DNS,
+The attempts are the lab's (tests/support/egress_proxy), with the chart's proxy, the kubelet's pods and the cluster's DNS,
 which gets lying names from a server on the internet. Only the lab has the cases that no pod can cause: addresses that two pods have
 or that are used again, and changes in the middle of a connection. test_proxy.py has a revocation and such an address.
 """

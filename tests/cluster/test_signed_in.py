@@ -1,6 +1,6 @@
 """BinderHub with `auth_enabled`: JupyterHub's users launch under their own names, as without us, and get egress in several ways.
 
-The values are those of BinderHub's documentation. The servers are JupyterHub's own, which ask the hub about each visitor.
+The values come from BinderHub's documentation. The servers are JupyterHub's own, which ask the hub about each visitor.
 """
 
 import json

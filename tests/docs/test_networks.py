@@ -1,4 +1,4 @@
-"""The table of docs/supported.md about network plugins is that of the tests, and each of its rows is seen with packets."""
+"""The table of docs/supported.md about network plugins says what the tests know, and each of its rows is seen with packets."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The answers that docs/operating.md quotes are those of the commands."""
+"""The answers that docs/operating.md quotes are what the commands print."""
 
 import re
 from pathlib import Path

@@ -83,7 +83,7 @@ def dask(host: str) -> bool:
         Client(cluster) as client,
     ):
         done = client.submit(sum, [1, 2, 3]).result(timeout=60) == 6
-        # The requests of programs in the pod, with that of the proxy for the dashboard.
+        # The requests of programs in the pod, and the proxy's for the dashboard.
         return done and urllib.request.urlopen(cluster.dashboard_link.replace("/status", "/health"), timeout=30).status == 200
 
 

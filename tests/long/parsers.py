@@ -85,7 +85,7 @@ def a_solution(text: str) -> None:
 
 
 def decoded_solution(text: str) -> None:
-    """The same for the JSON inside the base64."""
+    """Read a solution from the JSON inside the base64."""
     a_solution(base64.b64encode(text.encode(errors="replace")).decode())
 
 

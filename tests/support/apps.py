@@ -108,7 +108,7 @@ from verifier.cli import main
 main()
 """
 """The program of a process that waits longer for Redis than the product's half a second, because CI machines are slow. Its soft
-limit of open files is that of a container."""
+limit of open files is a container's."""
 
 
 PATIENT_UNLOCK_SECONDS = 15.0
@@ -191,7 +191,7 @@ class VerifierProcess(ServedProcess):
 
 
 class ReceiverProcess(ServedProcess):
-    """The receiver of reports as a process. `address` is that of its port, and `port` its number.
+    """The receiver of reports as a process. `address` is where it listens, and `port` the number in it.
 
     Args:
         redis_server: its Redis, already started.

@@ -110,7 +110,7 @@ UNREACHED = {
     ),
     "Hugging Face, datasets": "ConnectionError: Couldn't reach 'imdb' on the Hub (LocalEntryNotFoundError)",
     "Hugging Face, datasets, newer": "ConnectionError: Couldn't reach the Hugging Face Hub for dataset 'imdb': timed out",
-    # curl's library, whose messages appear in those of conda, mamba, R and Julia: lib/strerror.c (others
+    # curl's library, whose messages conda, mamba, R and Julia print: lib/strerror.c (others
     # since 8.10), lib/vdns/asyn-base.c, hostip.c and cf-dns.c, lib/cf-ip-happy.c, lib/multi.c, of curl 8.22.
     "curl's library, name": "Could not resolve host: example.org (Timeout while contacting DNS servers)",
     "curl's library, name, no detail": "Could not resolve: example.org:443",
@@ -215,7 +215,7 @@ UNREACHED = {
         "  cause: error sending request for url (https://index.example.org/simple/six/)\n"
         "  cause: client error (Connect)\n  cause: tunnel error: unsuccessful"
     ),
-    # By their sources, as above; of libgit2, src/libgit2/transports/httpclient.c.
+    # By their sources; of libgit2, src/libgit2/transports/httpclient.c.
     "conda, proxy": "ProxyError: Conda cannot proceed due to an error in your proxy configuration.",
     "mamba, proxy": (
         "critical libmamba Download error (56) Failure when receiving data from the peer"

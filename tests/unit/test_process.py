@@ -236,7 +236,7 @@ def test_request_that_does_not_arrive_in_time_is_ended(open_slow, sent, answer):
 
 
 def test_thousand_kept_connections_delay_nobody(verifier, open_slow):
-    """Each connection has had its answer and waits for another request, as those of browsers and proxies do."""
+    """Each connection has had its answer and waits for another request, as browsers and proxies do."""
     open_slow(1100, b"GET /egress/openapi HTTP/1.1\r\nHost: x\r\n\r\n")
     assert_prompt(verifier)
 
@@ -251,7 +251,7 @@ def test_thousand_public_connections_delay_nobody(process, verifier, open_slow, 
 
 
 def test_headers_have_a_limit(verifier):
-    """Those of a browser with many cookies stay within it. Without it, the headers of many connections would fill memory."""
+    """A browser with many cookies stays within it. Without it, the headers of many connections would fill memory."""
     address = f"{verifier[0]}/egress/challenge"
     assert ask(address, Cookie="x" * 8000)[0] == 200
     half = {f"X-{number}": "x" * 4000 for number in range(MAX_HEAD_BYTES // 4000 // 2)}

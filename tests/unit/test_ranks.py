@@ -348,7 +348,7 @@ def test_unlock_counts_once_the_pods_grant_is_withdrawn(running, cluster, store,
 
 
 def test_withdrawal_of_a_smaller_grant_removes_nothing(running, cluster, store, in_redis):
-    """The withdrawn grant is that of a pass whose use moves to another server."""
+    """The withdrawn grant comes from a pass whose use moves to another server."""
     small, large = make_grant("small"), make_grant("verified", "unlock")
     pod = cluster.add(**granted(small))
     record_unlock(store, large)

@@ -19,7 +19,7 @@ class Match:
     """A match of a file.
 
     Attributes:
-        list_name: the name of the list: that of its file, without the ending.
+        list_name: the name of the list, which is its file's name without the ending.
         label: the label of the hash, or the name of the rule.
     """
 

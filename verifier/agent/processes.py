@@ -26,7 +26,7 @@ ARGUMENTS = 32
 """How many of an interpreter's arguments are checked for a file."""
 
 SCRIPTS = 4
-"""How many of the files among an interpreter's arguments are looked at. Those of options may come before the script."""
+"""How many of the files among an interpreter's arguments are looked at. Files of options may come before the script."""
 
 MAX_LINKS = 40
 """The most symbolic links on the way to a file, as in the kernel (path_resolution(7))."""
@@ -39,22 +39,23 @@ MAX_STEPS = 512
 processes."""
 
 POD_ARGUMENT_SECONDS = 0.5
-"""How long the arguments of one pod's interpreters are looked at in a round, in seconds of processor time (D-398). Those of an
-ordinary script take some 50 µs, the longest 2 ms."""
+"""How long the arguments of one pod's interpreters are looked at in a round, in seconds of processor time (D-398). An
+ordinary script's take some 50 µs, the longest 2 ms."""
 
 POD_WAIT_SECONDS = 5.0
 """The same by the clock on the wall: a pod can make the kernel wait at each step, which costs no processor time."""
 
 ALL_WAIT_SECONDS = 60.0
-"""The same for all pods together. A round that takes five minutes ends the agent."""
+"""How long the arguments of all pods together are looked at, in seconds by the clock. A round that takes five minutes
+ends the agent."""
 
 OPEN_SECONDS = 2.5
 """How long the way to a script is followed when it is opened, in seconds. The pod can make the kernel wait at each step."""
 
 OTHER_USER, OTHER_GROUP, HIDDEN, CROWDED, LATE = "other-user", "other-group", "hidden", "crowded", "late"
 """Why a process cannot be read: its uid or its gid differs, or it has hidden itself (prctl(2), PR_SET_DUMPABLE) or made its program
-unreadable. Crowded and late: an interpreter, whose arguments are not looked at, because those of the other interpreters of its pod,
-or of all pods, took too long."""
+unreadable. Crowded and late: an interpreter, whose arguments are not looked at, because the arguments of other interpreters of its
+pod, or of all pods, took too long."""
 
 THREAD_TRIES = 3
 """How often a thread of a process is looked for to open a file: one that is found may end before it is used."""
@@ -221,7 +222,7 @@ class Processes:
 
 
 def _thread(process: int) -> str:
-    """The folder, below that of a process, of a thread that runs: mostly the first, whose folder is that of the process.
+    """The folder of a thread that runs, below its process' folder: mostly the first thread, which has the process' own folder.
 
     The first thread can end while others go on. It then shows no program, no command line and no folders, as a zombie, and with
     cgroups of version 1 no cgroup either.
@@ -311,13 +312,13 @@ def open_in(process: Path, name: str) -> int:
     """
     ends = time.monotonic() + OPEN_SECONDS
     with _way(process, name, takewhile(lambda _: time.monotonic() <= ends, range(MAX_STEPS))) as file:
-        # The descriptor already is that of a regular file, so this opens nothing else and does not wait.
+        # The descriptor already belongs to a regular file, so this opens nothing else and does not wait.
         return os.open(f"/proc/self/fd/{file}", _READ)
 
 
 @contextmanager
 def _way(process: Path, name: str, steps: Iterator[int]) -> Iterator[int]:
-    """Go to a file step by step. The last descriptor is that of a regular file, and cannot be used for reading."""
+    """Go to a file step by step. The last descriptor belongs to a regular file, and cannot be used for reading."""
     with _opened(process / "root", _FOLDER) as root, _opened(process / "cwd", _FOLDER) as here:
         top = os.stat(root)
         at, links = os.dup(root if name.startswith("/") else here), 0

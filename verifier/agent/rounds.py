@@ -31,7 +31,7 @@ ROUND_SECONDS = 10.0
 """How long a round looks at new files, in seconds."""
 
 POD_SECONDS = 2.5
-"""How long a round looks at one pod's new files before those of other pods come first, in seconds. One file may take longer."""
+"""How long a round looks at one pod's new files before other pods' files come first, in seconds. One file may take longer."""
 
 MAX_KNOWN_FILES = 50_000
 """The most files that are remembered, at some 300 bytes each. A pod may run as many programs as it may have processes. If all pods

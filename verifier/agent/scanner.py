@@ -32,7 +32,7 @@ ANSWER_SECONDS = 10.0
 """Seconds after which a process that has not answered is ended: twice the time that it should need."""
 
 COMPILE_SECONDS = 30.0
-"""The same for the rules."""
+"""How long the rules may take to compile, in seconds."""
 
 MEMORY_BYTES = 128 << 20
 """The memory limit of the process, in bytes. The container's limit would end the agent, too."""

@@ -44,7 +44,7 @@ class Repository:
     Attributes:
         name: its name, as returned by `repositories.name`.
         servers: the users of its launches in logs of decisions; BinderHub invents one for each launch.
-        without_pass: those of them without a good pass, who got no tier.
+        without_pass: the users among them without a good pass, who got no tier.
         networks: client networks → launches.
         archived: launches in the archive.
         counted: launches according to Prometheus.
@@ -115,7 +115,7 @@ class Traffic:
         until: Unix time in seconds at which it ends. Later lines do not count.
 
     Attributes:
-        repositories: those of the period, by name.
+        repositories: the repositories of the period, by name.
         first_seen: Unix time in seconds at which each owner was first seen.
         lines: the number of lines of each kind: `decision`, `archive`, `detection`, `other`, `broken`, `outside`.
         latest: the latest time of a line, 0 without one.

@@ -50,7 +50,7 @@ class Provider(Protocol):
         """
 
     def verify(self, solution: str, purpose: str, network: str, address: str) -> Verdict:
-        """Check a solution. Never raises because of what a client sent. The arguments are those of `Captcha.verify`."""
+        """Check a solution. Never raises because of what a client sent. Takes what `Captcha.verify` takes."""
 
     def csp(self) -> dict[str, list[str]]:
         """What its widget needs in a page's Content-Security-Policy: directive → sources."""
@@ -103,7 +103,7 @@ class Captcha:
         self._unchecked = on_outage == "allow"
         self._stand_in: Altcha | None = None
         if self.remotes and on_outage != "deny" and Altcha.name not in self.providers:
-            # Its secrets differ from those of an enabled ALTCHA. A challenge from an enabled ALTCHA, issued here earlier or by
+            # Its secrets differ from an enabled ALTCHA's. A challenge from an enabled ALTCHA, issued here earlier or by
             # another member of a federation with the same keys, must not replace another provider's (D-050).
             self._stand_in = Altcha.from_options(proof_of_work or {}, keys, "challenge in place of another provider")
         for provider in [*self.providers.values(), *([self._stand_in] if self._stand_in else [])]:
@@ -125,7 +125,7 @@ class Captcha:
         return offered
 
     def offers(self, purpose: str, network: str, price: float) -> list[dict[str, Any]]:
-        """A challenge from each usable provider. The arguments are those of `Provider.challenge`."""
+        """A challenge from each usable provider. Takes what `Provider.challenge` takes."""
         return [
             {
                 "name": provider.name,

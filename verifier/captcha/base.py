@@ -25,7 +25,7 @@ class Verdict:
     Attributes:
         outcome: the outcome.
         detail: a sentence for the client; empty if the solution is accepted.
-        solution_id: the same for every replay of this solution, whatever its encoding.
+        solution_id: what every replay of this solution has in common, whatever its encoding.
         expires_at: Unix time in seconds until which the solution could be presented again.
         issued_at: Unix time in seconds at which its challenge was issued.
         price: the price of its challenge; None: the provider has no proof of work.

@@ -8,8 +8,8 @@
 | `rule` and `output_fields` | `falco` | the rule | the process |
 | `pod`, `server` or `uid` | its `source` | its `list` | its `label` |
 
-The formats of the first two are from cryptnono ff81fd9 (`scripts/execwhacker.py`, `flowkiller.py`), that of minesweeper from
-mybinder.org-deploy 95860db (`mybinder/files/minesweeper/minesweeper.py`), that of Falco from its documentation of `json_output`.
+The formats of the first two are from cryptnono ff81fd9 (`scripts/execwhacker.py`, `flowkiller.py`), minesweeper's is from
+mybinder.org-deploy 95860db (`mybinder/files/minesweeper/minesweeper.py`), Falco's from its documentation of `json_output`.
 Strangers choose parts of all of them: command lines, names of executables, names of users.
 
 Decisions: D-320, D-321, D-373.
@@ -227,7 +227,7 @@ def kubelet_labels(line: dict[str, Any]) -> dict[str, Any]:
         line: the object in a line of cryptnono.
 
     Returns:
-        The labels. Empty for Docker's container: its labels are those of the image, which the author of a build chooses (D-373).
+        The labels. Empty for Docker's container: its labels include the image's, which the author of a build chooses (D-373).
     """
     container = container_in(line)
     labels = container.get("labels")

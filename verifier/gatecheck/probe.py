@@ -314,7 +314,7 @@ def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESS
 
 
 def once(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> dict[str, bool | None]:
-    """Try all targets once, for `helm test`. The arguments are those of `canary`.
+    """Try all targets once, for `helm test`. Takes what `canary` takes.
 
     Returns:
         The result, as `try_all` gives it.
@@ -333,7 +333,7 @@ def once(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAG
 
 def shut(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> None:
     """Try all targets once, and fail if one is open. `helm test` uses it in modes without a pod that may read other pods'
-    results. The arguments are those of `canary`.
+    results. Takes what `canary` takes.
 
     Raises:
         SystemExit: a target is open, or none could be tried.
@@ -347,7 +347,7 @@ def shut(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAG
 
 
 def control(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> None:
-    """Try all targets once from a pod that no policy isolates. The arguments are those of `canary`.
+    """Try all targets once from a pod that no policy isolates. Takes what `canary` takes.
 
     Raises:
         SystemExit: no target answers, so an isolated pod's failure to reach them proves nothing.

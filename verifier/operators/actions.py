@@ -354,7 +354,7 @@ class Operators:
             why: the reason.
 
         Returns:
-            `state`, `done` or `pending`, and `block`, the id, of several that of the block that would have ended last.
+            `state`, `done` or `pending`, and `block`, the id of the block, of several the one that would have ended last.
 
         Raises:
             ActionRefused: there is no such block, or the server has none of its own.

@@ -223,7 +223,7 @@ def introduce(
 
 
 def guard(environment: Mapping[str, str], timeout: float) -> dict[str, object]:
-    """Wait, and return the outcome: that of `watch`, or of `introduce`; `off` if there are no policies to wait for; or `unable`.
+    """Wait, and return the outcome of `watch` or `introduce`; `off` if there are no policies to wait for; or `unable`.
 
     A guard that cannot try its targets is `unable`. It waits for the whole timeout, which is longer than any observed window. The
     egress proxy is asked in the time that is left of the timeout after isolation.

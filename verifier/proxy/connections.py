@@ -40,8 +40,8 @@ HELLO_SECONDS = 10.0
 """Time limit for the ClientHello after the answer to CONNECT, and for another one that the host asks for, in seconds."""
 
 ANSWER_SECONDS = 60.0
-"""Time limit for a host to answer a ClientHello, in seconds. It is that of a connection whose client has ended its side, because
-the proxy does not notice such an end meanwhile (D-403)."""
+"""Time limit for a host to answer a ClientHello, in seconds. Until the host answers, the proxy does not
+notice that the client has left, so it waits as long as it serves any client that has ended its side (D-403)."""
 
 CONNECT_SECONDS = 10.0
 """Time limit for connecting to the host, for all of its addresses together, in seconds."""
@@ -68,7 +68,7 @@ MOST_WAITING_BYTES = 128 * 1024 * 1024
 the proxy. Beyond that, connections of the server with the most are cut (D-344)."""
 
 LAST_BYTES = 4096
-"""The memory of unconfirmed bytes up to which a connection closes without waiting: that of its last packet, or of its end."""
+"""The memory of unconfirmed bytes up to which a connection closes without waiting: its last packet, or its end, takes as much."""
 
 LINGER_SECONDS = 1.0
 """Seconds that a client has for reading a refusal before the connection closes."""
@@ -610,7 +610,7 @@ class Proxy:
             "milliseconds": round((time.monotonic() - flow.began) * 1000),
         }
         if refusal:
-            # Each rule for itself, so that many lines of one do not hide those of another.
+            # Each rule for itself, so that many lines of one do not hide another's.
             self._refusals.decision("proxy", (pod.uid if pod else flow.address, why), **fields)
         else:
             logs.decision("proxy", **fields)

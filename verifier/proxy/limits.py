@@ -118,7 +118,7 @@ class Usage:
         return True
 
     def release(self, server: str, verified: bool) -> None:
-        """Note that an admitted connection has ended. The arguments are those of `admit`."""
+        """Note that an admitted connection has ended. Takes what `admit` takes."""
         self._open[server] -= 1
         if not self._open[server]:
             del self._open[server]

@@ -14,7 +14,7 @@ KEPT_SECONDS = 5.0
 TTL."""
 
 FAILED_SECONDS = 1.0
-"""The same for a name without an address, and for one that DNS gave no answer about."""
+"""How long a failure is remembered, in seconds: the name has no address, or DNS does not answer."""
 
 TIMEOUT_SECONDS = 5.0
 """Seconds for which a connection waits for an answer."""

@@ -1,7 +1,7 @@
 """Source ports: limits how many connections there are to one address of a host, so that they do not slow down the others (D-340).
 
 Each connection to a host has one of this machine's source ports, and the kernel keeps the port for a minute after the end
-(TIME_WAIT). The kernel first looks for a free one among those of one parity (`__inet_hash_connect` in
+(TIME_WAIT). The kernel first looks for a free one among the ports of one parity (`__inet_hash_connect` in
 `net/ipv4/inet_hashtables.c`). While half of the ports are free, that takes a step or two. Beyond that it walks past all the taken
 ports for each new connection to that address, and the process does nothing else meanwhile.
 """
@@ -53,7 +53,7 @@ class SourcePort:
 
 
 class SourcePorts:
-    """Counts the source ports for each address of a host: those of open connections, and of connections that ended recently.
+    """Counts the source ports for each address of a host: of open connections, and of connections that ended recently.
 
     All servers together may use half of the machine's ports, and unverified ones half of that. Another tenth is for unverified
     servers that use few, as with connections (`limits`): those that use up the half do not keep others from their packages.

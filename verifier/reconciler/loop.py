@@ -359,7 +359,7 @@ class Reconciler:
             self.queue.put(server, at // SERVERS_AT_ONCE * SERVERS_AT_ONCE / len(servers) * over_seconds)
 
     def forget_blocks(self) -> None:
-        """Forget the blocks that have ended, and those of pods that are gone, because each launch reads all blocks."""
+        """Forget the blocks that have ended, and the blocks of pods that are gone, because each launch reads all blocks."""
         pods = {pod.uid for pod in self._cache.all()} if self._cache.is_listed else None
         self._store.forget_ended_blocks(self._clock(), pods)
 

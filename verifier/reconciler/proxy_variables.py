@@ -27,7 +27,7 @@ class ProxyVariables:
 
     Args:
         namespace: the namespace of both.
-        service: the name of the Service; with `-variables` appended, that of the ConfigMap.
+        service: the name of the Service; with `-variables` appended, it is the ConfigMap's.
         api: the client; by default one with this pod's ServiceAccount.
     """
 

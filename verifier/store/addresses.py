@@ -56,7 +56,7 @@ class Addresses(Operations):
         self._publish(server.key, pods, self._redis)
 
     def publish_many_addresses(self, pods: Mapping[Server, Iterable[PodAddresses]]) -> None:
-        """The same for many servers, in two round trips."""
+        """Publish the pods of many servers, in two round trips."""
         with unavailable():
             pipe = self._redis.pipeline(transaction=False)
             for server, listed in pods.items():

@@ -77,7 +77,7 @@ class Blocks(Operations):
             pipe.execute()
 
     def lifted(self, blocks: Iterable[str]) -> set[str]:
-        """Those of the given blocks that an operator removed. Pods may still carry them."""
+        """The given blocks that an operator removed. Pods may still carry them."""
         asked = sorted(blocks)
         with unavailable():
             marks = self._redis.mget([redis_key(f"lifted:{block}") for block in asked]) if asked else []

@@ -6,7 +6,7 @@
 | `solution:<provider>:<id>` | a solution that was used | until its challenge has expired |
 | `solution:key:<word>` | a request for a pass with an API key, which counts once even if it comes twice | `LEEWAY_SECONDS` |
 | `charges:<network>` | a hash: the passes that a network got, by time | `fairness.window` after the last, and a twelfth of that |
-| `charges:key:<id>` | the same for an API key | a day after the last, and two hours |
+| `charges:key:<id>` | a hash: the passes of an API key, by time | a day after the last, and two hours |
 | `rejected:<network>` | the number of rejected solutions of a client network | `REJECTIONS_WINDOW_SECONDS` after the first |
 | `revoked` | a hash: API keys that operators revoked, by id | for ever |
 | `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
@@ -14,7 +14,7 @@
 | `launch:<server>` | the latest decision about a launch, with or without egress | the launch timeout, or until the pod is ready |
 | `unlock:<server>` | a grant for a running pod | `UNLOCK_TTL_SECONDS` |
 | `stop:<server>` | the uid of a pod that must be stopped | until it is deleted, or `STOP_TTL_SECONDS` |
-| `blocks` | a hash: the operators' blocks, by id | until removed or ended; that of a server as long as its pod, a week at most |
+| `blocks` | a hash: the operators' blocks, by id | until removed or ended; a server's block as long as its pod, a week at most |
 | `lifted:<block>` | a block that an operator removed, which pods may carry | `WITHDRAWN_TTL_SECONDS` |
 | `withdrawn:<grant>` | a grant that no longer counts (D-005) | `WITHDRAWN_TTL_SECONDS` |
 | `wake` | a list: servers to reconcile | until read |

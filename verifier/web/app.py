@@ -176,7 +176,7 @@ def internal_document() -> dict[str, Any]:
 def create_app(services: Services) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
     """The WSGI application for gunicorn: the port on which a connection arrived decides which app answers.
 
-    The port is that of the listening socket, which no header can change.
+    The listening socket has the port, which no header can change.
     """
     settings = services.settings
     apps = {str(settings.public_port): create_public_app(services), str(settings.internal_port): create_internal_app(services)}

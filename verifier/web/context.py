@@ -78,7 +78,7 @@ def services() -> Services:
 
 
 def own_url() -> str:
-    """The address of the public interface, ending in `/`: that of `publicUrl`, else the one that the request names."""
+    """The address of the public interface, ending in `/`: `publicUrl`, or else the address that the request names."""
     host = services().settings.public_url or f"{request.scheme}://{request.host}"
     return host + services().settings.base_path
 

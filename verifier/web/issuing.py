@@ -74,7 +74,7 @@ class _Attempt:
         return Problem(problem_type, detail, retry_after)
 
     def blocked(self, rule: Rule) -> Problem:
-        """The same for a client that a rule refuses."""
+        """The problem of a client that a rule refuses."""
         return self.failed(rule, "blocked", REFUSALS[rule])
 
 

@@ -108,7 +108,7 @@ def report_detections() -> tuple[Response, int]:
     lines = [line for line in request.get_data().decode(errors="replace").split("\n") if line.strip()]
     if len(lines) > MAX_LINES:
         raise Problem("too-large", f"Send at most {MAX_LINES} lines at a time.")
-    # Each agent has its own allowance: a node whose pods run many listed programs does not use up that of another.
+    # Each agent has its own allowance: a node whose pods run many listed programs does not use up another's.
     if wait := services.allowance.take(f"{source} {sender}", len(lines)):
         _count_refused(source, "too-many", len(lines))
         raise Problem("too-many-reports", "Send only lines that report something, and later.", retry_after=wait)
@@ -134,7 +134,7 @@ def report_detections() -> tuple[Response, int]:
 
 
 def _agent() -> str:
-    """The sender's address, if it is that of an agent's pod; otherwise nothing. The reconciler checks which node that is."""
+    """The sender's address, if it is an agent's; otherwise nothing. The reconciler checks which node that is."""
     if AGENT not in _services().settings.detections:
         return ""
     address = str(parse_address(request.remote_addr) or "")

@@ -60,7 +60,7 @@ def test_page_says_that_launch_js_is_missing(fault, hub, tab):
 
 
 def test_requests_of_the_page_keep_their_order(hub, tab):
-    """The verifier hangs. The page's own requests are those of a page without us, in the same order."""
+    """The verifier hangs. The page makes the requests that it makes without us, in the same order."""
 
     def own(requests):
         paths = [re.sub(r"user-\d", "user", urlsplit(url).path) for url in requests if not url.startswith("data:")]

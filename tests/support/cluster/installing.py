@@ -69,7 +69,7 @@ class Operator:
         return self.run(code)
 
     def type_until_well(self, document: str, heading: str, number: int = 0) -> str:
-        """The same for commands that check something: run them again while they find a problem. The canary looks every 30 s."""
+        """Run commands that check something, again while they find a problem. The canary looks every 30 s."""
         return patiently(lambda: self.type(document, heading, number), CANARY_SECONDS, (Failed,))
 
     def run(self, code: str) -> str:
@@ -95,7 +95,7 @@ class Operator:
         self.stage.await_binderhub()
 
     def objects(self) -> set[str]:
-        """All objects of the namespace and of the cluster, as `kind/name`, except those of BinderHub that change anyway."""
+        """All objects of the namespace and of the cluster, as `kind/name`, except objects of BinderHub that change anyway."""
         found: set[str] = set()
         for namespaced in ("true", "false"):
             kinds = self.stage.kubectl("api-resources", "--verbs=list", f"--namespaced={namespaced}", "-o", "name").split()

@@ -220,7 +220,7 @@ class Stage:
             self.await_address("binder-egress", 8081, "/healthz")
 
     def await_settled(self) -> None:
-        """Wait until our pods are those of the manifests alone. Helm does not wait for the end of earlier pods, which answer."""
+        """Wait until we have the manifests' pods and no others. Helm does not wait for the end of earlier pods, which answer."""
         eventually(lambda: not self._unsettled(), POD_SECONDS, lambda: f"not as the manifests say: {', '.join(self._unsettled())}")
 
     def _unsettled(self) -> list[str]:
@@ -500,7 +500,7 @@ class Stage:
     # -- results
 
     def pods(self, user: str | None = None) -> list[dict[str, Any]]:
-        """The user pods, or those of one user, or the one of a named server: `user/server`."""
+        """The user pods, or one user's, or the one of a named server: `user/server`."""
         found = self.get("pods", "-l", USER_PODS)["items"]
         return [pod for pod in found if user in (None, *_names(pod["metadata"]["annotations"]))]
 
@@ -529,7 +529,7 @@ class Stage:
         return self.battery_in(self.pod(user)["metadata"]["name"], targets)
 
     def battery_in(self, pod: str, targets: dict[str, str], *options: str) -> dict[str, bool]:
-        """The targets that a pod's first container reaches. `options` are those of `probe battery`."""
+        """The targets that a pod's first container reaches. `options` are for `probe battery`."""
         text = self.kubectl("exec", "-i", pod, "--", "probe", "battery", *options, "-", stdin=lines(targets))
         return {name: verdict["reached"] for name, verdict in json.loads(text).items()}
 

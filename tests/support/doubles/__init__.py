@@ -25,7 +25,7 @@ The scripts define the documented names of the real ones: `hcaptcha.render/reset
 `turnstile.render/reset/remove`, `grecaptcha.render/reset/execute/ready`, `frcaptcha.createWidget(…)` with the events
 `frc:widget.complete/.error/.expire`, `procaptcha.render`, the element `<cap-widget data-cap-api-endpoint>` with the events `solve`
 and `error`. mCaptcha has no script, but a frame `widget/?sitekey=…` that posts `{token}` to its parent. A widget is a frame of the
-double (title "double of <provider>"), as are most real ones; those of Cap and Prosopo are in the page. It has these buttons:
+double (title "double of <provider>"), as are most real ones; Cap's and Prosopo's are in the page. It has these buttons:
 
     "I am a person"   calls back with a token that counts
     "Wrong"           calls back with a token that the interface refuses

@@ -1,6 +1,6 @@
 """The HTTP interface of a forge: the calls of GitHub's API that a pull request needs, for `responses`.
 
-Paths, methods, status codes and fields are those of PyGithub's recordings of the real one and of GitHub's reference.
+Paths, methods, status codes and fields come from PyGithub's recordings of the real one and from GitHub's reference.
 """
 
 import base64

@@ -672,7 +672,7 @@ def act(attempt: Attempt, on: object) -> tuple[bool, str]:
 def main() -> None:
     """Make the attempts of this pod, which may have several names in the list.
 
-    The first argument is JSON: pod → proxy's address and those of its pods. The second is the beginning of the kinds of attempts.
+    The first argument is JSON: pod → addresses of the proxy and of its pods. The second is the beginning of the kinds of attempts.
     Prints JSON: attempt → [whether it ended as it must, what was seen].
     """
     pods = {name: Pod(proxy, replicas=tuple(replicas)) for name, (proxy, replicas) in json.loads(sys.argv[1]).items()}

@@ -26,7 +26,7 @@ from verifier.proxy.resolve import Resolver
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 PORTS, TRIED, VERIFIED = 800, 250, 100
-"""The machine's source ports, the connections that the unverified servers try, and those of a verified one."""
+"""The machine's source ports, the connections that the unverified servers try, and a verified one's."""
 
 HOSTS = {"ok.example": [PUBLIC[0]], "other.example": [PUBLIC[1]], "both.example": list(PUBLIC)}
 CROWD = (LISTED, COURSE)

@@ -53,7 +53,7 @@ def seen() -> dict:
         `pipes`: that it held for downloads that nobody read. `cut`: how many of these it cut, by tier. `left`: the connections
         after that. `idle`: whether the same server's idle connection was open then. `earlier`, `later`: the bytes of two downloads
         of another server. `short`: the connections that are left of short downloads. `reset`: the bytes of one whose host resets
-        the connection before they are read. `paused`: those of one that is read later. `broken`: the connections of a body that
+        the connection before they are read. `paused`: the bytes of one that is read later. `broken`: the connections of a body that
         breaks off, whose host does not read. `upload`: how one ended that is too long, and `stuck`: the same
         without that limit. `silent`: the connections to a host that does not answer, while their client is there. `errors`: of its
         loop.
@@ -142,7 +142,7 @@ def pipes() -> int:
     for number in os.listdir("/proc/self/fd"):
         try:
             found.add(os.readlink(f"/proc/self/fd/{number}"))
-        except FileNotFoundError:  # that of the listing itself
+        except FileNotFoundError:  # the descriptor of the listing itself
             continue
     return sum(link.startswith("pipe:") for link in found)
 

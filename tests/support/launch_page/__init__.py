@@ -1,7 +1,7 @@
 """A double of BinderHub: its page, its build streams and a server's page, with the verifier behind the same host.
 
 The page has the structure of binderhub/templates/page.html: `pageConfig`, then the snippets of `extra_header_html` in the order of
-their keys (those of chart/values.yaml), then `#root` and the bundle, which uses the real client `@jupyterhub/binderhub-client`.
+their keys (as in chart/values.yaml), then `#root` and the bundle, which uses the real client `@jupyterhub/binderhub-client`.
 `real.py` beside this file puts the real BinderHub in its place, and tests/browser/launch_page/test_double.py compares the two.
 """
 

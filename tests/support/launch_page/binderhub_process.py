@@ -1,7 +1,7 @@
 """The real BinderHub as a process, with doubles around it: of GitHub, the registry and the builder.
 
 An interpreter with the package `binderhub` runs this file. It need not be the tests' interpreter (`real.py`), so the file imports
-nothing from the tests. Page, templates, static files, handlers, event streams and calls to JupyterHub are those of the package. The
+nothing from the tests. Page, templates, static files, handlers, event streams and calls to JupyterHub come from the package. The
 launch hook is the chart's.
 
 Each line on standard input is a command, a JSON object, and is answered by a line on standard output:

@@ -69,7 +69,7 @@ def running(*command, **more):
 
 @pytest.fixture
 def look(tmp_path):
-    """Read some processes as those of one pod. Returns what the agent sees."""
+    """Read some processes as if they were one pod's. Returns what the agent sees."""
 
     def look(*processes):
         root = Path(tempfile.mkdtemp(dir=tmp_path))
@@ -350,7 +350,7 @@ def test_slow_arguments_end_between_two_steps_and_are_reported(shells):
 
 
 def test_slow_pods_together_end_a_round_of_arguments(shells):
-    """Those of innocent pods are then counted, and not accused."""
+    """The interpreters of innocent pods are then counted, and not accused."""
     now = itertools.count(step=ALL_WAIT_SECONDS)
     seen = list(Processes(shells(3), in_turn("first", "second", "third"), lambda: 0.0, lambda: next(now)).all())
     assert [(process.pod, process.unseen) for process in seen] == [
@@ -376,7 +376,7 @@ def test_program_is_opened_by_a_thread_that_runs(look, tmp_path):
 
 
 def test_unreadable_program_is_that_of_its_pod_alone(tmp_path, monkeypatch):
-    """By the time that it is opened, the number may be that of a process in another pod, or of another user."""
+    """By the time that it is opened, the number may belong to a process in another pod, or of another user."""
     pods, opened = [POD], os.open
 
     def refuse(path, *arguments, **more):

@@ -73,7 +73,7 @@ def test_excepted_repository_is_not_proposed(run, files):
 
 def test_excepted_repository_is_in_no_ban_of_its_owner(run, files, tmp_path):
     course = made.SCRIPT.replace("fast-", "slow-")
-    # Names of users and pods begin with that of the repository.
+    # Names of users and pods begin with the repository's.
     (tmp_path / "more.log").write_text(Path(files[0]).read_text().replace("fast-", "slow-"))
     more = (*files, str(tmp_path / "more.log"), *UNTIL, "--json")
     assert json.loads(run(*more)[1])["banned_specs"]["GitHubRepoProvider"] == ["^eve/.*"]

@@ -77,7 +77,7 @@ def test_alert_about_the_node_or_about_falco_itself_is_no_report():
     ("line", "why"),
     [
         ("Total processes for node-1: 345", "does not begin with"),
-        ("    " + killed(), "does not begin with"),  # the log of a pod, in that of minesweeper
+        ("    " + killed(), "does not begin with"),  # the log of a pod, in minesweeper's
         ("1970-01-01T00:16:40.0Z stdout F " + killed(), "does not begin with"),
         (killed()[:-5], "not JSON"),
         (killed() + " " + killed(), "not JSON"),

@@ -47,7 +47,7 @@ def test_lease_of_a_launch_begins_with_its_pod(place, reconciler):
 
 
 def test_grant_on_the_pod_keeps_its_end(place, reconciler):
-    """The record of an unlock stays for a while, and that of a launch until the pod is ready."""
+    """The record of an unlock stays for a while, a launch's record until the pod is ready."""
     given = Grant.new("blocked", "valid-pass", place.time)
     record_decision(place.store, ALICE, Record(given, image="image:1", repository="r"), 3600)
     place.cluster.add()

@@ -354,7 +354,7 @@ def test_explain_names_the_reasons(make, cluster, store, operators, redis_server
 
 
 def test_block_of_a_pod_that_is_gone_is_forgotten(make_reconciler, cluster, store):
-    """Each launch reads all blocks. The share limit counts those of ten minutes."""
+    """Each launch reads all blocks. The share limit counts the blocks of ten minutes."""
     made = make_reconciler(started=2000.0)
     cluster.add("alice", "uid-1")
     for name, at, uid in (("old", 1000, "uid-0"), ("new", 1500, "uid-0"), ("running", 1000, "uid-1")):

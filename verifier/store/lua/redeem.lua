@@ -10,7 +10,7 @@
 --   moves          how many times a use may move
 --   has_tier       whether the server has this tier or a smaller one: then no use moves to it or away from it
 --   carried        the id of the grant that the pod carries, even if its lease is over; empty: it carries none
---   server, repository, network, grant (id): those of the client's request
+--   server, repository, network, grant (id): of the client's request
 --   record         the content of the record; record_ttl: the seconds that it lives
 --   uid            the pod that an unlock is for; empty: it is a launch
 --   outranking     the tiers whose unlock stays if it waits for this pod

@@ -1,5 +1,5 @@
--- Mark a solution as used, charge the client's networks, and return the time at which its pass is issued, atomically. The same for
--- an API key, which is charged instead of a network (D-018, D-027, D-211).
+-- Mark a solution as used, charge the client's networks, and return the time at which its pass is issued, atomically. An
+-- API key is charged in place of a network (D-018, D-027, D-211).
 --
 -- KEYS: epoch, solution, charges of each network that is charged
 -- ARGV: request, a JSON object:
@@ -26,13 +26,13 @@ if changed then
   return changed
 end
 
--- A wiped Redis has forgotten which solutions were used: those of earlier challenges are refused.
+-- A wiped Redis has forgotten which solutions were used: solutions of earlier challenges are refused.
 local began = epoch(KEYS[1], now)
 if request.issued and request.issued < began then
   return {'before-epoch'}
 end
 
--- What Redis would have forgotten by now is refused. Both go by Redis' clock, as those of verifiers may differ (D-406).
+-- What Redis would have forgotten by now is refused. Both go by Redis' clock, as verifiers' clocks may differ (D-406).
 local ttl = request.ttl + (request.expires and math.ceil(request.expires - tonumber(now)) or 0)
 if ttl < 1 then
   return {'replayed'}

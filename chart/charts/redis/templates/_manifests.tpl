@@ -81,7 +81,7 @@ spec:
             - name: redis
               containerPort: 6379
               protocol: TCP
-          # Redis listens when it is ready, within a second. A readiness probe would see no more; that of the verifier asks Redis.
+          # Redis listens when it is ready, within a second. A readiness probe would see no more; the verifier's asks Redis.
           startupProbe:
             tcpSocket:
               port: redis

@@ -116,7 +116,7 @@ def test_annotations_for_prometheus_name_the_ports_that_the_monitors_scrape(helm
 
 
 def test_values_for_many_servers_are_accepted(helm, tmp_path):
-    (text,) = section("docs/guarantees.md", "Values for 20,000 servers", "yaml")
+    (text,) = section("docs/scale.md", "Values for 20,000 servers", "yaml")
     (tmp_path / "values.yaml").write_text(text)
     rendered = by_name(helm("template", "binder-egress", str(TOP / "chart"), "--values", str(tmp_path / "values.yaml")))
     for part, values in yaml.safe_load(text).items():

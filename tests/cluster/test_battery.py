@@ -1,6 +1,6 @@
 """The probe battery: everything that a user may want to reach, from inside user pods in each state.
 
-A table in docs/guarantees.md, which operators read, says what is open and what is shut. The test fails if a cell is wrong in either
+A table in docs/battery.md, which operators read, says what is open and what is shut. The test fails if a cell is wrong in either
 direction. After it come attacks without packets, except what other tests try: passes that are forged, used by many at once, or
 repeated by BinderHub under a new user name (test_launches.py), solving again after a revocation (test_operators.py), a label set by
 hand (test_unlock.py, test_gatecheck.py).
@@ -67,7 +67,7 @@ socketserver.ThreadingTCPServer((sys.argv[1], int(sys.argv[2])), Relay).serve_fo
 """Runs on the internet: forwards a port to the node's. Arguments: address and port here, address and port there."""
 
 
-PAGE = (TOP / "docs/guarantees.md").read_text().split("## The battery")[1].split("\n## ")[0]
+PAGE = (TOP / "docs/battery.md").read_text().split("## The battery")[1].split("\n## ")[0]
 
 
 def cells() -> dict[str, dict[str, str]]:

@@ -59,7 +59,7 @@ PROXY = 45
 
 @pytest.mark.timeout(3600)
 def test_values_of_the_page_suffice_for_twenty_thousand_servers(record_property):
-    (text,) = section("docs/guarantees.md", "Values for 20,000 servers", "yaml")
+    (text,) = section("docs/scale.md", "Values for 20,000 servers", "yaml")
     named = yaml.safe_load(text)
     servers = 20_000
 

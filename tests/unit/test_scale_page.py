@@ -1,4 +1,4 @@
-"""The figures of docs/guarantees.md about many servers: those that a small run can check, and figures that follow from them."""
+"""The figures of docs/scale.md: some that a small run can check, and some that follow from others."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ from tests.support.charts import VALUES
 sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
 import bench_records
 
-PAGE = (Path(__file__).parents[2] / "docs/guarantees.md").read_text().partition("## With thousands of servers\n")[2]
+PAGE = (Path(__file__).parents[2] / "docs/scale.md").read_text()
 
 MIB = 2**20
 

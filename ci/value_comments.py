@@ -1,4 +1,4 @@
-"""Reads the comments of chart/values.yaml that begin with `# --`, for the chart's README and the documentation's site.
+"""Reads the comments of chart/values.yaml that begin with `# --`, for the page *Values* of the documentation's site.
 
 A comment is above its value, or after it on the same line. A value without a comment has another value's comment:
 

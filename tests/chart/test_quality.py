@@ -131,17 +131,6 @@ def test_templates_are_in_a_suite():
     assert there <= named, there - named
 
 
-def test_readme_has_the_values_of_values_yaml():
-    assert subprocess.run([sys.executable, TOP / "ci/values-table", "--check"]).returncode == 0
-
-
-def test_table_has_the_comments():
-    text = (CHART / "README.md").read_text()
-    row = "| `verifier.threads` | `32` | Requests that one pod serves at a time on each port. Each has a connection to Redis. |"
-    assert row in text
-    assert "| `except` | see values.yaml | Addresses that no tier reaches" in text
-
-
 def test_paths_and_values_for_chartpress_exist():
     (chart,) = yaml.safe_load((TOP / "chartpress.yaml").read_text())["charts"]
     assert chart["chartPath"] == "chart" and chart["name"] == yaml.safe_load((CHART / "Chart.yaml").read_text())["name"]

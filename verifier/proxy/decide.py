@@ -76,6 +76,10 @@ class Refusal:
     error: str = "http_request_denied"
 
 
+UNKNOWN = Refusal(Reason.UNKNOWN, 503, "The egress proxy does not know this server yet, try again", "proxy_internal_error")
+"""The refusal of a connection whose pod is unknown."""
+
+
 @dataclass(frozen=True)
 class TierHosts:
     """What a tier may reach through the proxy.
@@ -133,11 +137,11 @@ def group(pod: PodAddresses, name: str, policy: Policy) -> str:
     return next(filter(None, (hosts.group(name) for hosts in _lists(pod, policy))), "")
 
 
-def decide(pod: PodAddresses | None, host: str, port: int, kind: Kind, policy: Policy) -> Refusal | None:
+def decide(pod: PodAddresses, host: str, port: int, kind: Kind, policy: Policy) -> Refusal | None:
     """Judge a connection by its name.
 
     Args:
-        pod: the pod that asks; None: unknown.
+        pod: the pod that asks.
         host: the host as requested.
         port: the port.
         kind: how it was requested.
@@ -146,8 +150,6 @@ def decide(pod: PodAddresses | None, host: str, port: int, kind: Kind, policy: P
     Returns:
         The refusal, or None if the name is allowed.
     """
-    if pod is None:
-        return Refusal(Reason.UNKNOWN, 503, "The egress proxy does not know this server yet, try again", "proxy_internal_error")
     if pod.blocked:
         ask = f": ask {policy.contact}" if policy.contact else ""
         return Refusal(Reason.BLOCKED, 403, f"This server is blocked by the operators of this site{ask}")

@@ -1,8 +1,9 @@
-"""Requests to the proxy: `h11` reads the head of one, and the result is a host, a port and a kind."""
+"""Requests to the proxy: `h11` reads the head of one, and the result is a host, a port, and what goes on to the host."""
 
 import asyncio
 import re
 import socket
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import h11
@@ -43,71 +44,78 @@ class Refused(Exception):
         self.refusal = refusal
 
 
-class WhoAmI(Exception):
+class WhoAmI:
     """The client asks the proxy who it is: `GET /`."""
 
 
 @dataclass
-class Asked:
-    """A request whose head was read.
+class Tunnel:
+    """A request for a tunnel.
 
     Attributes:
-        host, port, kind: what the request is for.
-        early: what came into a tunnel with the head.
-        head: the head of a plain request as `h11` read it.
-        connection: the state of `h11` for a plain request, which holds any bytes after the head.
-        path: path and query of a plain request.
+        host, port: what it is for.
+        early: what came with the head, until it is used.
     """
 
+    kind = Kind.TUNNEL
     host: str
     port: int
-    kind: Kind
     early: bytes = b""
-    head: h11.Request | None = None
-    connection: h11.Connection | None = None
-    path: bytes = b""
-
-    def forget_head(self) -> None:
-        """Free the memory of a request that has gone on."""
-        self.head = self.connection = None
-
-    def upstream_head(self, connection: h11.Connection) -> bytes:
-        """The head to send to the host: one per connection, with the host that was judged, without headers for the proxy.
-
-        Args:
-            connection: the connection to the host.
-
-        Raises:
-            h11.ProtocolError: it cannot be sent.
-        """
-        assert self.head
-        named = b",".join(value for name, value in self.head.headers if name == b"connection")
-        dropped = _HOP | {name.strip().lower() for name in named.split(b",")} - {b"content-length", b"transfer-encoding"}
-        kept = [(name, value) for name, value in self.head.headers if name not in dropped]
-        host = self.host if self.port == PORTS[self.kind] else f"{self.host}:{self.port}"
-        headers = [(b"host", host.encode()), *kept, (b"connection", b"close")]
-        head = connection.send(h11.Request(method=self.head.method, target=self.path or b"/", headers=headers)) or b""
-        if self.head.http_version == b"1.0":
-            # The answer is passed on as it is. Toward version 1.0 a host sends none in chunks, which this client could not read.
-            head = head.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1)
-        return head
 
 
-def bad(sentence: str) -> Refused:
-    """A refusal of a request that is not well-formed."""
-    return Refused(Refusal(Reason.REQUEST, 400, sentence, "http_request_error"))
+@dataclass
+class Plain:
+    """A plain request.
+
+    Attributes:
+        host, port: what it is for.
+        go_on: what the client waits for before it sends a body; empty if it does not wait.
+        pieces: the request as the host gets it, head first, then the body. Instead of a piece it yields None if it must be sent
+            more of what the client sends. It raises `h11.ProtocolError` if the request is not well-formed, or cannot be sent, and
+            `ConnectionError` if the request breaks off. At its end, or when it is closed, nothing of the request stays in memory.
+    """
+
+    kind = Kind.PLAIN
+    host: str
+    port: int
+    go_on: bytes
+    pieces: Generator[bytes | None, bytes, None]
 
 
-async def read_request(client: socket.socket) -> Asked | None:
+def _pieces(head: h11.Request, theirs: h11.Connection, host: str, path: str) -> Generator[bytes | None, bytes, None]:
+    """`Plain.pieces`, with the `Host` and the path to send. The head is for one request, without headers for the proxy."""
+    named = b",".join(value for name, value in head.headers if name == b"connection")
+    dropped = _HOP | {name.strip().lower() for name in named.split(b",")} - {b"content-length", b"transfer-encoding"}
+    kept = [(name, value) for name, value in head.headers if name not in dropped]
+    headers = [(b"host", host.encode()), *kept, (b"connection", b"close")]
+    ours = h11.Connection(h11.CLIENT)
+    first = ours.send(h11.Request(method=head.method, target=path, headers=headers)) or b""
+    if head.http_version == b"1.0":
+        # The answer is passed on as it is. Toward version 1.0 a host sends none in chunks, which this client could not read.
+        first = first.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1)
+    yield first
+    while not isinstance(event := theirs.next_event(), h11.EndOfMessage):
+        if event is h11.NEED_DATA:
+            theirs.receive_data((yield None))
+        elif isinstance(event, h11.Data):
+            yield ours.send(event) or b""
+        else:
+            raise ConnectionError
+    # Without trailers, which could declare another framing.
+    yield ours.send(h11.EndOfMessage()) or b""
+
+
+def bad(sentence: str, status: int = 400) -> Refused:
+    """A refusal of a request that is not well-formed, with an HTTP status."""
+    return Refused(Refusal(Reason.REQUEST, status, sentence, "http_request_error"))
+
+
+async def read_request(client: socket.socket) -> Tunnel | Plain | WhoAmI:
     """Read the head of a request.
-
-    Returns:
-        The request; None if the client closed without one.
 
     Raises:
         Refused: it is not a request for a proxy.
-        WhoAmI: it asks the proxy who the client is.
-        OSError: the connection broke.
+        OSError: the client closed without one, or the connection broke.
     """
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
     loop = asyncio.get_running_loop()
@@ -118,13 +126,13 @@ async def read_request(client: socket.socket) -> Asked | None:
             left -= len(received)
             connection.receive_data(received)
     except h11.RemoteProtocolError as error:
-        raise Refused(
-            Refusal(Reason.REQUEST, error.error_status_hint, "The request is not well-formed", "http_request_error")
-        ) from None
-    return read_head(event, connection) if isinstance(event, h11.Request) else None
+        raise bad("The request is not well-formed", error.error_status_hint) from None
+    if not isinstance(event, h11.Request):
+        raise ConnectionError
+    return read_head(event, connection)
 
 
-def read_head(head: h11.Request, connection: h11.Connection) -> Asked:
+def read_head(head: h11.Request, connection: h11.Connection) -> Tunnel | Plain | WhoAmI:
     """The request in a head.
 
     Raises:
@@ -134,13 +142,13 @@ def read_head(head: h11.Request, connection: h11.Connection) -> Asked:
     if head.http_version not in (b"1.0", b"1.1"):
         raise bad("The egress proxy speaks HTTP/1.1")
     if len(head.headers) > MAX_HEADERS:
-        raise Refused(Refusal(Reason.REQUEST, 431, "The request has too many headers", "http_request_error"))
+        raise bad("The request has too many headers", 431)
     if head.method == b"CONNECT":
         host, port = _authority(target, None)
         # What follows is not HTTP.
-        return Asked(host, port, Kind.TUNNEL, early=connection.trailing_data[0])
+        return Tunnel(host, port, connection.trailing_data[0])
     if head.method == b"GET" and target == "/":
-        raise WhoAmI
+        return WhoAmI()
     found = _ABSOLUTE.fullmatch(target)
     if not found:
         raise bad("Use an absolute http:// address, or CONNECT for https")
@@ -155,10 +163,14 @@ def read_head(head: h11.Request, connection: h11.Connection) -> Asked:
         raise bad("HTTP/1.0 has no Transfer-Encoding")
     if len(set(framing)) > 1:
         raise bad("Content-Length and Transfer-Encoding exclude each other")
-    path = (found[2] or "/").encode()
-    if path.startswith(b"?"):
-        path = b"/" + path
-    return Asked(normal(host) or host, port, Kind.PLAIN, head=head, connection=connection, path=path)
+    path, name = found[2] or "/", normal(host) or host
+    if path.startswith("?"):
+        path = "/" + path
+    go_on = b""
+    if connection.they_are_waiting_for_100_continue:
+        go_on = connection.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")) or b""
+    pieces = _pieces(head, connection, name if port == PORTS[Kind.PLAIN] else f"{name}:{port}", path)
+    return Plain(name, port, go_on, pieces)
 
 
 def _authority(text: str, default_port: int | None) -> tuple[str, int]:

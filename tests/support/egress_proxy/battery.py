@@ -33,7 +33,7 @@ from tests.support.egress_proxy.attempts import (
 )
 from tests.support.egress_proxy.hellos import hello_for
 from tests.support.egress_proxy.lab import CUT, PODS, WAIT_SECONDS, Lab, begin, end, in_namespace
-from verifier.proxy import connections as proxy_connections
+from verifier.proxy import answers, tunnels
 
 
 def rebound(lab: Lab) -> str:
@@ -160,8 +160,8 @@ def main() -> None:
     """In the namespace: make all attempts, and print the results."""
     # All of this is on one machine, which may be slow. Late answers must not count as missing.
     attempts_of_pods.answer_seconds = WAIT_SECONDS
-    proxy_connections.HELLO_SECONDS = 3.0
-    proxy_connections.LINGER_SECONDS = 0.2
+    tunnels.HELLO_SECONDS = 3.0
+    answers.LINGER_SECONDS = 0.2
     with tempfile.TemporaryDirectory() as folder:
         lab = begin(Path(folder))
     side_by_side = [attempt for attempt in attempts() if LAB in attempt.where]
@@ -169,7 +169,7 @@ def main() -> None:
         seen = pool.map(lambda attempt: act(attempt, PODS[attempt.pod]), side_by_side)
         found = dict(zip((attempt.id for attempt in side_by_side), seen, strict=True))
     # A tunnel without a ClientHello must not end by itself before the test looks at it.
-    proxy_connections.HELLO_SECONDS = 4 * WAIT_SECONDS
+    tunnels.HELLO_SECONDS = 4 * WAIT_SECONDS
     for attempt in one_after_the_other():
         found[attempt.id] = act(attempt, lab)
     end(found)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from verifier.cli import main
-from verifier.proxy import connections, hosts, process
+from verifier.proxy import connections, hosts, own_names, process
 
 
 async def fail(*_: object) -> None:
@@ -29,6 +29,7 @@ if __name__ == "__main__":
         process.source_ports = lambda: int(ports)
     if fault := os.environ.get("TEST_FAULT"):
         task = fault.split()[0]
-        setattr(connections.Proxy if hasattr(connections.Proxy, task) else process, task, fail)
+        owners = (connections.Proxy, own_names.OwnNames, process)
+        setattr(next(owner for owner in owners if hasattr(owner, task)), task, fail)
     sys.argv[1:] = ["proxy"]
     main()

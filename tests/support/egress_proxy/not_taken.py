@@ -18,7 +18,7 @@ from contextlib import suppress
 from tests.support.egress_proxy import lab
 from tests.support.egress_proxy.attempts import ANY, LISTED, PORT, PUBLIC, Pod, get
 from tests.support.waiting import eventually
-from verifier.proxy import connections
+from verifier.proxy import accounting, endings, plain
 from verifier.proxy.connections import Proxy
 from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.hosts import HostList
@@ -184,7 +184,7 @@ def main() -> None:
         client.recv(1, socket.MSG_PEEK)
     eventually(lambda: settled(pipes), lab.WAIT_SECONDS, "downloads that nobody reads go on")
     found: dict = {"pipes": pipes() - before}
-    connections.MOST_WAITING_BYTES = MOST_WAITING_BYTES  # type: ignore[misc]
+    accounting.MOST_WAITING_BYTES = MOST_WAITING_BYTES  # type: ignore[misc]
     eventually(lambda: cut().get("unverified", 0) > 0, lab.WAIT_SECONDS, "no connection was cut")
     # A few more looks, so that it does not go on for ever, either.
     eventually(lambda: settled(cut), lab.WAIT_SECONDS, "connections are cut without end")
@@ -208,10 +208,10 @@ def main() -> None:
     assert was_reset.wait(2 * lab.WAIT_SECONDS)
     time.sleep(1)
     found["reset"] = read(late, SHORT_BYTES)
-    connections.LEFT_SECONDS = 0.5
-    connections.MOST_WAITING_BYTES = MOST_WAITING_BYTES // 4
+    endings.LEFT_SECONDS = 0.5
+    accounting.MOST_WAITING_BYTES = MOST_WAITING_BYTES // 4
     late = ask(lab.PODS[ANY], "http://host.example/short", buffer=4096)
-    time.sleep(4 * connections.LEFT_SECONDS)
+    time.sleep(4 * endings.LEFT_SECONDS)
     found["paused"] = read(late, SHORT_BYTES)
     late.close()
     eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "downloads of clients that left go on")
@@ -225,13 +225,13 @@ def main() -> None:
     broken.close()
     found["upload"] = upload(lab.PODS[LISTED])
     silent.accept()[0].close()
-    connections.MOST_WAITING_BYTES, connections.PIECE_SECONDS = 100 * MOST_WAITING_BYTES, 0.5
+    accounting.MOST_WAITING_BYTES, plain.PIECE_SECONDS = 100 * MOST_WAITING_BYTES, 0.5
     found["stuck"] = upload(lab.PODS[ANY])
     silent.accept()[0].close()
     unanswered = ask(lab.PODS[ANY], "http://silent.example/")
     host, _ = silent.accept()
     host.recv(65536)
-    time.sleep(3 * connections.LEFT_SECONDS)
+    time.sleep(3 * endings.LEFT_SECONDS)
     found["silent"] = proxy.open
     unanswered.close()
     eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "a request whose client has left goes on")

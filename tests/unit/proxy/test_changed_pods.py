@@ -12,9 +12,9 @@ from tests.support.clock import Clock
 from tests.support.egress_proxy.hellos import encrypted_client_hello, hello, hello_for, server_hello, server_name
 from tests.support.ports import free_port
 from verifier.networks import NetworkSet
-from verifier.proxy import connections
+from verifier.proxy import accounting, connections, upstream
 from verifier.proxy.decide import Policy, TierHosts
-from verifier.proxy.flow import Flow
+from verifier.proxy.flow import Connected
 from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits, Usage
 from verifier.proxy.metrics import Metrics
@@ -51,14 +51,14 @@ async def tunnel(monkeypatch, first_bytes, tier, tier_when_connected):
     """The pod opens a tunnel to `a.example` in one tier, and has another one when the host is connected. Yields the proxy, what the
     host got, a reader of the pod's side and a writer of the host's side."""
     proxy = connections.Proxy(POLICY, Limits(), Resolver(lambda name: [HOST]), Metrics(), log_connections=True)
-    upstream, host = socket.socketpair()
-    upstream.setblocking(False)
+    ours, host = socket.socketpair()
+    ours.setblocking(False)
 
     async def connected(address, port, seconds):
         publish(proxy, tier_when_connected)
-        return upstream
+        return ours
 
-    monkeypatch.setattr(connections, "_connected", connected)
+    monkeypatch.setattr(upstream, "_connected", connected)
     publish(proxy, tier)
     port = free_port()
     listener = listen(port, "127.0.0.1")
@@ -119,8 +119,8 @@ def test_bytes_that_move_and_wait_in_a_tunnel_count_for_the_tier_that_its_pod_ha
     clock, answer = Clock(), server_hello()
     usage = Usage(Limits(all_bytes_per_second=1_000_000), clock)
     monkeypatch.setattr(connections, "Usage", lambda *_: usage)
-    monkeypatch.setattr(Flow, "waiting", 3)
-    monkeypatch.setattr(connections, "MOST_WAITING_BYTES", 4)  # for unverified servers 2
+    monkeypatch.setattr(Connected, "waiting", 3)
+    monkeypatch.setattr(accounting, "MOST_WAITING_BYTES", 4)  # for unverified servers 2
 
     async def main():
         tier_when_connected = before if when == "while the tunnel is open" else now

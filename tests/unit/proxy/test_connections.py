@@ -7,7 +7,6 @@ import socket
 import tracemalloc
 from collections import Counter
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,9 +15,9 @@ from tests.support.clock import Clock
 from tests.support.metrics import PROXY_NAMES
 from tests.support.ports import free_port
 from verifier import logs
-from verifier.proxy import connections, limits, requests
-from verifier.proxy.decide import Kind, Policy, Reason, Refusal, TierHosts
-from verifier.proxy.flow import Flow
+from verifier.proxy import answers, connections, limits, own_names, requests
+from verifier.proxy.decide import UNKNOWN, Policy, Reason, Refusal, TierHosts
+from verifier.proxy.flow import Allowed, Asked, Flow
 from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
@@ -83,7 +82,7 @@ def test_addresses_of_the_hub_are_those_of_whole_names_and_of_an_announced_one_a
 @pytest.mark.parametrize("failure", [None, []], ids=["no answer", "no address"])
 def test_hub_that_dns_does_not_find_for_a_while_keeps_its_addresses(failure, monkeypatch):
     """Meanwhile another name with its address is refused, too. This address would be refused anyway, but for another reason."""
-    monkeypatch.setattr(connections, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(own_names, "TICK_SECONDS", 0.001)
     clock, lookups = Clock(), Counter()
 
     def ask(name):
@@ -97,19 +96,18 @@ def test_hub_that_dns_does_not_find_for_a_while_keeps_its_addresses(failure, mon
         async with asyncio.timeout(60):
             while lookups["hub.example"] < 3:  # the third begins after the second has ended
                 await asyncio.sleep(0.001)
-                clock.now += connections.OWN_NAMES_SECONDS
+                clock.now += own_names.AGAIN_SECONDS
         watching.cancel()
         pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "any")
         with socket.socket() as client, pytest.raises(requests.Refused) as refused:
-            asked = requests.Asked("alias.example", 443, Kind.TUNNEL)
-            await proxy._connect(Flow("127.0.0.1", client, pod=pod, asked=asked))
+            await proxy._connect(Allowed(Flow("127.0.0.1", client), requests.Tunnel("alias.example", 443), pod))
         assert refused.value.refusal.reason == Reason.OWN_NAME
 
     asyncio.run(main())
 
 
 def test_hub_of_which_dns_gives_one_address_at_a_time_has_all_of_the_last_hour(monkeypatch):
-    monkeypatch.setattr(connections, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(own_names, "TICK_SECONDS", 0.001)
     clock, lookups = Clock(), Counter()
     answers = {1: ["192.0.2.1"], 2: ["192.0.2.2"], 3: ["192.0.2.3"]}
 
@@ -122,18 +120,18 @@ def test_hub_of_which_dns_gives_one_address_at_a_time_has_all_of_the_last_hour(m
         proxy = connections.Proxy(policy, Limits(), Resolver(ask, clock), Metrics(), clock=clock)
 
         async def look_up():
-            clock.now += connections.OWN_NAMES_SECONDS
+            clock.now += own_names.AGAIN_SECONDS
             async with asyncio.timeout(60):
-                while clock.now not in proxy._own_addresses.get("hub.example", {}).values():
+                while clock.now not in proxy._own_names._found.get("hub.example", {}).values():
                     await asyncio.sleep(0.001)
 
         watching = asyncio.create_task(proxy.watch())
         for _ in range(3):
             await look_up()
-        assert sorted(proxy._all_own_addresses()) == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
-        clock.now += connections.OWN_ADDRESS_SECONDS
+        assert sorted(proxy._own_names.addresses()) == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+        clock.now += own_names.KEPT_SECONDS
         await look_up()
-        assert proxy._all_own_addresses() == ["192.0.2.3"]
+        assert proxy._own_names.addresses() == ["192.0.2.3"]
         watching.cancel()
 
     asyncio.run(main())
@@ -141,7 +139,7 @@ def test_hub_of_which_dns_gives_one_address_at_a_time_has_all_of_the_last_hour(m
 
 def test_hub_that_dns_does_not_find_at_first_is_looked_up_again_at_once(monkeypatch):
     """Without its addresses, other names that have them are open."""
-    monkeypatch.setattr(connections, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(own_names, "TICK_SECONDS", 0.001)
     answers, clock = [None, ["192.0.2.1"]], Clock()
 
     async def main():
@@ -153,7 +151,7 @@ def test_hub_that_dns_does_not_find_at_first_is_looked_up_again_at_once(monkeypa
             while answers:
                 await asyncio.sleep(0.001)
                 # So far that a failure is forgotten, and not so far that every name is looked up.
-                clock.now = min(clock.now + 0.1, began + connections.OWN_NAMES_SECONDS - 1)
+                clock.now = min(clock.now + 0.1, began + own_names.AGAIN_SECONDS - 1)
         watching.cancel()
 
     asyncio.run(main())
@@ -161,7 +159,7 @@ def test_hub_that_dns_does_not_find_at_first_is_looked_up_again_at_once(monkeypa
 
 def test_announced_name_that_dns_does_not_find_at_first_is_looked_up_again_at_once(monkeypatch):
     """It comes after the others have had their addresses for long."""
-    monkeypatch.setattr(connections, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(own_names, "TICK_SECONDS", 0.001)
     answers, clock, lookups = [None, ["192.0.2.2"]], Clock(), Counter()
 
     def ask(name):
@@ -203,13 +201,14 @@ def test_request_of_a_pod_is_not_that_of_the_next_with_its_address(known):
         client.setblocking(False)
         pod.sendall(b"GET http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\n\r\n")
         pod.close()
-        flow = Flow("127.0.0.1", client)
-        allowing = asyncio.create_task(proxy._allow(flow, first if known else None))
+        asking = asyncio.create_task(proxy._ask(Flow("127.0.0.1", client), first if known else None))
         await asyncio.sleep(0.05)
         proxy.identities.apply(AddressChange(AddressVersion(1), "bob/", (second,)))
         with client, pytest.raises(requests.Refused) as refused:
-            await allowing
-        assert (refused.value.refusal.reason, flow.pod) == (Reason.UNKNOWN, None)
+            asked = await asking
+            assert not asked.pod
+            proxy._allow(asked)
+        assert refused.value.refusal == UNKNOWN and UNKNOWN.status == 503
 
     asyncio.run(main())
 
@@ -238,7 +237,7 @@ TUNNEL, PLAIN = "CONNECT a.example:443", "POST http://a.example/"
 )
 def test_connection_that_waits_keeps_little(sent, answer, monkeypatch):
     """What a client has sent stays in the proxy's memory while a host is looked up, or until the client has read a refusal."""
-    monkeypatch.setattr(connections, "LINGER_SECONDS", 60.0)
+    monkeypatch.setattr(answers, "LINGER_SECONDS", 60.0)
     asked, number = [], 50
 
     class Unanswered(Resolver):
@@ -342,9 +341,8 @@ def test_refusals_of_a_server_are_logged_up_to_a_limit_for_each_rule_and_what_we
     most = logs.MAX_LINES
 
     def note(pod, reason=None, cut=""):
-        flow = Flow("127.0.0.1", socket.socket(), pod=pod, asked=SimpleNamespace(host="a.example.org", port=443), cut=cut)
-        proxy._note(flow, Refusal(reason, 403, "") if reason else None, "ended")
-        flow.client.close()
+        asked = Asked(Flow("127.0.0.1", None, cut=cut), requests.Tunnel("a.example.org", 443), pod)
+        proxy._ended.note(asked.flow, asked, pod, Refusal(reason, 403, "") if reason else "ended")
 
     with caplog.at_level(logging.INFO):
         for pod, reason, cut in [(pods[0], Reason.NOT_LISTED, ""), (pods[0], None, ""), (pods[0], None, Reason.NOT_TAKEN)]:

@@ -69,11 +69,6 @@ def test_only_the_port_of_each_kind_is_open():
     assert why("course", "api.example.org", 80, Kind.PLAIN) == Reason.PORT
 
 
-def test_unknown_pod_is_told_to_try_again():
-    refusal = decide(None, "ok.example", 443, Kind.TUNNEL, POLICY)
-    assert refusal and refusal.status == 503 and refusal.reason == Reason.UNKNOWN
-
-
 def test_blocked_pod_gets_nothing():
     assert why("unverified", "ok.example", blocked=True) == Reason.BLOCKED
     assert why("verified", "ok.example", blocked=True) == Reason.BLOCKED

@@ -98,7 +98,7 @@ def test_proxy_drains(process):
     assert started.wait(30) == 0
 
 
-@pytest.mark.parametrize("task", ["serve", "watch", "_look_up_own_names", "_publish", "_refuse_hub"])
+@pytest.mark.parametrize("task", ["serve", "watch", "look_up", "_publish", "_refuse_hub"])
 def test_fault_in_a_task_ends_the_process_with_an_error(redis_server, tmp_path, task):
     """Kubernetes starts it again. It would otherwise go on without cuts, or without refusing the hub's own names."""
     file = tmp_path / "fault"

@@ -12,7 +12,7 @@ import pytest
 from tests.support.certificates import certificate
 from tests.support.egress_proxy.hellos import CHANGE_CIPHER_SPEC, RETRY, hello_1_3, hello_for, server_hello
 from tests.support.ports import free_port
-from verifier.proxy import connections
+from verifier.proxy import connections, tunnels, upstream
 from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.hello import MAX_HELLO_BYTES
 from verifier.proxy.hosts import HostList
@@ -41,14 +41,14 @@ async def tunnel(monkeypatch, tier=UNVERIFIED, buffer=0):
     proxy = connections.Proxy(POLICY, Limits(), Resolver(lambda name: ["203.0.113.1"]), Metrics(), log_connections=True)
     proxy.identities.load(AddressVersion(), {"alice/": [PodAddresses("uid-1", "alice", "", ("127.0.0.1",), tier)]})
     proxy.identities.apply(AddressChange(AddressVersion()))
-    upstream, host = socket.socketpair()
-    upstream.setblocking(False)
+    ours, host = socket.socketpair()
+    ours.setblocking(False)
     host.settimeout(60)
 
     async def connected(address, port, seconds):
-        return upstream
+        return ours
 
-    monkeypatch.setattr(connections, "_connected", connected)
+    monkeypatch.setattr(upstream, "_connected", connected)
     port = free_port()
     listener = listen(port, "127.0.0.1")
     serving = asyncio.create_task(proxy.serve(listener))
@@ -316,7 +316,7 @@ def test_judged_bytes_are_not_kept_while_the_client_reads_nothing(monkeypatch):
 
 @pytest.mark.parametrize("answer", [b"", WARNING, ASKS[:20]], ids=["nothing", "warning", "half an answer"])
 def test_tunnel_to_a_host_that_does_not_answer_ends_in_time(answer, monkeypatch, ends):
-    monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(tunnels, "ANSWER_SECONDS", 0.1)
 
     async def main():
         async with tunnel(monkeypatch) as (pod, host, _):
@@ -334,7 +334,7 @@ def test_second_hello_has_a_time_limit(monkeypatch, ends):
         async with tunnel(monkeypatch) as (pod, host, _):
             pod.sendall(NO_KEY)
             await asyncio.to_thread(received, host, len(NO_KEY))
-            monkeypatch.setattr(connections, "HELLO_SECONDS", 0.1)
+            monkeypatch.setattr(tunnels, "HELLO_SECONDS", 0.1)
             host.sendall(ASKS)
             with suppress(ConnectionResetError):
                 assert await asyncio.to_thread(received, pod, 1000) in (ASKS, b"")

@@ -1,19 +1,14 @@
 """Source ports for one address of a host: how many all servers may take together, and how many unverified ones."""
 
 import asyncio
-from types import SimpleNamespace
 
 import pytest
 
 from tests.support.clock import Clock
 from tests.support.egress_proxy import few_ports
-from verifier.proxy import connections
-from verifier.proxy.decide import Policy
-from verifier.proxy.limits import DEFAULT_PORTS, Limits
-from verifier.proxy.metrics import Metrics
-from verifier.proxy.resolve import Resolver
+from verifier.proxy import upstream
+from verifier.proxy.limits import DEFAULT_PORTS
 from verifier.proxy.source_ports import ENDED_MOST, FEW, KEPT_SECONDS, SourcePorts, source_ports
-from verifier.records import PodAddresses
 
 HOST, OTHER = ("203.0.113.11", 443), ("203.0.113.12", 443)
 PORTS = 4000
@@ -91,13 +86,10 @@ def test_attempt_that_failed_counts_no_longer(ports):
 
 def test_connection_that_is_cut_before_its_host_answers_counts_no_longer(ports, monkeypatch):
     """Such ports would never be free again."""
-    monkeypatch.setattr(connections, "_connected", lambda *_: asyncio.sleep(60))
-    monkeypatch.setattr(connections, "SourcePorts", lambda *_: ports)
-    proxy = connections.Proxy(Policy({}), Limits(), Resolver(), Metrics())
-    flow = SimpleNamespace(pod=PodAddresses("uid-1", "alice", "", ()))
+    monkeypatch.setattr(upstream, "_connected", lambda *_: asyncio.sleep(60))
 
     async def main():
-        opening = asyncio.create_task(proxy._open(flow, [HOST[0]], HOST[1]))
+        opening = asyncio.create_task(upstream.connect(ports, [HOST[0]], HOST[1], "uid-1", False))
         await asyncio.sleep(0)
         assert len(ports) > 0
         opening.cancel()

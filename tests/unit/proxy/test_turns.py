@@ -4,11 +4,12 @@ import asyncio
 import itertools
 import socket
 
-from verifier.proxy.connections import ACCEPTED_A_TURN, PIECES_A_TURN, Proxy
+from verifier.proxy.connections import ACCEPTED_A_TURN, Proxy
 from verifier.proxy.decide import Policy
-from verifier.proxy.flow import Flow
+from verifier.proxy.flow import Connected, Flow
 from verifier.proxy.limits import Bucket, Limits
 from verifier.proxy.metrics import Metrics
+from verifier.proxy.plain import PIECES_A_TURN, send
 from verifier.proxy.process import listen
 from verifier.proxy.requests import read_request
 from verifier.proxy.resolve import Resolver
@@ -35,10 +36,10 @@ def test_upload_in_chunks_of_a_byte_leaves_others_their_turns():
             await asyncio.sleep(0)
 
     async def main():
-        proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics())
-        flow = Flow("127.0.0.1", client, asked=await read_request(client))
+        request = await read_request(client)
+        flow = Connected(Flow("127.0.0.1", client), request, None, upstream, "192.0.2.1", None, [Bucket(0)])
         others = asyncio.create_task(other())
-        await asyncio.wait_for(proxy._send(flow, upstream, [Bucket(0)]), 60)
+        await asyncio.wait_for(send(flow, request), 60)
         others.cancel()
 
     asyncio.run(main())

@@ -1,0 +1,70 @@
+"""Connects to hosts."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from functools import partial
+
+from .decide import Reason, Refusal
+from .requests import Refused
+from .source_ports import SourcePorts
+
+CONNECT_SECONDS = 10.0
+"""Time limit for connecting to the host, for all of its addresses together, in seconds."""
+
+
+async def connect(
+    ports: SourcePorts, addresses: list[str], port: int, server: str, verified: bool
+) -> tuple[socket.socket, str, Callable[[], None]]:
+    """Connect to the first address that answers, among those that may have more connections.
+
+    Args:
+        ports: counts the source ports.
+        addresses: the addresses of the host.
+        port: the host's port.
+        server: the server that asks.
+        verified: whether it has a tier.
+
+    Returns:
+        The socket, the host's address, and what must be called at the end, which gives the source port back.
+
+    Raises:
+        Refused: no address answers, or all of them have too many connections.
+    """
+    full = False
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            for number, address in enumerate(addresses):
+                taken = ports.take(address, port, server, verified)
+                if not taken:
+                    full = True
+                    continue
+                last = number == len(addresses) - 1
+                try:
+                    connection = await _connected(address, port, None if last else CONNECT_SECONDS / 4)
+                    return connection, address, partial(ports.give_back, taken, connected=True)
+                except BaseException as error:
+                    ports.give_back(taken, connected=False)
+                    if not isinstance(error, OSError):
+                        raise
+    except TimeoutError:
+        pass
+    if full:
+        too_many = "Too many connections to this host in the last minute, try again"
+        raise Refused(Refusal(Reason.HOST_LIMIT, 503, too_many, "connection_limit_reached"))
+    raise Refused(Refusal(Reason.UNREACHABLE, 502, "The host does not answer", "destination_unavailable"))
+
+
+async def _connected(address: str, port: int, seconds: float | None) -> socket.socket:
+    """A socket, connected within the given seconds; None: no limit."""
+    upstream = socket.socket(
+        socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    )
+    try:
+        upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        async with asyncio.timeout(seconds):
+            await asyncio.get_running_loop().sock_connect(upstream, (address, port))
+    except BaseException:
+        upstream.close()
+        raise
+    return upstream

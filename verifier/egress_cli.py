@@ -10,11 +10,11 @@ from importlib.util import find_spec
 
 import click
 
+from .host_groups import HOST_GROUPS
 from .operators.actions import Operators
 from .operators.commands import egress, main, show
 from .operators.detections import detect, detections
-from .proxy.hosts import SLOW_WAYS_OUT
-from .proxy.hosts import groups as host_groups
+from .proxy.hosts import groups
 
 __all__ = ["doctor", "egress", "hosts", "main"]
 
@@ -44,12 +44,12 @@ def hosts() -> None:
 @hosts.command("list", help="List the groups of hosts that tiers may name, and which tool needs each host.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_hosts(as_json: bool) -> None:
-    found = host_groups()
+    found = groups()
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
     for group, names in found.items():
-        click.echo(f"{group}{'  (anybody can put files there: a slow way out)' if group in SLOW_WAYS_OUT else ''}")
+        click.echo(f"{group}{'  (anybody can put files there: a slow way out)' if HOST_GROUPS[group].uploads else ''}")
         if not names:
             click.echo("  (this image has none)")
         for host, tool in names.items():

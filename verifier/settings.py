@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
+from .host_groups import HOST_GROUPS
 from .networks import IPNetwork
 from .origins import origin, origin_of
 from .records import UNVERIFIED
@@ -128,9 +129,6 @@ MORE_HOSTS = "…"
 """The entry that stands for a repository's own hosts. Pages say *hosts that the operators chose*, as names would reveal the
 repository."""
 
-PACKAGES = frozenset({"python", "conda", "r", "julia", "debian", "node"})
-"""The groups of hosts that serve only packages (docs/proxy.md)."""
-
 
 class Tier(BaseModel):
     """A tier without its policy. The chart takes it from the same values.
@@ -162,7 +160,8 @@ class Tier(BaseModel):
             return "network"
         if not self.hosts:
             return "none"
-        return "packages" if set(self.hosts) <= PACKAGES else "hosts"
+        packages = {name for name, group in HOST_GROUPS.items() if group.packages}
+        return "packages" if packages.issuperset(self.hosts) else "hosts"
 
 
 _PAGE_ADDRESS = r"https?://[^\s\"'<>;,]+"

@@ -12,9 +12,8 @@ from werkzeug.http import parse_accept_header
 
 from tests.support.apps import carried, make_settings, public_client, run_pod
 from tests.support.languages import CHOICES
-from verifier.proxy import hosts
 from verifier.records import NO_GRANT, Block, KnownServer, Server
-from verifier.settings import PACKAGES, InvalidSettings, Tier
+from verifier.settings import InvalidSettings, Tier
 from verifier.web import pages, problems
 from verifier.web.app import create_services
 
@@ -150,11 +149,6 @@ def test_tier_is_described_in_words(told, said):
 )
 def test_access_is_one_word(told, access):
     assert Tier(**told).access == access
-
-
-def test_every_group_of_hosts_has_a_name():
-    assert set(hosts.groups()) | set(hosts.SLOW_WAYS_OUT) <= PACKAGES | set(pages.OTHER_GROUPS)
-    assert set(pages.PROGRAMS) == PACKAGES and not PACKAGES & set(pages.OTHER_GROUPS)
 
 
 REACHED = "What works: pip, conda."

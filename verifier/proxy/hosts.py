@@ -11,6 +11,8 @@ from pathlib import Path
 
 import idna
 
+from ..host_groups import HOST_GROUPS
+
 ANY = "*"
 """The entry that stands for any public host."""
 
@@ -18,53 +20,12 @@ BY_HAND = "other"
 """The group, in metrics, of hosts that an operator named one by one."""
 
 REGISTRIES = Path(__file__).with_name("registries.json")
-"""The file with the hosts of the groups in `BUILT`. The image's build writes it with `build_registries`, from constants in the
-tools themselves, so that it names the hosts that they use."""
-
-BUILT = ("debian", "node", "python")
-"""Groups whose hosts are in `REGISTRIES`. A group has no hosts if the image's build found none (D-265)."""
+"""The file with the hosts of groups that have none in `HOST_GROUPS`. The image's build writes it with `build_registries`, from
+constants in the tools themselves, so that it names the hosts that they use. A group is empty if the build found none (D-265)."""
 
 _NAME = re.compile(r"(?=.{4,253}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 """A host name as resolvers accept it (RFC 1123; underscores, because some hosts have them). The last part begins with a letter, so
 that an address is never a name, however it is written: `10.0.0.1`, `0x0a.1`, `167772161`."""
-
-GROUPS: dict[str, dict[str, str]] = {
-    "conda": {
-        "conda.anaconda.org": "conda, mamba: channels, conda-forge among them",
-        "repo.anaconda.com": "conda: the channel `defaults`",
-        "repo.prefix.dev": "pixi: channels",
-    },
-    "r": {
-        "cloud.r-project.org": "R, install.packages: the mirror that R names first",
-        "cran.r-project.org": "R, install.packages: CRAN",
-        "packagemanager.posit.co": "R: the package manager that repo2docker sets",
-        "bioconductor.org": "R, BiocManager",
-    },
-    "julia": {
-        "pkg.julialang.org": "Julia, Pkg: the package server",
-        "*.pkg.julialang.org": "Julia, Pkg: its mirrors by region, to which it redirects",
-        "julialang-s3.julialang.org": "juliaup: Julia itself",
-    },
-    # Anybody can publish files under these host names.
-    "data": {
-        "zenodo.org": "Zenodo: records and files",
-        "osf.io": "OSF: projects",
-        "files.osf.io": "OSF: files",
-        "figshare.com": "figshare: records",
-        "api.figshare.com": "figshare: its API",
-        "ndownloader.figshare.com": "figshare: files",
-        "dataverse.harvard.edu": "Dataverse: the installation of Harvard",
-    },
-    "git": {
-        "github.com": "git: clones by https",
-        "codeload.github.com": "pip, curl: archives of repositories",
-        "gitlab.com": "git: clones by https",
-    },
-}
-"""The groups whose hosts are listed here: group → host → the tool that needs it."""
-
-SLOW_WAYS_OUT = ("data", "git", "node")
-"""Groups of hosts to which anybody can upload files, so they are also a way for data to leave."""
 
 
 class UnknownEntry(ValueError):
@@ -72,9 +33,9 @@ class UnknownEntry(ValueError):
 
 
 def groups() -> dict[str, dict[str, str]]:
-    """All groups: name → host → the tool that needs it. Outside of an image, the groups in `BUILT` have no hosts."""
+    """All groups: name → host → the tool that needs it. Outside of an image, those that its build finds have no hosts."""
     made = json.loads(REGISTRIES.read_text()) if REGISTRIES.is_file() else {}
-    return dict(sorted({**GROUPS, **{name: {} for name in BUILT}, **made}.items()))
+    return dict(sorted({**{name: group.hosts for name, group in HOST_GROUPS.items()}, **made}.items()))
 
 
 def normal(host: str) -> str | None:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from werkzeug.datastructures import LanguageAccept
 
 from ..decisions.leases import Left
+from ..host_groups import HOST_GROUPS
 from ..records import UNVERIFIED, Grant
 from ..settings import MORE_HOSTS, Access, Tier
 from .branding import Brand
@@ -37,12 +38,6 @@ QR_LIMIT_CHARACTERS = 250
 
 QR_MASK = 2
 """The mask pattern of all QR codes. Readers know all eight; comparing them takes four times as long as the rest of the drawing."""
-
-PROGRAMS = {"python": "pip", "conda": "conda", "r": "R", "julia": "Julia", "debian": "apt", "node": "npm"}
-"""The programs that install from a group of packages, the same in every language."""
-
-OTHER_GROUPS = {"data": "Zenodo, OSF, figshare, Dataverse", "git": "GitHub, GitLab"}
-"""The names of the services in the other groups (docs/proxy.md)."""
 
 ANY_HOST = "*"
 """The entry of a host list for every public host."""
@@ -132,9 +127,10 @@ def _hosts(tier: Tier, messages: Mapping[str, str]) -> str:
         return messages["any-host"]
     groups = [name for name in tier.hosts if "." not in name and name != MORE_HOSTS]
     hosts = [name for name in tier.hosts if "." in name]
-    programs = [program for name, program in PROGRAMS.items() if name in groups]
+    packages = {name: group.programs for name, group in HOST_GROUPS.items() if group.packages}
+    programs = [program for name, program in packages.items() if name in groups]
     named = hosts if len(hosts) <= MAX_HOSTS else []
-    others = [OTHER_GROUPS.get(name, name) for name in groups if name not in PROGRAMS] + named
+    others = [HOST_GROUPS[name].programs if name in HOST_GROUPS else name for name in groups if name not in packages] + named
     others += [messages["other-hosts"]] if named != hosts or MORE_HOSTS in tier.hosts else []
     return "; ".join(", ".join(part) for part in (programs, others) if part)
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verifier.egress_cli import egress
+from verifier.host_groups import HOST_GROUPS
 from verifier.proxy import hosts
 from verifier.proxy.build_registries import debian_hosts, node_hosts, python_hosts
-from verifier.proxy.hosts import GROUPS, HostList, UnknownEntry, normal
+from verifier.proxy.hosts import HostList, UnknownEntry, normal
 
 
 @pytest.mark.parametrize(
@@ -112,9 +113,9 @@ def test_any_text_is_a_name_or_not(text):
 
 
 def test_every_listed_host_is_a_name_with_a_reason():
-    for group, listed in GROUPS.items():
-        assert HostList([group])
-        for host, tool in listed.items():
+    for name, group in HOST_GROUPS.items():
+        assert HostList([name]) or not group.hosts
+        for host, tool in group.hosts.items():
             assert normal(host.removeprefix("*.")) == host.removeprefix("*.") and tool, host
 
 
@@ -132,9 +133,10 @@ def test_registries_are_written_as_the_image_builds_them(tmp_path, monkeypatch):
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     (tmp_path / "registries.json").write_text(text)
     monkeypatch.setattr(hosts, "REGISTRIES", tmp_path / "registries.json")
+    assert set(json.loads(text)) == {name for name, group in HOST_GROUPS.items() if not group.hosts}
     assert set(json.loads(text)["python"]) == set(python_hosts())
     assert all(host in HostList(["python"]) for host in python_hosts())
     assert "npm.example" in HostList(["node"])
     shown = CliRunner().invoke(egress, ["hosts", "list"]).output
     assert all(host in shown for host in python_hosts()) and "node  (anybody can put files there" in shown
-    assert json.loads(CliRunner().invoke(egress, ["hosts", "list", "--json"]).output)["julia"] == GROUPS["julia"]
+    assert json.loads(CliRunner().invoke(egress, ["hosts", "list", "--json"]).output)["julia"] == HOST_GROUPS["julia"].hosts

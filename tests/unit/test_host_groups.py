@@ -1,0 +1,39 @@
+"""The groups of hosts: a new one in `host_groups.toml` is everywhere."""
+
+import json
+import re
+import runpy
+import tomllib
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from verifier.egress_cli import egress
+from verifier.host_groups import HOST_GROUPS, HostGroup
+from verifier.proxy.hosts import HostList
+from verifier.settings import Tier
+from verifier.web.pages import reach
+
+TOP = Path(__file__).parents[2]
+
+ROW = """
+programs = "Imaginary"
+purpose = "Imaginary: its packages"
+uploads = true
+hosts = {"packages.imaginary.example" = "Imaginary: packages"}
+"""
+
+
+def test_new_group_is_in_the_proxy_the_commands_the_pages_the_schema_and_the_documentation(monkeypatch):
+    monkeypatch.setitem(HOST_GROUPS, "imaginary", HostGroup(**tomllib.loads(ROW)))
+    monkeypatch.syspath_prepend(TOP / "ci")
+    assert HostList(["imaginary"]).group("packages.imaginary.example") == "imaginary"
+    shown = CliRunner().invoke(egress, ["hosts", "list"]).output
+    assert "imaginary  (anybody can put files there" in shown and "packages.imaginary.example  Imaginary: packages" in shown
+    tier = Tier(direct=False, internet=False, hosts=["imaginary"])
+    assert (tier.access, reach(tier, "en")) == ("packages", "What works: Imaginary.")
+    documents = {path.name: text for path, text in runpy.run_path(str(TOP / "ci/host-groups"))["documents"]().items()}
+    assert "| `imaginary` | Imaginary: its packages |" in documents["proxy.md"]
+    assert "and `imaginary` are a slow way out" in documents["proxy.md"]
+    (names,) = json.loads(documents["values.schema.json"])["definitions"]["hosts"]["patternProperties"]
+    assert re.fullmatch(names, "imaginary") and re.fullmatch(names, "python") and not re.fullmatch(names, "unknown")

@@ -101,7 +101,7 @@ class Lab:
             {"unverified": TierHosts(HostList(LISTED_HOSTS), closed=closed), "full": TierHosts(HostList(["*"]), closed=closed)},
             frozenset({"hub.example"}),
             "https://hub.example/egress/servers/",
-            {"github.com/org/course": HostList(["api.course.example", "private.example"])},
+            repositories={"github.com/org/course": HostList(["api.course.example", "private.example"])},
         )
         self.rebound = 0
         self.later = 0.0  # seconds by which answers of DNS appear older

@@ -54,7 +54,7 @@ LAUNCHES = 2
 """Launches with a pass in an hour, for each running server: sessions of half an hour."""
 
 PROXY = 45
-"""MiB of the egress proxy at rest, with four pods (docs/proxy.md) and a little more."""
+"""MiB of the egress proxy at rest, with four pods (docs/proxy-reference.md) and a little more."""
 
 
 @pytest.mark.timeout(3600)

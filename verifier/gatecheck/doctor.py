@@ -420,7 +420,7 @@ def _seen_by_proxy(seen: str) -> list[Check]:
     if seen == "hidden":
         text = (
             "sees another address than the canary's, so it serves nobody: the network hides the addresses of pods from Services. "
-            "docs/proxy.md has a table"
+            "docs/proxy-reference.md has a table"
         )
         return [Check("egress proxy", PROBLEM, text)]
     if seen == "silent":

@@ -429,7 +429,7 @@ def test_canary_state_is_reported(ours, well, namespace, canary, state, says):
 
 @pytest.mark.parametrize(
     ("seen", "state", "says"),
-    [("hidden", PROBLEM, "docs/proxy.md"), ("silent", WARNING, "look at its pods"), ("shown", OK, "own address")],
+    [("hidden", PROBLEM, "docs/proxy-reference.md"), ("silent", WARNING, "look at its pods"), ("shown", OK, "own address")],
 )
 def test_address_that_the_proxy_sees_is_reported(ours, well, namespace, seen, state, says):
     namespace.found_canary = Canary("running", dict(CANARY), "c", seen)

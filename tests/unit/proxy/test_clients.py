@@ -1,4 +1,4 @@
-"""Other projects' programs that use the egress proxy. docs/proxy.md says what they show."""
+"""Other projects' programs that use the egress proxy. docs/proxy-reference.md says what they show."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.egress_proxy import clients
 
-PAGE = (Path(__file__).parents[3] / "docs/proxy.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs/proxy-reference.md").read_text()
 ROWS = re.findall(r"^\| ([^|]+) \| (yes|no) \| `(.+?)…?`[^|]* \| [^|]*\|$", PAGE, re.MULTILINE)
 RUN = {name: (uses == "yes", shown) for name, uses, shown in ROWS if "¹" not in name}
 BY_HAND = {re.split("¹", name)[0] for name, _, _ in ROWS} - set(RUN)

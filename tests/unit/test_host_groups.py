@@ -3,6 +3,8 @@
 import json
 import re
 import runpy
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -37,3 +39,7 @@ def test_new_group_is_in_the_proxy_the_commands_the_pages_the_schema_and_the_doc
     assert "and `imaginary` are a slow way out" in documents["proxy.md"]
     (names,) = json.loads(documents["values.schema.json"])["definitions"]["hosts"]["patternProperties"]
     assert re.fullmatch(names, "imaginary") and re.fullmatch(names, "python") and not re.fullmatch(names, "unknown")
+
+
+def test_schema_and_documentation_have_the_groups_of_the_file():
+    assert subprocess.run([sys.executable, TOP / "ci/host-groups", "--check"], check=False).returncode == 0

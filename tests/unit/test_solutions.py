@@ -49,7 +49,7 @@ def test_used_solution_is_remembered_until_its_challenge_expires(public, in_redi
 def test_solution_gives_a_pass_for_one_server(public):
     answer = present(public, solve(public))
     assert answer.status_code == 201
-    assert answer.json.keys() == {"token", "expires_in", "servers", "tier"}
+    assert answer.json.keys() == {"token", "expires_in", "servers", "tier", "promise"}
     assert (answer.json["expires_in"], answer.json["servers"], answer.json["tier"]) == (300, 1, "verified")
 
 

@@ -34,6 +34,7 @@ from verifier.store import decisions
 from verifier.store.announcements import Announced
 from verifier.store.connection import connect
 from verifier.store.store import Store
+from verifier.texts import write_grant
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -196,7 +197,7 @@ def pod(number: int, grant: Grant | None = None) -> dict[str, Any]:
             },
             "annotations": {
                 "hub.jupyter.org/username": user, "hub.jupyter.org/jupyterhub-version": "5.3.0",
-                **({GRANT_ANNOTATION: grant.dumps()} if grant else {}),
+                **({GRANT_ANNOTATION: write_grant(grant)} if grant else {}),
             },
         },
         "spec": {

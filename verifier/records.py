@@ -1,18 +1,12 @@
 """The vocabulary: what the processes and the operators tell each other, through Redis and through a pod's annotation.
 
-A message is written as JSON by its `dumps` and read by its `loads`, if it has them: some are written by a script of the store, and
-some are never written, or never read. A field that a newer version added is left out when it is read: during an upgrade both
-versions use the same Redis.
+`texts` writes it as JSON, and reads it.
 """
 
-import json
-import re
 import secrets
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
-from sys import intern
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import quote, unquote
 
 UNVERIFIED = "unverified"
@@ -20,11 +14,6 @@ UNVERIFIED = "unverified"
 
 MAX_TIME = 10**11
 """The latest Unix time in seconds that counts as one, in the year 5138. For most later ones Python has no date."""
-
-MAX_TEXT_CHARACTERS = 4000
-"""The longest text of a grant. As JSON a character takes 12 bytes at most, and an object in Kubernetes may have 256 KiB of
-annotations: a block with a longer reason could not be written on any pod, and would keep out those that can. The longest reason of
-an operator has 1,000 characters."""
 
 BY_DETECTOR = "detector "
 """The beginning of `by` if a detector's report led to a block, and no operator. The name of the source follows."""
@@ -80,9 +69,6 @@ class PassOutcome(StrEnum):
     OUTRANKED = "outranked"  # an unlock that gives more waits for this server; the pass keeps its use
     PROMISED = "promised"  # a promise that no pass has kept yet
     NONE = "none"  # none was presented, or an earlier rule decided
-
-
-_Message = TypeVar("_Message")
 
 
 @dataclass(frozen=True)
@@ -182,28 +168,6 @@ class Grant:
         """
         return cls(secrets.token_hex(8), tier, str(rule), int(at), by)
 
-    def dumps(self) -> str:
-        """The grant as JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"))
-
-    @classmethod
-    def loads(cls, text: str | None) -> "Grant | None":
-        """The grant that JSON describes, or None if it describes none. An annotation may hold anything."""
-        return cls.read(from_json(text))
-
-    @classmethod
-    def read(cls, content: Any) -> "Grant | None":
-        """A grant from JSON that is decoded already, or None."""
-        try:
-            grant = cls(content["id"], content["tier"], content["rule"], content["at"])
-            grant = replace(grant, by=content.get("by", ""), why=content.get("why", ""), until=content.get("until"))
-            grant = replace(grant, may_stop=content.get("may_stop") is True)
-        except (KeyError, TypeError):
-            return None
-        words = (grant.id, grant.tier, grant.rule)
-        texts = all(isinstance(part, str) and len(part) <= MAX_TEXT_CHARACTERS for part in (*words, grant.by, grant.why))
-        return grant if texts and all(map(str.isascii, words)) and _are_times(grant.at, grant.until) else None
-
 
 NO_GRANT = Grant("", UNVERIFIED, "", 0)
 """What is published of a pod that carries no grant."""
@@ -228,22 +192,6 @@ class Record:
     repository: str = ""
     client: str = ""
     promise: str = ""
-
-    def dumps(self) -> str:
-        """The record as JSON."""
-        return json.dumps({**vars(self), "grant": vars(self.grant)}, separators=(",", ":"))
-
-    @classmethod
-    def loads(cls, text: str | None) -> "Record | None":
-        """The record that JSON describes, or None if it describes none (D-387)."""
-        content = from_json(text)
-        try:
-            record = _read(cls, {**content, "grant": Grant.read(content["grant"])})
-        except (KeyError, TypeError):
-            return None
-        texts = all(isinstance(part, str | None) for part in (record.image, record.uid))
-        texts = texts and all(isinstance(part, str) for part in (record.repository, record.client, record.promise))
-        return record if record.grant and texts else None
 
 
 @dataclass(frozen=True)
@@ -274,26 +222,6 @@ class KnownServer:
         """Its tier; `unverified` if it has none."""
         return self.grant.tier
 
-    def dumps(self) -> str:
-        """This as JSON, with the fields of the grant beside the others; `grant` is its id."""
-        of_grant = asdict(self.grant)
-        tier, identity = of_grant.pop("tier"), of_grant.pop("id")
-        return json.dumps({"uid": self.uid, "tier": tier, **vars(self), "grant": identity, **of_grant})
-
-    @classmethod
-    def loads(cls, text: str | None) -> "KnownServer | None":
-        """The server that JSON describes, or None if it describes none (D-387)."""
-        content = from_json(text)
-        try:
-            grant = Grant.read({**vars(NO_GRANT), **content, "id": content.get("grant", NO_GRANT.id)})
-            known = _read(cls, {**content, "grant": grant})
-        except TypeError:
-            return None
-        texts = all(
-            isinstance(part, str) for part in (known.uid, known.repository, known.client, known.pod, known.label, known.promise)
-        )
-        return known if known.grant and texts else None
-
 
 @dataclass(frozen=True, slots=True)
 class PodAddresses:
@@ -316,25 +244,6 @@ class PodAddresses:
     blocked: bool = False
     repository: str = ""
 
-    @staticmethod
-    def dumps(pods: "Iterable[PodAddresses]") -> str:
-        """The pods of one server, as JSON."""
-        return json.dumps([asdict(pod) for pod in pods], separators=(",", ":"))
-
-    @classmethod
-    def loads(cls, text: str) -> "list[PodAddresses] | None":
-        """The pods that JSON describes, or None if it describes none (D-387). Values that many pods have in common are in memory
-        only once."""
-        try:
-            found = [_read(cls, {**pod, "addresses": tuple(pod["addresses"])}) for pod in from_json(text)]
-        except (KeyError, TypeError):
-            return None
-        for pod in found:
-            texts = (pod.uid, pod.user, pod.server, pod.tier, pod.repository, *pod.addresses)
-            if not (all(isinstance(part, str) for part in texts) and isinstance(pod.blocked, bool)):
-                return None
-        return [replace(pod, tier=intern(pod.tier), repository=intern(pod.repository)) for pod in found]
-
 
 @dataclass(frozen=True)
 class AddressVersion:
@@ -347,12 +256,6 @@ class AddressVersion:
 
     number: int = 0
     began: str = ""
-
-    @classmethod
-    def loads(cls, text: str | None) -> "AddressVersion":
-        """The version that a text describes. Any other text is the version of no message, so a snapshot follows."""
-        began, _, number = (text or "").rpartition("-")
-        return cls(int(number), began) if re.fullmatch("[0-9]{1,15}", number) else cls()
 
 
 @dataclass(frozen=True)
@@ -368,20 +271,6 @@ class AddressChange:
     version: AddressVersion
     server: str = ""
     pods: tuple[PodAddresses, ...] = ()
-
-    @classmethod
-    def loads(cls, text: str) -> "AddressChange | None":
-        """The message that JSON describes, or None if it describes none (D-387)."""
-        content = from_json(text)
-        try:
-            version, server = AddressVersion(content["number"], content["began"]), content["server"]
-            pods = PodAddresses.loads(content["pods"] or "[]")
-        except (KeyError, TypeError):
-            return None
-        if not (isinstance(version.number, int) and isinstance(version.began, str) and isinstance(server, str)):
-            return None
-        # A server whose pods cannot be read has none.
-        return cls(version, server, tuple(pods or ()))
 
 
 BlockKind = Literal["server", "repository", "network"]
@@ -420,21 +309,6 @@ class Block:
         """The grant that it puts on pods."""
         return Grant(self.id, UNVERIFIED, Rule.BLOCKED.value, self.at, self.by, self.why, self.until)
 
-    def dumps(self) -> str:
-        """This as JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def loads(cls, text: str) -> "Block | None":
-        """The block that JSON describes, or None if it describes none (D-387)."""
-        try:
-            block = _read(cls, from_json(text))
-        except TypeError:
-            return None
-        texts = isinstance(block.what, str) and isinstance(block.uid, str)
-        # It becomes a grant on pods.
-        return block if block.kind in BLOCK_KINDS and texts and Grant.read(vars(block.grant)) else None
-
 
 @dataclass(frozen=True)
 class RevokedKey:
@@ -453,10 +327,6 @@ class RevokedKey:
     by: str
     why: str
     at: int
-
-    def dumps(self) -> str:
-        """This as JSON."""
-        return json.dumps(asdict(self))
 
 
 @dataclass
@@ -495,22 +365,3 @@ class Pending:
     lifted: set[str] = field(default_factory=set)
     blocks: list[Block] = field(default_factory=list)
     stop: str = ""
-
-
-def from_json(text: str | None) -> Any:
-    """The value of a JSON text. None if it is not JSON, or if it is nested too deeply or has too long a number for Python: what
-    others write must not stop who reads it (D-387)."""
-    try:
-        return json.loads(text or "")
-    except (ValueError, RecursionError):
-        return None
-
-
-def _are_times(at: Any, until: Any) -> bool:
-    """Whether these can be the times of a decision and of its end."""
-    return all(type(moment) is int and 0 <= moment <= MAX_TIME for moment in (at, 0 if until is None else until))
-
-
-def _read(message: type[_Message], content: dict[str, Any]) -> _Message:
-    """A message made from the fields that it knows. Others are left out."""
-    return message(**{part.name: content[part.name] for part in fields(message) if part.name in content})  # type: ignore[arg-type]

@@ -17,9 +17,10 @@ from tests.support.waiting import eventually
 from verifier.detections.reports import Report
 from verifier.gatecheck.check import Findings, Watcher
 from verifier.reconciler import agents
-from verifier.records import MAX_TEXT_CHARACTERS, Block, Grant, KnownServer, PodAddresses, Record
+from verifier.records import Block, Grant, KnownServer, PodAddresses, Record
 from verifier.settings import ReconcilerSettings, load
 from verifier.store import base, keys
+from verifier.texts import MAX_TEXT_CHARACTERS, read_block, read_record, write_block, write_record
 
 ADDRESS = "10.42.0.5"
 
@@ -50,7 +51,7 @@ TEXTS = [
     *(json.dumps([content(wrong)]).encode() for wrong in (None, 1, "x", [], {}, ["\ud800"])),
     *(json.dumps(RIGHT | {"grant": content("x") | {name: 1e300}, name: 1e300}).encode() for name in FIELDS),
     # A block of everything, older than the operator's, that would not fit on a pod.
-    Block("x", "repository", "*", "eve", "x" * (MAX_TEXT_CHARACTERS + 1), 0).dumps().encode(),
+    write_block(Block("x", "repository", "*", "eve", "x" * (MAX_TEXT_CHARACTERS + 1), 0)).encode(),
 ]
 
 
@@ -186,6 +187,6 @@ def test_what_cannot_be_read_is_logged_once_a_minute(store, in_redis, caplog, mo
 
 def test_grant_that_would_not_fit_on_a_pod_counts_as_none():
     long = "x" * (MAX_TEXT_CHARACTERS + 1)
-    assert Block.loads(Block("x", "repository", "*", "eve", long[1:], 0).dumps())
-    assert Block.loads(Block("x", "repository", "*", "eve", long, 0).dumps()) is None
-    assert Record.loads(Record(Grant(long, "verified", "valid-pass", 1), image="image:1").dumps()) is None
+    assert read_block(write_block(Block("x", "repository", "*", "eve", long[1:], 0)))
+    assert read_block(write_block(Block("x", "repository", "*", "eve", long, 0))) is None
+    assert read_record(write_record(Record(Grant(long, "verified", "valid-pass", 1), image="image:1"))) is None

@@ -6,6 +6,7 @@ from tests.support.apps import get_pass, launch
 from verifier.records import Grant, KnownServer, Record, Server
 from verifier.repositories import cut
 from verifier.store.announcements import Announced
+from verifier.texts import write_record
 
 
 def test_launch_without_a_pass_gets_no_egress(internal):
@@ -36,7 +37,7 @@ def test_records_of_a_newer_version_are_readable(store, in_redis):
     """During a rolling upgrade two versions share a Redis. The older one must ignore fields that it does not know."""
     server = Server("alice")
     record = Record(Grant.new("verified", "valid-pass", 1), image="image:1")
-    newer = json.loads(record.dumps())
+    newer = json.loads(write_record(record))
     newer["later"] = newer["grant"]["later"] = "something"
     in_redis.set("binder-egress:launch:alice/", json.dumps(newer))
     in_redis.set("binder-egress:server:alice/", json.dumps({"uid": "u", "later": 1}))

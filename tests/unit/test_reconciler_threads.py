@@ -18,6 +18,7 @@ from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
+from verifier.texts import write_record
 
 
 def test_reconciler_without_the_api_server_is_alive_but_not_ready(make_reconciler, monkeypatch, tmp_path, steady):
@@ -124,7 +125,7 @@ def test_watch_that_only_ended_continues_without_a_list(running, cluster, store,
     monkeypatch.setattr(verifier.reconciler.loop, "RESYNC_SECONDS", 0.2)
     heard = running.heard_at
     # Nothing wakes the reconciler for this: it looks at everything from time to time.
-    in_redis.set("binder-egress:launch:alice/", Record(make_grant(), image="image:1").dumps())
+    in_redis.set("binder-egress:launch:alice/", write_record(Record(make_grant(), image="image:1")))
     eventually(lambda: cluster.labelled() == {ALICE})
     cluster.add("bob", "uid-2")
     eventually(lambda: store.known(Server("bob")))

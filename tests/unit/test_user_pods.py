@@ -15,6 +15,7 @@ from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
 from verifier.reconciler.user_pods import PODS_PER_PAGE, Conflict, Gone, Pod, UserPods, WatchEnded
 from verifier.records import Grant, Server
 from verifier.repositories import MAX_URL_CHARACTERS
+from verifier.texts import read_grant, write_grant
 
 
 def pod_json(name: str = "jupyter-alice", version: int = 1, uid: str = "uid-1", **labels: str) -> dict:
@@ -241,7 +242,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("text", GARBAGE, ids=lambda text: text[:30])
 def test_malformed_annotation_is_not_a_grant(text):
-    assert Grant.loads(text) is None
+    assert read_grant(text) is None
 
 
 def from_kubespawner(annotations=None, **meta):
@@ -266,7 +267,7 @@ def test_pod_is_read_from_json():
     grant = make_grant()
     found = Pod.from_json(
         from_kubespawner(
-            {GRANT_ANNOTATION: grant.dumps(), "hub.jupyter.org/servername": "lab"}, labels={TIER_LABEL: "verified", "app": "x"}
+            {GRANT_ANNOTATION: write_grant(grant), "hub.jupyter.org/servername": "lab"}, labels={TIER_LABEL: "verified", "app": "x"}
         )
     )
     assert found == Pod(

@@ -24,9 +24,10 @@ from tests.support.apps import (
 from tests.support.lost_answers import LostAnswers
 from verifier.decisions.presented import REJECTED_PASSES
 from verifier.passes import Passes
-from verifier.records import KnownServer, PassOutcome, Record, Server
+from verifier.records import KnownServer, PassOutcome, Server
 from verifier.store.redeeming import MOVE_WINDOW_SECONDS, MOVES, REDEEMED
 from verifier.store.store import Store
+from verifier.texts import read_record, write_record
 from verifier.web.app import create_services
 
 
@@ -336,7 +337,7 @@ def test_epoch_is_written_once(store, in_redis):
 def test_record_is_read_as_it_was_written(public, internal, store):
     launch(internal, "a", token=get_pass(public), repository='https://example.com/"\\ü€😀')
     record = store.pending(Server("a"), set()).launch
-    assert Record.loads(record.dumps()) == record
+    assert read_record(write_record(record)) == record
     assert record.repository == 'https://example.com/"\\ü€😀'
 
 

@@ -21,6 +21,7 @@ from ..ping import way_to_ping
 from ..records import Grant, Server
 from ..repositories import cut
 from ..store.reconciler_counters import START_GUARD_OUTCOMES
+from ..texts import read_grant, write_grant
 
 PODS_PER_PAGE = 200
 """The number of pods in one answer to a list. Reading an answer takes some 100 kB a pod, which is most of the memory at a start."""
@@ -121,7 +122,7 @@ class Pod:
             version=meta["resourceVersion"],
             server=Server(user, annotations.get("hub.jupyter.org/servername", "")),
             image=first["image"],
-            grant=Grant.loads(annotations.get(GRANT_ANNOTATION)),
+            grant=read_grant(annotations.get(GRANT_ANNOTATION)),
             annotated=GRANT_ANNOTATION in annotations,
             label=labels.get(TIER_LABEL),
             created=_time(meta["creationTimestamp"]),
@@ -283,7 +284,7 @@ class UserPods:
         metadata: dict[str, Any] = {
             "uid": pod.uid,
             "resourceVersion": pod.version,
-            "annotations": {GRANT_ANNOTATION: grant.dumps() if grant else None},
+            "annotations": {GRANT_ANNOTATION: write_grant(grant) if grant else None},
         }
         if label != pod.label:
             metadata["labels"] = {TIER_LABEL: label}

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import redis
 
 from ..records import AddressChange, AddressVersion, PodAddresses, Server
+from ..texts import read_change, read_pods, read_version, write_pods
 from .base import Operations, as_text, as_texts, readable, unavailable
 from .connection import TIMEOUT_SECONDS
 from .errors import StoreUnavailable
@@ -26,8 +27,8 @@ class Addresses(Operations):
             pipe.get(redis_key("changes"))
             pipe.hgetall(redis_key("addresses"))
             version, found = pipe.execute()
-        pods = {server: readable(text, PodAddresses.loads, "addresses") for server, text in as_texts(found).items()}
-        return AddressVersion.loads(as_text(version)), {server: of for server, of in pods.items() if of is not None}
+        pods = {server: readable(text, read_pods, "addresses") for server, text in as_texts(found).items()}
+        return read_version(as_text(version)), {server: of for server, of in pods.items() if of is not None}
 
     @contextmanager
     def address_changes(self) -> "Iterator[Callable[[float], AddressChange | None]]":
@@ -47,7 +48,7 @@ class Addresses(Operations):
                 if message and message["type"] != "message":
                     raise StoreUnavailable("Redis: subscribed anew, messages may be missing")
                 # A message that cannot be read is missing, which the next one shows.
-                return readable(message["data"], AddressChange.loads, "addresses") if message else None
+                return readable(message["data"], read_change, "addresses") if message else None
 
             yield following
 
@@ -69,7 +70,7 @@ class Addresses(Operations):
 
     def _publish(self, server: str, pods: Iterable[PodAddresses], client: redis.Redis) -> None:
         listed = list(pods)
-        text = PodAddresses.dumps(listed) if listed else ""
+        text = write_pods(listed) if listed else ""
         with unavailable():
             channel = redis_key("addresses")
             self._publish_addresses(

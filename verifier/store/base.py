@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import redis
 from redis.commands.core import Script
 
-from ..records import from_json
+from ..texts import from_json
 from .errors import StoreUnavailable
 from .keys import VERIFIER_TYPES, redis_key
 

@@ -8,6 +8,7 @@ import redis
 
 from ..detections.share_limit import in_window
 from ..records import Block, Rule, Server
+from ..texts import read_block, write_block
 from .base import Operations, as_texts, readable, unavailable
 from .errors import BlocksChanged
 from .keys import EVERYTHING, WITHDRAWN_TTL_SECONDS, redis_key
@@ -61,7 +62,7 @@ class Blocks(Operations):
         """
         with unavailable():
             pipe = self._redis.pipeline()
-            (pipe.hset if replace else pipe.hsetnx)(redis_key("blocks"), block.id, block.dumps())
+            (pipe.hset if replace else pipe.hsetnx)(redis_key("blocks"), block.id, write_block(block))
             # D-063
             others = [block.what] if block.kind == "server" else [EVERYTHING]
             pipe.rpush(redis_key("wake"), *(server.key for server in servers), *others)
@@ -109,7 +110,7 @@ class Blocks(Operations):
 
 def load_blocks(stored: Mapping[Any, Any]) -> list[Block]:
     """The blocks of the hash `blocks`, the oldest first. One that this version cannot read is left out."""
-    found = [readable(text, Block.loads, "blocks") for text in as_texts(stored).values()]
+    found = [readable(text, read_block, "blocks") for text in as_texts(stored).values()]
     return sorted(filter(None, found), key=lambda block: block.at)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import redis
 
-from ..records import Grant, KnownServer, Pending, Record, Server
+from ..records import Grant, Pending, Record, Server
+from ..texts import read_known, read_record, write_record
 from .announcements import Announced
 from .base import readable, unavailable
 from .blocks import Blocks, load_blocks
@@ -49,7 +50,7 @@ class Decisions(Blocks):
             PromiseKept: a pass has kept the promise since. Nothing is written.
         """
         request: dict[str, Any] = {
-            "record": record.dumps(),
+            "record": write_record(record),
             "ttl": ttl,
             "server": server.key,
             "wake": redis_key("wake"),
@@ -68,7 +69,7 @@ class Decisions(Blocks):
         """Give a running server a grant that needs no pass. The record names the server's pod by its uid."""
         with unavailable():
             pipe = self._redis.pipeline()
-            pipe.set(redis_key(f"unlock:{server.key}"), record.dumps(), ex=UNLOCK_TTL_SECONDS)
+            pipe.set(redis_key(f"unlock:{server.key}"), write_record(record), ex=UNLOCK_TTL_SECONDS)
             pipe.rpush(redis_key("wake"), server.key)
             pipe.execute()
 
@@ -103,9 +104,9 @@ class Decisions(Blocks):
             for at, (server, has) in enumerate(asked.items()):
                 launch, unlock, known, stop = texts[at * len(kinds) : (at + 1) * len(kinds)]
                 pending = Pending(
-                    readable(launch, Record.loads, "launch"),
-                    readable(unlock, Record.loads, "unlock"),
-                    readable(known, KnownServer.loads, "server"),
+                    readable(launch, read_record, "launch"),
+                    readable(unlock, read_record, "unlock"),
+                    readable(known, read_known, "server"),
                     stop=stop or "",
                 )
                 found[server] = pending
@@ -126,8 +127,8 @@ class Decisions(Blocks):
             servers = [redis_key("server:") + name.removeprefix(redis_key("unlock:")) for name in unlocks]
             names = launches + unlocks + servers
             texts = self._redis.mget(names) if names else []
-        records = [readable(text, Record.loads, "launch, unlock") for text in texts[: len(names) - len(servers)]]
-        known = [readable(text, KnownServer.loads, "server") for text in texts[len(records) :]]
+        records = [readable(text, read_record, "launch, unlock") for text in texts[: len(names) - len(servers)]]
+        known = [readable(text, read_known, "server") for text in texts[len(records) :]]
         carried = [None] * len(launches) + [server and server.grant.id for server in known]
         return [record.grant for record, grant in zip(records, carried, strict=True) if record and record.grant.id != grant]
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..passes import Pass
-from ..records import Server, from_json
+from ..records import Server
+from ..texts import from_json
 from .base import Operations, as_text, as_texts, unavailable
 from .keys import redis_key
 

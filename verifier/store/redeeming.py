@@ -8,6 +8,7 @@ import redis
 
 from ..passes import LEEWAY_SECONDS, Pass
 from ..records import PassOutcome, Record, Server
+from ..texts import write_record
 from .announcements import Announced
 from .base import unavailable
 from .blocks import Blocks
@@ -91,7 +92,7 @@ class Redeeming(Blocks):
             "repository": record.repository,
             "network": network,
             "grant": record.grant.id,
-            "record": record.dumps(),
+            "record": write_record(record),
             "record_ttl": record_ttl,
             "uid": record.uid or "",
             "outranking": list(outranking),

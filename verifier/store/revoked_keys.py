@@ -1,6 +1,7 @@
 """The API keys that operators revoked."""
 
 from ..records import RevokedKey
+from ..texts import write_revoked_key
 from .base import Operations, as_texts, unavailable
 from .keys import redis_key
 
@@ -12,7 +13,7 @@ class RevokedKeys(Operations):
         """Revoke an API key, and with it the passes that were issued for it."""
         with unavailable():
             # The verifier may add revocations, but neither change nor remove them.
-            self._redis.hsetnx(redis_key("revoked"), revoked.id, revoked.dumps())
+            self._redis.hsetnx(redis_key("revoked"), revoked.id, write_revoked_key(revoked))
 
     def revoked_keys(self) -> set[str]:
         """The ids of the API keys that operators revoked. An id counts whatever its entry says, as it does for the scripts."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..records import Block, KnownServer, Server
+from ..texts import read_known, write_known
 from .base import Operations, readable, unavailable
 from .blocks import load_blocks
 from .keys import redis_key
@@ -18,7 +19,7 @@ class Servers(Operations):
     def publish(self, server: Server, known: KnownServer) -> None:
         """Publish a server, for the verifier and for operators."""
         with unavailable():
-            self._redis.set(redis_key(f"server:{server.key}"), known.dumps())
+            self._redis.set(redis_key(f"server:{server.key}"), write_known(known))
 
     def forget(self, server: Server) -> None:
         """Forget a server that has no pod any more."""
@@ -35,7 +36,7 @@ class Servers(Operations):
         """What the reconciler published about a server, or None if it has no pod."""
         with unavailable():
             text = self._redis.get(redis_key(f"server:{server.key}"))
-        return readable(text, KnownServer.loads, "server")
+        return readable(text, read_known, "server")
 
     def known_and_blocks(self, server: Server) -> tuple[KnownServer | None, list[Block]]:
         """What `known` and `blocks` say, in one round trip."""
@@ -44,7 +45,7 @@ class Servers(Operations):
             pipe.get(redis_key(f"server:{server.key}"))
             pipe.hgetall(redis_key("blocks"))
             text, blocks = pipe.execute()
-        return readable(text, KnownServer.loads, "server"), load_blocks(blocks)
+        return readable(text, read_known, "server"), load_blocks(blocks)
 
     def known_of(self, servers: list[Server]) -> dict[Server, KnownServer]:
         """What the reconciler published about the given servers; those without a pod are left out."""
@@ -54,7 +55,7 @@ class Servers(Operations):
                 texts += self._redis.mget(
                     [redis_key(f"server:{server.key}") for server in servers[first : first + SERVERS_AT_ONCE]]
                 )
-        known = {server: readable(text, KnownServer.loads, "server") for server, text in zip(servers, texts, strict=True)}
+        known = {server: readable(text, read_known, "server") for server, text in zip(servers, texts, strict=True)}
         return {server: about for server, about in known.items() if about}
 
     def all_known(self) -> dict[Server, KnownServer]:

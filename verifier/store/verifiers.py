@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from ..records import from_json
+from ..texts import from_json
 from .base import Operations, unavailable
 from .keys import redis_key
 

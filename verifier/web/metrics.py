@@ -13,7 +13,6 @@ from ..captcha import Captcha, State
 from ..networks import FEW_LAUNCHES, LaunchShares
 from ..operators.actions import Operators
 from ..ping import WAYS
-from ..records import from_json
 from ..settings import Source, VerifierSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import (
@@ -37,6 +36,7 @@ from ..store.reconciler_counters import (
     detection_counter,
 )
 from ..store.store import Store
+from ..texts import from_json
 from .claims import CLAIMS
 
 

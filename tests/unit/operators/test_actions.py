@@ -23,6 +23,7 @@ from verifier.operators.actions import ActionRefused, Operators
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Block, KnownServer, Rule, Server
 from verifier.settings import ReconcilerSettings, load
+from verifier.texts import write_known
 from verifier.web.app import create_services
 
 # -- actions
@@ -327,7 +328,7 @@ def test_grants_are_listed_and_filtered(reconciler, cluster, operators, only, us
 
 def test_thousands_of_servers_are_asked_for_in_parts(operators, in_redis):
     """Redis must answer within half a second, and serves no other client meanwhile."""
-    in_redis.mset({f"binder-egress:server:user-{number}/": KnownServer(f"uid-{number}").dumps() for number in range(2001)})
+    in_redis.mset({f"binder-egress:server:user-{number}/": write_known(KnownServer(f"uid-{number}")) for number in range(2001)})
     in_redis.config_resetstat()
     assert len(operators.grants()) == 2001
     assert in_redis.info("commandstats")["cmdstat_mget"]["calls"] == 3

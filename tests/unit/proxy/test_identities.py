@@ -7,6 +7,7 @@ import pytest
 from tests.support.clock import Clock
 from verifier.proxy.identities import MAX_AGE_SECONDS, Identities
 from verifier.records import AddressChange, AddressVersion, PodAddresses
+from verifier.texts import read_change, read_pods, read_version, write_pods
 
 
 def pod(uid="a", *addresses, tier="unverified"):
@@ -237,15 +238,15 @@ def test_connection_that_waits_hears_of_what_makes_its_pod_known(before, news):
 
 
 def test_common_fields_of_pods_are_in_memory_once():
-    text = PodAddresses.dumps([PodAddresses("a", "a", "", ("10.42.0.5",), "a-tier", repository="https://example.org/a/b")])
-    one, other = PodAddresses.loads(text) + PodAddresses.loads(text)
+    text = write_pods([PodAddresses("a", "a", "", ("10.42.0.5",), "a-tier", repository="https://example.org/a/b")])
+    one, other = read_pods(text) + read_pods(text)
     assert one == other and one.tier is other.tier and one.repository is other.repository
 
 
 def test_records_survive_json():
     listed = [pod("a", "10.42.0.5", "fd00::5", tier="verified")]
-    assert PodAddresses.loads(PodAddresses.dumps(listed)) == listed
-    assert AddressChange.loads('{"number": 3, "began": "1.2", "server": "", "pods": "", "new": 1}') == AddressChange(
+    assert read_pods(write_pods(listed)) == listed
+    assert read_change('{"number": 3, "began": "1.2", "server": "", "pods": "", "new": 1}') == AddressChange(
         AddressVersion(3, "1.2")
     )
-    assert AddressVersion.loads("1.2-3") == AddressVersion(3, "1.2") and AddressVersion.loads(None) == AddressVersion()
+    assert read_version("1.2-3") == AddressVersion(3, "1.2") and read_version(None) == AddressVersion()

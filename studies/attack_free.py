@@ -18,6 +18,7 @@ from tests.support.apps import API_TOKEN, RedisServer, VerifierProcess
 from tests.support.fake_cluster import FakeCluster
 from tests.support.waiting import eventually
 from verifier.fairness import TOLERANCE
+from verifier.grants import Egress
 from verifier.passes import serializer
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Server
@@ -332,7 +333,7 @@ def farm(at: Place, solver: Solver, doubled_after: int) -> dict[str, Any]:
 
     def renewed(user: str, before: str) -> bool:
         known = at.store.known(Server(user))
-        return known is not None and known.grant.gives_egress and known.grant.id != before
+        return known is not None and isinstance(known.grant, Egress) and known.grant.id != before
 
     for user in users:
         at.launch(user)

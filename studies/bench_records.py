@@ -25,11 +25,12 @@ from rich.table import Table
 from tests.support.apps import API_TOKEN, RedisServer, VerifierProcess
 from tests.support.processes import peak_mib, processor_seconds, resident_mib
 from verifier.fairness import Charge
+from verifier.grants import Block, Egress, Origin
 from verifier.passes import Pass
 from verifier.proxy.identities import Identities
 from verifier.reconciler.loop import Reconciler
 from verifier.reconciler.user_pods import PODS_PER_PAGE, Pod, UserPods
-from verifier.records import Block, Grant, Record, Server
+from verifier.records import Record, Server
 from verifier.settings import CommonSettings, ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.store import Store
@@ -61,7 +62,7 @@ class Pages(UserPods):
         self._servers = servers
 
     def list(self) -> tuple[list[Pod], str]:
-        grant = Grant.new("verified", "valid-pass", time.time())
+        grant = Egress.new("verified", "valid-pass", time.time())
         found: list[Pod] = []
         for first in range(0, self._servers, PODS_PER_PAGE):
             # As text, because the process has that in memory too while it reads it.
@@ -70,7 +71,7 @@ class Pages(UserPods):
         return found, "1"
 
     @staticmethod
-    def _body(number: int, grant: Grant) -> dict[str, Any]:
+    def _body(number: int, grant: Egress) -> dict[str, Any]:
         body = pod(number, grant if number % 2 else None) | status(number)
         body["metadata"] |= {"uid": f"0b1c2d3e-4f50-6172-8394-{number:012}", "resourceVersion": str(1_000_000 + number)}
         body["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
@@ -140,7 +141,7 @@ def measured_passes(url: str) -> dict[str, float]:
         store.use_solution("altcha", f"{number:032x}", now, 600, lambda blocks: None, [Charge(network, 3600, None, 0)])
 
     def used(number: int) -> None:
-        grant = Grant(f"{number:016x}", "verified", "valid-pass", int(now))
+        grant = Egress(f"{number:016x}", "verified", "valid-pass", int(now))
         record = Record(grant, image, repository=repository, client="198.51.100.7")
         given = Pass(f"{number:032x}", "verified", 1, now, now + 300)
         outcome = store.redeem(given, user(number), record, "198.51.100.7/32", 300)
@@ -225,7 +226,8 @@ def measured_verifier(server: RedisServer, servers: int) -> dict[str, float]:
         for words in ("", f", {BLOCKED:.0%} blocked"):
             if words:
                 for number in range(round(servers * BLOCKED)):
-                    block = Block(f"{number:016x}", "server", user(number).key, "eve", "mining", int(time.time()), uid=f"{number}")
+                    owner, uid, eve = user(number).key, str(number), Origin("operator", text="eve")
+                    block = Block(f"{number:016x}", "server", owner, eve, "mining", int(time.time()), uid=uid)
                     store.add_block(block, [user(number)])
             found[f"launch, ms{words}"] = took("/api/launches", 200, launch)
             found[f"metrics, ms{words}"] = took("/metrics", 50)

@@ -27,8 +27,9 @@ from rich.table import Table
 from tests.support.apps import RedisServer
 from tests.support.ports import free_port
 from tests.support.processes import peak_mib, processor_seconds
+from verifier.grants import Egress
 from verifier.labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL
-from verifier.records import Grant, Record, Server
+from verifier.records import Record, Server
 from verifier.settings import CommonSettings, load
 from verifier.store import decisions
 from verifier.store.announcements import Announced
@@ -165,7 +166,7 @@ class ApiServer:
             process.wait()
 
 
-def pod(number: int, grant: Grant | None = None) -> dict[str, Any]:
+def pod(number: int, grant: Egress | None = None) -> dict[str, Any]:
     """A user pod as KubeSpawner makes it for BinderHub, some 8 kB with its status."""
     user = f"owner-repository-{number:06}"
     environment = {f"JUPYTERHUB_SETTING_{name}": f"http://hub:8081/hub/api/users/{user}/{name}" for name in range(20)}
@@ -235,7 +236,7 @@ def status(number: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def make(api: ApiServer, number: int, grant: Grant | None = None) -> None:
+def make(api: ApiServer, number: int, grant: Egress | None = None) -> None:
     """A pod appears and is ready."""
     pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
     answer = api.ask("POST", pods, pod(number, grant))
@@ -292,7 +293,7 @@ def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log
         uids = {each: known.uid for each in waiting if (known := store.known(each))}
     carried = {each: (known.grant.id if (known := store.known(each)) else "") for each in waiting}
     for each in waiting:
-        store.grant(each, Record(Grant.new("verified", "solution", time.time()), uid=uids[each]))
+        store.grant(each, Record(Egress.new("verified", "solution", time.time()), uid=uids[each]))
     began = time.monotonic()
     with reconciler(api, server.url, log) as process:
         restart = until(lambda: all((known := store.known(each)) and known.grant.id != carried[each] for each in waiting), began)
@@ -307,7 +308,7 @@ def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log
         def launch(number: int) -> None:
             name = f"owner-repository-{number:06}"
             image = pod(number)["spec"]["containers"][0]["image"]
-            record, now = Record(Grant.new("verified", "valid-pass", time.time()), image), time.time()
+            record, now = Record(Egress.new("verified", "valid-pass", time.time()), image), time.time()
             store.record_launch(Server(name), record, 300, Announced(now, True, store.seen_blocks.version))
             created[name] = time.monotonic()
             make(api, number)
@@ -353,7 +354,7 @@ def scale(kubeall: str, sizes: list[int]) -> list[Figures]:
             for servers in sizes:
                 with ThreadPoolExecutor(8) as pool:
                     began = time.time()
-                    grant = Grant.new("verified", "valid-pass", began)
+                    grant = Egress.new("verified", "valid-pass", began)
                     grants = [grant if number % 2 else None for number in range(there, servers)]
                     list(pool.map(make, [api] * len(grants), range(there, servers), grants))
                     print(f"{servers} pods made in {time.time() - began:.0f} s", file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ import yaml
 
 from verifier.decisions import leases
 from verifier.fairness import BASE_SECONDS, TOLERANCE, WORKERS, Fairness
-from verifier.records import Grant, Rule
+from verifier.grants import Egress, Rule
 from verifier.settings import Tier
 
 TOP = Path(__file__).parents[1]
@@ -118,7 +118,7 @@ class Setting:
         """How many solutions give a server network for some hours, each presented at the end of the previous lease."""
         tier, number, until = Tier(lease=self.lease_seconds), 0, 0
         while until is not None and until < hours * HOUR:
-            until = leases.begin(Grant.new("verified", Rule.VALID_PASS, until), tier, until, False).until
+            until = leases.begin(Egress.new("verified", Rule.VALID_PASS, until), tier, until, False).until
             number += 1
         return number
 

@@ -22,11 +22,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from .grants import Origin
 from .logs import Counts
 from .origins import origin
 from .passes import BadPass
 from .records import PassOutcome
 from .repositories import strict, within
+from .texts import by_key
 from .validation import sentences
 
 FORM = re.compile(r"binder_egress_([0-9a-f]{16})_[0-9a-f]{40}")
@@ -112,9 +114,9 @@ class Key:
     entry: Entry
 
     @property
-    def label(self) -> str:
-        """The name that its grants have for it (`Grant.by`)."""
-        return f"key {self.name} ({self.entry.id})"
+    def origin(self) -> Origin:
+        """The origin of the grants that it gives."""
+        return by_key(self.name, self.entry.id)
 
     def is_expired(self, at: float) -> bool:
         """Whether it has expired by a Unix time in seconds."""
@@ -123,12 +125,6 @@ class Key:
     def described(self) -> dict[str, Any]:
         """The entry without the hash."""
         return {"name": self.name, **self.entry.model_dump(exclude={"hash"})}
-
-
-def gave(keys: Collection[str], by: str) -> bool:
-    """Whether a grant's `by` names one of these keys, given as ids."""
-    found = re.fullmatch(r"key \S+ \(([0-9a-f]{16})\)", by)
-    return bool(found and found[1] in keys)
 
 
 def ends(expires: str) -> float:

@@ -3,44 +3,15 @@
 `texts` writes it as JSON, and reads it.
 """
 
-import secrets
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, get_args
+from typing import Any
 from urllib.parse import quote, unquote
 
-UNVERIFIED = "unverified"
-"""The tier of servers without egress. It has no policy of its own, and no pod has it as a label."""
+from .grants import NO_GRANT, UNVERIFIED, Block, Egress, Grant, NoEgress
 
 MAX_TIME = 10**11
 """The latest Unix time in seconds that counts as one, in the year 5138. For most later ones Python has no date."""
-
-BY_DETECTOR = "detector "
-"""The beginning of `by` if a detector's report led to a block, and no operator. The name of the source follows."""
-
-
-class Rule(StrEnum):
-    """What decided about a server. It is on every grant, and in logs and metrics.
-
-    The rules of the first group give no egress, the rules of the second give it at a launch (`mode-allow` also to pods that
-    run already), and the rules of the third act on a running server.
-    """
-
-    BLOCKED = "blocked"  # by an operator: this server, its repository, or the client's network
-    BLOCKED_REPOSITORY = "blocked-repository"  # rules.blockedRepositories
-    OWN_NETWORK = "own-network"  # rules.selfNetworks
-    DEFAULT = "default"  # nothing else matched
-
-    MODE_ALLOW = "mode-allow"
-    API_CLIENT = "api-client"
-    VALID_PASS = "valid-pass"
-    TRUSTED_REPOSITORY = "trusted-repository"
-    AUTHENTICATED = "authenticated"
-
-    UNLOCK = "unlock"
-    RENEWAL = "renewal"
-    OPERATOR = "operator"
-    EXPIRED = "expired"  # the lease is over
 
 
 class PassOutcome(StrEnum):
@@ -101,79 +72,6 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Grant:
-    """A decision about a server. On a pod it is the annotation, as JSON.
-
-    | what it is | tier | rule | until |
-    |---|---|---|---|
-    | egress | a tier | every rule that gives one | the end of its lease; None: as long as the pod runs |
-    | a block (D-060) | `unverified` | `blocked` | the end of the block; None: until an operator removes it |
-    | an ended lease | `unverified` | `expired` | when the pod may be deleted (`onExpiry: stop`); None: never |
-    | a launch without egress | `unverified` | every other rule | None |
-
-    The last kind waits in Redis, so that an older decision about the same server no longer counts. It is never written on a pod.
-
-    Attributes:
-        id: random.
-        tier: the tier; `unverified` means none.
-        rule: the rule that decided, usually a `Rule`. Another version may have written another word.
-        at: Unix time in seconds of the decision.
-        by: the operator, the API key or the detector (`BY_DETECTOR`) behind the decision; empty for other rules.
-        why: the operator's or the detector's reason.
-        until: Unix time in seconds, as the table says.
-        may_stop: whether the end of its lease may stop the pod (D-220). Only the reconciler sets it.
-    """
-
-    id: str
-    tier: str
-    rule: str
-    at: int
-    by: str = ""
-    why: str = ""
-    until: int | None = None
-    may_stop: bool = False
-
-    @property
-    def label(self) -> str | None:
-        """The value of the pod's tier label; None: no label."""
-        return self.tier if self.gives_egress else None
-
-    @property
-    def gives_egress(self) -> bool:
-        """Whether it gives a tier."""
-        return self.tier != UNVERIFIED
-
-    @property
-    def is_ended_lease(self) -> bool:
-        """Whether it marks an ended lease."""
-        return self.tier == UNVERIFIED and self.rule == Rule.EXPIRED
-
-    def is_block(self, now: float) -> bool:
-        """Whether it is a block that is in force at a Unix time in seconds."""
-        return self.tier == UNVERIFIED and self.rule == Rule.BLOCKED and not self.is_expired(now)
-
-    def is_expired(self, now: float) -> bool:
-        """Whether its time is over by a Unix time in seconds."""
-        return self.until is not None and self.until <= now
-
-    @classmethod
-    def new(cls, tier: str, rule: str, at: float, by: str = "") -> "Grant":
-        """A new grant with a random id.
-
-        Args:
-            tier: the tier, or `unverified`.
-            rule: the rule that decided.
-            at: Unix time in seconds.
-            by: the API key behind it.
-        """
-        return cls(secrets.token_hex(8), tier, str(rule), int(at), by)
-
-
-NO_GRANT = Grant("", UNVERIFIED, "", 0)
-"""What is published of a pod that carries no grant."""
-
-
-@dataclass(frozen=True)
 class Record:
     """A decision that waits in Redis for its pod.
 
@@ -186,7 +84,7 @@ class Record:
         promise: the promise that came with the launch; empty: none did.
     """
 
-    grant: Grant
+    grant: Egress | NoEgress
     image: str | None = None
     uid: str | None = None
     repository: str = ""
@@ -271,43 +169,6 @@ class AddressChange:
     version: AddressVersion
     server: str = ""
     pods: tuple[PodAddresses, ...] = ()
-
-
-BlockKind = Literal["server", "repository", "network"]
-"""What a block applies to."""
-
-BLOCK_KINDS = get_args(BlockKind)
-"""Everything that a block can apply to."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block by an operator, or after a detector's report: no server that it applies to gets egress, or keeps it.
-
-    Attributes:
-        id: random; also the id of the grant that it puts on pods.
-        kind: one of `BLOCK_KINDS`.
-        what: the key of a server, a pattern for repositories, or a CIDR of clients.
-        by: the operator, or the detector (`BY_DETECTOR`).
-        why: the reason.
-        at: Unix time in seconds.
-        until: Unix time in seconds of its end; None: it has none.
-        uid: the server's pod, for a block of a server: a later pod of the same name is somebody else's.
-    """
-
-    id: str
-    kind: str
-    what: str
-    by: str
-    why: str
-    at: int
-    until: int | None = None
-    uid: str = ""
-
-    @property
-    def grant(self) -> Grant:
-        """The grant that it puts on pods."""
-        return Grant(self.id, UNVERIFIED, Rule.BLOCKED.value, self.at, self.by, self.why, self.until)
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
+from .grants import UNVERIFIED
 from .host_groups import HOST_GROUPS
 from .networks import IPNetwork
 from .origins import origin, origin_of
-from .records import UNVERIFIED
 from .repositories import BLOCK_PATTERN, block_pattern, exact, strict
 from .validation import details
 

@@ -1,4 +1,4 @@
-"""The texts in Redis and on pods: what is in `records`, as JSON and back. No other module looks into them.
+"""The texts in Redis and on pods: what is in `grants` and `records`, as JSON and back. No other module looks into them.
 
 During an upgrade two versions use the same Redis and the same pods, and scripts of the store read some of the texts. So a field
 keeps its name, its place and its meaning, and what a newer version added is left out when it is read.
@@ -9,112 +9,73 @@ Whoever takes over a pod or a process may have written any text. What `read_…`
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from sys import intern
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 
-from .records import (
-    MAX_TIME,
+from .grants import (
+    BY_RULE,
+    NO_GRANT,
     UNVERIFIED,
-    AddressChange,
-    AddressVersion,
     Block,
+    Blocked,
     BlockKind,
+    Carried,
+    Egress,
+    EndedLease,
     Grant,
-    KnownServer,
-    PodAddresses,
-    Record,
-    RevokedKey,
+    NoEgress,
+    Origin,
+    Rule,
 )
+from .records import MAX_TIME, AddressChange, AddressVersion, KnownServer, PodAddresses, Record, RevokedKey
 
 MAX_TEXT_CHARACTERS = 4000
 """The longest text of a grant. As JSON a character takes 12 bytes at most, and an object in Kubernetes may have 256 KiB of
 annotations: a block with a longer reason could not be written on any pod, and would keep out those that can. The longest reason of
 an operator has 1,000 characters."""
 
-_Found = TypeVar("_Found", bound="_Text")
-
-
-def _ascii(text: str) -> str:
-    if not text.isascii():
-        raise ValueError("not ASCII")
-    return text
-
-
-# Not `str`, which refuses half of a surrogate pair: Python reads one in an operator's reason that is not UTF-8.
-_Any = InstanceOf[str]
-_Short = Annotated[InstanceOf[str], Field(max_length=MAX_TEXT_CHARACTERS)]
-_Word = Annotated[_Short, AfterValidator(_ascii)]
+_Found = TypeVar("_Found")
+_Word = Annotated[str, Field(max_length=MAX_TEXT_CHARACTERS, pattern="^[[:ascii:]]*$")]
+# Not `str`, which refuses half of a surrogate pair: Python makes one of each byte of a command that is not UTF-8.
+_Reason = Annotated[InstanceOf[str], Field(max_length=MAX_TEXT_CHARACTERS)]
 _Time = Annotated[int, Field(ge=0, le=MAX_TIME)]
 
 
-class _Text(BaseModel):
+class _Grant(BaseModel):
     model_config = ConfigDict(strict=True)
 
-
-class _Grant(_Text):
     id: _Word
     tier: _Word
     rule: _Word
     at: _Time
-    by: _Short = ""
-    why: _Short = ""
+    by: _Reason = ""
+    why: _Reason = ""
     until: _Time | None = None
     may_stop: Annotated[bool, BeforeValidator(lambda value: value is True)] = False
 
 
-class _Record(_Text):
-    grant: _Grant
-    image: _Any | None = None
-    uid: _Any | None = None
-    repository: _Any = ""
-    client: _Any = ""
-    promise: _Any = ""
-
-
-class _Known(_Grant):
-    """The fields of the grant are beside the others, and `grant` is its id."""
-
-    id: _Word = Field("", alias="grant")
+class _Block(_Grant):
     tier: _Word = UNVERIFIED
-    rule: _Word = ""
-    at: _Time = 0
-    uid: _Any
-    repository: _Any = ""
-    client: _Any = ""
-    pod: _Any = ""
-    label: _Any = ""
-    promise: _Any = ""
-
-
-class _Block(_Text):
-    id: _Word
+    rule: _Word = Rule.BLOCKED.value
     kind: BlockKind
-    what: _Any
-    by: _Short
-    why: _Short
-    at: _Time
-    until: _Time | None = None
-    uid: _Any = ""
+    what: str
+    uid: str = ""
 
 
-class _Pod(_Text):
-    uid: _Any
-    user: _Any
-    server: _Any
-    addresses: list[_Any]
-    tier: _Any = UNVERIFIED
-    blocked: bool = False
-    repository: _Any = ""
+class _Change(BaseModel):
+    model_config = ConfigDict(strict=True)
 
-
-class _Change(_Text):
     number: int
-    began: _Any
-    server: _Any
-    pods: _Any
+    began: str
+    server: str
+    pods: str
+
+
+_GRANT, _BLOCK, _CHANGE = TypeAdapter(_Grant), TypeAdapter(_Block), TypeAdapter(_Change)
+_RECORD, _SERVER, _PODS = TypeAdapter(Record), TypeAdapter(KnownServer), TypeAdapter(list[PodAddresses])
 
 
 def from_json(text: str | None) -> Any:
@@ -126,9 +87,14 @@ def from_json(text: str | None) -> Any:
         return None
 
 
-def _read(form: type[_Found], content: Any) -> _Found | None:
+def _object(text: str | None) -> dict[str, Any]:
+    content = from_json(text)
+    return content if isinstance(content, dict) else {}
+
+
+def _checked(type_: TypeAdapter[_Found], content: Any) -> _Found | None:
     try:
-        return form.model_validate(content)
+        return type_.validate_python(content)
     except ValidationError:
         return None
 
@@ -137,50 +103,97 @@ def _compact(content: Any) -> str:
     return json.dumps(content, separators=(",", ":"))
 
 
+# -- who is behind a decision
+
+
+def by_key(name: str, identity: str) -> Origin:
+    """The origin of what an API key gives."""
+    return Origin("key", identity, f"key {name} ({identity})")
+
+
+def by_detector(source: str) -> Origin:
+    """The origin of what follows from a detector's report."""
+    return Origin("detector", source, f"detector {source}")
+
+
+def read_origin(by: str) -> Origin:
+    """Who is behind a decision, by the field `by` of a text or of a line in the log."""
+    if by.startswith("detector "):
+        return by_detector(by.removeprefix("detector "))
+    if key := re.fullmatch(r"key \S+ \(([0-9a-f]{16})\)", by):
+        return Origin("key", key[1], by)
+    return Origin("operator", text=by) if by else BY_RULE
+
+
 # -- grants
 
 
-def write_grant(grant: Grant) -> str:
+def fields_of(grant: Grant) -> dict[str, Any]:
+    """The fields that a text has of a grant. Every kind has all of them."""
+    common = {"id": grant.id, "tier": grant.tier, "rule": grant.rule, "at": grant.at, "by": grant.origin.text}
+    match grant:
+        case Egress():
+            return {**common, "why": grant.why, "until": grant.until, "may_stop": grant.may_stop}
+        case Blocked():
+            return {**common, "why": grant.why, "until": grant.until, "may_stop": False}
+        case EndedLease():
+            return {**common, "why": grant.why, "until": grant.stop_at, "may_stop": grant.may_stop}
+        case NoEgress():
+            return {**common, "why": "", "until": None, "may_stop": False}
+
+
+def _grant(content: Any) -> Grant | None:
+    found = _checked(_GRANT, content)
+    if found is None:
+        return None
+    origin = read_origin(found.by)
+    if found.tier != UNVERIFIED:
+        return Egress(found.id, found.tier, found.rule, found.at, origin, found.why, found.until, found.may_stop)
+    if found.rule == Rule.BLOCKED:
+        return Blocked(found.id, found.at, origin, found.why, found.until)
+    if found.rule == Rule.EXPIRED:
+        return EndedLease(found.id, found.at, origin, found.why, found.until, found.may_stop)
+    return NoEgress(found.id, found.rule, found.at)
+
+
+def write_grant(grant: Carried) -> str:
     """The text of a pod's annotation."""
-    return _compact(asdict(grant))
+    return _compact(fields_of(grant))
 
 
-def read_grant(text: str | None) -> Grant | None:
-    """The grant of a pod's annotation."""
-    found = _read(_Grant, from_json(text))
-    return _grant(found) if found else None
-
-
-def _grant(found: _Grant) -> Grant:
-    return Grant(found.id, found.tier, found.rule, found.at, found.by, found.why, found.until, found.may_stop)
+def read_grant(text: str | None) -> Carried | None:
+    """The grant in a pod's annotation."""
+    grant = _grant(from_json(text))
+    return None if isinstance(grant, NoEgress) else grant
 
 
 def write_record(record: Record) -> str:
     """The text of a decision that waits."""
-    return _compact({**vars(record), "grant": asdict(record.grant)})
+    return _compact({**vars(record), "grant": fields_of(record.grant)})
 
 
 def read_record(text: str | None) -> Record | None:
     """A decision that waits."""
-    found = _read(_Record, from_json(text))
-    if found is None:
-        return None
-    return Record(_grant(found.grant), found.image, found.uid, found.repository, found.client, found.promise)
+    content = _object(text)
+    grant = _grant(content.get("grant"))
+    if grant and not isinstance(grant, Egress):
+        # A launch that a block refused has the rule of a block, and is none.
+        grant = NoEgress(grant.id, grant.rule, grant.at)
+    return _checked(_RECORD, {**content, "grant": grant})
 
 
 def write_known(known: KnownServer) -> str:
-    """The text of a published server."""
-    of_grant = asdict(known.grant)
+    """The text of a published server. The fields of its grant are beside the others, and `grant` is the id."""
+    of_grant = fields_of(known.grant)
     tier, identity = of_grant.pop("tier"), of_grant.pop("id")
     return json.dumps({"uid": known.uid, "tier": tier, **vars(known), "grant": identity, **of_grant})
 
 
 def read_known(text: str | None) -> KnownServer | None:
     """A published server."""
-    found = _read(_Known, from_json(text))
-    if found is None:
-        return None
-    return KnownServer(found.uid, _grant(found), found.repository, found.client, found.pod, found.label, found.promise)
+    content = _object(text)
+    grant = _grant({**fields_of(NO_GRANT), **content, "id": content.get("grant", NO_GRANT.id)})
+    return _checked(_SERVER, {**content, "grant": grant})
 
 
 # -- blocks and revoked keys
@@ -188,13 +201,16 @@ def read_known(text: str | None) -> KnownServer | None:
 
 def write_block(block: Block) -> str:
     """The text of a block."""
-    return json.dumps(asdict(block))
+    named = {"id": block.id, "kind": block.kind, "what": block.what}
+    return json.dumps({**named, "by": block.origin.text, "why": block.why, "at": block.at, "until": block.until, "uid": block.uid})
 
 
 def read_block(text: str | None) -> Block | None:
     """A block."""
-    found = _read(_Block, from_json(text))
-    return Block(**dict(found)) if found else None
+    found = _checked(_BLOCK, from_json(text))
+    if found is None:
+        return None
+    return Block(found.id, found.kind, found.what, read_origin(found.by), found.why, found.at, found.until, found.uid)
 
 
 def write_revoked_key(revoked: RevokedKey) -> str:
@@ -210,17 +226,13 @@ def write_pods(pods: Iterable[PodAddresses]) -> str:
     return _compact([asdict(pod) for pod in pods])
 
 
-def read_pods(text: str | None) -> list[PodAddresses] | None:
+def read_pods(text: str) -> list[PodAddresses] | None:
     """The pods of one server. Values that many pods have in common are in memory only once."""
-    content = from_json(text)
-    found = [_read(_Pod, pod) for pod in content] if isinstance(content, list) else [None]
-    pods = [_pod(pod) for pod in found if pod]
-    return pods if len(pods) == len(found) else None
-
-
-def _pod(found: _Pod) -> PodAddresses:
-    tier, repository = intern(found.tier), intern(found.repository)
-    return PodAddresses(found.uid, found.user, found.server, tuple(found.addresses), tier, found.blocked, repository)
+    try:
+        pods = _PODS.validate_json(text, strict=True)
+    except ValidationError:
+        return None
+    return [replace(pod, tier=intern(pod.tier), repository=intern(pod.repository)) for pod in pods]
 
 
 def read_version(text: str | None) -> AddressVersion:
@@ -229,9 +241,9 @@ def read_version(text: str | None) -> AddressVersion:
     return AddressVersion(int(number), began) if re.fullmatch("[0-9]{1,15}", number) else AddressVersion()
 
 
-def read_change(text: str | None) -> AddressChange | None:
+def read_change(text: str) -> AddressChange | None:
     """A message to the egress proxy. A server whose pods cannot be read has none."""
-    found = _read(_Change, from_json(text))
+    found = _checked(_CHANGE, from_json(text))
     if found is None:
         return None
     return AddressChange(AddressVersion(found.number, found.began), found.server, tuple(read_pods(found.pods) or ()))

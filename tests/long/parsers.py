@@ -37,13 +37,13 @@ with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
     from verifier.captcha.siteverify import Remote
     from verifier.detections.reports import Report, Unreadable
     from verifier.detections.reports import read as read_report
+    from verifier.grants import Egress
     from verifier.labels import START_GUARD_CONTAINER
     from verifier.passes import BadPass, Passes
     from verifier.proxy.hello import read_hello
     from verifier.proxy.hosts import normal
     from verifier.proxy.requests import Plain, Refused, Tunnel, read_head
     from verifier.reconciler.user_pods import Pod
-    from verifier.records import Grant
     from verifier.texts import read_grant, write_grant
     from verifier.web import bodies
     from verifier.web.problems import Problem
@@ -217,7 +217,7 @@ SEEDS: dict[Callable[[str], None], list[str]] = {
     ],
     forwarded_for: ["203.0.113.9, 198.51.100.7", "2001:db8::1", "::ffff:10.0.0.1", "fe80::1%eth0"],
     a_repository: ["https://github.com/Owner/name.git", "git@github.com:owner/name", "10.5281/zenodo.1", "github.com/owner/*"],
-    an_annotation: [write_grant(Grant.new("verified", "valid-pass", 1.0))],
+    an_annotation: [write_grant(Egress.new("verified", "valid-pass", 1.0))],
     a_guard_message: [json.dumps({"outcome": "closed", "seconds": 0.33, "tries": 5, "through": 2})],
     a_hello: [sent.decode("latin-1") for sent in (hello_for("ok.example"), hello(server_name("ok.example"), record=60))],
     a_request: [

@@ -12,7 +12,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import altcha
@@ -22,9 +21,11 @@ from flask.testing import FlaskClient
 from tests.support.ports import free_port
 from tests.support.processes import children
 from tests.support.waiting import eventually
-from verifier.records import NO_GRANT, UNVERIFIED, Grant, KnownServer, Server
+from verifier.grants import UNVERIFIED, Grant
+from verifier.records import KnownServer, Server
 from verifier.settings import VerifierSettings, load
 from verifier.store.store import Store
+from verifier.texts import read_known
 from verifier.web.app import create_internal_app, create_public_app
 from verifier.web.context import Services
 
@@ -270,7 +271,7 @@ def launch(client: FlaskClient, user: str = "alice", **fields: object) -> dict:
 
 def carried(tier: str = UNVERIFIED, identity: str = "", **fields: Any) -> Grant:
     """The grant that a pod carries, with no more fields than a test is about."""
-    return replace(NO_GRANT, tier=tier, id=identity, **fields)
+    return read_known(json.dumps({"uid": "", "tier": tier, "grant": identity, **fields})).grant
 
 
 def run_pod(store: Store, user: str = "alice", uid: str = "uid-1") -> Server:
@@ -298,7 +299,7 @@ def reconciler(store: Store, server: Server | None = None, delay: float = 0.0, l
                 done.wait(delay)
                 known, grant = pending.known, pending.unlock.grant
                 until = int(time.time()) + lease if lease else None
-                new = carried(grant.tier, grant.id, until=until, may_stop=known.grant.may_stop)
+                new = carried(grant.tier, grant.id, until=until, may_stop=getattr(known.grant, "may_stop", False))
                 store.publish(server, KnownServer(known.uid, new, known.repository))
 
     thread = threading.Thread(target=work)

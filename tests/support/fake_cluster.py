@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from verifier.grants import Carried, label_of
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.reconciler.user_pods import Conflict, Pod, UserPods, WatchEnded
-from verifier.records import Grant, Server
+from verifier.records import Server
 
 
 class FakeCluster(UserPods):
@@ -27,7 +28,7 @@ class FakeCluster(UserPods):
         self.down = False
         self.before_patch: Callable[[], None] | None = None
         self.before_delete: Callable[[], None] | None = None
-        self.patches: list[tuple[str, Grant | None]] = []
+        self.patches: list[tuple[str, Carried | None]] = []
         self.events: list[tuple[str, Pod]] = []
         self._version = 0
         self._lock = threading.RLock()
@@ -119,7 +120,7 @@ class FakeCluster(UserPods):
                 raise Conflict("gone")
             self.put("MODIFIED", replace(now, ended=True))
 
-    def patch(self, pod: Pod, grant: Grant | None) -> Pod:
+    def patch(self, pod: Pod, grant: Carried | None) -> Pod:
         between, self.before_patch = self.before_patch, None
         if between:
             between()
@@ -132,6 +133,4 @@ class FakeCluster(UserPods):
             if now is None or (now.uid, now.version) != (pod.uid, pod.version):
                 raise Conflict("the object has been modified")
             self.patches.append((pod.uid, grant))
-            return self.put(
-                "MODIFIED", replace(now, grant=grant, annotated=grant is not None, label=grant.label if grant else None)
-            )
+            return self.put("MODIFIED", replace(now, grant=grant, annotated=grant is not None, label=label_of(grant)))

@@ -28,11 +28,13 @@ from tests.support.apps import API_TOKEN, RedisServer, make_settings
 from tests.support.fuzz import KEY, keys_file
 from tests.support.linear import FLOOR_SECONDS, MOST_TIMES
 from verifier.captcha.altcha import MAX_SOLUTION_BYTES
+from verifier.grants import Block
 from verifier.passes import Pass
-from verifier.records import Block, KnownServer, Server
+from verifier.records import KnownServer, Server
 from verifier.repositories import MAX_URL_CHARACTERS
 from verifier.store.connection import connect
 from verifier.store.store import Store
+from verifier.texts import read_origin
 from verifier.web.app import create_internal_app, create_public_app, create_services, internal_document, public_document
 from verifier.web.bodies import MAX_BODY_BYTES
 
@@ -220,7 +222,7 @@ class Site:
         self.services = create_services(settings, self.store)
         self.apps: dict[str, Flask] = {"public": create_public_app(self.services), "in-cluster": create_internal_app(self.services)}
         for number, (kind, what) in enumerate((("repository", "github.com/mining/*"), ("network", "192.0.2.0/24"))):
-            self.store.add_block(Block(f"block-{number}", kind, what, "eve", "mining", int(time.time()), None), [])
+            self.store.add_block(Block(f"block-{number}", kind, what, read_origin("eve"), "mining", int(time.time()), None), [])
         self._published = ""
 
     def close(self) -> None:

@@ -5,8 +5,9 @@ from dataclasses import replace
 from tests.support.apps import make_settings
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import record_decision
+from verifier.grants import Egress
 from verifier.reconciler.loop import Reconciler
-from verifier.records import Grant, Record, Server
+from verifier.records import Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
@@ -74,14 +75,14 @@ class Place:
 
     def grant(self, tier, user="alice", uid="uid-1", rule="unlock"):
         """Record a grant or a renewal as the verifier does."""
-        given = Grant.new(tier, rule, self.time)
+        given = Egress.new(tier, rule, self.time)
         self.store.grant(Server(user), Record(given, uid=uid, repository="r"))
         return given
 
 
 def add_leased_pod(place, reconciler, tier, user="alice", uid="uid-1"):
     """Add a pod that was launched with a tier: its lease has just begun, and its launch is settled."""
-    given = Grant.new(tier, "valid-pass", place.time)
+    given = Egress.new(tier, "valid-pass", place.time)
     record_decision(place.store, Server(user), Record(given, image="image:1", repository="r"), 3600)
     place.cluster.add(user, uid, ready=True, repository="r")
     place.turn(reconciler)

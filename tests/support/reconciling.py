@@ -5,8 +5,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from verifier.grants import UNVERIFIED, Egress, NoEgress, label_of
 from verifier.reconciler.loop import Reconciler
-from verifier.records import Grant, KnownServer, Record, Server
+from verifier.records import KnownServer, Record, Server
 from verifier.store.announcements import Announced
 from verifier.store.errors import BlocksChanged
 
@@ -14,7 +15,7 @@ ALICE = Server("alice")
 
 
 def make_grant(tier="verified", rule="valid-pass"):
-    return Grant.new(tier, rule, time.time())
+    return Egress.new(tier, rule, time.time()) if tier != UNVERIFIED else NoEgress.new(rule, time.time())
 
 
 def granted(grant):
@@ -66,7 +67,7 @@ def withdraw(store, grant):
 def known(uid, grant=None, pod="jupyter-alice--", **fields):
     """The published state of a pod that carries a grant."""
     if grant:
-        fields |= {"grant": grant, "label": grant.label}
+        fields |= {"grant": grant, "label": label_of(grant) or ""}
     return KnownServer(uid, pod=pod, **fields)
 
 

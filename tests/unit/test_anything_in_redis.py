@@ -16,11 +16,12 @@ from tests.support.reconciling import ALICE, converge_due, granted, make_grant
 from tests.support.waiting import eventually
 from verifier.detections.reports import Report
 from verifier.gatecheck.check import Findings, Watcher
+from verifier.grants import NO_GRANT, Block, Egress, block_in
 from verifier.reconciler import agents
-from verifier.records import Block, Grant, KnownServer, PodAddresses, Record
+from verifier.records import KnownServer, PodAddresses, Record
 from verifier.settings import ReconcilerSettings, load
 from verifier.store import base, keys
-from verifier.texts import MAX_TEXT_CHARACTERS, read_block, read_record, write_block, write_record
+from verifier.texts import MAX_TEXT_CHARACTERS, fields_of, read_block, read_origin, read_record, write_block, write_record
 
 ADDRESS = "10.42.0.5"
 
@@ -30,9 +31,11 @@ TABLE = re.findall(r"^\| `([a-z]\S*)` \| (.*?) \|", keys.__doc__, re.MULTILINE)
 NAMES = [re.sub("<server>", ALICE.key, name) for name, _ in TABLE]
 """A key of each kind; `<id>` and all others stand for themselves."""
 
-MESSAGES = (Grant, Record, KnownServer, PodAddresses, Block, Report, Findings)
+MESSAGES = (Record, KnownServer, PodAddresses, Report, Findings)
 FIELDS = sorted(
-    {part.name for message in MESSAGES for part in fields(message)} | {"number", "began", "pods", "event", "seen", "report"}
+    {part.name for message in MESSAGES for part in fields(message)}
+    | fields_of(NO_GRANT).keys()
+    | {"kind", "what", "number", "began", "pods", "event", "seen", "report"}
 )
 """The fields of what is in Redis as JSON."""
 
@@ -51,7 +54,7 @@ TEXTS = [
     *(json.dumps([content(wrong)]).encode() for wrong in (None, 1, "x", [], {}, ["\ud800"])),
     *(json.dumps(RIGHT | {"grant": content("x") | {name: 1e300}, name: 1e300}).encode() for name in FIELDS),
     # A block of everything, older than the operator's, that would not fit on a pod.
-    write_block(Block("x", "repository", "*", "eve", "x" * (MAX_TEXT_CHARACTERS + 1), 0)).encode(),
+    write_block(Block("x", "repository", "*", read_origin("eve"), "x" * (MAX_TEXT_CHARACTERS + 1), 0)).encode(),
 ]
 
 
@@ -148,11 +151,11 @@ def test_block_takes_effect_whatever_is_in_redis(
             assert cluster.labelled() == {ALICE}
             put_everywhere(in_bytes, kind, text)
             rounds(1)
-            store.add_block(Block("b", "server", ALICE.key, "op", "", int(time.time()), uid=f"uid-{at}"), [ALICE])
+            store.add_block(Block("b", "server", ALICE.key, read_origin("op"), "", int(time.time()), uid=f"uid-{at}"), [ALICE])
             put_as_verifier(in_bytes, kind, text)
             assert rounds(1), text[:80]
             assert cluster.labelled() == set(), text[:80]
-            assert store.known(ALICE).grant.is_block(time.time())
+            assert block_in(store.known(ALICE).grant, time.time())
             assert store.reconciler_state()[0]
             eventually(lambda: rounds(1) and (pod := identities.of(ADDRESS)) and pod.blocked, what=text[:80])
             gatecheck.run_once()
@@ -187,6 +190,6 @@ def test_what_cannot_be_read_is_logged_once_a_minute(store, in_redis, caplog, mo
 
 def test_grant_that_would_not_fit_on_a_pod_counts_as_none():
     long = "x" * (MAX_TEXT_CHARACTERS + 1)
-    assert read_block(write_block(Block("x", "repository", "*", "eve", long[1:], 0)))
-    assert read_block(write_block(Block("x", "repository", "*", "eve", long, 0))) is None
-    assert read_record(write_record(Record(Grant(long, "verified", "valid-pass", 1), image="image:1"))) is None
+    assert read_block(write_block(Block("x", "repository", "*", read_origin("eve"), long[1:], 0)))
+    assert read_block(write_block(Block("x", "repository", "*", read_origin("eve"), long, 0))) is None
+    assert read_record(write_record(Record(Egress(long, "verified", "valid-pass", 1), image="image:1"))) is None

@@ -7,10 +7,11 @@ import pytest
 from tests.support.apps import CLIENT, NETWORK, admit, get_pass, internal_client, launch, solve
 from tests.support.reconciling import announce
 from verifier.fairness import Charge
-from verifier.records import Block, Rule
+from verifier.grants import Block, Rule
 from verifier.store.connection import connect
 from verifier.store.errors import BlocksChanged, ClientRefused
 from verifier.store.store import Store
+from verifier.texts import read_origin
 
 REPOSITORY = "https://example.com/a/b"
 
@@ -24,7 +25,7 @@ def elsewhere(settings):
 
 
 def block(name="b", what=f"{CLIENT}/32", kind="network", until=None):
-    return Block(name, kind, what, "eve", "mining", int(time.time()), until)
+    return Block(name, kind, what, read_origin("eve"), "mining", int(time.time()), until)
 
 
 def present(client, solution):

@@ -16,11 +16,12 @@ from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess, admit, carrie
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import converge_due, record_decision
 from tests.support.waiting import eventually
+from verifier.grants import Egress
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.operators.actions import Operators
 from verifier.passes import LEEWAY_SECONDS
 from verifier.reconciler.loop import Reconciler
-from verifier.records import Grant, KnownServer, Record, Server
+from verifier.records import KnownServer, Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.errors import Replayed
 from verifier.store.redeeming import BUILD_LIMIT_SECONDS
@@ -30,8 +31,8 @@ ALICE = Server("alice")
 SETTINGS = {"tiers": {"verified": {}}}
 
 
-def make_grant() -> Grant:
-    return Grant.new("verified", "valid-pass", time.time())
+def make_grant() -> Egress:
+    return Egress.new("verified", "valid-pass", time.time())
 
 
 def look(reconciler: Reconciler) -> None:

@@ -3,7 +3,8 @@
 import json
 
 from tests.support.apps import get_pass, launch
-from verifier.records import Grant, KnownServer, Record, Server
+from verifier.grants import Egress, NoEgress
+from verifier.records import KnownServer, Record, Server
 from verifier.repositories import cut
 from verifier.store.announcements import Announced
 from verifier.texts import write_record
@@ -36,7 +37,7 @@ def test_repository_of_any_length_is_recorded_and_cut_as_that_of_its_pod(interna
 def test_records_of_a_newer_version_are_readable(store, in_redis):
     """During a rolling upgrade two versions share a Redis. The older one must ignore fields that it does not know."""
     server = Server("alice")
-    record = Record(Grant.new("verified", "valid-pass", 1), image="image:1")
+    record = Record(Egress.new("verified", "valid-pass", 1), image="image:1")
     newer = json.loads(write_record(record))
     newer["later"] = newer["grant"]["later"] = "something"
     in_redis.set("binder-egress:launch:alice/", json.dumps(newer))
@@ -48,7 +49,7 @@ def test_records_of_a_newer_version_are_readable(store, in_redis):
 def test_times_of_the_first_and_the_last_launch_are_kept(store):
     """`doctor` names them."""
     for at in (100, 200):
-        record = Record(Grant.new("unverified", "default", at), image="image:1")
+        record = Record(NoEgress.new("default", at), image="image:1")
         store.record_launch(Server("alice"), record, 600, Announced(at, True, store.seen_blocks.version))
     wiring = store.health()["wiring"]
     assert (wiring["first"], wiring["last"]) == (100, 200)

@@ -25,15 +25,17 @@ from verifier.decisions.promises import Promises
 from verifier.decisions.refusals import Facts, applies
 from verifier.decisions.rules import Launch, Rules
 from verifier.decisions.unlocks import Unlocks
+from verifier.grants import UNVERIFIED, Block, Egress, Rule, label_of
 from verifier.operators.actions import ActionRefused, Operators
 from verifier.passes import LEEWAY_SECONDS, Pass, Passes
 from verifier.reconciler.loop import Reconciler
-from verifier.records import UNVERIFIED, Block, Grant, Record, Rule, Server
+from verifier.records import Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.decisions import UNLOCK_TTL_SECONDS
 from verifier.store.redeeming import MOVES
 from verifier.store.store import Store
+from verifier.texts import read_origin
 
 # Few values of each kind, so that they collide. The most common one comes first and more than once.
 USERS = st.sampled_from("abc")
@@ -262,7 +264,7 @@ class Machine(RuleBasedStateMachine):
         if known is None:
             return
         has_tier = known.tier != UNVERIFIED
-        grant = Grant.new("verified", "renewal" if has_tier else "unlock", now)
+        grant = Egress.new("verified", "renewal" if has_tier else "unlock", now)
         record = Record(grant, uid=known.uid, repository=known.repository)
         outcome = self.store.redeem(
             used.signed, server, record, network, UNLOCK_TTL_SECONDS, has_tier=has_tier, carried=known.grant.id
@@ -303,7 +305,7 @@ class Machine(RuleBasedStateMachine):
     @rule(repository=REPOSITORIES)
     def block_repository(self, repository):
         self.quiet = False
-        self.store.add_block(Block(f"block-{repository}", "repository", repository, "eve", "mining", 0), [])
+        self.store.add_block(Block(f"block-{repository}", "repository", repository, read_origin("eve"), "mining", 0), [])
         self.client.delete(f"binder-egress:lifted:block-{repository}")  # real blocks have a new name each time
 
     # -- pods
@@ -421,7 +423,7 @@ class Machine(RuleBasedStateMachine):
         for pod in self.cluster.pods.values():
             if pod.ended:
                 continue
-            assert pod.label == (pod.grant.label if pod.grant else None)
+            assert pod.label == label_of(pod.grant)
             if pod.label is None or self.kept.get(pod.uid) == pod.grant.id:
                 continue
             assert pod.grant.id in current, "nobody holds this use, or another server does"

@@ -13,9 +13,9 @@ from tests.support.apps import admit, make_settings, public_client
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import ALICE, granted, make_grant, record_launch, record_unlock
 from verifier.decisions.leases import STOP_GRACE_SECONDS
+from verifier.grants import UNVERIFIED, Rule
 from verifier.passes import Passes
 from verifier.reconciler.loop import Reconciler
-from verifier.records import UNVERIFIED, Rule
 from verifier.settings import ReconcilerSettings, load
 from verifier.web.app import create_services
 

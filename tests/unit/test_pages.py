@@ -12,8 +12,10 @@ from werkzeug.http import parse_accept_header
 
 from tests.support.apps import carried, make_settings, public_client, run_pod
 from tests.support.languages import CHOICES
-from verifier.records import NO_GRANT, Block, KnownServer, Server
+from verifier.grants import NO_GRANT, Block
+from verifier.records import KnownServer, Server
 from verifier.settings import InvalidSettings, Tier
+from verifier.texts import read_origin
 from verifier.web import pages, problems
 from verifier.web.app import create_services
 
@@ -227,7 +229,7 @@ def test_blocked_server_is_told_since_when_and_whom_to_ask(redis_server, store, 
     at = 1_800_000_000
     store.publish(Server("alice"), KnownServer("uid-1", carried(rule="blocked", at=at) if where == "pod" else NO_GRANT))
     if where == "redis":
-        store.add_block(Block("b", "server", Server("alice").key, "eve", "mining", at, uid="uid-1"), [])
+        store.add_block(Block("b", "server", Server("alice").key, read_origin("eve"), "mining", at, uid="uid-1"), [])
     for headers in (HTML, CURL):
         text = shown(client.get("/egress/servers/alice", headers=headers).text)
         assert BLOCKED in text and "cannot open connections" in text and "ackages" not in text and "mining" not in text

@@ -290,12 +290,13 @@ def test_pass_states_its_number_of_servers(redis_server, store):
 
 
 def test_used_pass_is_remembered_as_long_as_it_can_be_presented(store, in_redis):
-    from verifier.records import Grant, Record, Server
+    from verifier.grants import Egress
+    from verifier.records import Record, Server
     from verifier.store.redeeming import BUILD_LIMIT_SECONDS
 
     now = time.time()
     used = make_pass(exp=now + 300.9)
-    store.redeem(used, Server("a"), Record(Grant.new("verified", "valid-pass", now), image="i"), "", 600)
+    store.redeem(used, Server("a"), Record(Egress.new("verified", "valid-pass", now), image="i"), "", 600)
     remembered_until = now + in_redis.ttl(f"binder-egress:pass:{used.id}")
     assert remembered_until > used.exp + LEEWAY_SECONDS + BUILD_LIMIT_SECONDS
 

@@ -6,11 +6,13 @@ import pytest
 
 from tests.support.apps import CLIENT, NETWORK, get_pass, internal_client, launch, make_settings, public_client, solve
 from tests.support.reconciling import list_and_converge
+from verifier.grants import Block
 from verifier.passes import BadPass, Pass, Passes
 from verifier.promises import is_promise, new_promise
-from verifier.records import Block, Server
+from verifier.records import Server
 from verifier.store.errors import StoreUnavailable
 from verifier.store.promises import PROMISE_TTL_SECONDS, promise_key
+from verifier.texts import read_origin
 from verifier.web.app import create_services
 
 ALICE = Server("alice")
@@ -244,7 +246,7 @@ def test_promise_that_is_kept_after_a_block_gives_nothing(
     launch(internal, token=promise)
     cluster.add("alice", "uid-1", ready=True)
     list_and_converge(reconciler)
-    store.add_block(Block("x", kind, what, "eve", "mining", 1, uid="uid-1"), [ALICE])
+    store.add_block(Block("x", kind, what, read_origin("eve"), "mining", 1, uid="uid-1"), [ALICE])
     issued = Pass(**vars(Passes.new("verified", 1, float(store.use_solution("altcha", "id", 2e9, 60, lambda _: None)), 60)))
     kept = services.promises.keep(promise, issued, CLIENT, NETWORK, 1e9)
     assert (kept.outcome, kept.grant) == ("blocked", None)

@@ -24,10 +24,12 @@ from tests.support.apps import (
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import ALICE, granted, list_and_converge, make_grant, record_unlock
 from verifier.decisions.leases import larger, outranking
+from verifier.grants import Block, Blocked, Rule
 from verifier.passes import Passes
 from verifier.reconciler.loop import Reconciler
-from verifier.records import Block, Grant, KnownServer, Rule, Server
+from verifier.records import KnownServer, Server
 from verifier.settings import ReconcilerSettings, load
+from verifier.texts import read_origin
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
@@ -245,7 +247,7 @@ def test_refused_server_gets_no_larger_tier(site, store, why):
     services = site(**overrides.get(why, {}))
     has(store)
     if why == "blocked":
-        store.add_block(Block("l", "repository", "example.com/a/b", "eve", "", int(time.time())), [])
+        store.add_block(Block("l", "repository", "example.com/a/b", read_origin("eve"), "", int(time.time())), [])
     client = public_client(services)
     answer = unlock(client, token=token(services))
     assert (answer.status_code, answer.json["type"]) == (403, TYPE + "blocked")
@@ -361,7 +363,7 @@ def test_withdrawal_of_a_smaller_grant_removes_nothing(running, cluster, store, 
 def test_block_removes_a_larger_tier(running, cluster, store):
     pod = cluster.add(**granted(make_grant("small")))
     record_unlock(store, make_grant("verified", "unlock"))
-    store.add_block(Block("l", "server", ALICE.key, "eve", "", 0, uid="uid-1"), [ALICE])
+    store.add_block(Block("l", "server", ALICE.key, read_origin("eve"), "", 0, uid="uid-1"), [ALICE])
     list_and_converge(running)
     assert cluster.pods[pod.name].label is None
-    assert isinstance(cluster.pods[pod.name].grant, Grant)
+    assert isinstance(cluster.pods[pod.name].grant, Blocked)

@@ -19,7 +19,8 @@ from tests.support.reconciling import (
     record_unlock,
     withdraw,
 )
-from verifier.records import Grant, Record, Server, Woken
+from verifier.grants import Egress
+from verifier.records import Record, Server, Woken
 
 
 def test_waiting_grant_is_applied_to_its_pod(reconciler, cluster, store):
@@ -292,7 +293,7 @@ def test_mode_allow_keeps_the_grant_of_a_pod(make_reconciler, cluster):
 
 @pytest.mark.parametrize("where", ["on the pod", "waiting"])
 def test_grant_of_mode_allow_ends_with_the_mode(make_reconciler, cluster, store, where):
-    everybody = Grant.new("verified", "mode-allow", 1)
+    everybody = Egress.new("verified", "mode-allow", 1)
     if where == "on the pod":
         cluster.add(**granted(everybody))
     else:

@@ -8,12 +8,14 @@ import pytest
 import verifier.reconciler.loop
 from tests.support.apps import carried
 from tests.support.reconciling import ALICE, converge_due, granted, known, list_and_converge, make_grant, record_launch
+from verifier.grants import Egress, Rule
 from verifier.reconciler.cache import PodCache
-from verifier.records import Grant, KnownServer, Rule, Server
+from verifier.records import KnownServer, Server
 from verifier.store.errors import StoreUnavailable
 from verifier.store.reconciler_counters import ACCESS, ACCESS_TIMES, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
+from verifier.texts import read_origin
 
-FULL = Grant("g", "verified", Rule.OPERATOR, 1000, "eve", "a course", 2000, True)
+FULL = Egress("g", "verified", Rule.OPERATOR, 1000, read_origin("eve"), "a course", 2000, True)
 
 
 @pytest.mark.parametrize(

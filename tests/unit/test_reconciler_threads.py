@@ -11,14 +11,15 @@ from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant, record_launch
 from tests.support.reconciling import running as reconciler_runs
 from tests.support.waiting import eventually
+from verifier.grants import Block
 from verifier.reconciler.loop import SILENT_AFTER_SECONDS, Reconciler
 from verifier.reconciler.user_pods import WatchEnded
-from verifier.records import Block, Record, Server
+from verifier.records import Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
-from verifier.texts import write_record
+from verifier.texts import read_origin, write_record
 
 
 def test_reconciler_without_the_api_server_is_alive_but_not_ready(make_reconciler, monkeypatch, tmp_path, steady):
@@ -96,7 +97,7 @@ def test_heartbeat_that_fails_keeps_no_notification_from_being_read(make_reconci
     list_and_converge(made)
     monkeypatch.setattr(made, "heartbeat", refused)
     monkeypatch.setattr(made, "touch_probe_files", lambda: True)
-    store.add_block(Block("b", "server", ALICE.key, "op", "", int(time.time()), uid="uid-1"), [ALICE])
+    store.add_block(Block("b", "server", ALICE.key, read_origin("op"), "", int(time.time()), uid="uid-1"), [ALICE])
     assert not made.listen_once()
     converge_due(made)
     assert cluster.labelled() == set()

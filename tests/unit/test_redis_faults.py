@@ -24,11 +24,13 @@ from tests.support.apps import (
 from tests.support.metrics import value
 from tests.support.reconciling import record_decision
 from tests.support.waiting import USUAL_SECONDS, eventually
-from verifier.records import Block, Grant, KnownServer, Record, Server
+from verifier.grants import Block, Egress
+from verifier.records import KnownServer, Record, Server
 from verifier.store import connection
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
+from verifier.texts import read_origin
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
@@ -395,7 +397,7 @@ def test_each_operation_reports_that_redis_is_away(redis_server, settings, no_lo
     client = connect(settings)
     store, server, now = Store(client), Server("alice"), time.time()
     redis_server.stop()
-    record = Record(Grant.new("verified", "unlock", now), uid="uid-1")
+    record = Record(Egress.new("verified", "unlock", now), uid="uid-1")
     for ask in (
         store.ping,
         lambda: store.use_solution("altcha", "id", now, 60, admit),
@@ -408,12 +410,12 @@ def test_each_operation_reports_that_redis_is_away(redis_server, settings, no_lo
         store.verifier_reports,
         store.verifier_is_there,
         lambda: store.charges(["x"], 60),
-        lambda: store.settle(server, Record(Grant.new("verified", "valid-pass", 1))),
+        lambda: store.settle(server, Record(Egress.new("verified", "valid-pass", 1))),
         lambda: store.publish(server, KnownServer("uid-1")),
         lambda: store.forget(server),
         store.published,
         store.blocks,
-        lambda: store.add_block(Block("x", "server", server.key, "eve", "mining", 1), [server]),
+        lambda: store.add_block(Block("x", "server", server.key, read_origin("eve"), "mining", 1), [server]),
         lambda: store.remove_block("x"),
         lambda: store.forget_ended_blocks(now),
         lambda: store.grant(server, record),

@@ -18,16 +18,18 @@ from tests.support.reconciling import ALICE, announce, converge_due, list_and_co
 from verifier import api_keys
 from verifier.detections.reports import Report
 from verifier.fairness import Charge
+from verifier.grants import Block, Rule
 from verifier.operators.actions import Operators
 from verifier.passes import Passes
 from verifier.promises import new_promise
 from verifier.reconciler.loop import Reconciler
-from verifier.records import Block, KnownServer, PodAddresses, Record, RevokedKey, Rule, Server
+from verifier.records import KnownServer, PodAddresses, Record, RevokedKey, Server
 from verifier.settings import ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.keys import RECONCILER_TYPES, VERIFIER_TYPES, redis_key
 from verifier.store.store import Store
+from verifier.texts import read_origin
 from verifier.web.app import create_services
 from verifier.web.receiver import create_receiver_app, create_receiver_services
 
@@ -262,7 +264,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers)
     verifiers, reconcilers = stores
     alice, now = Server("alice"), time.time()
     record = Record(make_grant(rule="unlock"), uid="uid-1")
-    block = Block("x", "server", alice.key, "eve", "mining", 1)
+    block = Block("x", "server", alice.key, read_origin("eve"), "mining", 1)
     for call in (
         lambda s: s.ping(),
         lambda s: s.use_solution("altcha", "id", now + 1, 60, admit, [Charge("192.0.2.1/32", 60, None, 0)]),

@@ -7,8 +7,10 @@ import pytest
 
 from tests.support.apps import CLIENT, carried, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from tests.support.metrics import value
+from verifier.grants import Block
 from verifier.operators.actions import Operators
-from verifier.records import Block, KnownServer, Server
+from verifier.records import KnownServer, Server
+from verifier.texts import read_origin
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def add_block(store, kind, what, until=None, uid=""):
-    store.add_block(Block(f"id-{kind}", kind, what, "eve", "mining", 0, until, uid), [])
+    store.add_block(Block(f"id-{kind}", kind, what, read_origin("eve"), "mining", 0, until, uid), [])
 
 
 def decided(decision):
@@ -279,4 +281,4 @@ def test_records_of_an_older_version_are_readable(store, in_redis):
     old = {"grant": {"id": "g", "tier": "verified", "rule": "unlock", "at": 1}, "image": None, "uid": "uid-1", "repository": "r"}
     in_redis.set("binder-egress:unlock:alice/", json.dumps(old))
     found = store.pending(Server("alice"), set()).unlock
-    assert (found.client, found.grant.by, found.grant.until) == ("", "", None)
+    assert (found.client, found.grant.origin.text, found.grant.until) == ("", "", None)

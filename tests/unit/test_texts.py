@@ -3,8 +3,12 @@
 import pytest
 
 from verifier import texts
+from verifier.grants import BY_RULE, NO_GRANT, Block, Blocked, Egress, EndedLease, NoEgress, Origin
+from verifier.records import KnownServer, PodAddresses, Record, RevokedKey
 
 KEY = "key course (0123456789abcdef)"
+BY_KEY, EVE = Origin("key", "0123456789abcdef", KEY), Origin("operator", "", "eve")
+FALCO = Origin("detector", "falco", "detector falco")
 PLAIN = '"by":"","why":"","until":null,"may_stop":false'
 
 GRANTS = {
@@ -57,23 +61,84 @@ PODS = (
     '"repository":"r"}]'
 )
 
+TYPES = {
+    "egress of a launch": Egress("g", "verified", "valid-pass", 1000),
+    "egress of an API key": Egress("g", "verified", "api-client", 1000, BY_KEY, until=2000, may_stop=True),
+    "egress of an operator": Egress("g", "verified", "operator", 1000, EVE, "a course", 2000, True),
+    "a block": Blocked("b", 1000, EVE, "mining", 2000),
+    "a block of a detector": Blocked("b", 1000, FALCO, "xmrig é"),
+    "an ended lease": EndedLease("g", 1000),
+    "an ended lease that stops the pod": EndedLease("g", 1000, BY_KEY, stop_at=1120, may_stop=True),
+    "a launch": Record(
+        Egress("g", "verified", "valid-pass", 1000), "image:1", None, "https://example.com/a/b", "192.0.2.1", "promise-0"
+    ),
+    "a launch without egress": Record(NoEgress("g", "default", 1000), "image:1"),
+    "a launch that a block refused": Record(NoEgress("g", "blocked", 1000), "image:1"),
+    "an unlock": Record(Egress("g", "verified", "renewal", 1000), uid="uid-1", repository="r", client="c"),
+    "of a server": Block("b", "server", "alice/", EVE, "mining", 1000, 2000, "uid-1"),
+    "of a network, by a detector": Block("b", "network", "192.0.2.0/24", FALCO, "xmrig é", 1000),
+    "with egress": KnownServer(
+        "uid-1", Egress("g", "verified", "api-client", 1000, BY_KEY, "", 2000, True), "r", "c", "p", "verified", "promise-0"
+    ),
+    "with a block": KnownServer("uid-1", Blocked("b", 1000, EVE, "mining", 2000), "r", "c", "p"),
+    "with an ended lease": KnownServer("uid-1", EndedLease("g", 1000, BY_KEY, stop_at=1120, may_stop=True)),
+    "with nothing": KnownServer("uid-1", NO_GRANT),
+}
+
 EXACT = [
-    *(pytest.param(texts.read_grant, texts.write_grant, text, id=name) for name, text in GRANTS.items()),
-    *(pytest.param(texts.read_record, texts.write_record, text, id=name) for name, text in RECORDS.items()),
-    *(pytest.param(texts.read_block, texts.write_block, text, id=name) for name, text in BLOCKS.items()),
-    *(pytest.param(texts.read_known, texts.write_known, text, id=name) for name, text in SERVERS.items()),
-    pytest.param(texts.read_pods, texts.write_pods, PODS, id="pods"),
+    pytest.param(read, write, text, TYPES[name], id=name)
+    for read, write, found in (
+        (texts.read_grant, texts.write_grant, GRANTS),
+        (texts.read_record, texts.write_record, RECORDS),
+        (texts.read_block, texts.write_block, BLOCKS),
+        (texts.read_known, texts.write_known, SERVERS),
+    )
+    for name, text in found.items()
 ]
 
 
-@pytest.mark.parametrize(("read", "write", "text"), EXACT)
-def test_text_that_was_read_is_written_again_exactly(read, write, text):
-    assert write(read(text)) == text
+@pytest.mark.parametrize(("read", "write", "text", "meant"), EXACT)
+def test_text_is_read_and_written_exactly(read, write, text, meant):
+    assert (read(text), write(meant)) == (meant, text)
 
 
-@pytest.mark.parametrize(("read", "write", "text"), EXACT)
-def test_field_of_a_newer_version_is_left_out(read, write, text):
-    assert write(read(text.replace("{", '{"new": [1], '))) == text
+@pytest.mark.parametrize(("read", "write", "text", "meant"), EXACT)
+def test_field_of_a_newer_version_is_left_out(read, write, text, meant):
+    assert read(text.replace("{", '{"new": [1], ')) == meant
+
+
+def test_pods_of_a_server_are_read_and_written_exactly():
+    pods = [
+        PodAddresses("u", "alice", "", ("10.0.0.1", "fd00::1")),
+        PodAddresses("v", "é", "lab", ("10.0.0.2",), "verified", True, "r"),
+    ]
+    assert (texts.read_pods(PODS), texts.write_pods(pods)) == (pods, PODS)
+
+
+def test_revoked_key_is_written_exactly():
+    text = '{"id": "0123456789abcdef", "name": "course", "by": "eve", "why": "lost", "at": 1000}'
+    assert texts.write_revoked_key(RevokedKey("0123456789abcdef", "course", "eve", "lost", 1000)) == text
+
+
+@pytest.mark.parametrize(
+    ("by", "origin"),
+    [
+        ("", BY_RULE),
+        ("eve", EVE),
+        (KEY, texts.by_key("course", "0123456789abcdef")),
+        (f"{KEY} ", Origin("operator", "", f"{KEY} ")),
+        ("key of mine (0123456789abcdef)", Origin("operator", "", "key of mine (0123456789abcdef)")),
+        ("detector falco", texts.by_detector("falco")),
+        ("detectors", Origin("operator", "", "detectors")),
+    ],
+)
+def test_origin_of_a_decision_is_read_from_its_text(by, origin):
+    assert texts.read_origin(by) == origin
+    assert origin.text == by
+
+
+def test_launch_without_egress_is_none_on_a_pod():
+    assert texts.read_grant('{"id":"g","tier":"unverified","rule":"default","at":1000}') is None
 
 
 def test_reason_that_is_not_utf_8_is_read():

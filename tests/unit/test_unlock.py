@@ -20,8 +20,10 @@ from tests.support.apps import (
     run_pod,
     solve,
 )
+from verifier.grants import Block
 from verifier.passes import Passes
-from verifier.records import Block, KnownServer, Server
+from verifier.records import KnownServer, Server
+from verifier.texts import read_origin
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
@@ -377,7 +379,7 @@ def test_access_is_that_of_the_server_whatever_keeps_its_viewer_from_an_unlock(r
     """The server was launched by another client, and has a lease if it has a tier."""
     grant = carried(tier, until=int(time.time()) + 600 if tier == "verified" else None)
     store.publish(Server("alice"), KnownServer("uid-1", grant, "https://example.com/a/b", "203.0.113.9"))
-    store.add_block(Block("block", *block, "eve", "w", 0, uid="uid-1"), [])
+    store.add_block(Block("block", *block, read_origin("eve"), "w", 0, uid="uid-1"), [])
     public = public_client(create_services(make_settings(redis_server, unverified_hosts=["python"]), store))
 
     def show(accept):

@@ -10,10 +10,11 @@ import pytest
 
 from tests.support.api_server import ApiServer
 from tests.support.reconciling import make_grant
+from verifier.grants import Egress
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
 from verifier.reconciler.user_pods import PODS_PER_PAGE, Conflict, Gone, Pod, UserPods, WatchEnded
-from verifier.records import Grant, Server
+from verifier.records import Server
 from verifier.repositories import MAX_URL_CHARACTERS
 from verifier.texts import read_grant, write_grant
 
@@ -160,7 +161,7 @@ def test_throttled_or_refused_patch_is_not_a_conflict(cluster, api, status):
     api.answer = lambda method, *_: (status, {}) if method == "PATCH" else (200, pod_json())
     pod = cluster.read("jupyter-alice")
     with pytest.raises(ApiServerUnavailable, match=str(status)):
-        cluster.patch(pod, Grant.new("verified", "valid-pass", 1))
+        cluster.patch(pod, Egress.new("verified", "valid-pass", 1))
 
 
 def test_read_of_a_pod_that_is_gone_is_none(cluster, api):
@@ -186,7 +187,7 @@ def test_patch_names_the_uid_and_version_it_is_based_on(cluster, api, status, er
     api.answer = answer
     pod = cluster.read("jupyter-alice")
     with pytest.raises(Conflict) as raised:
-        cluster.patch(pod, Grant.new("verified", "valid-pass", 1))
+        cluster.patch(pod, Egress.new("verified", "valid-pass", 1))
     assert raised.type is error
     assert (bodies[-1]["metadata"]["uid"], bodies[-1]["metadata"]["resourceVersion"]) == ("uid-1", "3")
 
@@ -201,7 +202,7 @@ def test_patch_leaves_out_an_unchanged_label(cluster, api, before, tier, sent):
         return 200, pod_json(**({TIER_LABEL: before} if before else {}))
 
     api.answer = answer
-    cluster.patch(cluster.read("jupyter-alice"), Grant.new(tier, "renewal", 1))
+    cluster.patch(cluster.read("jupyter-alice"), Egress.new(tier, "renewal", 1))
     assert patches[0]["metadata"].get("labels") == sent
     assert json.loads(patches[0]["metadata"]["annotations"][GRANT_ANNOTATION])["rule"] == "renewal"
 

@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import pytest
 
+from tests.support.apps import carried
 from verifier.decisions.leases import STOP_GRACE_SECONDS
 from verifier.decisions.refusals import Facts, applies
+from verifier.grants import Block, Egress, EndedLease, label_of
 from verifier.passes import LEEWAY_SECONDS
 from verifier.reconciler.user_pods import Pod
 from verifier.reconciler.wanted import wanted
-from verifier.records import Block, Grant, KnownServer, Pending, Record, Server
+from verifier.records import KnownServer, Pending, Record, Server
 from verifier.settings import ReconcilerSettings, load
+from verifier.texts import read_origin
 
 NOW = 1_000_000
 LEASE = 600
@@ -34,7 +37,7 @@ URL = "https://example.com/"
 
 
 def grant(tier, id="own", rule="valid-pass", until=None, may_stop=False):
-    return Grant(id, tier, rule, 0, until=until, may_stop=may_stop)
+    return carried(tier, id, rule=rule, until=until, may_stop=may_stop)
 
 
 def launch(tier, id="launch", image="image:1", repository="", client="", **fields):
@@ -50,7 +53,7 @@ def known(repository="", client="", uid="uid-1"):
 
 
 def block(kind, what="", until=None, id="block", uid=""):
-    return Block(id, kind, what, "eve", "mining", 0, until, uid)
+    return Block(id, kind, what, read_origin("eve"), "mining", 0, until, uid)
 
 
 def on_pod(found):
@@ -88,22 +91,22 @@ ROWS = [
     row(
         "own, over: the server stays",
         grant("leased", until=NOW),
-        Grant("own", "unverified", "expired", NOW),
+        EndedLease("own", NOW),
     ),
     row(
         "own, over: the server stops after the grace",
         grant("stopped", until=NOW, may_stop=True),
-        Grant("own", "unverified", "expired", NOW, until=NOW + STOP_GRACE_SECONDS, may_stop=True),
+        EndedLease("own", NOW, stop_at=NOW + STOP_GRACE_SECONDS, may_stop=True),
     ),
     row(
         "own, over, of an unlock: the server stays",
         grant("stopped", rule="unlock", until=NOW),
-        Grant("own", "unverified", "expired", NOW),
+        EndedLease("own", NOW),
     ),
     row(
         "own, over: in mode observe the server stays",
         grant("stopped", until=NOW, may_stop=True),
-        Grant("own", "unverified", "expired", NOW, may_stop=True),
+        EndedLease("own", NOW, may_stop=True),
         mode="observe",
     ),
     row("own, over and withdrawn", grant("leased", until=NOW), None, withdrawn={"own"}),
@@ -232,12 +235,12 @@ ROWS = [
 def test_pod_carries(own, expected, fields, mode, redis, pending):
     pod = Pod(
         name="jupyter-alice", uid="uid-1", version="1", server=Server("alice"), image="image:1", grant=own,
-        annotated=own is not None, label=own.label if own else None, created=0, ready=False, ended=False, **fields,
+        annotated=own is not None, label=label_of(own), created=0, ready=False, ended=False, **fields,
     )  # fmt: skip
     settings = SETTINGS.model_copy(update={"mode": mode})
     found = wanted(pod, Pending(**pending) if redis else None, settings, NOW)
     if expected is MODE_ALLOW:
-        assert found == Grant(found.id, "small", "mode-allow", NOW)
+        assert found == Egress(found.id, "small", "mode-allow", NOW)
     else:
         assert found == expected
 

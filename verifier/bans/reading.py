@@ -14,7 +14,8 @@ import requests
 
 from .. import repositories
 from ..detections.reports import Unreadable, container_in, kubelet_labels, object_at_start
-from ..records import BY_DETECTOR, UNVERIFIED
+from ..grants import UNVERIFIED
+from ..texts import read_origin
 
 DAY_SECONDS = 86400.0
 
@@ -237,7 +238,7 @@ class Traffic:
             self._pods[_text(line, "pod")] = user
         elif event == "unlock" and _text(line, "tier") != UNVERIFIED:
             self._unlocked.add((user, server, at))
-        elif event == "revoke" and not _text(line, "by").startswith(BY_DETECTOR):  # a detection, which counts by itself
+        elif event == "revoke" and read_origin(_text(line, "by")).kind != "detector":  # a detection, which counts by itself
             self._revoked.add((user, server, at))
 
     def _detection(self, line: dict[str, Any], at: float | None) -> str:

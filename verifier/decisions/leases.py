@@ -10,8 +10,8 @@ Decisions: D-071, D-072, D-075, D-076.
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ..grants import Carried, Egress, EndedLease, Grant, Rule
 from ..passes import LEEWAY_SECONDS
-from ..records import UNVERIFIED, Grant, Rule
 from ..settings import CommonSettings, Tier
 
 STOP_GRACE_SECONDS = 120
@@ -19,7 +19,7 @@ STOP_GRACE_SECONDS = 120
 allows for clocks that are set forward, and for a renewal that could not be recorded and is tried again."""
 
 
-def begin(grant: Grant, tier: Tier, now: float, may_stop: bool) -> Grant:
+def begin(grant: Egress, tier: Tier, now: float, may_stop: bool) -> Egress:
     """A grant as it is written on a pod: with the end of its lease, if its tier has a lease.
 
     A grant of mode `allow` has no lease: that mode is for times when nobody can solve a captcha, so nobody could renew.
@@ -35,7 +35,7 @@ def begin(grant: Grant, tier: Tier, now: float, may_stop: bool) -> Grant:
     return replace(grant, until=int(now) + tier.lease, may_stop=may_stop)
 
 
-def shorten(grant: Grant, tier: Tier, now: float) -> Grant:
+def shorten(grant: Egress, tier: Tier, now: float) -> Egress:
     """A grant on a pod, cut to one lease from `now` (Unix seconds), if it is longer: the clock was set back, or the lease became
     shorter in the values."""
     latest = int(now) + tier.lease
@@ -43,21 +43,21 @@ def shorten(grant: Grant, tier: Tier, now: float) -> Grant:
     return replace(grant, until=latest) if too_long else grant
 
 
-def end(grant: Grant, now: float, stop: bool) -> Grant:
+def end(grant: Egress, now: float, stop: bool) -> EndedLease:
     """The grant that replaces one whose lease is over.
 
     Args:
         grant: the grant whose lease is over.
         now: Unix time in seconds.
-        stop: whether the pod must be stopped. If so, `until` is the earliest time for that.
+        stop: whether the pod must be stopped, `STOP_GRACE_SECONDS` later at the earliest.
     """
-    until = int(now) + STOP_GRACE_SECONDS if stop else None
-    return replace(grant, tier=UNVERIFIED, rule=Rule.EXPIRED.value, at=int(now), until=until)
+    stop_at = int(now) + STOP_GRACE_SECONDS if stop else None
+    return EndedLease(grant.id, int(now), grant.origin, grant.why, stop_at, grant.may_stop)
 
 
-def ends_now(wanted: Grant, carried: Grant | None) -> bool:
+def ends_now(wanted: Carried, carried: Carried | None) -> bool:
     """Whether changing from the carried grant to the wanted one ends a lease."""
-    return wanted.is_ended_lease and carried is not None and not carried.is_ended_lease
+    return isinstance(wanted, EndedLease) and carried is not None and not isinstance(carried, EndedLease)
 
 
 def tier_stops(tier: Tier, settings: CommonSettings) -> bool:
@@ -89,6 +89,11 @@ def larger(tier: str, until: int | None, settings: CommonSettings, now: float) -
 
     names = [name for name, other in settings.tiers.items() if other.rank > own.rank and lasts(other)]
     return sorted(names, key=lambda name: (-settings.tiers[name].rank, name))
+
+
+def larger_than(grant: Grant, settings: CommonSettings, now: float) -> list[str]:
+    """The tiers that a server may get in place of what a grant gives it, as `larger` says."""
+    return larger(grant.tier, grant.until, settings, now) if isinstance(grant, Egress) else []
 
 
 def outranking(tier: str, settings: CommonSettings, now: float) -> list[str]:
@@ -133,12 +138,13 @@ def left(grant: Grant, settings: CommonSettings, now: float, refused: bool = Fal
         now: Unix time in seconds.
         refused: whether a refusal applies to the server, so that its lease cannot be renewed.
     """
-    ended = grant.rule == Rule.EXPIRED
-    if grant.until is None or grant.rule == Rule.BLOCKED or (ended and settings.mode != "captcha"):
+    if isinstance(grant, EndedLease) and grant.stop_at is not None and settings.mode == "captcha":
+        return Left(grant.stop_at, max(0, grant.stop_at - int(now)), "stop", None)
+    if not isinstance(grant, Egress) or grant.until is None:
         return None
     expires_in = max(0, grant.until - int(now))
     tier = settings.tiers.get(grant.tier)
     if tier is None:
-        return Left(grant.until, expires_in, "stop" if ended else "end", None)
+        return Left(grant.until, expires_in, "end", None)
     renewable_in = None if refused else max(0, expires_in - tier.lease // 2) if tier.lease else 0
     return Left(grant.until, expires_in, "stop" if grant.may_stop and tier_stops(tier, settings) else "end", renewable_in)

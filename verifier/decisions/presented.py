@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from ..api_keys import SERVERS_PER_PASS, Keys
+from ..grants import BY_RULE, Origin
 from ..passes import BadPass, Pass, Passes
 from ..records import PassOutcome
 from ..settings import VerifierSettings
@@ -22,11 +23,11 @@ class Presented:
 
     Attributes:
         issued: the pass.
-        by: the `by` of its grants: the label of an API key; empty for a solution.
+        origin: the origin of its grants.
     """
 
     issued: Pass
-    by: str = ""
+    origin: Origin = BY_RULE
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ class Judge:
         Raises:
             BadPass: the pass does not count for this server.
         """
-        by, most_servers = "", self.settings.pass_servers
+        origin, most_servers = BY_RULE, self.settings.pass_servers
         if issued.key:  # D-037
-            by, most_servers = self.keys.accept(issued.key, repository, presented_at).label, SERVERS_PER_PASS
+            origin, most_servers = self.keys.accept(issued.key, repository, presented_at).origin, SERVERS_PER_PASS
         if issued.tier not in self.settings.tiers:
             raise BadPass(PassOutcome.UNKNOWN_TIER, "The pass is for a tier that this site does not have.")
-        return Presented(replace(issued, servers=min(issued.servers, most_servers)), by)
+        return Presented(replace(issued, servers=min(issued.servers, most_servers)), origin)

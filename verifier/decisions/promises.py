@@ -11,8 +11,9 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from ..grants import NO_GRANT, Block, Egress, Rule
 from ..passes import BadPass, Pass
-from ..records import NO_GRANT, Block, Grant, KnownServer, Pending, Record, Rule, Server
+from ..records import KnownServer, Pending, Record, Server
 from ..settings import VerifierSettings
 from ..store.errors import LaunchChanged
 from ..store.redeeming import REDEEMED
@@ -46,7 +47,7 @@ class Kept:
 
     outcome: str
     server: Server | None = None
-    grant: Grant | None = None
+    grant: Egress | None = None
 
 
 class Promises:
@@ -145,14 +146,14 @@ class Promises:
             return (PromiseState.KEPT if found.kept_by else PromiseState.OPEN), None, []
         if self._unlocks.refusal(announced, pending.blocks, "", now):
             return PromiseState.REFUSED, announced, pending.blocks
-        return PromiseState.GRANTED if announced.grant.gives_egress else PromiseState.ANNOUNCED, announced, pending.blocks
+        return PromiseState.GRANTED if isinstance(announced.grant, Egress) else PromiseState.ANNOUNCED, announced, pending.blocks
 
 
 def _announced(promise: str, pending: Pending) -> KnownServer | None:
     """The server of the launch that carries a promise, as it runs, or else as it will start."""
     running = pending.known if pending.known and pending.known.promise == promise else None
     launch = pending.launch if pending.launch and pending.launch.promise == promise else None
-    if launch is None or (running and running.grant.gives_egress):
+    if launch is None or (running and isinstance(running.grant, Egress)):
         return running
     grant = NO_GRANT if launch.grant.id in pending.withdrawn else launch.grant
     return KnownServer(running.uid if running else "", grant, launch.repository, client=launch.client, promise=promise)

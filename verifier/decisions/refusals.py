@@ -17,8 +17,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from ..grants import Block, Rule
 from ..networks import IPNetwork, in_networks
-from ..records import Block, KnownServer, Rule
+from ..records import KnownServer
 from ..repositories import covers, name
 from ..settings import CommonSettings
 
@@ -77,7 +78,7 @@ def applies(block: Block, facts: Facts, now: float) -> bool:
     """Whether a block is in force at a Unix time in seconds, and applies to these facts."""
     # Most blocks are about something else, which is the cheaper check: a resync compares each of thousands of servers with each
     # block.
-    return _is_about(block, facts) and block.grant.is_block(now)
+    return _is_about(block, facts) and not block.is_over(now)
 
 
 def _is_about(block: Block, facts: Facts) -> bool:

@@ -21,9 +21,10 @@ pass; `promises` decides it again when one does.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..grants import Egress, NoEgress, Rule
 from ..passes import BadPass
 from ..promises import is_promise
-from ..records import UNVERIFIED, Grant, PassOutcome, Record, Rule, Server
+from ..records import PassOutcome, Record, Server
 from ..repositories import exact
 from ..settings import VerifierSettings
 from ..store.announcements import Announced
@@ -70,7 +71,7 @@ class Launch:
         """The promise that came with it; empty: none did."""
         return self.token if self.token and is_promise(self.token) else ""
 
-    def record(self, grant: Grant) -> Record:
+    def record(self, grant: Egress | NoEgress) -> Record:
         """A decision about this launch, as the record that waits for the pod."""
         return Record(grant, image=self.image, repository=self.repository, client=self.client, promise=self.promise)
 
@@ -100,7 +101,7 @@ class Decision:
         pass_outcome: the outcome of the pass.
     """
 
-    grant: Grant
+    grant: Egress | NoEgress
     pass_outcome: PassOutcome = PassOutcome.NONE
 
 
@@ -114,15 +115,15 @@ class _Match:
         recorded: whether the decision is already in the store.
     """
 
-    grant: Grant | None = None
+    grant: Egress | NoEgress | None = None
     pass_outcome: PassOutcome = PassOutcome.NONE
     recorded: bool = False
 
 
-def launch_grant(presented: Presented, now: float) -> Grant:
+def launch_grant(presented: Presented, now: float) -> Egress:
     """The grant that a pass gives a launch at `now` (Unix seconds)."""
     used = presented.issued
-    return Grant.new(used.tier, Rule.API_CLIENT if used.key else Rule.VALID_PASS, now, by=presented.by)
+    return Egress.new(used.tier, Rule.API_CLIENT if used.key else Rule.VALID_PASS, now, presented.origin)
 
 
 class Rules:
@@ -196,13 +197,13 @@ class Rules:
     def _refusal(self, launch: Launch, seen: SeenBlocks, now: float) -> _Match:
         """Blocked, a blocked repository, or one of our own networks: no egress. The pass is not looked at and keeps its uses."""
         rule = refusal(Facts(launch.repository, (launch.client,)), seen.blocks, self._settings, now)
-        return _Match(Grant.new(UNVERIFIED, rule, now)) if rule else _Match()
+        return _Match(NoEgress.new(rule, now)) if rule else _Match()
 
     def _mode_allow(self, launch: Launch, seen: SeenBlocks, now: float) -> _Match:
         """Mode `allow`: everybody gets `allow.tier`. In other modes such grants no longer count."""
         if self._settings.mode != "allow":
             return _Match()
-        return _Match(Grant.new(self._settings.allow_tier, Rule.MODE_ALLOW, now))
+        return _Match(Egress.new(self._settings.allow_tier, Rule.MODE_ALLOW, now))
 
     def _presented_pass(self, launch: Launch, seen: SeenBlocks, now: float) -> _Match:
         """The launch's pass, or the pass that has kept its promise, gives its tier if it has a use left and if the API key that it
@@ -237,7 +238,7 @@ class Rules:
     def _trusted_repository(self, launch: Launch, seen: SeenBlocks, now: float) -> _Match:
         """A repository that the operator trusts, by its exact name."""
         tier = self._settings.trusted_repositories.get(exact(launch.repository))
-        return _Match(Grant.new(tier, Rule.TRUSTED_REPOSITORY, now)) if tier else _Match()
+        return _Match(Egress.new(tier, Rule.TRUSTED_REPOSITORY, now)) if tier else _Match()
 
     def _authenticated(self, launch: Launch, seen: SeenBlocks, now: float) -> _Match:
         """A logged-in user: by name; else by the first listed group; else by `*`, everybody who is logged in."""
@@ -246,8 +247,8 @@ class Rules:
         users, groups = self._settings.authenticated_users, self._settings.authenticated_groups
         candidates = [users.get(launch.server.user), *(groups[group] for group in groups if group in launch.groups), users.get("*")]
         tier = next(filter(None, candidates), None)
-        return _Match(Grant.new(tier, Rule.AUTHENTICATED, now)) if tier else _Match()
+        return _Match(Egress.new(tier, Rule.AUTHENTICATED, now)) if tier else _Match()
 
     def _default(self, launch: Launch, seen: SeenBlocks, now: float) -> _Match:
         """No egress."""
-        return _Match(Grant.new(UNVERIFIED, Rule.DEFAULT, now))
+        return _Match(NoEgress.new(Rule.DEFAULT, now))

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..records import UNVERIFIED, Block, Grant, KnownServer, PassOutcome, Record, Rule, Server
+from ..grants import UNVERIFIED, Block, Egress, Rule, block_in
+from ..records import KnownServer, PassOutcome, Record, Server
 from ..settings import VerifierSettings
 from ..store.decisions import UNLOCK_TTL_SECONDS
 from ..store.store import Store
@@ -32,7 +33,7 @@ class Unlocks:
             client: the address of the client that asks.
             now: Unix time in seconds.
         """
-        if known.grant.is_block(now):
+        if block_in(known.grant, now):
             return Rule.BLOCKED
         return refusal(Facts.of(known, client), blocks, self.settings, now)
 
@@ -46,11 +47,11 @@ class Unlocks:
             return None
         left = leases.left(known.grant, self.settings, now)
         own = [known.tier] if left and left.renewable_in == 0 else []
-        return leases.larger(known.tier, known.grant.until, self.settings, now) + own
+        return leases.larger_than(known.grant, self.settings, now) + own
 
     def redeem(
         self, server: Server, known: KnownServer, presented: Presented, network: str, now: float
-    ) -> tuple[PassOutcome, Grant]:
+    ) -> tuple[PassOutcome, Egress]:
         """Give a server the tier of a pass, which must be one of `useful_tiers`.
 
         Args:
@@ -64,14 +65,14 @@ class Unlocks:
             What became of the pass, and the grant, which is written down if the outcome is one of `REDEEMED`.
         """
         used = presented.issued
-        grant = Grant.new(used.tier, Rule.RENEWAL if used.tier == known.tier else Rule.UNLOCK, now, presented.by)
+        grant = Egress.new(used.tier, Rule.RENEWAL if used.tier == known.tier else Rule.UNLOCK, now, presented.origin)
         outcome = self.store.redeem(
             used,
             server,
             Record(grant, uid=known.uid, repository=known.repository, client=known.client),
             network,
             UNLOCK_TTL_SECONDS,
-            has_tier=known.grant.gives_egress,
+            has_tier=isinstance(known.grant, Egress),
             carried=known.grant.id,
             outranking=leases.outranking(used.tier, self.settings, now),
         )

@@ -7,7 +7,6 @@ waits for the reconciler's confirmation.
 import ipaddress
 import math
 import re
-import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,11 +17,13 @@ from urllib.parse import urlsplit
 from .. import api_keys, logs
 from ..decisions.refusals import Facts, applies, refusal
 from ..detections.reports import Report
+from ..grants import BLOCK_KINDS, UNVERIFIED, Block, Blocked, Egress, EndedLease, Grant, Origin, Rule, block_in, new_id
 from ..networks import in_networks
-from ..records import BLOCK_KINDS, UNVERIFIED, Block, Grant, KnownServer, Record, RevokedKey, Rule, Server
+from ..records import KnownServer, Record, RevokedKey, Server
 from ..repositories import block_pattern, covers, name
 from ..settings import CommonSettings
 from ..store.store import Store
+from ..texts import fields_of
 
 CONFIRMATION_WAIT_SECONDS = 2.0
 """Seconds for which an action waits for the reconciler's confirmation before it answers `pending`."""
@@ -149,7 +150,7 @@ class Operators:
         carry, and not those that an operator removed."""
         now, known = self._clock(), self._store.all_known()
         found = {block.id: _block(block) for block in self._store.blocks() if self._stands(block, now, known)}
-        carried = [_carried(server, has) for server, has in known.items() if has.grant.is_block(now)]
+        carried = [_carried(server, has, block) for server, has in known.items() if (block := block_in(has.grant, now))]
         forgotten = {block.id: _block(block) | {"only_on_pods": True} for block in carried if block.id not in found}
         removed = self._store.lifted(forgotten)
         found |= {identity: row for identity, row in forgotten.items() if identity not in removed}
@@ -200,11 +201,11 @@ class Operators:
     def _own_blocks(self, server: Server, known: KnownServer) -> list[Block]:
         """The blocks that only this server has, the one that ends last first."""
         blocks, now = self._store.blocks(), self._clock()
-        own = [block for block in blocks if block.kind == "server" and block.uid == known.uid and block.grant.is_block(now)]
+        own = [block for block in blocks if block.kind == "server" and block.uid == known.uid and not block.is_over(now)]
         if own:
             return sorted(own, key=lambda block: -math.inf if block.until is None else -block.until)
-        is_forgotten = known.grant.id not in {block.id for block in blocks}
-        return [_carried(server, known)] if is_forgotten and self._is_blocked(known) else []
+        carried = self._carried_block(known)
+        return [_carried(server, known, carried)] if carried and carried.id not in {block.id for block in blocks} else []
 
     # -- acting
 
@@ -260,7 +261,7 @@ class Operators:
         self._tier_exists(tier)
         if rule := self._refusal(known):
             raise ActionRefused("refused", f"The rule {rule} applies to the server, and is stronger than a grant: remove it first.")
-        given = Grant(secrets.token_hex(8), tier, Rule.OPERATOR.value, int(self._clock()), by, why)
+        given = Egress.new(tier, Rule.OPERATOR, self._clock(), Origin("operator", text=by), why)
         self._store.grant(server, Record(given, uid=known.uid, repository=known.repository, client=known.client))
         self._log("grant", by, why, user=server.user, server=server.name, tier=tier, grant=given.id)
         return self._answer(self._await([server], given.id), server)
@@ -284,16 +285,16 @@ class Operators:
             raise ActionRefused(
                 "refused", "The reconciler may not stop pods: set reconciler.mayStopPods: true in the chart's values."
             )
-        own = self.cut_off(server, self._known(server), by, why, stop)
+        own = self.cut_off(server, self._known(server), Origin("operator", text=by), why, stop)
         return self._answer(self._await([server], own.id, stop), server)
 
-    def cut_off(self, server: Server, known: KnownServer, by: str, why: str, stop: bool = False) -> Block:
+    def cut_off(self, server: Server, known: KnownServer, origin: Origin, why: str, stop: bool = False) -> Block:
         """Do what `revoke` does, without checks and without waiting. Returns the block that the server then has.
 
         Args:
             server: the server.
             known: what is known about it. Only its present pod is meant, not a later one (D-062).
-            by: the operator, or the detector.
+            origin: the operator, or the detector.
             why: the reason.
             stop: whether to delete its pod too.
         """
@@ -301,12 +302,12 @@ class Operators:
         # A block with an end, or one that it shares with other servers, may end before an operator removes it (D-070).
         if own is None or own.until is not None:
             replace = own is not None and not self._in_verifier
-            identity = own.id if own and replace else secrets.token_hex(8)
-            own = Block(identity, "server", server.key, by, why, int(self._clock()), uid=known.uid)
+            identity = own.id if own and replace else new_id()
+            own = Block(identity, "server", server.key, origin, why, int(self._clock()), uid=known.uid)
             self._store.add_block(own, [server], replace)
         if stop:
             self._store.ask_to_stop(server, known.uid)
-        self._log("revoke", by, why, user=server.user, server=server.name, stop=stop, block=own.id)
+        self._log("revoke", origin.text, why, user=server.user, server=server.name, stop=stop, block=own.id)
         return own
 
     def block(self, kind: str, what: str, by: str, why: str, until: float | None = None) -> dict[str, Any]:
@@ -333,12 +334,14 @@ class Operators:
             same = [own] if own else []
         else:
             what = str(_clients(what)) if kind == "network" else _repositories(what)
-            same = [
-                old for old in self._store.blocks() if (old.kind, old.what) == (kind, what) and old.grant.is_block(self._clock())
-            ]
+            same = [old for old in self._store.blocks() if (old.kind, old.what) == (kind, what) and not old.is_over(self._clock())]
         if same:
-            raise ActionRefused("refused", f"It is already blocked, by {same[0].by}: {same[0].id}. Remove that block to change it.")
-        new = Block(secrets.token_hex(8), kind, what, by, why, int(self._clock()), None if until is None else int(until), uid)
+            old = same[0]
+            raise ActionRefused(
+                "refused", f"It is already blocked, by {old.origin.text}: {old.id}. Remove that block to change it."
+            )
+        origin, ends = Origin("operator", text=by), None if until is None else int(until)
+        new = Block(new_id(), kind, what, origin, why, int(self._clock()), ends, uid)
         servers = [server for server, known in self._store.all_known().items() if applies(new, Facts.of(known), self._clock())]
         self._store.add_block(new, servers)
         self._log("block", by, why, kind=kind, what=what, until=until, block=new.id, servers=len(servers))
@@ -449,10 +452,10 @@ class Operators:
             self._store.revoke_key(RevokedKey(identity, called, by, why, int(self._clock())))
             self._log("revoke-key", by, why, key=called, id=identity, servers=servers)
         # From now on Redis grants nothing for it, so this list is complete.
-        grants = {grant.id for grant in self._store.waiting() if api_keys.gave(meant, grant.by)}
+        given: list[Grant] = list(self._store.waiting())
         if servers:
-            has = [known.grant for known in self._store.all_known().values() if known.grant.gives_egress]
-            grants |= {grant.id for grant in has if api_keys.gave(meant, grant.by)}
+            given += [known.grant for known in self._store.all_known().values() if isinstance(known.grant, Egress)]
+        grants = {grant.id for grant in given if grant.origin.kind == "key" and grant.origin.id in meant}
         if grants:
             self._store.withdraw(grants)
             self._store.wake_all()
@@ -482,37 +485,40 @@ class Operators:
             return f"No server {text!r} is known, but the reconciler is silent, so it may still be running."
         return f"No server {text!r} is running. Name a pod, user or user/server as JupyterHub calls them, or a server's page."
 
-    def _is_blocked(self, known: KnownServer) -> bool:
-        """Whether a pod carries a block that was not removed. The reconciler takes a removed one from each pod a little later."""
-        return known.grant.is_block(self._clock()) and not self._store.lifted([known.grant.id])
+    def _carried_block(self, known: KnownServer) -> Blocked | None:
+        """The block that a pod carries, if it was not removed. The reconciler takes a removed one from each pod a little later."""
+        carried = block_in(known.grant, self._clock())
+        return carried if carried and not self._store.lifted([carried.id]) else None
 
     def _refusal(self, known: KnownServer) -> Rule | None:
-        if self._is_blocked(known):
+        if self._carried_block(known):
             return Rule.BLOCKED
         return refusal(Facts.of(known), self._store.blocks(), self._settings, self._clock())
 
     def _because(self, known: KnownServer) -> str:
         """One sentence for an operator."""
         rule, grant = self._refusal(known), known.grant
-        if rule == Rule.BLOCKED and not grant.is_block(self._clock()):
+        block = block_in(grant, self._clock())
+        if rule == Rule.BLOCKED and not block:
             return "A block applies to it, but the reconciler has not put it on the pod yet."
-        if grant.is_block(self._clock()):
+        if block:
             if rule != Rule.BLOCKED:
                 return "Its block was removed, but the reconciler has not taken it from the pod yet."
-            return f"No network: blocked by {grant.by or 'an operator'}: {grant.why or 'no reason given'}."
+            return f"No network: blocked by {block.origin.text or 'an operator'}: {block.why or 'no reason given'}."
         if (known.label or UNVERIFIED) != grant.tier:
             return f"Its label is {known.label or 'none'}, its grant says {grant.tier}: the reconciler has not caught up."
-        if grant.gives_egress:
+        if isinstance(grant, Egress):
             watches = self._settings.mode == "observe"
             watched = " In mode observe every server has the network that it would have without us." if watches else ""
             later = f" The rule {rule} would refuse it now, but does not act on running servers." if rule else ""
-            who = f" by {grant.by}{f': {grant.why}' if grant.why else ''}" if grant.by else ""
+            by = grant.origin.text
+            who = f" by {by}{f': {grant.why}' if grant.why else ''}" if by else ""
             ends = f" Its lease ends at {_utc(grant.until)}." if grant.until is not None else ""
             return f"Network of the tier {grant.tier}, by the rule {grant.rule}{who}.{ends}{later}{watched}"
         if rule:
             return f"No network: the rule {rule} refuses it."
-        if grant.rule == Rule.EXPIRED:
-            stops_at = grant.until if self._settings.mode == "captcha" else None
+        if isinstance(grant, EndedLease):
+            stops_at = grant.stop_at if self._settings.mode == "captcha" else None
             ends = f" Its pod is stopped after {_utc(stops_at)}, unless somebody renews the lease." if stops_at is not None else ""
             return f"No network: its lease ended at {_utc(grant.at)}, and nobody has renewed it.{ends}"
         if self._settings.mode == "observe":
@@ -520,17 +526,17 @@ class Operators:
         return "No network: it was launched without a pass, and nobody has unlocked it."
 
     def _row(self, server: Server, known: KnownServer) -> dict[str, Any]:
-        grant = known.grant
+        grant = fields_of(known.grant)
         return {
-            "user": server.user, "server": server.name, "pod": known.pod, "tier": grant.tier, "rule": grant.rule,
-            "blocked": grant.is_block(self._clock()), "at": grant.at or None, "until": grant.until, "by": grant.by,
-            "why": grant.why, "grant": grant.id, "repository": known.repository, "client": known.client,
+            "user": server.user, "server": server.name, "pod": known.pod, "tier": grant["tier"], "rule": grant["rule"],
+            "blocked": block_in(known.grant, self._clock()) is not None, "at": grant["at"] or None, "until": grant["until"],
+            "by": grant["by"], "why": grant["why"], "grant": grant["id"], "repository": known.repository, "client": known.client,
         }  # fmt: skip
 
     def _stands(self, block: Block, now: float, known: dict[Server, KnownServer]) -> bool:
         """Whether a block is in force. A server's block ends with its pod."""
         runs = block.kind != "server" or getattr(known.get(Server.from_key(block.what)), "uid", "") == block.uid
-        return block.grant.is_block(now) and runs
+        return runs and not block.is_over(now)
 
     def _answer(self, done: bool, server: Server) -> dict[str, Any]:
         known = self._store.known(server)
@@ -542,7 +548,7 @@ class Operators:
 
         def done() -> bool:
             found = self._store.known_of(servers)
-            blocked = {known.grant.id for known in found.values() if known.grant.is_block(self._clock())} - {grant}
+            blocked = {known.grant.id for known in found.values() if block_in(known.grant, self._clock())} - {grant}
             wanted = {grant} | blocked - self._store.lifted(blocked)
             if not all(known.grant.id in wanted for known in found.values()):
                 return False
@@ -579,10 +585,9 @@ class Operators:
             self._store.log({"event": event, "by": by, "why": why, **fields})
 
 
-def _carried(server: Server, known: KnownServer) -> Block:
-    """The block that a pod carries."""
-    grant = known.grant
-    return Block(grant.id, "server", server.key, grant.by, grant.why, grant.at, grant.until, known.uid)
+def _carried(server: Server, known: KnownServer, carried: Blocked) -> Block:
+    """The block that a pod carries, as a block of its server."""
+    return Block(carried.id, "server", server.key, carried.origin, carried.why, carried.at, carried.until, known.uid)
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
@@ -632,7 +637,7 @@ def _block(block: Block) -> dict[str, Any]:
         "id": block.id,
         "kind": block.kind,
         "what": what,
-        "by": block.by,
+        "by": block.origin.text,
         "why": block.why,
         "at": block.at,
         "until": block.until,

@@ -18,7 +18,7 @@ import click
 
 from .. import __version__
 from ..api_keys import MAX_SERVERS_PER_DAY
-from ..records import BLOCK_KINDS
+from ..grants import BLOCK_KINDS
 from ..settings import CommonSettings, InvalidSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable

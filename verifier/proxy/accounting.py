@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from urllib.parse import quote
 
 from .. import logs
-from ..records import UNVERIFIED, PodAddresses
+from ..grants import UNVERIFIED
+from ..records import PodAddresses
 from .decide import Policy, Reason, Refusal, group
 from .flow import Allowed, Asked, Connected, Flow
 from .hosts import normal

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import h11
 
-from ..records import UNVERIFIED, PodAddresses
+from ..grants import UNVERIFIED
+from ..records import PodAddresses
 from . import answers, plain, tunnels, upstream
 from .accounting import EndedConnections, OpenConnections
 from .decide import UNKNOWN, Policy, Reason, Refusal, decide, decide_address, decide_hello

@@ -11,8 +11,9 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Network, ip_network
 from urllib.parse import quote
 
+from ..grants import UNVERIFIED
 from ..networks import IPAddress, NetworkSet, parse_address
-from ..records import UNVERIFIED, PodAddresses
+from ..records import PodAddresses
 from ..repositories import covers, exact
 from .hosts import HostList, normal
 from .identities import same

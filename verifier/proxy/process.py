@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import h11
 
+from ..grants import UNVERIFIED
 from ..networks import NetworkSet
-from ..records import UNVERIFIED
 from ..settings import InvalidSettings, ProxySettings
 from ..store.errors import StoreUnavailable
 from ..store.store import Store

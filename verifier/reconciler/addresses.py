@@ -3,7 +3,8 @@
 import threading
 from collections.abc import Callable
 
-from ..records import UNVERIFIED, PodAddresses, Server
+from ..grants import UNVERIFIED, block_in, label_of
+from ..records import PodAddresses, Server
 from ..store.store import Store
 from .cache import PodCache
 from .user_pods import Pod
@@ -76,8 +77,7 @@ class AddressBook:
         return list(map(self._of, running)) if running or self._cache.is_listed else None
 
     def _of(self, pod: Pod) -> PodAddresses:
-        grant = pod.grant
         # The network policies act on the label. A pod with a different one is about to be patched.
-        tier = grant.tier if grant and grant.gives_egress and grant.tier == pod.label else UNVERIFIED
-        blocked = grant is not None and grant.is_block(self._clock())
+        tier = pod.label if pod.label and pod.label == label_of(pod.grant) else UNVERIFIED
+        blocked = block_in(pod.grant, self._clock()) is not None
         return PodAddresses(pod.uid, pod.server.user, pod.server.name, pod.addresses, tier, blocked, pod.repository)

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 
 from .. import logs
 from ..decisions import leases
-from ..records import NO_GRANT, UNVERIFIED, Grant, KnownServer, Pending, Record, Server
+from ..grants import NO_GRANT, UNVERIFIED, Carried, Egress, EndedLease, block_in, label_of
+from ..records import KnownServer, Pending, Record, Server
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import (
@@ -122,7 +123,7 @@ class Converger:
                 # A renewal may have come since Redis was asked.
                 pending = self._store.pending(pod.server, {grant.id})
                 grant = self._wanted(pod, pending)
-            if grant == pod.grant and pod.label == (grant.label if grant else None) and pod.annotated == bool(grant):
+            if grant == pod.grant and pod.label == label_of(grant) and pod.annotated == bool(grant):
                 return pod, pending
             try:
                 patched = self._user_pods.patch(pod, grant)
@@ -151,15 +152,15 @@ class Converger:
 
         Not only after the patch: Redis may have failed then, or the verifier was still about to write an unlock.
         """
-        if pod.grant and pod.grant.is_block(self._clock()):
+        if block_in(pod.grant, self._clock()):
             grants = [record.grant.id for record in (launch_of(pod, pending), unlock_of(pod, pending)) if record]
             if waiting := set(grants) - pending.withdrawn:
                 self._store.withdraw(waiting)
 
-    def _wanted(self, pod: Pod, pending: Pending | None) -> Grant | None:
+    def _wanted(self, pod: Pod, pending: Pending | None) -> Carried | None:
         return wanted(pod, pending, self._settings, self._clock())
 
-    def _log_and_count_grant(self, before: Pod, grant: Grant | None) -> None:
+    def _log_and_count_grant(self, before: Pod, grant: Carried | None) -> None:
         """Log and count what a patch did.
 
         Args:
@@ -169,11 +170,11 @@ class Converger:
         fields: dict[str, object] = {"tier": UNVERIFIED, "rule": "withdrawn", "grant": ""}
         if grant:
             fields = {"tier": grant.tier, "rule": grant.rule, "grant": grant.id}
-            fields |= {"by": grant.by, "why": grant.why} if grant.by else {}
+            fields |= {"by": grant.origin.text, "why": grant.why} if grant.origin.text else {}
         logs.decision("pod", user=before.server.user, server=before.server.name, pod=before.name, **fields)
         if grant and leases.ends_now(grant, before.grant):
             self._tally.add({f"{EXPIRIES}{'stop' if grant_stops(before.grant, self._settings) else 'end'}": 1})
-        if grant and grant.gives_egress and not (before.grant and before.grant.id == grant.id):
+        if isinstance(grant, Egress) and not (before.grant and before.grant.id == grant.id):
             self._tally.add({f"{GRANTS}{grant.tier}:{grant.rule}": 1})
             self._count_access(before, self._when(before))
 
@@ -205,7 +206,7 @@ class Converger:
         if known != pending.known:
             self._store.publish(pod.server, known)
         launch = launch_of(pod, pending)
-        if launch and (pod.ready or _had(pod, launch.grant, pending.known)):
+        if launch and (pod.ready or _had(pod, launch.grant.id, pending.known)):
             self._store.settle(pod.server, launch)
 
     def _log_and_count_start(self, pod: Pod, pending: Pending) -> None:
@@ -240,15 +241,15 @@ def carried_grants(pods: Iterable[Pod]) -> set[str]:
     return {pod.grant.id for pod in pods if pod.grant}
 
 
-def _had(pod: Pod, launch: Grant, before: KnownServer | None) -> bool:
+def _had(pod: Pod, launch: str, before: KnownServer | None) -> bool:
     """Whether a pod has already carried the grant of its launch, and that grant is over or was replaced. While the pod takes long
     to become ready, the record of its launch waits, and would give the pod a second lease after a later grant.
 
     Args:
         pod: the pod.
-        launch: the grant.
+        launch: the id of that grant.
         before: what was published about its server last.
     """
-    if pod.grant and pod.grant.id == launch.id:
-        return pod.grant.is_ended_lease
-    return before is not None and before.uid == pod.uid and before.grant.id == launch.id
+    if pod.grant and pod.grant.id == launch:
+        return isinstance(pod.grant, EndedLease)
+    return before is not None and before.uid == pod.uid and before.grant.id == launch

@@ -23,9 +23,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from .. import logs
+from ..grants import UNVERIFIED
 from ..kubernetes_api import REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
 from ..labels import LabelSet
-from ..records import UNVERIFIED, Pending, Server, Woken
+from ..records import Pending, Server, Woken
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import FAILURES, Tally, lag_counters

@@ -13,12 +13,14 @@ from typing import Any
 from .. import logs
 from ..detections.reports import AGENT, Report
 from ..detections.share_limit import ShareLimit, in_window
+from ..grants import NO_GRANT, Egress, block_in
 from ..operators.actions import Operators
-from ..records import BY_DETECTOR, NO_GRANT, KnownServer
+from ..records import KnownServer
 from ..settings import OnMatch, ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import Tally, detection_counter
 from ..store.store import Store
+from ..texts import by_detector
 from .agents import Agents
 from .cache import PodCache
 from .user_pods import Pod
@@ -117,10 +119,10 @@ class Responder:
         own = self._operators.own_block(pod.server, known)
         if own and own.until is None and follows != "stop":
             return "repeated"
-        has_egress = known.grant.gives_egress
+        has_egress = isinstance(known.grant, Egress)
         if not self._limited().allows(pod.uid, has_egress, self._running(has_egress), now):
             return "limited"
-        self._operators.cut_off(pod.server, known, f"{BY_DETECTOR}{report.source}", report.reason, follows == "stop")
+        self._operators.cut_off(pod.server, known, by_detector(report.source), report.reason, follows == "stop")
         return "stopped" if follows == "stop" else "revoked"
 
     def _follows(self, report: Report) -> OnMatch:
@@ -155,17 +157,17 @@ class Responder:
     def _running(self, with_egress: bool) -> int:
         """The number of running servers that are not blocked, with a tier or without."""
         now = self._clock()
-        pods = [pod for pod in self._cache.all() if not pod.ended and not (pod.grant and pod.grant.is_block(now))]
-        return len({pod.server for pod in pods if bool(pod.grant and pod.grant.gives_egress) == with_egress})
+        pods = [pod for pod in self._cache.all() if not pod.ended and not block_in(pod.grant, now)]
+        return len({pod.server for pod in pods if isinstance(pod.grant, Egress) == with_egress})
 
     def _limited(self) -> ShareLimit:
         """The share limit. A new process learns from the blocks which servers an earlier one cut off."""
         if self._limit is None:
             now = self._clock()
             blocks = [block for block in self._store.blocks() if block.kind == "server" and in_window(block.at, now)]
-            acted = {block.uid: float(block.at) for block in blocks if block.by.startswith(BY_DETECTOR)}
+            acted = {block.uid: float(block.at) for block in blocks if block.origin.kind == "detector"}
             for pod in self._cache.all():  # Redis may have been wiped.
-                if pod.grant and pod.grant.by.startswith(BY_DETECTOR) and in_window(pod.grant.at, now):
+                if pod.grant and pod.grant.origin.kind == "detector" and in_window(pod.grant.at, now):
                     acted.setdefault(pod.uid, float(pod.grant.at))
             self._limit = ShareLimit()
             self._limit.remember(acted)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from .. import logs
 from ..decisions import leases
-from ..records import Grant, Pending, Server
+from ..grants import EndedLease
+from ..records import Pending, Server
 from ..settings import ReconcilerSettings
 from ..store.store import Store
 from .cache import PodCache
@@ -74,7 +75,7 @@ class Stopper:
         begins when it has started, at the earliest (D-073).
         """
         grant = pod.grant
-        if grant is None or not grant.is_ended_lease or grant.until is None or pod.starting:
+        if not isinstance(grant, EndedLease) or grant.stop_at is None or pod.starting:
             return
         if not self._grace.is_over(grant.id, self._steady()):
             return
@@ -98,17 +99,16 @@ class Stopper:
             redis_is_lost: whether Redis is down. If so, no grace ends.
         """
         now, steady = self._clock(), self._steady()
-        # This runs every second on thousands of pods, so no object is made for a pod whose grant has no end.
-        pods = self._cache.all()
-        ending = [(pod, pod.grant) for pod in pods if pod.grant and pod.grant.until is not None and not pod.ended]
-        self._grace.keep({grant.id for _, grant in ending})
+        pods = [pod for pod in self._cache.all() if pod.grant and not pod.ended]
+        self._grace.keep({pod.grant.id for pod in pods if isinstance(pod.grant, EndedLease) and pod.grant.stop_at is not None})
 
-        def is_due(pod: Pod, grant: Grant) -> bool:
-            if grant.is_ended_lease:
-                return not redis_is_lost and not pod.starting and self._grace.is_due(grant.id, steady)
-            return grant.is_expired(now)
+        def is_due(pod: Pod) -> bool:
+            if isinstance(pod.grant, EndedLease):
+                stops = pod.grant.stop_at is not None and not pod.starting and not redis_is_lost
+                return stops and self._grace.is_due(pod.grant.id, steady)
+            return pod.grant is not None and pod.grant.is_over(now)
 
-        return [pod.server for pod, grant in ending if is_due(pod, grant)]
+        return [pod.server for pod in pods if is_due(pod)]
 
     def restart_grace(self) -> None:
         """Restart the grace of all pods whose lease is over, because nobody could renew."""

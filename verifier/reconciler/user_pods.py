@@ -15,10 +15,11 @@ from typing import Any
 from kubernetes import client
 
 from .. import kubernetes_api
+from ..grants import Carried, label_of
 from ..kubernetes_api import REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
 from ..labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL, LabelSet, shared_labels
 from ..ping import way_to_ping
-from ..records import Grant, Server
+from ..records import Server
 from ..repositories import cut
 from ..store.reconciler_counters import START_GUARD_OUTCOMES
 from ..texts import read_grant, write_grant
@@ -85,7 +86,7 @@ class Pod:
     version: str
     server: Server
     image: str
-    grant: Grant | None
+    grant: Carried | None
     annotated: bool
     label: str | None
     created: float
@@ -261,7 +262,7 @@ class UserPods:
         fresh = self.read(pod.name)
         return None if fresh is None or fresh.uid != pod.uid or fresh.ended else fresh
 
-    def patch(self, pod: Pod, grant: Grant | None) -> Pod:
+    def patch(self, pod: Pod, grant: Carried | None) -> Pod:
         """Give a pod a grant, or take it away: annotation and label in one step (D-001, D-002, D-003).
 
         A label that stays the same is not in the patch: kube-router goes through all pods for each change of a label.
@@ -280,7 +281,7 @@ class UserPods:
             Conflict: the pod changed or is gone.
             ApiServerUnavailable: the API server does not answer, or refuses the request.
         """
-        label = grant.label if grant else None
+        label = label_of(grant)
         metadata: dict[str, Any] = {
             "uid": pod.uid,
             "resourceVersion": pod.version,

@@ -4,12 +4,13 @@ import math
 
 from ..decisions import leases
 from ..decisions.refusals import Facts, applies, refusal
-from ..records import Grant, KnownServer, Pending, Record, Rule
+from ..grants import Carried, Egress, EndedLease, NoEgress, Rule, block_in
+from ..records import KnownServer, Pending, Record
 from ..settings import ReconcilerSettings
 from .user_pods import Pod
 
 
-def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now: float) -> Grant | None:
+def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now: float) -> Carried | None:
     """The grant that a pod should carry, or None. The first line that matches decides:
 
     | if | the pod carries |
@@ -44,22 +45,23 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
     facts = facts_of(pod, pending)
 
     blocks = [block.grant for block in pending.blocks if applies(block, facts, now)] if pending else []
-    if own and own.is_block(now) and not (pending and own.id in pending.lifted):
-        blocks.insert(0, own)
+    if (carried := block_in(own, now)) and not (pending and carried.id in pending.lifted):
+        blocks.insert(0, carried)
     if blocks:
         # The block on the pod outlives a wipe of Redis, so it must be the longest.
         return max(blocks, key=lambda grant: math.inf if grant.until is None else grant.until)
 
-    def counts(grant: Grant) -> bool:
-        outdated = grant.rule == Rule.MODE_ALLOW and settings.mode != "allow"  # D-007
-        return grant.tier in settings.tiers and grant.id not in withdrawn and not outdated
+    def counting(grant: Carried | NoEgress | None) -> Egress | None:
+        if not isinstance(grant, Egress) or (grant.rule == Rule.MODE_ALLOW and settings.mode != "allow"):  # D-007
+            return None
+        return grant if grant.tier in settings.tiers and grant.id not in withdrawn else None
 
-    def waiting(record: Record | None) -> Grant | None:
-        grant = record.grant if record else None
-        return grant if grant and counts(grant) and not (own and own.id == grant.id) else None
+    def waiting(record: Record | None) -> Egress | None:
+        return counting(record.grant) if record and not (own and own.id == record.grant.id) else None
 
     unlock, launch = waiting(unlock_of(pod, pending)), waiting(launch_of(pod, pending))
-    kept = own if own and counts(own) and not own.is_expired(now) else None
+    counted = counting(own)
+    kept = counted if counted and not counted.is_over(now) else None
     if unlock and not (kept and _is_less(unlock, kept, settings, now)):
         to_be_stopped = own is not None and own.id not in withdrawn and grant_stops(own, settings)
         return leases.begin(unlock, settings.tiers[unlock.tier], now, to_be_stopped or unlock.rule == Rule.OPERATOR)
@@ -68,30 +70,30 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
     if launch:
         return leases.begin(launch, settings.tiers[launch.tier], now, may_stop=True)
     if settings.mode == "allow" and not refusal(facts, (), settings, now):
-        return Grant.new(settings.allow_tier, Rule.MODE_ALLOW, now)
-    if own and own.is_ended_lease and own.id not in withdrawn:
+        return Egress.new(settings.allow_tier, Rule.MODE_ALLOW, now)
+    if isinstance(own, EndedLease) and own.id not in withdrawn:
         return own
-    if own and counts(own):
-        return leases.end(own, now, grant_stops(own, settings))
+    if counted:
+        return leases.end(counted, now, grant_stops(counted, settings))
     return None
 
 
-def _is_less(unlock: Grant, kept: Grant, settings: ReconcilerSettings, now: float) -> bool:
+def _is_less(unlock: Egress, kept: Egress, settings: ReconcilerSettings, now: float) -> bool:
     """Whether an unlock gives less than the grant that a pod keeps, because it was decided earlier. An operator's grant always
     counts."""
     if unlock.rule == Rule.OPERATOR:
         return False
     if unlock.tier == kept.tier:
         return kept.until is None and settings.tiers[kept.tier].lease > 0
-    return unlock.tier not in leases.larger(kept.tier, kept.until, settings, now)
+    return unlock.tier not in leases.larger_than(kept, settings, now)
 
 
-def grant_stops(grant: Grant | None, settings: ReconcilerSettings) -> bool:
+def grant_stops(grant: Carried | None, settings: ReconcilerSettings) -> bool:
     """Whether the end of a grant's lease stops its pod, or is about to."""
-    if grant is None or not grant.may_stop:
-        return False
-    tier = settings.tiers.get(grant.tier)
-    return grant.until is not None if grant.is_ended_lease else tier is not None and leases.tier_stops(tier, settings)
+    if isinstance(grant, EndedLease):
+        return grant.may_stop and grant.stop_at is not None
+    tier = settings.tiers.get(grant.tier) if isinstance(grant, Egress) and grant.may_stop else None
+    return tier is not None and leases.tier_stops(tier, settings)
 
 
 def unlock_of(pod: Pod, pending: Pending | None) -> Record | None:

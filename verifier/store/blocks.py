@@ -7,7 +7,8 @@ from typing import Any
 import redis
 
 from ..detections.share_limit import in_window
-from ..records import Block, Rule, Server
+from ..grants import Block, Rule
+from ..records import Server
 from ..texts import read_block, write_block
 from .base import Operations, as_texts, readable, unavailable
 from .errors import BlocksChanged
@@ -117,7 +118,7 @@ def load_blocks(stored: Mapping[Any, Any]) -> list[Block]:
 def _is_over(block: Block, now: float, pods: Container[str] | None) -> bool:
     """Whether a block has ended. The block of a server may be forgotten after a while, because its pod carries it, and soon after
     its pod ends, because it applies to no other. Until then the share limit counts it (D-343)."""
-    if block.grant.is_expired(now):
+    if block.is_over(now):
         return True
     is_gone = pods is not None and block.uid not in pods and not in_window(block.at, now)
     return block.kind == "server" and (is_gone or block.at + WITHDRAWN_TTL_SECONDS < now)

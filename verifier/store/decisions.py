@@ -6,7 +6,8 @@ from typing import Any
 
 import redis
 
-from ..records import Grant, Pending, Record, Server
+from ..grants import Egress, NoEgress
+from ..records import Pending, Record, Server
 from ..texts import read_known, read_record, write_record
 from .announcements import Announced
 from .base import readable, unavailable
@@ -120,7 +121,7 @@ class Decisions(Blocks):
             found[server].lifted = {grant for grant in asked_for if next(marks)}
         return found
 
-    def waiting(self) -> list[Grant]:
+    def waiting(self) -> list[Egress | NoEgress]:
         """The grants that wait for their pod. Unlocks that the pod already carries are left out."""
         with unavailable():
             launches, unlocks = (list(self._redis.scan_iter(redis_key(f"{kind}:*"), count=1000)) for kind in ("launch", "unlock"))

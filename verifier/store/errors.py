@@ -1,6 +1,6 @@
 """The exceptions of the store."""
 
-from ..records import Rule
+from ..grants import Rule
 
 
 class StoreUnavailable(Exception):

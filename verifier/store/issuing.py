@@ -8,8 +8,8 @@ from typing import Any
 import redis
 
 from ..fairness import REJECTIONS_WINDOW_SECONDS, Charge
+from ..grants import Rule
 from ..passes import LEEWAY_SECONDS
-from ..records import Rule
 from .base import unavailable
 from .blocks import Blocks, Judge
 from .errors import BlocksChanged, BudgetSpent, ClientRefused, KeyRevoked, PriceRisen, Replayed

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ..records import Block, KnownServer, Server
+from ..grants import Block
+from ..records import KnownServer, Server
 from ..texts import read_known, write_known
 from .base import Operations, readable, unavailable
 from .blocks import load_blocks

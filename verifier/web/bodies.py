@@ -7,8 +7,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ..api_keys import MAX_SERVERS_PER_DAY
 from ..decisions.promises import PromiseState
+from ..grants import BlockKind
 from ..promises import PATTERN
-from ..records import MAX_TIME, BlockKind
+from ..records import MAX_TIME
 from ..repositories import cut
 from ..settings import Access
 from ..validation import sentences

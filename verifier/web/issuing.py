@@ -11,8 +11,8 @@ from prometheus_client import Counter
 from ..api_keys import DAY_SECONDS, SERVERS_PER_PASS
 from ..captcha import Outcome
 from ..decisions.refusals import REFUSALS, Facts, refusal
+from ..grants import UNVERIFIED, Block, Rule
 from ..passes import Pass, Passes
-from ..records import UNVERIFIED, Block, Rule
 from ..store.errors import BudgetSpent, ClientRefused, KeyRevoked, PriceRisen, Replayed, StoreUnavailable
 from .context import log_decision, log_refusal, network, paying_network, place_given_back, services
 from .problems import Problem

@@ -6,8 +6,9 @@ from flask import Blueprint, Response
 
 from .. import logs
 from ..decisions.rules import Launch, believed_time
+from ..grants import UNVERIFIED
 from ..networks import client_network, client_of
-from ..records import UNVERIFIED, PassOutcome, Server
+from ..records import PassOutcome, Server
 from ..settings import is_page_address
 from ..store.errors import StoreUnavailable
 from . import bodies
@@ -56,7 +57,7 @@ def decide_launch() -> Response:
         grant.rule,
         pass_outcome=decision.pass_outcome,
         grant=grant.id,
-        **({"by": grant.by} if grant.by else {}),
+        **({"by": grant.origin.text} if grant.origin.text else {}),
         **({"promise": launch.promise} if launch.promise else {}),
     )
     return bodies.answer(bodies.LaunchAnswer(tier=grant.tier, rule=grant.rule, pass_outcome=decision.pass_outcome, grant=grant.id))

@@ -16,8 +16,8 @@ from markupsafe import Markup
 from werkzeug.datastructures import LanguageAccept
 
 from ..decisions.leases import Left
+from ..grants import UNVERIFIED, Egress, EndedLease, Grant, block_in
 from ..host_groups import HOST_GROUPS
-from ..records import UNVERIFIED, Grant
 from ..settings import MORE_HOSTS, Access, Tier
 from .branding import Brand
 
@@ -114,11 +114,11 @@ def why(grant: Grant, now: float, refused: bool, language: str) -> str:
         language: one of `LANGUAGES`.
     """
     messages, since = MESSAGES[language], moment(grant.at)
-    if grant.is_block(now):
+    if block_in(grant, now):
         return messages["blocked"].format(since=since)
-    if refused and not grant.gives_egress:
+    if refused and not isinstance(grant, Egress):
         return messages["not-offered"]
-    return messages["expired"].format(since=since) if grant.is_ended_lease else ""
+    return messages["expired"].format(since=since) if isinstance(grant, EndedLease) else ""
 
 
 def _hosts(tier: Tier, messages: Mapping[str, str]) -> str:

@@ -6,9 +6,9 @@ from contextlib import suppress
 from flask import Blueprint, Response, request
 
 from ..decisions.promises import Kept
+from ..grants import UNVERIFIED
 from ..passes import BadPass, Pass
 from ..promises import is_promise
-from ..records import UNVERIFIED
 from ..store.errors import StoreUnavailable
 from . import bodies
 from .context import log_decision, log_refusal, network, services

@@ -9,8 +9,9 @@ from flask import Blueprint, Flask, Response, make_response, request
 from ..decisions import leases
 from ..decisions.presented import REJECTED_PASSES, Presented
 from ..decisions.refusals import REFUSALS, Facts, applies
+from ..grants import UNVERIFIED, Block, Egress, block_in
 from ..passes import BadPass
-from ..records import UNVERIFIED, Block, Grant, KnownServer, PassOutcome, Server
+from ..records import KnownServer, PassOutcome, Server
 from ..repositories import covers, exact
 from ..settings import MORE_HOSTS, Access, Tier
 from ..store.errors import StoreUnavailable
@@ -50,7 +51,7 @@ def show_server(user: str, server: str) -> Response:
     known, blocks = _known(asked)
     now = time.time()
     larger = _larger(known, now)
-    asks = known.tier == UNVERIFIED or known.grant.until is not None or bool(larger)
+    asks = not isinstance(known.grant, Egress) or known.grant.until is not None or bool(larger)
     refused = asks and services().unlocks.refusal(known, blocks, request.remote_addr or "", now) is not None
     media_type = _media_type()
     description = _description(asked, known, blocks, now, refused)
@@ -178,7 +179,7 @@ def _unlock(server: Server, known: KnownServer, blocks: list[Block], presented: 
     if outcome not in REDEEMED:
         _note(outcome, known.repository)
         raise Problem("pass-refused", REJECTED_PASSES[outcome])
-    more = {"by": grant.by} if grant.by else {}
+    more = {"by": grant.origin.text} if grant.origin.text else {}
     log_decision("unlock", grant.tier, grant.rule, repository=known.repository, pass_outcome=outcome, grant=grant.id, **more)
     seen = _await_grant(server, grant)
     state: Literal["granted", "pending"] = "granted" if seen else "pending"
@@ -218,7 +219,7 @@ def _read_pass(token: str, repository: str, now: float) -> Presented:
         raise Problem("pass-refused", str(error)) from None
 
 
-def _await_grant(server: Server, grant: Grant) -> KnownServer | None:
+def _await_grant(server: Server, grant: Egress) -> KnownServer | None:
     """Wait until the reconciler confirms that the pod carries a grant, for `UNLOCK_WAIT_SECONDS` at most.
 
     Returns:
@@ -251,7 +252,7 @@ def _known(server: Server) -> tuple[KnownServer, list[Block]]:
 def _larger(known: KnownServer, now: float) -> list[str]:
     """The tiers that a captcha provider's solution could give a server instead of its own."""
     offered = {services().captcha.tier_of(name) for name in services().captcha.names}
-    larger = leases.larger(known.tier, known.grant.until, services().settings, now)
+    larger = leases.larger_than(known.grant, services().settings, now)
     return [tier for tier in larger if tier in offered]
 
 
@@ -264,7 +265,7 @@ def access_of(known: KnownServer, blocks: list[Block], now: float) -> Access | N
     if settings.mode == "observe":
         return None
     facts = Facts.of(known)
-    if known.grant.is_block(now) or any(applies(block, facts, now) for block in blocks):
+    if block_in(known.grant, now) or any(applies(block, facts, now) for block in blocks):
         return "none"
     tier = _tiers(known).get(known.tier)
     return tier.access if tier else None

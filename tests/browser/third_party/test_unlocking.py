@@ -16,7 +16,8 @@ from tests.support.third_party import await_tier, script_tag
 from tests.support.waiting import eventually
 from verifier import api_keys as keys
 from verifier.decisions.refusals import REFUSALS
-from verifier.records import Rule, Server
+from verifier.grants import Rule
+from verifier.records import Server
 
 MESSAGES = {path.stem: json.loads(path.read_text()) for path in sorted((TOP / "verifier/web/messages/third-party").glob("*.json"))}
 

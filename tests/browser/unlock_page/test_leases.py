@@ -8,7 +8,9 @@ from playwright.sync_api import expect
 from tests.support.apps import reconciler
 from tests.support.browser import MODEST
 from tests.support.unlock_page import ENDED, FROM_NOW_ON, GRANTED, LEASE, NO_ACCESS, NO_ANSWER, PHONE, lasts
-from verifier.records import Block, Server
+from verifier.grants import Block
+from verifier.records import Server
+from verifier.texts import read_origin
 from verifier.web.pages import MESSAGES
 
 
@@ -190,5 +192,5 @@ def test_time_left_is_shown_in_every_language_on_a_phone(language, leased, store
 def test_block_before_the_tier_is_taken_says_nothing_of_connections(leased, store, open_tab):
     tab = open_tab(leased(LEASE))
     expect(tab.state).to_have_text(GRANTED)
-    store.add_block(Block("b", "server", Server("alice").key, "eve", "", 0, uid="uid-1"), [])
+    store.add_block(Block("b", "server", Server("alice").key, read_origin("eve"), "", 0, uid="uid-1"), [])
     expect(tab.state).to_have_text(f"{NO_ACCESS} The operators of this site blocked it at 1970-01-01 00:00 UTC.")

@@ -16,8 +16,9 @@ from verifier.api_keys import (
     DAY_SECONDS,
     FORM,
 )
+from verifier.grants import Egress
 from verifier.operators.actions import ActionRefused
-from verifier.records import Grant, KnownServer
+from verifier.records import KnownServer
 from verifier.store.errors import KeyRevoked
 
 
@@ -147,10 +148,10 @@ def test_operators_have_the_same_over_http(site):
 
 def test_explain_says_by_which_key_a_server_has_network(site, store):
     key = site.add()
-    by = site.services.api_keys.find(key).label
-    grant = Grant.new("small", "api-client", time.time(), by)
+    origin = site.services.api_keys.find(key).origin
+    grant = Egress.new("small", "api-client", time.time(), origin)
     store.publish(ALICE, KnownServer("u", grant, label="small"))
-    assert site.operators.explain(ALICE)["because"] == f"Network of the tier small, by the rule api-client by {by}."
+    assert site.operators.explain(ALICE)["because"] == f"Network of the tier small, by the rule api-client by {origin.text}."
 
 
 def test_doctor_tells_of_keys_that_are_revoked_expired_or_wrong(site):

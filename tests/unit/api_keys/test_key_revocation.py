@@ -12,6 +12,7 @@ from tests.support.reconciling import ALICE, converge_due, list_and_converge
 from verifier.api_keys import (
     FORM,
 )
+from verifier.grants import block_in
 from verifier.passes import Passes, serializer
 from verifier.reconciler.loop import Reconciler
 from verifier.records import KnownServer, Server
@@ -67,7 +68,7 @@ def test_lease_is_renewed_by_a_pass_for_a_key_of_the_repository(make_site, store
 
     assert renew(for_good, "https://example.com/a/b").status_code == 202
     grant = store.pending(ALICE, set()).unlock.grant
-    assert (grant.tier, grant.rule, grant.by) == ("small", "renewal", f"key other ({FORM.fullmatch(key)[1]})")
+    assert (grant.tier, grant.rule, grant.origin.text) == ("small", "renewal", f"key other ({FORM.fullmatch(key)[1]})")
     assert_problem(renew(for_other, "https://example.com/c/d"), "pass-refused", 403)
     site.operators.revoke_key("other", "eve", "leaked")
     assert_problem(renew(for_late, "https://example.com/a/b"), "pass-refused", 403)
@@ -94,7 +95,7 @@ def test_revocation_reaches_waiting_and_if_asked_running_servers(site, store, re
     list_and_converge(worker)
     converge_due(worker)
     assert cluster.labelled() == {Server("carol")} | (set() if servers else {ALICE})
-    assert store.known(ALICE).grant.is_block(time.time()) is False
+    assert not block_in(store.known(ALICE).grant, time.time())
 
 
 def test_revocation_leaves_the_servers_of_another_key(site, store, redis_server):

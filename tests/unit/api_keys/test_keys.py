@@ -60,7 +60,7 @@ def test_key_earns_a_pass_for_one_server_of_its_tier(make_site, options):
     assert FORM.search(answer.text) is None
     decision = launch(site.internal, token=answer.json["token"])
     assert (decision["tier"], decision["rule"], decision["pass_outcome"]) == ("small", "api-client", "free")
-    assert site.store.pending(Server("alice"), set()).launch.grant.by == f"key course ({FORM.fullmatch(key)[1]})"
+    assert site.store.pending(Server("alice"), set()).launch.grant.origin.text == f"key course ({FORM.fullmatch(key)[1]})"
     second = launch(site.internal, "bob", token=answer.json["token"], repository="https://example.com/c/d")
     assert (second["tier"], second["rule"], second["pass_outcome"]) == ("unverified", "default", "used-up")
     assert site.metric("binder_egress_api_key_requests_total", key="course", outcome="issued") == 1

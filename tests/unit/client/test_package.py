@@ -15,7 +15,8 @@ from tests.support.apps import reconciler, run_pod
 from tests.support.client_command import HCAPTCHA, PACKAGE
 from tests.support.doc_examples import examples, run_example
 from verifier.decisions.refusals import REFUSALS
-from verifier.records import Rule, Server
+from verifier.grants import Rule
+from verifier.records import Server
 from verifier.web.app import create_public_app
 
 # -- solving

@@ -12,8 +12,10 @@ from tests.support.metrics import value
 from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant
 from verifier.detections.reports import Report
 from verifier.detections.share_limit import ALWAYS, WINDOW_SECONDS
-from verifier.records import Block, Server
+from verifier.grants import Block
+from verifier.records import Server
 from verifier.store.errors import StoreUnavailable
+from verifier.texts import read_origin
 
 SOURCES = {
     "cryptnono": {"on_match": "revoke", "lists": {"watched": "observe", "worst": "stop"}},
@@ -196,7 +198,7 @@ def test_blocks_of_the_future_do_not_use_the_limit_up(worker, cluster, store):
     add_many(cluster, 3)
     list_and_converge(worker)
     for one in range(ALWAYS):
-        store.add_block(Block(f"f{one}", "server", f"no{one}/", "detector x", "", 10**10, uid=f"n{one}"), [])
+        store.add_block(Block(f"f{one}", "server", f"no{one}/", read_origin("detector x"), "", 10**10, uid=f"n{one}"), [])
     assert report(worker, store, about("user-0")) == ["revoked"]
 
 
@@ -254,7 +256,7 @@ def test_operators_block_is_not_replaced(worker, cluster, store, operators):
     list_and_converge(worker)
     operators.revoke(ALICE, "eve", "mining")
     assert report(worker, store, OF_ALICE) == ["repeated"]
-    assert [block.by for block in store.blocks()] == ["eve"]
+    assert [block.origin.text for block in store.blocks()] == ["eve"]
 
 
 def test_block_that_would_end_is_followed_by_one_that_does_not(worker, cluster, store, operators):

@@ -11,12 +11,13 @@ from tests.support.leases import LEASE, add_leased_pod, reconciler_settings
 from tests.support.reconciling import ALICE, record_decision
 from verifier.decisions import leases
 from verifier.decisions.leases import STOP_GRACE_SECONDS
+from verifier.grants import Block, Egress, EndedLease, Rule
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.operators.actions import Operators
 from verifier.passes import LEEWAY_SECONDS
-from verifier.records import Block, Grant, Record, Rule
+from verifier.records import Record
 from verifier.settings import InvalidSettings, ReconcilerSettings, Tier, load
-from verifier.texts import read_grant
+from verifier.texts import read_grant, read_origin
 from verifier.web.app import create_services
 
 # -- start of a lease
@@ -39,7 +40,7 @@ def test_grant_of_a_tier_without_a_lease_never_ends(place, reconciler):
 
 def test_lease_of_a_launch_begins_with_its_pod(place, reconciler):
     """A pod may come minutes after the decision, and that time does not count. The time in which it starts does."""
-    given = Grant.new("blocked", "valid-pass", place.time)
+    given = Egress.new("blocked", "valid-pass", place.time)
     record_decision(place.store, ALICE, Record(given, image="image:1", repository="r"), 3600)
     place.passes(300)
     place.cluster.add()
@@ -49,7 +50,7 @@ def test_lease_of_a_launch_begins_with_its_pod(place, reconciler):
 
 def test_grant_on_the_pod_keeps_its_end(place, reconciler):
     """The record of an unlock stays for a while, a launch's record until the pod is ready."""
-    given = Grant.new("blocked", "valid-pass", place.time)
+    given = Egress.new("blocked", "valid-pass", place.time)
     record_decision(place.store, ALICE, Record(given, image="image:1", repository="r"), 3600)
     place.cluster.add()
     place.turn(reconciler)
@@ -66,7 +67,7 @@ def test_grant_on_the_pod_keeps_its_end(place, reconciler):
 
 @pytest.mark.parametrize("seconds", [LEASE // 2, LEASE + 1], ids=["replaced", "ended"])
 def test_launch_gives_its_lease_once_though_its_pod_does_not_become_ready(place, reconciler, seconds):
-    given = Grant.new("blocked", "valid-pass", place.time)
+    given = Egress.new("blocked", "valid-pass", place.time)
     record_decision(place.store, ALICE, Record(given, image="image:1", repository="r"), 3600)
     place.cluster.add()
     place.turn(reconciler)
@@ -117,9 +118,9 @@ def test_expired_server_is_unverified_and_can_be_unlocked_again(place, reconcile
     with caplog.at_level(logging.INFO, "binder-egress"):
         place.turn(reconciler, fresh=False)
     assert place.pod().label is None
-    assert place.pod().grant == replace(given, tier="unverified", rule=Rule.EXPIRED, at=1_000_000 + LEASE, until=None)
+    assert place.pod().grant == EndedLease(given.id, 1_000_000 + LEASE, given.origin, given.why, may_stop=given.may_stop)
     known = place.store.known(ALICE)
-    assert (known.tier, known.label, known.grant.until) == ("unverified", "", None)
+    assert (known.tier, known.label, known.grant.stop_at) == ("unverified", "", None)
     (line,) = [record.fields for record in caplog.records if record.getMessage() == "pod"]
     assert (line["user"], line["tier"], line["rule"], line["grant"]) == ("alice", "unverified", Rule.EXPIRED, given.id)
     place.passes(10 * STOP_GRACE_SECONDS)
@@ -136,7 +137,7 @@ def test_stopped_server_loses_network_first_and_then_its_pod(place, reconciler, 
     place.passes(LEASE)
     place.turn(reconciler, fresh=False)
     assert (place.pod().label, place.pod().ended) == (None, False)
-    assert place.store.known(ALICE).grant.until == place.time + STOP_GRACE_SECONDS
+    assert place.store.known(ALICE).grant.stop_at == place.time + STOP_GRACE_SECONDS
     place.passes(STOP_GRACE_SECONDS - 1)
     place.turn(reconciler)
     assert not place.pod().ended
@@ -149,7 +150,7 @@ def test_stopped_server_loses_network_first_and_then_its_pod(place, reconciler, 
 
 def test_pod_that_has_not_started_is_not_stopped(place, reconciler):
     """Its image may take longer than its lease. It has the whole grace from its start."""
-    given = Grant.new("stopped", "valid-pass", place.time)
+    given = Egress.new("stopped", "valid-pass", place.time)
     record_decision(place.store, ALICE, Record(given, image="image:1", repository="r"), 3600)
     place.cluster.add(starting=True)
     place.turn(reconciler)
@@ -568,7 +569,7 @@ def test_two_reconcilers_agree_on_a_lease(place):
 def test_block_takes_precedence_over_a_lease_and_its_end(place, reconciler, block):
     add_expired_pod(place, reconciler)
     what, uid = (ALICE.key, "uid-1") if block == "server" else ("r", "")
-    place.store.add_block(Block("block", block, what, "eve", "w", 0, uid=uid), [ALICE])
+    place.store.add_block(Block("block", block, what, read_origin("eve"), "w", 0, uid=uid), [ALICE])
     place.passes(STOP_GRACE_SECONDS)
     place.turn(reconciler)
     assert (place.pod().grant.rule, place.pod().ended) == (Rule.BLOCKED, False)
@@ -623,9 +624,9 @@ def test_wrong_lease_settings_stop_the_start_with_a_sentence(tiers, text):
 
 def test_annotation_of_an_older_version_has_no_end():
     old = {"id": "g", "tier": "verified", "rule": "unlock", "at": 1}
-    assert read_grant(json.dumps(old)).is_expired(10**12) is False
+    assert read_grant(json.dumps(old)).is_over(10**12) is False
 
 
 def test_grant_in_mode_allow_has_no_lease():
-    grant = Grant.new("blocked", "mode-allow", 0)
+    grant = Egress.new("blocked", "mode-allow", 0)
     assert leases.begin(grant, Tier(lease=60), 0, may_stop=True) is grant

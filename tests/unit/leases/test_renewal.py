@@ -13,8 +13,10 @@ from tests.support.reconciling import ALICE
 from verifier.decisions import leases
 from verifier.decisions.leases import Left
 from verifier.decisions.presented import REJECTED_PASSES
+from verifier.grants import UNVERIFIED, Block, Rule
 from verifier.operators.actions import Operators
-from verifier.records import UNVERIFIED, Block, KnownServer, Rule
+from verifier.records import KnownServer
+from verifier.texts import read_origin
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
@@ -104,7 +106,7 @@ def test_rejected_pass_or_solution_renews_nothing(client, store, body):
 
 def test_renewal_of_a_blocked_or_refused_server_is_refused(client, store, impatient):
     publish_lease(store, "blocked", 10)
-    store.add_block(Block("block", "repository", "example.com/a/*", "eve", "w", 0), [])
+    store.add_block(Block("block", "repository", "example.com/a/*", read_origin("eve"), "w", 0), [])
     answer = post(client, token=get_pass(client))
     assert (answer.status_code, answer.json["type"]) == (403, TYPE + "blocked")
     assert waiting(store) is None

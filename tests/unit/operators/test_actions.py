@@ -19,11 +19,12 @@ from tests.support.metrics import value
 from tests.support.operators import BOB, REPOSITORY, pod, serve, start
 from tests.support.reconciling import ALICE, granted, list_and_converge, make_grant, record_launch, running
 from tests.support.waiting import eventually
+from verifier.grants import Block, Rule
 from verifier.operators.actions import ActionRefused, Operators
 from verifier.reconciler.loop import Reconciler
-from verifier.records import Block, KnownServer, Rule, Server
+from verifier.records import KnownServer, Server
 from verifier.settings import ReconcilerSettings, load
-from verifier.texts import write_known
+from verifier.texts import read_origin, write_known
 from verifier.web.app import create_services
 
 # -- actions
@@ -239,7 +240,7 @@ def test_revoked_server_stays_blocked_after_a_wider_block_ends(redis_server, clu
     operators.revoke(ALICE, "mallory", "scanning")
     now[0] += 61
     list_and_converge(reconciler)
-    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
+    assert (pod(cluster).grant.rule, pod(cluster).grant.origin.text, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
     operators.unblock("alice", "eve")
     serve(reconciler, store)
     assert not pod(cluster).annotated
@@ -254,11 +255,11 @@ def test_revoked_server_stays_blocked_after_a_wipe(redis_server, cluster, store,
     serve(reconciler, store)
     operators.revoke(ALICE, "mallory", "scanning")
     serve(reconciler, store)
-    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
+    assert (pod(cluster).grant.rule, pod(cluster).grant.origin.text, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
     in_redis.flushall()
     now[0] += 61
     list_and_converge(reconciler)
-    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
+    assert (pod(cluster).grant.rule, pod(cluster).grant.origin.text, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
 
 
 def test_revocation_makes_a_temporary_block_permanent(redis_server, cluster, store, operators):
@@ -359,8 +360,8 @@ def test_block_of_a_pod_that_is_gone_is_forgotten(make_reconciler, cluster, stor
     made = make_reconciler(started=2000.0)
     cluster.add("alice", "uid-1")
     for name, at, uid in (("old", 1000, "uid-0"), ("new", 1500, "uid-0"), ("running", 1000, "uid-1")):
-        store.add_block(Block(name, "server", "alice/", "eve", "w", at, uid=uid), [])
-    store.add_block(Block("other", "repository", "github.com/owner/name", "eve", "w", 1), [])
+        store.add_block(Block(name, "server", "alice/", read_origin("eve"), "w", at, uid=uid), [])
+    store.add_block(Block("other", "repository", "github.com/owner/name", read_origin("eve"), "w", 1), [])
     made.forget_blocks()
     assert len(store.blocks()) == 4  # The pods are not known yet.
     made.list_pods()
@@ -371,7 +372,7 @@ def test_block_of_a_pod_that_is_gone_is_forgotten(make_reconciler, cluster, stor
 def test_expired_blocks_are_deleted_at_a_resync(operators, reconciler, store, monkeypatch):
     monkeypatch.setattr("verifier.reconciler.loop.RESYNC_SECONDS", 0.1)
     operators.block("network", "192.0.2.1", "eve", "w", until=1)
-    store.add_block(Block("old", "server", "alice/", "eve", "w", 1, None, "uid-1"), [])
+    store.add_block(Block("old", "server", "alice/", read_origin("eve"), "w", 1, None, "uid-1"), [])
     operators.block("network", "192.0.2.2", "eve", "w")
     with running(reconciler):
         eventually(lambda: len(store.blocks()) == 1)
@@ -431,7 +432,7 @@ def test_http_can_neither_lift_a_block_nor_stop_a_pod(reconciler, cluster, store
     assert internal.post("/api/revocations", json={"user": "alice", "stop": True, **who}).status_code == 400
     # A revocation adds a block without an end, and leaves the other one alone.
     assert internal.post("/api/revocations", json={"user": "alice", **who}).status_code == 202
-    assert {(found.by, found.until is None) for found in store.blocks()} == {("mallory", False), ("eve", True)}
+    assert {(found.origin.text, found.until is None) for found in store.blocks()} == {("mallory", False), ("eve", True)}
     # The same again adds nothing, and the command removes both.
     assert internal.post("/api/revocations", json={"user": "alice", **who}).status_code == 202
     assert len(store.blocks()) == 2
@@ -506,7 +507,7 @@ def test_commands_perform_their_actions(egress, reconciler, cluster):
         assert code == 4 and "stronger than a grant" in error
         assert egress("unblock", "alice")[0] == 0
         assert egress("grant", "alice", "--tier", "verified", "--why", "a course", BINDER_EGRESS_OPERATOR="zoe")[0] == 0
-        assert pod(cluster).grant.by == "zoe"
+        assert pod(cluster).grant.origin.text == "zoe"
         code, out, _ = egress("block", "repository", "github.com/owner/*", "--for", "12h", "--why", "mining", "--json")
         until = json.loads(egress("blocks", "--json")[1])[0]["until"]
         assert code == 0 and json.loads(out)["servers"] == 1 and 11.9 * 3600 < until - time.time() <= 12 * 3600

@@ -22,14 +22,15 @@ from tests.support.reconciling import (
 )
 from verifier.decisions.refusals import Facts, applies
 from verifier.detections.reports import Report
+from verifier.grants import BY_RULE, Block, Egress, Rule, block_in, label_of
 from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
 from verifier.operators.actions import ActionRefused
 from verifier.reconciler.loop import Reconciler
 from verifier.reconciler.user_pods import Pod, UserPods
-from verifier.records import Block, Grant, Record, Rule
+from verifier.records import Record
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.errors import StoreUnavailable
-from verifier.texts import read_block, read_grant, read_record, write_block, write_grant, write_record
+from verifier.texts import read_block, read_grant, read_origin, read_record, write_block, write_grant, write_record
 
 
 @pytest.mark.parametrize(
@@ -43,14 +44,15 @@ def test_block_removes_the_tier_at_once_until_it_is_removed(reconciler, cluster,
     serve(reconciler, store)
     assert cluster.labelled() == {BOB}
     grant = pod(cluster).grant
-    assert (grant.tier, grant.rule, grant.by, grant.why, grant.id) == ("unverified", Rule.BLOCKED, "eve", "mining", done["block"])
+    assert (grant.tier, grant.rule, grant.id) == ("unverified", Rule.BLOCKED, done["block"])
+    assert (grant.origin.text, grant.why) == ("eve", "mining")
     # Redis loses the block, and another reconciler lists the pods.
     redis_server.wipe()
     store.ping()
     another = make()
     list_and_converge(another)
     assert pod(cluster).grant == grant and cluster.labelled() == {BOB}
-    assert store.known(ALICE).grant.is_block(time.time())
+    assert block_in(store.known(ALICE).grant, time.time())
     record_unlock(store, make_grant(rule="unlock"))
     record_launch(store, make_grant())
     list_and_converge(another)
@@ -61,7 +63,7 @@ def test_block_removes_the_tier_at_once_until_it_is_removed(reconciler, cluster,
     serve(another, store)
     list_and_converge(another)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None) or pod(cluster).grant.rule in ("unlock", "valid-pass")
-    assert not store.known(ALICE).grant.is_block(time.time())
+    assert not block_in(store.known(ALICE).grant, time.time())
 
 
 def test_block_of_one_server_queues_no_other(reconciler, cluster, store, operators):
@@ -122,7 +124,7 @@ def test_block_of_a_network_is_read_once_for_all_servers(monkeypatch):
     read = []
     ip_network = ipaddress.ip_network
     monkeypatch.setattr(ipaddress, "ip_network", lambda text: read.append(text) or ip_network(text))
-    block = Block("b", "network", "203.0.113.64/26", "eve", "mining", 0)
+    block = Block("b", "network", "203.0.113.64/26", read_origin("eve"), "mining", 0)
     found = [applies(block, Facts(clients=(f"203.0.113.{number}", "not an address")), 1) for number in range(100)]
     assert found == [number >= 64 for number in range(100)] and read == ["203.0.113.64/26"]
 
@@ -215,7 +217,7 @@ def test_server_stays_blocked_if_it_is_cut_off_before_its_pod_is_freed(make, clu
         reconciler.respond()
         assert store.detected()[0]["outcome"] == "revoked"
     serve(reconciler, store)
-    assert pod(cluster).grant.is_block(time.time()) and pod(cluster).grant.id != removed
+    assert block_in(pod(cluster).grant, time.time()) and pod(cluster).grant.id != removed
     assert [(block["kind"], block["id"]) for block in operators.blocks()] == [("server", pod(cluster).grant.id)]
 
 
@@ -298,7 +300,7 @@ def test_block_ends_at_its_expiry(redis_server, cluster, store, operators):
     start(cluster, reconciler)
     operators.block("network", "198.51.100.7", "eve", "mining", until=now[0] + 60)
     serve(reconciler, store)
-    assert pod(cluster).grant.is_block(now[0])
+    assert block_in(pod(cluster).grant, now[0])
     now[0] += 61
     list_and_converge(reconciler)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
@@ -385,7 +387,7 @@ def test_annotation_with_a_malformed_block_is_not_a_grant(text):
 @pytest.mark.parametrize("moment", [-1, 10**11 + 1, 10**30])
 def test_time_for_which_no_date_exists_makes_a_decision_unreadable(field, moment):
     """Otherwise `egress grants` would end without a table for any server."""
-    grant, block = Grant("g", "verified", "default", 1), Block("x", "server", "alice/", "", "", 1)
+    grant, block = Egress("g", "verified", "default", 1), Block("x", "server", "alice/", BY_RULE, "", 1)
     assert read_grant(write_grant(replace(grant, **{field: moment}))) is None
     assert read_record(write_record(Record(replace(grant, **{field: moment})))) is None
     assert read_block(write_block(replace(block, **{field: moment}))) is None
@@ -394,9 +396,9 @@ def test_time_for_which_no_date_exists_makes_a_decision_unreadable(field, moment
 
 
 def test_block_in_an_annotation_is_read_as_it_was_written():
-    grant = Block("x", "server", "alice/", "é", "мина", 1, 2, "uid-1").grant
+    grant = Block("x", "server", "alice/", read_origin("é"), "мина", 1, 2, "uid-1").grant
     assert read_grant(write_grant(grant)) == grant
-    assert grant.label is None
+    assert label_of(grant) is None
 
 
 def test_block_patch_removes_the_label_and_deletion_names_the_uid():
@@ -410,7 +412,7 @@ def test_block_patch_removes_the_label_and_deletion_names_the_uid():
     api.answer = answer
     cluster = UserPods("ns", {"a": "b"}, api.client)
     subject = Pod("p", "u", "7", ALICE, "i", None, False, "verified", 0, True, False)
-    block = Block("x", "server", "alice/", "eve", "mining", 1, None, "u").grant
+    block = Block("x", "server", "alice/", read_origin("eve"), "mining", 1, None, "u").grant
     cluster.patch(subject, block)
     cluster.delete(subject)
     api.close()

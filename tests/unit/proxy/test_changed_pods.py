@@ -11,6 +11,7 @@ import pytest
 from tests.support.clock import Clock
 from tests.support.egress_proxy.hellos import encrypted_client_hello, hello, hello_for, server_hello, server_name
 from tests.support.ports import free_port
+from verifier.grants import UNVERIFIED
 from verifier.networks import NetworkSet
 from verifier.proxy import accounting, connections, upstream
 from verifier.proxy.decide import Policy, TierHosts
@@ -20,7 +21,7 @@ from verifier.proxy.limits import Limits, Usage
 from verifier.proxy.metrics import Metrics
 from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
-from verifier.records import UNVERIFIED, AddressChange, AddressVersion, PodAddresses
+from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 HOST = "203.0.113.1"
 """The address of `a.example`."""

@@ -19,13 +19,15 @@ from tests.support.reconciling import (
     withdraw,
 )
 from tests.support.waiting import eventually
+from verifier.grants import Block
 from verifier.proxy import feed as feed_module
 from verifier.proxy.feed import Feed
 from verifier.proxy.identities import Identities
 from verifier.reconciler.user_pods import Pod
-from verifier.records import AddressChange, AddressVersion, Block, PodAddresses, Server
+from verifier.records import AddressChange, AddressVersion, PodAddresses, Server
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
+from verifier.texts import read_origin
 
 ADDRESSES = {"addresses": ("10.42.0.5", "fd42::5")}
 
@@ -84,7 +86,7 @@ def test_change_of_the_tier_is_published(reconciler, cluster, store):
 def test_block_is_published(reconciler, cluster, store):
     cluster.add(**ADDRESSES, **granted(make_grant()))
     list_and_converge(reconciler)
-    store.add_block(Block("b", "server", ALICE.key, "op", "", int(time.time()), uid="uid-1"), [ALICE])
+    store.add_block(Block("b", "server", ALICE.key, read_origin("op"), "", int(time.time()), uid="uid-1"), [ALICE])
     reconciler.take(store.woken(0.1))
     converge_due(reconciler)
     assert [(pod.tier, pod.blocked) for pod in published(store)] == [("unverified", True)]
@@ -95,7 +97,7 @@ def test_late_news_from_before_a_block_gives_nothing_back(reconciler, cluster, s
     """The watch is behind, or a list took a while: the pod is blocked already."""
     before = cluster.add(**ADDRESSES, **granted(make_grant()))
     list_and_converge(reconciler)
-    store.add_block(Block("b", "server", ALICE.key, "op", "", int(time.time()), uid="uid-1"), [ALICE])
+    store.add_block(Block("b", "server", ALICE.key, read_origin("op"), "", int(time.time()), uid="uid-1"), [ALICE])
     reconciler.take(store.woken(0.1))
     converge_due(reconciler)
     with store.address_changes() as following:
@@ -116,7 +118,7 @@ def test_list_that_a_block_overtakes_gives_nothing_back(reconciler, cluster, sto
     listed = cluster.list()
 
     def overtaken():
-        store.add_block(Block("b", "server", ALICE.key, "op", "", int(time.time()), uid="uid-1"), [ALICE])
+        store.add_block(Block("b", "server", ALICE.key, read_origin("op"), "", int(time.time()), uid="uid-1"), [ALICE])
         reconciler.take(store.woken(0.1))
         converge_due(reconciler)
         return listed

@@ -12,6 +12,7 @@ import pytest
 from tests.support.certificates import certificate
 from tests.support.egress_proxy.hellos import CHANGE_CIPHER_SPEC, RETRY, hello_1_3, hello_for, server_hello
 from tests.support.ports import free_port
+from verifier.grants import UNVERIFIED
 from verifier.proxy import connections, tunnels, upstream
 from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.hello import MAX_HELLO_BYTES
@@ -20,7 +21,7 @@ from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
 from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
-from verifier.records import UNVERIFIED, AddressChange, AddressVersion, PodAddresses
+from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 ANY = "any"
 POLICY = Policy({UNVERIFIED: TierHosts(HostList(["a.example"])), ANY: TierHosts(HostList(["*"]))})

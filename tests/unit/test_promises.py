@@ -147,6 +147,14 @@ def test_kept_promise_of_a_refused_launch_gives_nothing(redis_server, store, pro
     assert keep(public, promise) == {"state": "refused", "tier": "unverified", "access": "none"}
 
 
+def test_launch_that_a_block_refused_gets_its_tier_after_the_block_is_removed(public, internal, store, promise):
+    store.add_block(Block("x", "repository", "example.com/a/b", read_origin("eve"), "mining", 1), [])
+    assert (launch(internal, token=promise)["rule"], state(public, promise)) == ("blocked", "refused")
+    store.remove_block("x")
+    assert state(public, promise) == "announced"
+    assert keep(public, promise)["state"] == "granted"
+
+
 def test_server_with_something_better_keeps_it(redis_server, store, promise, make_reconciler, cluster):
     tiers = {"verified": {"rank": 1}, "large": {"rank": 2}}
     public, internal = make_apps(redis_server, store, tiers=tiers, authenticated_users={"*": "large"})

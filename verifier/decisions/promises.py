@@ -118,7 +118,7 @@ class Promises:
         Raises:
             BadPass: the pass does not count for this server.
         """
-        if rule := self._unlocks.refusal(known, blocks, client, now):
+        if rule := refusal(Facts.of(known, client), blocks, self._settings, now):
             return Kept(rule, server)
         useful = self._unlocks.useful_tiers(known, now)
         if useful is not None and issued.tier not in useful:
@@ -144,7 +144,7 @@ class Promises:
         announced = _announced(promise, pending) if pending else None
         if pending is None or announced is None:
             return (PromiseState.KEPT if found.kept_by else PromiseState.OPEN), None, []
-        if self._unlocks.refusal(announced, pending.blocks, "", now):
+        if refusal(Facts.of(announced), pending.blocks, self._settings, now):
             return PromiseState.REFUSED, announced, pending.blocks
         return PromiseState.GRANTED if isinstance(announced.grant, Egress) else PromiseState.ANNOUNCED, announced, pending.blocks
 

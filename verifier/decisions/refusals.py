@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from ..grants import Block, Rule
+from ..grants import Block, Blocked, Grant, Rule, block_in
 from ..networks import IPNetwork, in_networks
 from ..records import KnownServer
 from ..repositories import covers, name
@@ -39,11 +39,13 @@ class Facts:
         repository: the URL of the repository; empty if unknown.
         clients: the addresses of the client that launched and of the client that asks.
         uid: the pod; empty if there is none yet.
+        carried: the grant that the pod carries; None if it carries none, or a block that an operator removed.
     """
 
     repository: str = ""
     clients: tuple[str, ...] = ()
     uid: str = ""
+    carried: Grant | None = None
 
     @cached_property
     def repository_name(self) -> str | None:
@@ -53,7 +55,7 @@ class Facts:
     @classmethod
     def of(cls, known: KnownServer, *clients: str) -> "Facts":
         """The facts of a running server, and of the clients that ask on its behalf."""
-        return cls(known.repository, (known.client, *clients), known.uid)
+        return cls(known.repository, (known.client, *clients), known.uid, known.grant)
 
 
 def refusal(facts: Facts, blocks: Iterable[Block], settings: CommonSettings, now: float) -> Rule | None:
@@ -65,13 +67,21 @@ def refusal(facts: Facts, blocks: Iterable[Block], settings: CommonSettings, now
         settings: the operators' lists.
         now: Unix time in seconds.
     """
-    if any(applies(block, facts, now) for block in blocks):
+    if blocks_on(facts, blocks, now):
         return Rule.BLOCKED
     if any(covers(pattern, facts.repository_name) for pattern in settings.blocked_repositories):
         return Rule.BLOCKED_REPOSITORY
     if any(in_networks(client, settings.self_networks) for client in facts.clients):
         return Rule.OWN_NETWORK
     return None
+
+
+def blocks_on(facts: Facts, blocks: Iterable[Block], now: float) -> list[Blocked]:
+    """The blocks that keep a server from egress at a Unix time in seconds. The one that its pod carries comes first: it counts even
+    if Redis has forgotten it."""
+    carried = block_in(facts.carried, now)
+    applying = [block.grant for block in blocks if applies(block, facts, now)]
+    return [carried, *applying] if carried else applying
 
 
 def applies(block: Block, facts: Facts, now: float) -> bool:

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-from ..grants import UNVERIFIED, Block, Egress, Rule, block_in
+from ..grants import UNVERIFIED, Egress, Rule
 from ..records import KnownServer, PassOutcome, Record, Server
 from ..settings import VerifierSettings
 from ..store.decisions import UNLOCK_TTL_SECONDS
 from ..store.store import Store
 from . import leases
 from .presented import Presented
-from .refusals import Facts, refusal
 
 
 @dataclass(frozen=True)
@@ -23,19 +22,6 @@ class Unlocks:
 
     settings: VerifierSettings
     store: Store
-
-    def refusal(self, known: KnownServer, blocks: list[Block], client: str, now: float) -> Rule | None:
-        """The rule that keeps a running server from egress, or None.
-
-        Args:
-            known: what the reconciler published about the server.
-            blocks: the operators' blocks.
-            client: the address of the client that asks.
-            now: Unix time in seconds.
-        """
-        if block_in(known.grant, now):
-            return Rule.BLOCKED
-        return refusal(Facts.of(known, client), blocks, self.settings, now)
 
     def useful_tiers(self, known: KnownServer, now: float) -> list[str] | None:
         """The tiers from which a server would gain: larger ones, and its own once it is renewable. None: any, as it has no tier.

@@ -491,9 +491,8 @@ class Operators:
         return carried if carried and not self._store.lifted([carried.id]) else None
 
     def _refusal(self, known: KnownServer) -> Rule | None:
-        if self._carried_block(known):
-            return Rule.BLOCKED
-        return refusal(Facts.of(known), self._store.blocks(), self._settings, self._clock())
+        facts = Facts(known.repository, (known.client,), known.uid, self._carried_block(known))
+        return refusal(facts, self._store.blocks(), self._settings, self._clock())
 
     def _because(self, known: KnownServer) -> str:
         """One sentence for an operator."""

@@ -3,8 +3,8 @@
 import math
 
 from ..decisions import leases
-from ..decisions.refusals import Facts, applies, refusal
-from ..grants import Carried, Egress, EndedLease, NoEgress, Rule, block_in
+from ..decisions.refusals import Facts, blocks_on, refusal
+from ..grants import Carried, Egress, EndedLease, NoEgress, Rule
 from ..records import KnownServer, Pending, Record
 from ..settings import ReconcilerSettings
 from .user_pods import Pod
@@ -44,10 +44,7 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
     withdrawn = pending.withdrawn if pending else set()
     facts = facts_of(pod, pending)
 
-    blocks = [block.grant for block in pending.blocks if applies(block, facts, now)] if pending else []
-    if (carried := block_in(own, now)) and not (pending and carried.id in pending.lifted):
-        blocks.insert(0, carried)
-    if blocks:
+    if blocks := blocks_on(facts, pending.blocks if pending else (), now):
         # The block on the pod outlives a wipe of Redis, so it must be the longest.
         return max(blocks, key=lambda grant: math.inf if grant.until is None else grant.until)
 
@@ -114,7 +111,8 @@ def facts_of(pod: Pod, pending: Pending | None) -> Facts:
     launch, known = launch_of(pod, pending), known_of(pod, pending)
     repository = launch.repository if launch else known.repository if known else ""
     client = launch.client if launch else known.client if known else ""
-    return Facts(repository or pod.repository, (client or pod.client,), pod.uid)
+    is_removed = pending is not None and pod.grant is not None and pod.grant.id in pending.lifted
+    return Facts(repository or pod.repository, (client or pod.client,), pod.uid, None if is_removed else pod.grant)
 
 
 def known_of(pod: Pod, pending: Pending | None) -> KnownServer | None:

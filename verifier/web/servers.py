@@ -8,8 +8,8 @@ from flask import Blueprint, Flask, Response, make_response, request
 
 from ..decisions import leases
 from ..decisions.presented import REJECTED_PASSES, Presented
-from ..decisions.refusals import REFUSALS, Facts, applies
-from ..grants import UNVERIFIED, Block, Egress, block_in
+from ..decisions.refusals import REFUSALS, Facts, blocks_on, refusal
+from ..grants import UNVERIFIED, Block, Egress, Rule
 from ..passes import BadPass
 from ..records import KnownServer, PassOutcome, Server
 from ..repositories import covers, exact
@@ -52,7 +52,7 @@ def show_server(user: str, server: str) -> Response:
     now = time.time()
     larger = _larger(known, now)
     asks = not isinstance(known.grant, Egress) or known.grant.until is not None or bool(larger)
-    refused = asks and services().unlocks.refusal(known, blocks, request.remote_addr or "", now) is not None
+    refused = asks and _refusal(known, blocks, now) is not None
     media_type = _media_type()
     description = _description(asked, known, blocks, now, refused)
     if media_type == "application/json":
@@ -141,7 +141,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     known, blocks = _known(asked)
     now = time.time()
     unlocks = services().unlocks
-    if rule := unlocks.refusal(known, blocks, request.remote_addr or "", now):
+    if rule := _refusal(known, blocks, now):
         _note(rule, known.repository)
         raise Problem("blocked", REFUSALS[rule])
     useful = unlocks.useful_tiers(known, now)
@@ -249,6 +249,10 @@ def _known(server: Server) -> tuple[KnownServer, list[Block]]:
     return known, blocks
 
 
+def _refusal(known: KnownServer, blocks: list[Block], now: float) -> Rule | None:
+    return refusal(Facts.of(known, request.remote_addr or ""), blocks, services().settings, now)
+
+
 def _larger(known: KnownServer, now: float) -> list[str]:
     """The tiers that a captcha provider's solution could give a server instead of its own."""
     offered = {services().captcha.tier_of(name) for name in services().captcha.names}
@@ -264,8 +268,7 @@ def access_of(known: KnownServer, blocks: list[Block], now: float) -> Access | N
     settings = services().settings
     if settings.mode == "observe":
         return None
-    facts = Facts.of(known)
-    if block_in(known.grant, now) or any(applies(block, facts, now) for block in blocks):
+    if blocks_on(Facts.of(known), blocks, now):
         return "none"
     tier = _tiers(known).get(known.tier)
     return tier.access if tier else None
@@ -297,8 +300,7 @@ def _why(known: KnownServer, blocks: list[Block], now: float, refused: bool) -> 
     """
     if services().settings.mode == "observe":
         return ""
-    facts = Facts.of(known)
-    grant = next((block.grant for block in blocks if applies(block, facts, now)), known.grant)
+    grant = next(iter(blocks_on(Facts.of(known), blocks, now)), known.grant)
     return pages.why(grant, now, refused, pages.choose_language(request.accept_languages))
 
 

@@ -8,7 +8,7 @@ if [ -n "$VERIFIER_PASSWORD" ] && [ -n "$RECONCILER_PASSWORD" ]; then
   common="-@all +ping +time +multi +exec +discard $scripts +type +get +set +mget +exists +expire +scan +hgetall +hexists"
   common="$common +hset +hget +hdel +hincrby"
   own="" read="" written=""
-  for key in epoch solution:* charges:* rejected:* pass:* promise:* launch:* unlock:* withdrawn:* wiring hub verifiers; do
+  for key in epoch solution:* charges:* rejected:* pass:* promise:* keeps:* launch:* unlock:* withdrawn:* wiring hub verifiers; do
     own="$own ~binder-egress:$key"
   done
   for key in server:* stop:* lifted:* blocks revoked reconciler counters tiers gatecheck lines; do

@@ -90,6 +90,7 @@ OF_VERIFIER = (
     "rejected",
     "pass",
     "promise",
+    "keeps",
     "launch",
     "unlock",
     "withdrawn",

@@ -295,6 +295,17 @@ def test_promise_is_forgotten(public, internal, in_redis, promise):
     assert in_redis.ttl(key) > PROMISE_TTL_SECONDS - 60
 
 
+def test_pass_keeps_one_promise(public, in_redis):
+    """One solution would otherwise write as many keys as somebody can send requests, and fill Redis for everybody."""
+    token, first = get_pass(public), new_promise()
+    assert public.post(f"/egress/promises/{first}", json={"token": token}).json["state"] == "kept"
+    for _ in range(3):
+        answer = public.post(f"/egress/promises/{new_promise()}", json={"token": token})
+        assert (answer.status_code, answer.json["type"].rpartition("#")[2]) == (403, "pass-refused")
+    assert in_redis.keys("binder-egress:promise:*") == [promise_key(first, NETWORK)]
+    assert public.post(f"/egress/promises/{first}", json={"token": token}).status_code == 200
+
+
 def test_price_counts_when_the_promise_is_kept(redis_server, store, promise, internal):
     """Somebody who collects promises pays for each as for any pass."""
     public, _ = make_apps(redis_server, store, fairness_budget=1)

@@ -274,7 +274,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers)
         lambda s: s.redeem(Passes.new("small", 1, now + 1, 60), alice, record, "", 60, outranking=["verified"]),
         lambda s: record_decision(s, alice, record),
         lambda s: record_decision(s, alice, replace(record, promise=new_promise())),
-        lambda s: s.keep("promise", "", Passes.new("verified", 1, now, 60)),
+        lambda s: s.keep(new_promise(), "", Passes.new("verified", 1, now, 60)),
         lambda s: s.promised("promise", ""),
         lambda s: s.charges(["192.0.2.1/32", "192.0.2.0/24"], 60),
         lambda s: s.note_rejection("192.0.2.1/32"),

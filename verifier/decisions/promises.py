@@ -13,15 +13,18 @@ from enum import StrEnum
 
 from ..grants import NO_GRANT, Block, Egress, Rule
 from ..passes import BadPass, Pass
-from ..records import KnownServer, Pending, Record, Server
+from ..records import KnownServer, PassOutcome, Pending, Record, Server
 from ..settings import VerifierSettings
-from ..store.errors import LaunchChanged
+from ..store.errors import LaunchChanged, PassKeepsAnother
 from ..store.redeeming import REDEEMED
 from ..store.store import Store
 from .presented import Judge
 from .refusals import Facts, refusal
 from .rules import launch_grant
 from .unlocks import Unlocks
+
+ATTEMPTS = 3
+"""How often a launch is read that changes meanwhile. Its pod comes once, and another launch of its server is rare."""
 
 
 class PromiseState(StrEnum):
@@ -40,7 +43,7 @@ class Kept:
 
     Attributes:
         outcome: `early` (no launch yet), `had-it` (the launch has something better), the rule that refuses the launch, or what
-            became of the pass.
+            became of the pass; `used-up` also if it keeps another promise.
         server: the server of the launch; None: there is none yet.
         grant: what the launch got; None: nothing.
     """
@@ -76,8 +79,13 @@ class Promises:
             network: the network of that client.
             now: Unix time in seconds.
         """
-        server = self._store.keep(promise, network, issued)
-        while server:
+        try:
+            server = self._store.keep(promise, network, issued)
+        except PassKeepsAnother:
+            return Kept(PassOutcome.USED_UP)
+        if server is None:
+            return Kept("early")
+        for _ in range(ATTEMPTS):
             pending = self._store.pending(server, set())
             try:
                 if pending.known and pending.known.promise == promise:

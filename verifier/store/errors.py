@@ -51,5 +51,9 @@ class PromiseKept(Exception):
     """A pass has kept the promise of a launch since the launch was decided. Nothing was written; decide it again."""
 
 
+class PassKeepsAnother(Exception):
+    """A pass keeps another promise already."""
+
+
 class LaunchChanged(Exception):
     """A launch no longer waits for its pod as it did when it was read. Nothing was written; read it again."""

@@ -4,10 +4,13 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import redis
+
 from ..passes import Pass
 from ..records import Server
 from ..texts import from_json
 from .base import Operations, as_text, as_texts, unavailable
+from .errors import PassKeepsAnother
 from .keys import redis_key
 
 PROMISE_TTL_SECONDS = 3600
@@ -47,6 +50,10 @@ def promise_for_script(promise: str, network: str) -> dict[str, Any]:
 class Promises(Operations):
     """The promises. `record_launch` and `redeem` write down which server was announced with one."""
 
+    def __init__(self, client: redis.Redis):
+        super().__init__(client)
+        self._keep = self._script("keep")
+
     def promised(self, promise: str, network: str) -> Promised:
         """What is known of a promise of a client network."""
         with unavailable():
@@ -58,15 +65,16 @@ class Promises(Operations):
 
         Returns:
             The server that was announced with the promise; None: none was. One that is announced later finds the pass.
+
+        Raises:
+            PassKeepsAnother: the pass keeps another promise already. Nothing is written.
         """
-        key = promise_key(promise, network)
+        keys = [promise_key(promise, network), redis_key(f"keeps:{kept_by.id}")]
         with unavailable():
-            pipe = self._redis.pipeline()
-            pipe.hset(key, "pass", json.dumps(vars(kept_by)))
-            pipe.expire(key, PROMISE_TTL_SECONDS)
-            pipe.hget(key, "server")
-            *_, server = pipe.execute()
-        return _server(as_text(server))
+            outcome, *server = self._keep(keys=keys, args=[json.dumps(vars(kept_by)), PROMISE_TTL_SECONDS])
+        if outcome == "used-up":
+            raise PassKeepsAnother
+        return _server(as_text(server[0]) if server else None)
 
 
 def _server(key: str | None) -> Server | None:

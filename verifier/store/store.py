@@ -40,7 +40,7 @@ class Store(
     |---|---|---|
     | what a pass costs a client: used solutions, charges, rejections | `issuing.py` | `use_and_charge`, `read_charges`, `reject` |
     | the uses of a pass | `redeeming.py` | `redeem` |
-    | promises, and the passes that keep them | `promises.py` | |
+    | promises, and the passes that keep them | `promises.py` | `keep` |
     | launches that BinderHub's hook announces, and JupyterHub's address | `announcements.py` | |
     | what waits for a pod: launches, unlocks, stops; withdrawn grants | `decisions.py` | `record_launch`, `settle`, `forget_stop` |
     | the operators' blocks | `blocks.py` | |

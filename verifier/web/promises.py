@@ -5,10 +5,12 @@ from contextlib import suppress
 
 from flask import Blueprint, Response, request
 
+from ..decisions.presented import REJECTED_PASSES
 from ..decisions.promises import Kept
 from ..grants import UNVERIFIED
 from ..passes import BadPass, Pass
 from ..promises import is_promise
+from ..records import PassOutcome
 from ..store.errors import StoreUnavailable
 from . import bodies
 from .context import log_decision, log_refusal, network, services
@@ -48,7 +50,8 @@ def keep_promise(promise: str) -> Response:
     except BadPass as error:
         log_refusal("promise", UNVERIFIED, error.outcome, promise=promise)
         raise Problem("pass-refused", str(error)) from None
-    _keep(promise, issued, now)
+    if _keep(promise, issued, now).outcome == PassOutcome.USED_UP:
+        raise Problem("pass-refused", REJECTED_PASSES[PassOutcome.USED_UP])
     return bodies.answer(_answer(promise))
 
 
@@ -68,11 +71,12 @@ def keep(promise: str, issued: Pass) -> bodies.PromiseAnswer | None:
     return None
 
 
-def _keep(promise: str, issued: Pass, now: float) -> None:
-    kept: Kept = services().promises.keep(promise, issued, request.remote_addr or "", network(), now)
+def _keep(promise: str, issued: Pass, now: float) -> Kept:
+    kept = services().promises.keep(promise, issued, request.remote_addr or "", network(), now)
     server = {"user": kept.server.user, "server": kept.server.name} if kept.server else {}
     tier, grant = (kept.grant.tier, kept.grant.id) if kept.grant else (UNVERIFIED, "")
     log_decision("promise", tier, kept.outcome, promise=promise, grant=grant, **server)
+    return kept
 
 
 def _answer(promise: str) -> bodies.PromiseAnswer:

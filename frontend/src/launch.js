@@ -45,8 +45,12 @@ function begin() {
     panel = new Panel(file("panel.css"));
     panel.onCarryOn = () => current.check.decline();
     panel.onAnother = () => current.check.another();
-    // When the browser restores the page from its cache, the panel's message is outdated.
-    addEventListener("pageshow", (event) => { if (event.persisted) panel.host.remove(); });
+    // When the browser restores the page from its cache, its launch is over, and answers to it may still come.
+    addEventListener("pageshow", (event) => {
+      if (!event.persisted) return;
+      current = null;
+      panel.host.remove();
+    });
   } catch {
     // The browser is old, but may still be able to do proof of work.
   }

@@ -161,11 +161,12 @@ async function ready(launch, url) {
   launch.waiting = false;
   check.stop();
   show(launch);
-  if (!check.token || decided(launch)) return;
-  // BinderHub may not have announced the launch. A server that has the tier keeps its use, so nothing is spent (D-221).
+  if (!check.token || launch.said?.state === "refused") return;
+  // What is decided may be about an earlier attempt of BinderHub, and this one may not have been announced. A server that has the
+  // tier keeps its use, so nothing is spent (D-221).
   presentPass(launch.page, check.token).then(({ state, access, status }) => {
-    // The verifier may not know the server yet.
-    if (state || status === 403) launch.said = { state: state ?? "refused", access };
+    // The verifier may not know the server yet, or wait for its pod.
+    if (state === "granted" || status === 403 || (state && !decided(launch))) launch.said = { state: state ?? "refused", access };
     show(launch);
   }).catch(() => {});
 }

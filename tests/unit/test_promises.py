@@ -196,6 +196,19 @@ def test_next_attempt_of_binderhub_takes_the_promise_of_a_launch_that_waits(publ
     assert given == {"alice": "unverified", "alice-2": "verified"}
 
 
+def test_next_attempt_of_binderhub_takes_the_promise_of_a_server_that_does_not_get_ready(
+    public, internal, promise, reconciler, cluster
+):
+    """The promise was kept when the first pod was there, so that pod has the use by an unlock."""
+    launch(internal, token=promise)
+    cluster.add("alice", "uid-1")
+    list_and_converge(reconciler)
+    keep(public, promise)
+    list_and_converge(reconciler)
+    assert label(cluster) == "verified"
+    assert launch(internal, user="alice-2", token=promise)["pass_outcome"] == "moved"
+
+
 def test_server_that_is_up_keeps_its_promise(public, internal, promise, reconciler, cluster):
     launch(internal, token=promise)
     cluster.add("alice", "uid-1", ready=True)

@@ -128,7 +128,10 @@ end
 -- server that a use has left keeps its open connections. A waiting launch still has its record; a server that is gone is not
 -- published.
 local function holds(use)
-  return is_up(request, use.server, function(record) return record.grant.id == use.grant end)
+  return is_up(request, use.server, function(record)
+    -- A launch whose promise was kept once it had a pod has its use by an unlock. It waits all the same.
+    return record.grant.id == use.grant or (request.promise and record.promise == request.promise.id)
+  end)
 end
 
 -- The latest use first: a retry comes after the attempt that it repeats.

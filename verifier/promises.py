@@ -8,17 +8,11 @@ reads one in a log elsewhere gets nothing with it (D-441).
 """
 
 import re
-import secrets
 
 PATTERN = "^promise-[0-9a-f]{32}$"
 """A promise: a prefix, and 128 random bits."""
 
 _PROMISE = re.compile(PATTERN, re.ASCII)
-
-
-def new_promise() -> str:
-    """A promise, as a page draws it."""
-    return f"promise-{secrets.token_hex(16)}"
 
 
 def is_promise(token: str) -> bool:

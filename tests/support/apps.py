@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -249,6 +250,11 @@ def get_pass(client: FlaskClient) -> str:
     answer = client.post("/egress/passes", json={"provider": "altcha", "solution": solve(client)})
     assert answer.status_code == 201, answer.text
     return answer.json["token"]
+
+
+def new_promise() -> str:
+    """A promise, as BinderHub's page draws it."""
+    return f"promise-{secrets.token_hex(16)}"
 
 
 def launch(client: FlaskClient, user: str = "alice", **fields: object) -> dict:

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from tests.support.apps import CLIENT, NETWORK, get_pass, internal_client, launch, make_settings, public_client, solve
+from tests.support.apps import CLIENT, NETWORK, get_pass, internal_client, launch, make_settings, new_promise, public_client, solve
 from tests.support.reconciling import list_and_converge
 from verifier.grants import Block
 from verifier.passes import BadPass, Pass, Passes
-from verifier.promises import is_promise, new_promise
+from verifier.promises import is_promise
 from verifier.records import Server
 from verifier.store.errors import StoreUnavailable
 from verifier.store.promises import PROMISE_TTL_SECONDS, promise_key

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.support.apps import admit, get_pass, internal_client, launch, make_settings, public_client, solve
+from tests.support.apps import admit, get_pass, internal_client, launch, make_settings, new_promise, public_client, solve
 from tests.support.fake_cluster import FakeCluster
 from tests.support.metrics import value
 from tests.support.ports import free_port
@@ -21,7 +21,6 @@ from verifier.fairness import Charge
 from verifier.grants import Block, Rule
 from verifier.operators.actions import Operators
 from verifier.passes import Passes
-from verifier.promises import new_promise
 from verifier.reconciler.loop import Reconciler
 from verifier.records import KnownServer, PodAddresses, Record, RevokedKey, Server
 from verifier.settings import ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings, load

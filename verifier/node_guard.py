@@ -1,4 +1,4 @@
-"""The node guard: closes IPv6 link-local and multicast between the pods of a node, and from pods to the node (docs/gatecheck.md).
+"""The node guard: closes IPv6 link-local and multicast between the pods of a node, and from pods to the node (docs/link-local.md).
 
 docs/node-guard.yaml runs it in each node's network namespace. Its image has Python's standard library, `ip` and `nft`.
 """

@@ -153,7 +153,7 @@ def no_verifier(place: Place) -> None:
 
 
 def link_local_is_open(place: Place) -> None:
-    """As in every kube-router cluster with IPv6 on its nodes, until somebody closes it (docs/gatecheck.md)."""
+    """As in every kube-router cluster with IPv6 on its nodes, until somebody closes it (docs/link-local.md)."""
     place.install(gatecheck={})
     place.unseen = True
 

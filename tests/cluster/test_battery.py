@@ -479,7 +479,7 @@ def test_node_guard_leaves_nothing_behind(seen, network):
 def test_sysctl_of_the_page_closes_link_local(stage, network):
     """It closes IPv6 link-local, and made-up addresses, without access to the nodes, except that they must allow the sysctl."""
     known = json.loads(Path(os.environ["CLUSTER_TARGETS"]).read_text())
-    (found,) = re.findall(r"^   ```yaml\n(.+?)^   ```", (TOP / "docs/gatecheck.md").read_text(), re.MULTILINE | re.DOTALL)
+    (found,) = re.findall(r"^   ```yaml\n(.+?)^   ```", (TOP / "docs/link-local.md").read_text(), re.MULTILINE | re.DOTALL)
     wanted = yaml.safe_load(found)["jupyterhub"]["singleuser"]["extraPodConfig"]["securityContext"]
     without = stage.launch().user
     tried = {"kubelet, IPv6 link-local": f"tcp://{gateway_of(stage, without)}:10250"}

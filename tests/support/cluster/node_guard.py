@@ -1,4 +1,4 @@
-"""The node guard of docs/node-guard.yaml, installed on the node and removed again with the commands of docs/gatecheck.md."""
+"""The node guard of docs/node-guard.yaml, installed on the node and removed again with the commands of docs/link-local.md."""
 
 import subprocess
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def is_whole() -> bool:
 @contextmanager
 def node_guard() -> Iterator[None]:
     """The guard, from the moment that its rules are in place. Afterwards nothing is left."""
-    on, off = section("docs/gatecheck.md", "How to close them")
+    on, off = section("docs/link-local.md", "How to close them")
     try:
         subprocess.run(["bash", "-euc", on], cwd=TOP, check=True, timeout=COMMAND_SECONDS)
         eventually(is_whole, POD_SECONDS, rules)

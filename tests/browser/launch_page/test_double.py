@@ -1,4 +1,4 @@
-"""The double of BinderHub is compared with the real one. CONTRIBUTING.md lists the intended differences."""
+"""The double of BinderHub is compared with the real one."""
 
 import json
 import re

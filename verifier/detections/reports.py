@@ -229,16 +229,23 @@ def kubelet_labels(line: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The labels. Empty for Docker's container: its labels include the image's, which the author of a build chooses (D-373).
     """
-    container = container_in(line)
-    labels = container.get("labels")
-    return labels if container.get("container_type") == "cri" and isinstance(labels, dict) else {}
+    return _labels(line) if container_in(line).get("container_type") == "cri" else {}
+
+
+def _labels(line: dict[str, Any]) -> dict[str, Any]:
+    labels = container_in(line).get("labels")
+    return labels if isinstance(labels, dict) else {}
 
 
 def _killed(content: dict[str, Any], at: float | None, received: float) -> Report | None:
     """cryptnono killed a process. It asks the container runtime about the process; the container's labels name the pod."""
     labels = kubelet_labels(content)
     if "io.kubernetes.pod.name" not in labels:
-        raise Unreadable("cryptnono did not find the pod (it needs containerdHostPath), or it was a build's.")
+        if container_in(content).get("container_type") != "docker":
+            raise Unreadable("cryptnono did not find the pod (it needs containerdHostPath).")
+        if "io.kubernetes.pod.name" in _labels(content):
+            raise Unreadable("Docker names the pod, and labels from Docker are not trusted.")
+        return None  # about an image build
     if "matched" in content:
         list_name, label = "execwhacker", content["matched"]
     else:

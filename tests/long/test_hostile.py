@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.hostile import SHAPES, costs, site
+from tests.support.hostile import PROMISE, SHAPES, costs, site
 
 
 @pytest.mark.timeout(1800)
@@ -13,6 +13,10 @@ def test_cost_of_every_field_grows_with_its_length_and_no_faster():
     for name in (
         "GET /egress/servers/alice/lab: repository",
         "GET /egress/servers/alice/lab: accept",
+        f"GET /egress/promises/{PROMISE}: path, {PROMISE}",
+        f"GET /egress/promises/{PROMISE}: repository",
+        f"POST /egress/promises/{PROMISE}: body, token",
+        "POST /egress/passes: body, promise",
         "GET /egress/nowhere: path, nowhere",
         "GET /egress/challenge: query, purpose",
         "POST /egress/passes: authorization",

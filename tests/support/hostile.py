@@ -29,10 +29,12 @@ from tests.support.fuzz import KEY, keys_file
 from tests.support.linear import FLOOR_SECONDS, MOST_TIMES
 from verifier.captcha.altcha import MAX_SOLUTION_BYTES
 from verifier.grants import Block
+from verifier.networks import client_network
 from verifier.passes import Pass
 from verifier.records import KnownServer, Server
 from verifier.repositories import MAX_URL_CHARACTERS
 from verifier.store.connection import connect
+from verifier.store.promises import promise_key
 from verifier.store.store import Store
 from verifier.texts import read_origin
 from verifier.web.app import create_internal_app, create_public_app, create_services, internal_document, public_document
@@ -98,6 +100,9 @@ PARTS = {"user": "alice", "server": "lab", "file": "third-party.js", "filename":
 NETWORKS = (f"2001:db8:{number // 65536:x}:{number % 65536:x}::1" for number in itertools.count())
 """Each request comes from another network, because limits apply to each network."""
 
+LAUNCHED_FROM = "2001:db8:ffff::1"
+"""The network that a launch was announced from with `PROMISE`: only that network is told of it."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -125,7 +130,8 @@ class Request:
         """The WSGI environment."""
         made = create_environ("/", "http://hub.example.org")
         made |= {"REQUEST_METHOD": self.method, "PATH_INFO": _wsgi(self.path), "QUERY_STRING": _wsgi(self.query)}
-        made |= {"HTTP_X_FORWARDED_FOR": next(NETWORKS)} | headers | {name: _wsgi(value) for name, value in self.headers}
+        client = LAUNCHED_FROM if self.method == "GET" and PROMISE in self.path else next(NETWORKS)
+        made |= {"HTTP_X_FORWARDED_FOR": client} | headers | {name: _wsgi(value) for name, value in self.headers}
         if self.body is not None:
             made |= {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(self.body)), "wsgi.input": io.BytesIO(self.body)}
         return made
@@ -223,6 +229,8 @@ class Site:
         self.apps: dict[str, Flask] = {"public": create_public_app(self.services), "in-cluster": create_internal_app(self.services)}
         for number, (kind, what) in enumerate((("repository", "github.com/mining/*"), ("network", "192.0.2.0/24"))):
             self.store.add_block(Block(f"block-{number}", kind, what, read_origin("eve"), "mining", int(time.time()), None), [])
+        key = promise_key(PROMISE, client_network(LAUNCHED_FROM, settings.client_ipv4_prefix, settings.client_ipv6_prefix))
+        self._client.hset(key, "server", Server("alice", "lab").key)
         self._published = ""
 
     def close(self) -> None:
@@ -233,7 +241,7 @@ class Site:
         """Send a request. Returns the processor time that it took, in seconds."""
         if request.repository != self._published:
             self._published = request.repository
-            self.store.publish(Server("alice", "lab"), KnownServer("uid-1", repository=request.repository))
+            self.store.publish(Server("alice", "lab"), KnownServer("uid-1", repository=request.repository, promise=PROMISE))
         environ = request.environ(**({"HTTP_AUTHORIZATION": f"Bearer {API_TOKEN}"} if app == "in-cluster" else {}))
         began = time.process_time()
         _, status, _ = run_wsgi_app(self.apps[app].wsgi_app, environ)
@@ -293,7 +301,7 @@ class Site:
             "createPass": [solved | {"promise": PROMISE}],
             "unlockServer": [solved, {"token": f"{token}x"}],
             "keepPromise": [{"token": f"{token}x"}],
-            "decideLaunch": [launch],
+            "decideLaunch": [launch, launch | {"token": PROMISE}],
         }
         return known.get(operation["operationId"], [{}]) if "requestBody" in operation else []
 
@@ -324,7 +332,7 @@ class Site:
                 ORDINARY_HEADERS.get(name, ""),
                 in_bytes=True,
             )
-        if "alice" in request.path:
+        if "alice" in request.path or (request.method == "GET" and PROMISE in request.path):
             yield field("repository", MAX_URL_CHARACTERS, lambda text: replace(request, repository=text), request.repository)
         if request.body is not None:
             yield from self._fields_of_body(app, request, operation, document, field)

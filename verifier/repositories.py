@@ -150,15 +150,15 @@ BLOCK_PATTERN = re.compile(r"[^\s/*:?#]+(/[^\s/*?#]+)*(/[^\s/*?#]+|/\*)")
 
 
 def block_pattern(text: str) -> str | None:
-    """The `name` of a pattern of blocked repositories; None: it is no such pattern, or would cover no repository.
+    """The `name` of a pattern of blocked repositories; None: it is no such pattern, or would cover no repository, or nearly all.
 
-    `owner/name`, an owner without `/*` and the address of a page (`…/tree/main`) would cover none.
+    `owner/name`, an owner without `/*` and the address of a page (`…/tree/main`) would cover none; `github.com/*` nearly all.
     """
     pattern = name(text)
     if pattern is None or not BLOCK_PATTERN.fullmatch(pattern):
         return None
     host, *path = pattern.split("/")
-    covers_some = len(path) == 2 or path == ["*"] if host == "github.com" else len(path) > 1 or "." in host
+    covers_some = len(path) == 2 if host == "github.com" else len(path) > 1 or "." in host
     return pattern if covers_some else None
 
 

@@ -264,7 +264,7 @@ def _blocked(patterns: list[str]) -> list[str]:
         name = block_pattern(pattern)
         # As in the chart, a value is written without https://.
         if name is None or not BLOCK_PATTERN.fullmatch(pattern):
-            raise ValueError(f"{pattern!r} is not host/owner/name, or one that ends in /*, or covers no repository")
+            raise ValueError(f"{pattern!r} is not host/owner/name, or one that ends in /*, or covers no repository, or nearly all")
         names.append(name)
     return names
 

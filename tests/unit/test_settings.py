@@ -239,6 +239,7 @@ def test_command_loads_neither_the_kubernetes_client_nor_flask():
         ("BLOCKED_REPOSITORIES", '["github.com/*/b"]', "rules.blockedRepositories"),
         ("BLOCKED_REPOSITORIES", '["owner/name"]', "rules.blockedRepositories"),
         ("BLOCKED_REPOSITORIES", '["github.com/owner"]', "rules.blockedRepositories"),
+        ("BLOCKED_REPOSITORIES", '["github.com/*"]', "rules.blockedRepositories"),
         ("BLOCKED_REPOSITORIES", '["github.com/owner/name/tree/main"]', "rules.blockedRepositories"),
         ("BLOCKED_REPOSITORIES", "{", "rules.blockedRepositories"),
         ("SELF_NETWORKS", '["pods"]', "rules.selfNetworks"),

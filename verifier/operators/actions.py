@@ -333,7 +333,7 @@ class Operators:
             what, uid, own = server.key, known.uid, self.own_block(server, known)
             same = [own] if own else []
         else:
-            what = str(_clients(what)) if kind == "network" else _repositories(what)
+            what = str(_clients(what)) if kind == "network" else _pattern(what)
             same = [old for old in self._store.blocks() if (old.kind, old.what) == (kind, what) and not old.is_over(self._clock())]
         if same:
             old = same[0]
@@ -605,14 +605,6 @@ def _clients(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     if network.prefixlen < (widest := WIDEST_BLOCK[network.version]):
         raise ActionRefused("bad-request", f"network: {network} is wider than a /{widest}. `mode: deny` closes the gate for all.")
     return network
-
-
-def _repositories(text: str) -> str:
-    """Repositories that may be blocked. A star for an owner (`github.com/*`) would take egress from nearly every server."""
-    pattern = _pattern(text)
-    if pattern == "github.com/*":
-        raise ActionRefused("bad-request", f"repository: {pattern} is nearly everything. `mode: deny` closes the gate for all.")
-    return pattern
 
 
 def _pattern(text: str) -> str:

@@ -23,6 +23,8 @@ export class Check {
   state = "asking";
   /** @type {?string} what a server without a pass reaches; null: the site closes nothing */
   access;
+  /** @type {string} the same as a sentence */
+  reach;
   /** @type {?Error} why there is no pass, if that is known */
   error = null;
   /** Whether a person has to do something. */
@@ -139,6 +141,7 @@ export class Check {
     let answer = await json(asked ?? fetch(`${this.base}challenge?purpose=launch`));
     for (let round = 1; ; round += 1) {
       this.access = answer.access;
+      this.reach = answer.reach;
       this._hold = seconds(answer.hold, HOLD_SECONDS);
       this._interactiveHold = seconds(answer.interactive_hold, INTERACTIVE_HOLD_SECONDS);
       try {

@@ -221,6 +221,8 @@ function show(launch) {
     panel?.show({
       state,
       access,
+      // Of another tier, or of a repository with hosts of its own, only the word is known.
+      reach: said?.state !== "granted" && access === check.access ? check.reach : "",
       busy,
       carryOn: waiting || (check.running && check.interactive),
       another: check.running && check.others,

@@ -57,7 +57,7 @@ export class Panel {
     this.text = make("p", { className: "text" });
     this.text.setAttribute("role", "status");
     this.text.setAttribute("aria-live", "polite");
-    this.reason = make("p", { className: "reason", id: "reason", textContent: this._messages.reason, hidden: true });
+    this.reason = make("p", { className: "reason", id: "reason", hidden: true });
     this.why = button("why", () => {
       section.toggleAttribute("data-open", this.reason.hidden);
       this.reason.hidden = !this.reason.hidden;
@@ -126,6 +126,7 @@ export class Panel {
    * @param {string} what.state the key of a message
    * @param {?string} [what.access] what a server without a pass reaches: "packages", "hosts"; null: the site closes nothing, and
    *   internet access is not mentioned; by default nothing
+   * @param {string} [what.reach] the same as a sentence; empty: not known
    * @param {boolean} [what.busy] whether the page is calculating
    * @param {boolean} [what.carryOn] whether to offer to continue without internet access, because a person has to do something, or
    *   the launch waits
@@ -146,13 +147,14 @@ export class Panel {
   }
 
   _render() {
-    const { state, access, busy, carryOn, another, page } = this._shown;
+    const { state, access, reach, busy, carryOn, another, page } = this._shown;
     const messages = this._messages;
     const some = { packages: messages.packages, hosts: messages.hosts }[access];
     const text = fill(messages[some && state === "without" ? "none" : state],
       { access: some ?? messages.nothing, later: messages.later });
     // Screen readers would repeat a text if it were set again.
     if (this.host.isConnected && !this.section.hidden && this.text.textContent !== text) this.text.textContent = text;
+    this.reason.textContent = [some ? reach : messages.without_access, messages.reason].join(" ").trim();
     this.host.dataset.state = state;
     const look = state === "has" ? "good" : /^(checking|holding|confirm.*|checked)$/.test(state) ? "wait" : some ? "some" : "none";
     this.host.dataset.look = look;

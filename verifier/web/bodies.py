@@ -236,6 +236,7 @@ class ChallengeAnswer(BaseModel):
         Access | None,
         Field(description="what a server without a pass reaches, in the words of `GET servers/…`; null: this site closes nothing"),
     ]
+    reach: Annotated[str, Field(description="the same as a sentence, in the language of Accept-Language; empty: see access")]
     hold: Annotated[
         int,
         Field(

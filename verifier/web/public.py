@@ -4,7 +4,7 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from markupsafe import escape
 
 from ..fairness import BASE_SECONDS, WORKERS
-from . import bodies, issuing, promises
+from . import bodies, issuing, pages, promises
 from .context import log_decision, network, own_url, paying_network, services
 from .headers import THIRD_PARTY
 from .openapi import Answer, Interface, Parameter, document, json_of, operation
@@ -56,11 +56,14 @@ def challenge() -> Response:
     offers = services().captcha.offers(purpose, network(), price)
     # More often than not, a server would wait in vain (D-225).
     in_vain = offers and offers[0]["kind"] == "proof-of-work" and price * BASE_SECONDS / WORKERS > settings.launch_hold
+    access = None if settings.mode == "observe" else settings.unverified.access
+    language = pages.choose_language(request.accept_languages)
     return bodies.answer(
         bodies.ChallengeAnswer.model_validate(
             {
                 "purpose": purpose,
-                "access": None if settings.mode == "observe" else settings.unverified.access,
+                "access": access,
+                "reach": pages.reach(settings.unverified, language, more=True) if access else "",
                 "hold": 0 if in_vain else settings.launch_hold,
                 "interactive_hold": settings.launch_interactive_hold,
                 "providers": offers,

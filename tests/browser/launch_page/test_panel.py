@@ -20,6 +20,7 @@ from tests.support.launch_tab import (
     text,
 )
 from tests.support.waiting import eventually
+from verifier.web.pages import MESSAGES as PAGE
 
 SCREENS = {
     "light": {},
@@ -65,7 +66,7 @@ def test_panel_is_accessible_and_moves_nothing_in_every_state(state, double, sta
         assert_fits(opened)
         assert_accessible(opened)
         opened.page.locator("#binder-egress button.why").click()
-        expect(opened.page.locator("#binder-egress .reason")).to_have_text(MESSAGES[language]["reason"])
+        expect(opened.page.locator("#binder-egress .reason")).to_have_text(f"{MESSAGES[language]['without_access']} {MESSAGES[language]['reason']}")
         if state == "none":
             opened.page.screenshot(path=ARTIFACTS / f"launch-{state}-{screen}-why.png")
         assert_fits(opened)
@@ -106,8 +107,11 @@ def assert_accessible(opened):
 
 
 @pytest.mark.parametrize("language", MESSAGES)
-@pytest.mark.parametrize(("access", "listed"), [("packages", ["conda", "python"]), ("hosts", ["python", "api.example.org"])])
-def test_panel_says_what_the_egress_proxy_gives_without_a_pass(access, listed, language, start, tab):
+@pytest.mark.parametrize(
+    ("access", "listed", "works"),
+    [("packages", ["conda", "python"], "pip, conda"), ("hosts", ["python", "api.example.org"], "pip; api.example.org")],
+)
+def test_panel_says_what_the_egress_proxy_gives_without_a_pass(access, listed, works, language, start, tab):
     process = start(unverified_hosts=listed).process
     hub = start(process)
     hub.ready.close()
@@ -118,6 +122,8 @@ def test_panel_says_what_the_egress_proxy_gives_without_a_pass(access, listed, l
     expect(opened.text).to_have_text(said)
     expect(opened.panel).to_be_visible()
     opened.page.screenshot(path=ARTIFACTS / f"launch-{access}-{language}-320.png")
+    reached = " ".join((PAGE[language]["reach-hosts"].format(hosts=works), PAGE[language]["reach-rest"]))
+    expect(opened.page.locator("#binder-egress .reason")).to_have_text(f"{reached} {MESSAGES[language]['reason']}")
     lines = opened.text.evaluate("(element) => element.offsetHeight / parseFloat(getComputedStyle(element).lineHeight)")
     assert lines < 2.5
     assert_fits(opened)

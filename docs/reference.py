@@ -1,7 +1,9 @@
-"""The reference pages: values, from the comments of chart/values.yaml; HTTP, from the OpenAPI documents; and all words."""
+"""The reference pages: values, from the comments of chart/values.yaml; HTTP, from the OpenAPI documents; Redis' users; and all words."""
 
+import csv
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -117,6 +119,22 @@ def http_page() -> str:
     return "\n".join(out)
 
 
+def redis_page() -> str:
+    """The page of what each process may do in the chart's Redis, from the table in the script that starts it."""
+    script = (Path(__file__).parents[1] / "chart/files/redis.sh").read_text()
+    words = {"": "", "~": "read, write ", "%R~": "read ", "%W~": "write ", "&": "channel "}
+    users = ("verifier", "reconciler", "receiver", "proxy")
+    cells: dict[str, dict[str, str]] = {}
+    for row in csv.reader(script.partition("rights='\n")[2].partition("\n'\n")[0].splitlines()):
+        user, commands, right, keys = (*row, "", "")[:4]
+        for key in [f"`{key}`" for key in keys.split()] or ["commands"]:
+            of = cells.setdefault(key, dict.fromkeys(users, ""))
+            of[user] += words[right] + " ".join(f"`{command.upper()}` ".replace("|", " ") for command in commands.split())
+    out = ["# Redis' users", "", "What each process may do in the chart's Redis. [Privacy](../privacy.md) says what the keys hold.", ""]
+    out += [f"| key | {' | '.join(users)} |", "|---" * (len(users) + 1) + "|"]
+    return "\n".join([*out, *(f"| {key} | {' | '.join(of.values())} |" for key, of in cells.items()), ""])
+
+
 def pages() -> dict[str, str]:
     """The pages, by name."""
-    return {"values": values_page(), "http": http_page(), "words": words_page()}
+    return {"values": values_page(), "http": http_page(), "redis": redis_page(), "words": words_page()}

@@ -3,37 +3,48 @@
 set -f
 hash() { printf %s "$1" | sha256sum | cut -d ' ' -f 1; }
 access="requirepass \"$REDIS_PASSWORD\""
+# A row: user, commands, right, keys. Commands without keys are good for all keys of the user's rows without commands (D-241).
+# Rights are as in Redis' ACL: ~ read and write, %R~ read, %W~ write, & publish and subscribe.
+# Only the receiver enters detectors' reports; no process that faces strangers does (D-354).
+rights='
+verifier,ping time multi exec discard evalsha script|load script|exists info
+verifier,type get set mget exists expire ttl incr scan hgetall hexists hset hsetnx hget hdel hincrby
+verifier,,~,epoch solution:* charges:* rejected:* pass:* promise:* keeps:* launch:* unlock:* withdrawn:* wiring hub verifiers
+verifier,,%R~,server:* stop:* lifted:* blocks revoked reconciler counters tiers gatecheck lines
+verifier,rpush,%W~,wake
+verifier,hsetnx,%W~,blocks revoked
+verifier,xrevrange,%R~,detected
+reconciler,ping time multi exec discard evalsha script|load script|exists info publish
+reconciler,type get set mget exists expire del scan hgetall hexists hset hsetnx hget hdel hincrby hkeys
+reconciler,rpush lpop blpop xadd xdel xrange xrevrange
+reconciler,,%R~,*
+reconciler,,~,epoch charges:key:* launch:* unlock:* withdrawn:* server:* stop:* lifted:* blocks revoked wake actions
+reconciler,,~,reconciler counters tiers gatecheck addresses changes detections detected agents lines
+reconciler,,&,addresses
+receiver,ping multi exec
+receiver,xadd expire,%W~,detections
+receiver,hexists,%R~,agents
+receiver,hincrby,~,lines
+receiver,set,%W~,unreadable
+proxy,ping multi exec get hgetall set subscribe unsubscribe
+proxy,,%R~,addresses changes hub
+proxy,,%W~,wanted:*
+proxy,,&,addresses
+'
+user() {
+  [ -z "$2" ] || printf '\nuser %s on #%s -@all' "$1" "$(hash "$2")"
+  [ -z "$2" ] || echo "$rights" | while IFS=, read -r user commands right keys; do
+    [ "$user" = "$1" ] || continue
+    rules=""
+    for command in $commands; do rules="$rules +$command"; done
+    for key in $keys; do rules="$rules ${right}binder-egress:$key"; done
+    [ -n "$commands" ] && [ -n "$keys" ] && rules=" ($rules )"
+    printf %s "$rules"
+  done
+}
 if [ -n "$VERIFIER_PASSWORD" ] && [ -n "$RECONCILER_PASSWORD" ]; then
-  scripts="+evalsha +script|load +script|exists"
-  common="-@all +ping +time +multi +exec +discard $scripts +type +get +set +mget +exists +expire +scan +hgetall +hexists"
-  common="$common +hset +hget +hdel +hincrby"
-  own="" read="" written=""
-  for key in epoch solution:* charges:* rejected:* pass:* promise:* keeps:* launch:* unlock:* withdrawn:* wiring hub verifiers; do
-    own="$own ~binder-egress:$key"
-  done
-  for key in server:* stop:* lifted:* blocks revoked reconciler counters tiers gatecheck lines; do
-    read="$read %R~binder-egress:$key"
-  done
-  for key in epoch charges:key:* launch:* unlock:* withdrawn:* server:* stop:* lifted:* blocks revoked wake actions reconciler \
-    counters tiers gatecheck addresses changes detections detected agents lines; do
-    written="$written ~binder-egress:$key"
-  done
-  access="user default off
-user verifier on #$(hash "$VERIFIER_PASSWORD") $common +ttl +incr +hsetnx +info $own $read (+rpush %W~binder-egress:wake) \
-(+hsetnx %W~binder-egress:blocks %W~binder-egress:revoked) (+xrevrange %R~binder-egress:detected)
-user reconciler on #$(hash "$RECONCILER_PASSWORD") $common +del +hsetnx +rpush +lpop +blpop +info +hkeys \
-+xadd +xdel +xrange +xrevrange +publish &binder-egress:addresses %R~binder-egress:* $written"
-  # Only the receiver writes detectors' reports; no process that faces strangers does (D-354).
-  if [ -n "$RECEIVER_PASSWORD" ]; then
-    access="$access
-user receiver on #$(hash "$RECEIVER_PASSWORD") -@all +ping +multi +exec (+xadd +expire %W~binder-egress:detections) \
-(+hexists %R~binder-egress:agents) (+hincrby ~binder-egress:lines) (+set %W~binder-egress:unreadable)"
-  fi
-  if [ -n "$PROXY_PASSWORD" ]; then
-    access="$access
-user proxy on #$(hash "$PROXY_PASSWORD") -@all +ping +multi +exec +get +hgetall +subscribe +unsubscribe \
-&binder-egress:addresses %R~binder-egress:addresses %R~binder-egress:changes %R~binder-egress:hub +set %W~binder-egress:wanted:*"
-  fi
+  access="user default off$(user verifier "$VERIFIER_PASSWORD")$(user reconciler "$RECONCILER_PASSWORD")"
+  access="$access$(user receiver "$RECEIVER_PASSWORD")$(user proxy "$PROXY_PASSWORD")"
 fi
 # Nothing is kept on disk (D-084).
 exec redis-server - <<SETTINGS

@@ -124,3 +124,9 @@ def test_the_reference_of_http_has_every_call(site):
                 assert method == "parameters" or f"{method.upper()} {path}" in text, path
     for field in ("on_expiry", "interactive_hold", "servers_per_day", "blocks[].only_on_pods", "keys[].used"):
         assert field in text, field
+
+
+def test_the_reference_of_redis_says_what_each_process_may_do(site):
+    text = site[SITE / "generated/redis.html"].text
+    for row in ("blocks read write HSETNX read, write", "detections read, write write XADD EXPIRE", "hub read, write read"):
+        assert row in " ".join(text.split()), row

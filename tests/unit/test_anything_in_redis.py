@@ -98,7 +98,7 @@ OF_VERIFIER = (
     "hub",
     "verifiers",
 )
-"""What the verifier may write: `own` in chart/files/redis.sh."""
+"""What the verifier may write by chart/files/redis.sh."""
 
 
 def put_as_verifier(client, kind, text):

@@ -37,6 +37,8 @@ SCRIPT = Path(__file__).parents[2] / "chart/files/redis.sh"
 SHARED, VERIFIER, RECONCILER = 'it\'s "one" $password', "the verifier's $own", 'the "reconciler\'s" own'
 PROXY, RECEIVER = "the proxy's $own", 'the "receiver"\'s own'
 
+PASSWORDS = {"verifier": VERIFIER, "reconciler": RECONCILER, "receiver": RECEIVER, "proxy": PROXY}
+
 PREFIX = "binder-egress:"
 
 REPORT = Report("cryptnono", "execwhacker", "xmrig", 1000.0, uid="uid-1")
@@ -164,21 +166,6 @@ def test_proxy_reads_addresses_and_writes_what_is_wanted_and_nothing_else(server
     proxies.publish_wanted_hosts("proxy-1", [{"host": "data.example"}])
     assert reconcilers.wanted_hosts() == [{"host": "data.example"}]
     assert_nothing_was_refused(server)
-    for store, call in (
-        (proxies, lambda s: s.publish_addresses(ALICE, [])),
-        (proxies, lambda s: s.known(ALICE)),
-        (proxies, lambda s: s.blocks()),
-        (proxies, lambda s: s.grant(ALICE, Record(make_grant(), uid="uid-1"))),
-        (proxies, lambda s: s.wake_all()),
-        (proxies, lambda s: announce(s, hub_url="https://other.example/")),
-        (proxies, lambda s: s.wanted_hosts()),
-        (verifiers, lambda s: s.wanted_hosts()),
-        (verifiers, lambda s: s.publish_wanted_hosts("proxy-1", [])),
-        (verifiers, lambda s: s.addresses()),
-        (verifiers, lambda s: s.publish_addresses(ALICE, [])),
-    ):
-        with pytest.raises(StoreUnavailable, match="NoPermission"):
-            call(store)
 
 
 @pytest.fixture
@@ -201,34 +188,18 @@ def test_receiver_enters_reports_and_nothing_else(server, stores, receivers):
     assert (answer.status_code, answer.json["reports"], len(answer.json["unreadable"])) == (202, 1, 1)
     wrong = {"Authorization": "Bearer x"}
     assert app.post("/api/detections", data=body, headers=wrong, environ_base={"REMOTE_ADDR": "10.42.0.8"}).status_code == 401
-    ((entered, report),) = reconcilers.waiting_reports(9)
+    ((_, report),) = reconcilers.waiting_reports(9)
     assert (report.source, report.uid, report.sender) == ("agent", "uid-1", "10.42.0.7")
     assert verifiers.lines() == {("agent", "report"): 1, ("agent", "unreadable"): 1, ("", "wrong-token"): 1}
     assert [row["line"] for row in reconcilers.unreadable()] == ["nonsense"]
     assert_nothing_was_refused(server)
-    for call in (
-        lambda s: s.waiting_reports(9),
-        lambda s: s.answer_reports([entered], []),
-        lambda s: s.detected(),
-        lambda s: s.unreadable(),
-        lambda s: s.publish_agents({}),
-        lambda s: s.ask_to_stop(ALICE, "uid-1"),
-        lambda s: s.grant(ALICE, Record(make_grant(), uid="uid-1")),
-        lambda s: s.blocks(),
-        lambda s: s.known(ALICE),
-        lambda s: s.wake_all(),
-        lambda s: s.heartbeat(0, {}, {"x": 1}),
-    ):
-        with pytest.raises(StoreUnavailable, match="NoPermission"):
-            call(receivers)
 
 
 @pytest.mark.parametrize("user", ["verifier", "proxy"])
 def test_report_is_entered_by_receiver_and_reconciler_alone(server, stores, user):
     """Somebody who captures a process that faces strangers cannot have a pod stopped with a report (D-354)."""
     _, reconcilers = stores
-    passwords = {"verifier": VERIFIER, "proxy": PROXY}
-    with server.client(username=user, password=passwords[user]) as client:
+    with server.client(username=user, password=PASSWORDS[user]) as client:
         with pytest.raises(StoreUnavailable, match="NoPermission"):
             Store(client).add_report(REPORT)
         for command in (
@@ -238,8 +209,8 @@ def test_report_is_entered_by_receiver_and_reconciler_alone(server, stores, user
             ["RENAME", f"{PREFIX}launch:x", f"{PREFIX}detections"],
             ["COPY", f"{PREFIX}launch:x", f"{PREFIX}detections"],
             ["HSET", f"{PREFIX}agents", "10.42.0.7", "node-1"],
-            ["AUTH", "receiver", passwords[user]],
-            ["AUTH", "reconciler", passwords[user]],
+            ["AUTH", "receiver", PASSWORDS[user]],
+            ["AUTH", "reconciler", PASSWORDS[user]],
         ):
             with pytest.raises((redis.exceptions.NoPermissionError, redis.exceptions.AuthenticationError)):
                 client.execute_command(*command)
@@ -368,9 +339,8 @@ def assert_nothing_was_refused(server):
         assert not [line for line in client.acl_log() if not line["object"].startswith("client")]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
+REFUSED = {
+    "verifier": [
         f"SET {PREFIX}stop:alice/ uid-1",
         f"HDEL {PREFIX}blocks x",
         f"HSET {PREFIX}blocks x y",
@@ -407,12 +377,86 @@ def assert_nothing_was_refused(server):
         "CLIENT KILL TYPE normal",
         "REPLICAOF 192.0.2.1 6379",
         "SUBSCRIBE x",
+        f"PUBLISH {PREFIX}addresses x",
+        f"GET {PREFIX}wanted:proxy-1",
+        f"SET {PREFIX}wanted:proxy-1 x",
+        f"HGETALL {PREFIX}addresses",
+        f"HSET {PREFIX}addresses alice/ x",
+        f"GET {PREFIX}unreadable",
         "EVAL return(1) 0",
     ],
-)
-def test_verifier_cannot_do_what_is_not_its_own(server, command):
-    with server.client(username="verifier", password=VERIFIER) as client, pytest.raises(redis.exceptions.NoPermissionError):
-        client.execute_command(*command.split())
+    "reconciler": [
+        "FLUSHALL",
+        "CONFIG GET *",
+        "ACL LIST",
+        "SET other x",
+        "GET other",
+        f"SET {PREFIX}pass:x y",
+        f"HSET {PREFIX}charges:192.0.2.1 x 1",
+        f"SET {PREFIX}hub https://other.example/",
+        f"SET {PREFIX}wanted:proxy-1 x",
+        f"PUBLISH {PREFIX}other x",
+        "SUBSCRIBE x",
+        "EVAL return(1) 0",
+        "SHUTDOWN",
+    ],
+    "receiver": [
+        f"XRANGE {PREFIX}detections - +",
+        f"XDEL {PREFIX}detections 1-1",
+        f"DEL {PREFIX}detections",
+        f"XADD {PREFIX}detected * row x",
+        f"XREVRANGE {PREFIX}detected + -",
+        f"GET {PREFIX}unreadable",
+        f"HGETALL {PREFIX}agents",
+        f"HSET {PREFIX}agents 10.42.0.7 node-1",
+        f"DEL {PREFIX}agents",
+        f"SET {PREFIX}stop:alice/ uid-1",
+        f"SET {PREFIX}unlock:alice/ x",
+        f"HGETALL {PREFIX}blocks",
+        f"HSETNX {PREFIX}blocks x y",
+        f"GET {PREFIX}server:alice/",
+        f"RPUSH {PREFIX}wake *",
+        f"SET {PREFIX}reconciler 1",
+        f"HINCRBY {PREFIX}counters x 1",
+        "SCRIPT LOAD return(1)",
+        "EVAL return(1) 0",
+        "KEYS *",
+        "FLUSHALL",
+        "CONFIG GET *",
+    ],
+    "proxy": [
+        f"HSET {PREFIX}addresses alice/ x",
+        f"HDEL {PREFIX}addresses alice/",
+        f"SET {PREFIX}changes 1",
+        f"PUBLISH {PREFIX}addresses x",
+        f"SUBSCRIBE {PREFIX}other",
+        f"GET {PREFIX}server:alice/",
+        f"HGETALL {PREFIX}blocks",
+        f"SET {PREFIX}unlock:alice/ x",
+        f"SET {PREFIX}launch:alice/ x",
+        f"RPUSH {PREFIX}wake *",
+        f"SET {PREFIX}hub https://other.example/",
+        f"HINCRBY {PREFIX}wiring launches 1",
+        f"GET {PREFIX}wanted:proxy-1",
+        f"DEL {PREFIX}wanted:proxy-1",
+        f"GET {PREFIX}epoch",
+        "SCRIPT LOAD return(1)",
+        "EVAL return(1) 0",
+        "SCAN 0",
+        "KEYS *",
+        "FLUSHALL",
+        "CONFIG GET *",
+    ],
+}
+"""What each user must not do, written by hand: it must not follow from the table in the script."""
+
+
+@pytest.mark.parametrize("user", REFUSED)
+def test_user_cannot_do_what_is_not_its_own(server, user):
+    with server.client(username=user, password=PASSWORDS[user]) as client:
+        for command in REFUSED[user]:
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                print(user, command, client.execute_command(*command.split()))
 
 
 @pytest.mark.parametrize(
@@ -424,12 +468,6 @@ def test_script_of_the_verifier_has_no_more_rights(server, script):
         loaded = client.script_load(script.format(PREFIX))
         with pytest.raises(redis.exceptions.ResponseError, match="executing the script can't"):
             client.evalsha(loaded, 0)
-
-
-@pytest.mark.parametrize("command", ["FLUSHALL", "CONFIG GET *", "ACL LIST", "SET other x", f"SET {PREFIX}pass:x y", "SHUTDOWN"])
-def test_reconciler_has_no_rights_beyond_its_keys(server, command):
-    with server.client(username="reconciler", password=RECONCILER) as client, pytest.raises(redis.exceptions.NoPermissionError):
-        client.execute_command(*command.split())
 
 
 def test_no_other_password_is_accepted_if_there_are_users(server):

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from tests.support.cluster.commands import egress
 from tests.support.cluster.packets import python_in
-from tests.support.cluster.patience import TIER_SECONDS
 from tests.support.cluster.stage import Failed, Stage
+from tests.support.cluster.timeouts import TIER_SECONDS
 
 ADDRESS = "203.0.113.20"
 """The server's address, and its names, which ci/cluster/up gives to the outside DNS."""

@@ -40,8 +40,8 @@ from tests.support.apps import (
     run_pod,
     solve,
 )
-from tests.support.cluster.newborns import bear, guard_of, lives
 from tests.support.cluster.stage import TOP, Stage
+from tests.support.cluster.start_guard_pods import attempts, guard_of, start_pod
 from tests.support.hostile import Cost, costs, site
 from tests.support.ports import free_port
 from tests.support.processes import children
@@ -320,8 +320,8 @@ def guard(stage: Stage) -> None:
     )  # fmt: skip
     for name, container in (("without guard", None), ("with guard", guard)):
         for number in range(8):
-            bear(stage, f"newborn-{number}", container)
-        pods = list(lives(stage).values())
+            start_pod(stage, f"early-{number}", container)
+        pods = list(attempts(stage).values())
         last = [max(pod.last) for pod in pods if any(pod.reached)]
         waited = [pod.said["seconds"] for pod in pods if pod.said]
         table.add_row(

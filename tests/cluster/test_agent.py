@@ -11,8 +11,8 @@ from tests.support import made_up_miner
 from tests.support.cluster.commands import egress
 from tests.support.cluster.egress_proxy import HOLD, LISTED, VALUES, ask_until, await_variables
 from tests.support.cluster.packets import assert_reaches, python_in
-from tests.support.cluster.patience import ROLLOUT_SECONDS
 from tests.support.cluster.stage import OPEN, QUICK, Stage
+from tests.support.cluster.timeouts import ROLLOUT_SECONDS
 from tests.support.doc_examples import section
 from tests.support.waiting import eventually
 

@@ -23,7 +23,8 @@ from tests.support.cluster.canary import canary
 from tests.support.cluster.commands import egress, keys
 from tests.support.cluster.hub import start_by_hub
 from tests.support.cluster.packets import python_in
-from tests.support.cluster.patience import (
+from tests.support.cluster.stage import QUICK, TOP, Stage, signal_component
+from tests.support.cluster.timeouts import (
     ALERT_SECONDS,
     ANSWER_SECONDS,
     CANARY_SECONDS,
@@ -31,7 +32,6 @@ from tests.support.cluster.patience import (
     SECRET_SECONDS,
     TIER_SECONDS,
 )
-from tests.support.cluster.stage import QUICK, TOP, Stage, signal_component
 from tests.support.detections import killed
 from tests.support.doubles import SECRET, Double, running
 from tests.support.ports import free_port

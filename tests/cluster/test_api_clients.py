@@ -15,8 +15,8 @@ import requests
 from tests.support.cluster.clients import SPEC, Outcomes, client, comparable, curl, script, user_of
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import ANSWER_SECONDS, COMMAND_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.timeouts import ANSWER_SECONDS, COMMAND_SECONDS, TIER_SECONDS
 from tests.support.doc_examples import SIGNED_IN, examples, run_example
 from tests.support.waiting import eventually
 

@@ -9,8 +9,8 @@ import yaml
 from tests.support.cluster.commands import keys
 from tests.support.cluster.installing import ask
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import SECRET_SECONDS
 from tests.support.cluster.stage import OPEN, QUICK, Stage
+from tests.support.cluster.timeouts import SECRET_SECONDS
 from tests.support.waiting import eventually
 
 REPOSITORY = "example.com/owner/repo"

@@ -29,7 +29,8 @@ from tests.support.cluster.hub import start_by_hub, stop_by_hub
 from tests.support.cluster.made_up_sources import ELSEWHERE, ELSEWHERE4, MadeUp, hearing, send, send_from_here
 from tests.support.cluster.networks import Network
 from tests.support.cluster.node_guard import TABLE, is_whole, node_guard
-from tests.support.cluster.patience import (
+from tests.support.cluster.stage import LABEL, QUICK, TOP, USER_PODS, Stage, lines
+from tests.support.cluster.timeouts import (
     ANSWER_SECONDS,
     CANARY_SECONDS,
     POD_SECONDS,
@@ -37,7 +38,6 @@ from tests.support.cluster.patience import (
     RECONCILER_SECONDS,
     TIER_SECONDS,
 )
-from tests.support.cluster.stage import LABEL, QUICK, TOP, USER_PODS, Stage, lines
 from tests.support.waiting import eventually
 from verifier.ping import CLOSED, SYSCTL
 

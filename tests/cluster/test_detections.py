@@ -12,8 +12,8 @@ import yaml
 from tests.support.cluster.commands import egress
 from tests.support.cluster.egress_proxy import HOLD, LISTED, VALUES, ask_until, await_variables
 from tests.support.cluster.packets import assert_reaches, python_in, stream
-from tests.support.cluster.patience import ANSWER_SECONDS, SECRET_SECONDS, STALLED_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import OPEN, QUICK, Failed, Stage
+from tests.support.cluster.timeouts import ANSWER_SECONDS, SECRET_SECONDS, STALLED_SECONDS, TIER_SECONDS
 from tests.support.detections import deleted, killed
 from tests.support.waiting import eventually
 

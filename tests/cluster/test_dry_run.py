@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.cluster.patience import POD_SECONDS
 from tests.support.cluster.stage import TOP, Failed, Stage
+from tests.support.cluster.timeouts import POD_SECONDS
 from tests.support.waiting import eventually
 
 TOPOLOGIES = sorted((TOP / "chart/ci").glob("*-values.yaml"))

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.support.cluster.patience import TIER_SECONDS
 from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.timeouts import TIER_SECONDS
 from tests.support.waiting import eventually
 
 MANY = [f"23.{number // 250}.{number % 250}.7" for number in range(2000)]

@@ -11,8 +11,8 @@ import requests
 
 from tests.support.cluster.installing import await_tier_or_unlock, forget_failures
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import ANSWER_SECONDS, POD_SECONDS, RECONCILER_SECONDS
 from tests.support.cluster.stage import HOOK_TRIES, Failed, Launched, Stage, restart_component
+from tests.support.cluster.timeouts import ANSWER_SECONDS, POD_SECONDS, RECONCILER_SECONDS
 from tests.support.waiting import eventually
 
 HOOK_LIMIT = 1.0

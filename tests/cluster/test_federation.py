@@ -23,8 +23,8 @@ from tests.support.cluster.evidence import Evidence
 from tests.support.cluster.front_door import FrontDoor
 from tests.support.cluster.installing import await_tier_or_unlock
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import ANSWER_SECONDS, HUB_SECONDS, LAUNCH_SECONDS, PAGE_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import CLIENT, QUICK, TOP, Stage
+from tests.support.cluster.timeouts import ANSWER_SECONDS, HUB_SECONDS, LAUNCH_SECONDS, PAGE_SECONDS, TIER_SECONDS
 from tests.support.doc_examples import section
 from tests.support.launch_page import bundle
 from tests.support.waiting import eventually, patiently

@@ -7,8 +7,8 @@ import pytest
 
 from tests.support.cluster.canary import canary
 from tests.support.cluster.commands import cells, doctor, helm_test
-from tests.support.cluster.patience import CANARY_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS
 from tests.support.cluster.stage import LABEL, QUICK, SINGLEUSER, Failed, Stage
+from tests.support.cluster.timeouts import CANARY_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS
 from tests.support.waiting import eventually
 from verifier.gatecheck.check import canary_of
 from verifier.labels import GRANT_ANNOTATION

@@ -4,8 +4,8 @@ import base64
 
 import pytest
 
-from tests.support.cluster.patience import POD_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import OURS, QUICK, Failed, Stage
+from tests.support.cluster.timeouts import POD_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
 

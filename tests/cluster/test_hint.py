@@ -10,8 +10,8 @@ import pytest
 import requests
 from tornado.websocket import websocket_connect
 
-from tests.support.cluster.patience import HUB_ANSWER_SECONDS, POD_SECONDS
 from tests.support.cluster.stage import Launched, Stage
+from tests.support.cluster.timeouts import HUB_ANSWER_SECONDS, POD_SECONDS
 
 SAID = "This server may have no internet access, or only packages."
 

@@ -18,8 +18,8 @@ import yaml
 from tests.support.cluster.installing import BINDERHUB, Load, Operator, ask, await_tier_or_unlock
 from tests.support.cluster.node_guard import node_guard
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import HUB_SECONDS, ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
+from tests.support.cluster.timeouts import HUB_SECONDS, ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.doc_examples import section
 from tests.support.waiting import eventually, patiently
 

@@ -9,8 +9,8 @@ from playwright.sync_api import Browser, Page, expect
 from tests.support.cluster.front_door import PORT, URL, FrontDoor
 from tests.support.cluster.hub import start_by_hub
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import ANSWER_SECONDS, PAGE_SECONDS, POD_SECONDS
 from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.timeouts import ANSWER_SECONDS, PAGE_SECONDS, POD_SECONDS
 from tests.support.jupyter import Lab, notebook_of
 from tests.support.waiting import eventually
 

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import PAGE_SECONDS
 from tests.support.cluster.stage import Stage
+from tests.support.cluster.timeouts import PAGE_SECONDS
 from tests.support.doc_examples import HUB
 from tests.support.launch_page import bundle
 

@@ -17,8 +17,8 @@ from playwright.sync_api import Browser, Error, Page, expect
 
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import PAGE_SECONDS
 from tests.support.cluster.stage import OPEN, Stage
+from tests.support.cluster.timeouts import PAGE_SECONDS
 from tests.support.launch_page import bundle
 from verifier.promises import is_promise
 

@@ -11,8 +11,8 @@ import requests
 
 from tests.support.cluster.hub import start_by_hub, stop_by_hub
 from tests.support.cluster.packets import assert_reaches, forbidden
-from tests.support.cluster.patience import ANSWER_SECONDS, POD_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import CLIENT
+from tests.support.cluster.timeouts import ANSWER_SECONDS, POD_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.doc_examples import section
 from tests.support.waiting import eventually
 

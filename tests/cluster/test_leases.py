@@ -13,8 +13,8 @@ from tests.support.cluster.clients import client, client_process
 from tests.support.cluster.commands import egress
 from tests.support.cluster.hub import ask_hub, start_by_hub
 from tests.support.cluster.packets import assert_reaches, stream
-from tests.support.cluster.patience import ANSWER_SECONDS, COMMAND_SECONDS, POD_SECONDS, STALLED_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import OPEN, QUICK, Stage
+from tests.support.cluster.timeouts import ANSWER_SECONDS, COMMAND_SECONDS, POD_SECONDS, STALLED_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
 LEASE = 60

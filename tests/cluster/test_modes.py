@@ -7,8 +7,8 @@ from collections.abc import Set
 import pytest
 
 from tests.support.cluster.packets import assert_reaches, forbidden
-from tests.support.cluster.patience import CANARY_SECONDS, POD_SECONDS, ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import OPEN, OURS, QUICK, SINGLEUSER, TOP, Failed, Stage
+from tests.support.cluster.timeouts import CANARY_SECONDS, POD_SECONDS, ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
 

@@ -8,8 +8,8 @@ import requests
 
 from tests.support.cluster.commands import egress, refused
 from tests.support.cluster.packets import assert_reaches, stream
-from tests.support.cluster.patience import POD_SECONDS, RECONCILER_SECONDS, STALLED_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import OPEN, QUICK, Failed, Stage
+from tests.support.cluster.timeouts import POD_SECONDS, RECONCILER_SECONDS, STALLED_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
 REPOSITORY = "https://example.com/owner/repo.git"

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.cluster.installing import Operator
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import POD_SECONDS, ROLLOUT_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
+from tests.support.cluster.timeouts import POD_SECONDS, ROLLOUT_SECONDS
 from tests.support.doc_examples import section
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from tests.support.cluster.commands import cells, doctor, egress, helm_test
 from tests.support.cluster.egress_proxy import HOLD, LISTED, OTHER, PRIVATE, VALUES, ask, ask_until, await_variables, who
-from tests.support.cluster.newborns import bear, guard_of, lives
 from tests.support.cluster.packets import assert_reaches, python_in
-from tests.support.cluster.patience import CANARY_SECONDS, POD_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, Failed, Stage
+from tests.support.cluster.start_guard_pods import attempts, guard_of, start_pod
+from tests.support.cluster.timeouts import CANARY_SECONDS, POD_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 from verifier.proxy.resolve import TRIES, TRY_SECONDS
 
@@ -101,10 +101,10 @@ def test_pod_that_the_proxy_does_not_know_starts_after_the_timeout(stage):
     """The proxy knows the second pod, but with another uid than the pod's guard is told."""
     guard = with_variables(guard_of(stage.pod(stage.launch().user)), BINDER_EGRESS_START_GUARD_TIMEOUT="15")
     before = stage.metrics()
-    bear(stage, "newborn-unknown", guard, seconds=1)
-    bear(stage, "newborn-mistaken", with_variables(guard, BINDER_EGRESS_POD_UID="another"), seconds=1, user="mistaken")
-    for name, pod in lives(stage).items():
-        outcome = f"{name.removeprefix('newborn-')}_by_proxy".replace("unknown_by", "unknown_to")
+    start_pod(stage, "early-unknown", guard, seconds=1)
+    start_pod(stage, "early-mistaken", with_variables(guard, BINDER_EGRESS_POD_UID="another"), seconds=1, user="mistaken")
+    for name, pod in attempts(stage).items():
+        outcome = f"{name.removeprefix('early-')}_by_proxy".replace("unknown_by", "unknown_to")
         assert (pod.said["outcome"], 14 <= pod.said["seconds"] <= POD_SECONDS) == (outcome, True), (name, pod.said)
     counter = 'binder_egress_start_guards_total{outcome="mistaken_by_proxy"}'
     eventually(lambda: stage.metrics().get(counter, 0) == before.get(counter, 0) + 1, RECONCILER_SECONDS)
@@ -133,15 +133,15 @@ def test_address_that_is_used_again_is_that_of_the_new_pod(stage, local_cluster)
         stage.kubectl("delete", "pod", before["metadata"]["name"], "--now")
         give_next(address)
         guard = with_variables(guard_of(before), BINDER_EGRESS_START_GUARD_TIMEOUT=str(POD_SECONDS))
-        bear(stage, "newborn-heir", guard, seconds=1, user="heir")
+        start_pod(stage, "early-heir", guard, seconds=1, user="heir")
 
         def heir() -> dict:
-            return stage.get("pod", "newborn-heir")
+            return stage.get("pod", "early-heir")
 
         eventually(lambda: heir()["status"].get("podIP"), POD_SECONDS)
         assert heir()["status"]["podIP"] == address
         proxy = stage.cluster_ip("binder-egress-proxy")
-        inside = ("exec", "newborn-heir", "-c", guard["name"], "--", "python3", "-c", SEEN, proxy)
+        inside = ("exec", "early-heir", "-c", guard["name"], "--", "python3", "-c", SEEN, proxy)
         seen: dict[str, str] = {}
 
         def asked() -> bool:
@@ -154,7 +154,7 @@ def test_address_that_is_used_again_is_that_of_the_new_pod(stage, local_cluster)
         assert "running" in heir()["status"]["initContainerStatuses"][0]["state"]
     finally:
         stage.scale("reconciler", 1)
-    (pod,) = lives(stage).values()
+    (pod,) = attempts(stage).values()
     assert pod.said["outcome"] in ("closed", "blocked")
 
 
@@ -216,8 +216,8 @@ def test_network_that_hides_addresses_is_noticed(stage, hide):
     assert cells(helm_test(stage)[1])["unverified", "egress proxy"] == "shown ok"
     hide("-I")
     ask_until(stage, user, f"http://{LISTED}/", "503")
-    bear(stage, "newborn-hidden", with_variables(guard_of(stage.pod(user)), BINDER_EGRESS_START_GUARD_TIMEOUT="15"), seconds=1)
-    assert lives(stage)["newborn-hidden"].said["outcome"] == "unknown_to_proxy"
+    start_pod(stage, "early-hidden", with_variables(guard_of(stage.pod(user)), BINDER_EGRESS_START_GUARD_TIMEOUT="15"), seconds=1)
+    assert attempts(stage)["early-hidden"].said["outcome"] == "unknown_to_proxy"
     passed, table = helm_test(stage)
     assert not passed and cells(table)["verified", "egress proxy"].startswith("hidden FAILED"), table
     eventually(lambda: stage.metrics().get(hidden) == 1, CANARY_SECONDS)

@@ -21,8 +21,8 @@ import pytest
 
 from tests.support.cluster.commands import egress
 from tests.support.cluster.egress_proxy import who as who_am_i
-from tests.support.cluster.patience import TIER_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Failed, Stage
+from tests.support.cluster.timeouts import TIER_SECONDS
 from tests.support.egress_proxy import guarantees
 from tests.support.egress_proxy.attempts import (
     ANY,

@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.cluster.egress_proxy import HOLD, LISTED, OTHER, VALUES, ask, ask_until, await_variables
 from tests.support.cluster.packets import python_in
-from tests.support.cluster.patience import TIER_SECONDS
 from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.timeouts import TIER_SECONDS
 from tests.support.waiting import eventually
 from verifier.proxy.identities import MAX_AGE_SECONDS
 

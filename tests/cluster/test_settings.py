@@ -12,8 +12,8 @@ from ci import demo_packages as packages
 from tests.support.cluster.egress_proxy import ask_until, await_variables
 from tests.support.cluster.hub import start_by_hub, stop_by_hub
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import ANSWER_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
+from tests.support.cluster.timeouts import ANSWER_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
 LEASE = 60

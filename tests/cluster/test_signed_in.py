@@ -15,8 +15,8 @@ from tests.support.cluster.clients import SPEC, Outcomes, client, comparable, cu
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.hub import ask_hub
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import HUB_ANSWER_SECONDS, HUB_SECONDS, LAUNCH_SECONDS, POD_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
+from tests.support.cluster.timeouts import HUB_ANSWER_SECONDS, HUB_SECONDS, LAUNCH_SECONDS, POD_SECONDS
 from tests.support.doc_examples import SIGNED_IN, examples, run_example
 from tests.support.waiting import eventually, patiently
 

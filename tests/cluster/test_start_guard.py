@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tests.support.cluster.newborns import bear, guard_of, lives
-from tests.support.cluster.patience import POD_SECONDS, RECONCILER_SECONDS
 from tests.support.cluster.stage import Stage, signal_component
+from tests.support.cluster.start_guard_pods import attempts, guard_of, start_pod
+from tests.support.cluster.timeouts import POD_SECONDS, RECONCILER_SECONDS
 from tests.support.waiting import eventually
 
 BORN_AT_ONCE = 8
@@ -27,8 +27,8 @@ def timeout_of(guard: dict, changed: str = "") -> str:
 
 def test_new_pod_reaches_nothing(stage, guard):
     for number in range(BORN_AT_ONCE):
-        bear(stage, f"newborn-{number}", guard)
-    found = lives(stage)
+        start_pod(stage, f"early-{number}", guard)
+    found = attempts(stage)
     assert len(found) == BORN_AT_ONCE
     assert {name: pod for name, pod in found.items() if any(pod.reached)} == {}
     assert {pod.said["outcome"] for pod in found.values()} <= {"closed", "blocked"}
@@ -37,15 +37,15 @@ def test_new_pod_reaches_nothing(stage, guard):
 def test_new_pod_without_the_guard_reaches_something_where_policies_are_late(stage, network):
     """The guard's purpose. Where policies are late, this also shows that the test above can fail."""
     for number in range(BORN_AT_ONCE):
-        bear(stage, f"newborn-{number}", None)
-    assert any(any(pod.reached) for pod in lives(stage).values()) == network.late
+        start_pod(stage, f"early-{number}", None)
+    assert any(any(pod.reached) for pod in attempts(stage).values()) == network.late
 
 
 def test_new_pod_while_the_network_plugin_hangs(stage, network):
     signal_component("netpol", "STOP")
     try:
-        bear(stage, "newborn", None)
-        (pod,) = lives(stage).values()
+        start_pod(stage, "early", None)
+        (pod,) = attempts(stage).values()
     finally:
         signal_component("netpol", "CONT")
     assert any(pod.reached) == network.fails_open
@@ -53,8 +53,8 @@ def test_new_pod_while_the_network_plugin_hangs(stage, network):
 
 def test_pod_that_is_never_isolated_starts_after_the_timeout(stage, guard):
     timeout_of(guard, "2")
-    bear(stage, "newborn-open", guard, isolated=False)
-    (pod,) = lives(stage).values()
+    start_pod(stage, "early-open", guard, isolated=False)
+    (pod,) = attempts(stage).values()
     # `unclear` if a connection took too long at the very end, on a busy machine.
     assert pod.said["outcome"] in ("open", "unclear") and 1.5 <= pod.said["seconds"] <= POD_SECONDS and all(pod.reached)
 
@@ -62,8 +62,8 @@ def test_pod_that_is_never_isolated_starts_after_the_timeout(stage, guard):
 def test_guard_does_not_wait_if_policies_are_off(stage, guard):
     (source,) = [entry["valueFrom"] for entry in guard["env"] if entry["name"] == "BINDER_EGRESS_ISOLATED"]
     source["configMapKeyRef"]["name"] = "what-the-chart-removes-with-its-policies"
-    bear(stage, "newborn-off", guard, isolated=False, seconds=1)
-    (pod,) = lives(stage).values()
+    start_pod(stage, "early-off", guard, isolated=False, seconds=1)
+    (pod,) = attempts(stage).values()
     assert pod.said["outcome"] == "off" and pod.said["seconds"] < float(timeout_of(guard))
 
 
@@ -111,6 +111,6 @@ def test_server_has_the_jupyterlab_extension(stage):
 
 def test_pod_starts_even_if_the_extension_cannot_be_copied(stage, guard):
     # The guard of a pod without a volume for it.
-    bear(stage, "newborn-without-volume", guard, seconds=1)
-    (pod,) = lives(stage).values()
+    start_pod(stage, "early-without-volume", guard, seconds=1)
+    (pod,) = attempts(stage).values()
     assert pod.said["lab"].startswith("FileNotFoundError") and pod.said["outcome"] in ("closed", "blocked")

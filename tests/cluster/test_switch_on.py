@@ -12,8 +12,8 @@ import yaml
 
 from tests.support.cluster.commands import doctor
 from tests.support.cluster.packets import assert_reaches, stream
-from tests.support.cluster.patience import ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
+from tests.support.cluster.timeouts import ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
 

@@ -15,25 +15,25 @@ import pytest
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.installing import forget_failures
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import PAGE_SECONDS
 from tests.support.cluster.stage import LABEL, QUICK, Stage
-from tests.support.course import CLIENTS, Course
+from tests.support.cluster.timeouts import PAGE_SECONDS
+from tests.support.third_party_site import CLIENTS, ThirdPartySite
 
 TAG = f'<script async src="{URL}egress/v1/third-party.js"></script>'
 
 
 @pytest.fixture(scope="module")
-def course() -> Iterator[Course]:
-    made = Course()
+def site() -> Iterator[ThirdPartySite]:
+    made = ThirdPartySite()
     yield made
     made.stop()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _open_to_the_course(stage: Stage, course: Course) -> Iterator[FrontDoor]:
+def _open_to_the_site(stage: Stage, site: ThirdPartySite) -> Iterator[FrontDoor]:
     """BinderHub keeps these settings, because no other test follows that address or comes from another origin."""
     # On a busy machine, a page may need more than its usual four seconds for a solution.
-    stage.install_gate(*QUICK, f"--set=allowedOrigins={{{course.origin}}}", "--set=launchPage.hold=60")
+    stage.install_gate(*QUICK, f"--set=allowedOrigins={{{site.origin}}}", "--set=launchPage.hold=60")
     stage.install_binderhub(
         f"--set=config.BinderHub.hub_url={URL}",
         "--set=config.BinderHub.cors_allow_origin=*",
@@ -46,11 +46,11 @@ def _open_to_the_course(stage: Stage, course: Course) -> Iterator[FrontDoor]:
 
 
 @pytest.mark.parametrize("client", ["EventSource", "fetch", "binderhub-client"])
-def test_page_with_the_tag_gets_egress(client, stage, course, browser):
+def test_page_with_the_tag_gets_egress(client, stage, site, browser):
     context = browser.new_context()
     context.set_default_timeout(PAGE_SECONDS * 1000)
     page = context.new_page()
-    page.goto(course.page(CLIENTS[client], TAG))
+    page.goto(site.page(CLIENTS[client], TAG))
     page.wait_for_function("Boolean(window.binderEgress)")
     page.evaluate("(address) => { launch(address); }", f"{URL}build/fake/owner/repo/main")
     page.wait_for_function("done === 1 && ['granted', 'pending'].includes(states.at(-1)?.state)")
@@ -79,12 +79,12 @@ def told(record: list[Any]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("client", ["thebe-core", "thebe"])
-def test_thebe_sees_the_same_events_and_has_egress_with_the_tag_only(client, stage, course, browser):
+def test_thebe_sees_the_same_events_and_has_egress_with_the_tag_only(client, stage, site, browser):
     tabs = {}
     for name, head in (("without", ""), ("with", TAG)):
         tabs[name] = browser.new_context().new_page()
         tabs[name].set_default_timeout(PAGE_SECONDS * 1000)
-        tabs[name].goto(course.page(CLIENTS[client], head, f"{name}.html"))
+        tabs[name].goto(site.page(CLIENTS[client], head, f"{name}.html"))
     tabs["with"].wait_for_function("Boolean(window.binderEgress)")
     for tab in tabs.values():
         tab.evaluate("(address) => { launch(address); }", f"{URL}build/gh/owner/repo/main")
@@ -104,11 +104,11 @@ def test_thebe_sees_the_same_events_and_has_egress_with_the_tag_only(client, sta
     assert_reaches(stage, other, egress=False)
 
 
-def test_page_without_the_tag_launches_without_egress(stage, course, browser):
+def test_page_without_the_tag_launches_without_egress(stage, site, browser):
     context = browser.new_context()
     context.set_default_timeout(PAGE_SECONDS * 1000)
     page = context.new_page()
-    page.goto(course.page(CLIENTS["EventSource"]))
+    page.goto(site.page(CLIENTS["EventSource"]))
     page.evaluate("(address) => { launch(address); }", f"{URL}build/fake/owner/repo/main")
     page.wait_for_function("done === 1")
     context.close()
@@ -128,13 +128,13 @@ def without_verifier(stage: Stage) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_page_with_the_tag_sees_the_same_events_without_the_verifier(client, without_verifier, stage, course, browser):
+def test_page_with_the_tag_sees_the_same_events_without_the_verifier(client, without_verifier, stage, site, browser):
     repository = "gh/owner/repo/main" if client.startswith("thebe") else "fake/owner/repo/main"
     tabs = {}
     for name, head in (("without", ""), ("with", TAG)):
         tabs[name] = browser.new_context().new_page()
         tabs[name].set_default_timeout(PAGE_SECONDS * 1000)
-        tabs[name].goto(course.page(CLIENTS[client], head, f"{name}.html"))
+        tabs[name].goto(site.page(CLIENTS[client], head, f"{name}.html"))
         tabs[name].evaluate("(address) => { launch(address); }", f"{URL}build/{repository}")
     for tab in tabs.values():
         tab.wait_for_function("done >= 1")

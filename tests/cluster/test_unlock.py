@@ -4,8 +4,8 @@ import requests
 
 from tests.support.cluster.commands import egress
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import ANSWER_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import CLIENT, QUICK, UNLOCKED, Stage
+from tests.support.cluster.timeouts import ANSWER_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
 

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 Errors = tuple[type[Exception], ...]
 
 USUAL_SECONDS = 60
-"""The limit for what happens at once, on a busy machine. The limits of the cluster tests are in cluster/patience.py."""
+"""The limit for what happens at once, on a busy machine. The limits of the cluster tests are in cluster/timeouts.py."""
 
 NO_ANSWER: Errors = (requests.ConnectionError, requests.Timeout, StoreUnavailable)
 """The errors of a request without an answer: a Service without a ready pod refuses connections, and Redis may be away."""

@@ -7,28 +7,28 @@ import pytest
 
 from tests.support.apps import PATIENT_UNLOCK_SECONDS, VerifierProcess
 from tests.support.browser import MODEST
-from tests.support.course import Course
 from tests.support.third_party import Tab
+from tests.support.third_party_site import ThirdPartySite
 
 
 @pytest.fixture(scope="session")
-def course():
-    made = Course()
+def site():
+    made = ThirdPartySite()
     yield made
     made.stop()
 
 
 @pytest.fixture(autouse=True)
-def _clean(course):
-    course.pages.clear()
-    course.headers.clear()
+def _clean(site):
+    site.pages.clear()
+    site.headers.clear()
 
 
 @pytest.fixture(scope="session")
-def _listed(_redis_server, course):
-    """A verifier that lists the course's origin."""
+def _listed(_redis_server, site):
+    """A verifier that lists the third-party site's origin."""
     _redis_server.start()
-    process = VerifierProcess(_redis_server, PATIENT_UNLOCK_SECONDS, captcha_providers=MODEST, allowed_origins=[course.origin])
+    process = VerifierProcess(_redis_server, PATIENT_UNLOCK_SECONDS, captcha_providers=MODEST, allowed_origins=[site.origin])
     yield process
     process.stop()
 

@@ -4,9 +4,9 @@ import pytest
 
 from tests.support.apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
 from tests.support.browser import MODEST
-from tests.support.course import CLIENTS
 from tests.support.launch_page import BinderHub, bundle
 from tests.support.third_party import asked, await_tier, script_tag
+from tests.support.third_party_site import CLIENTS
 from tests.support.waiting import eventually
 from verifier.records import Server
 from verifier.store.connection import connect
@@ -16,10 +16,10 @@ from verifier.store.store import Store
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_launch_is_the_same_with_the_tag_and_gets_egress(client, course, hub, store, tab):
-    without = tab(course.page(CLIENTS[client]))
+def test_launch_is_the_same_with_the_tag_and_gets_egress(client, site, hub, store, tab):
+    without = tab(site.page(CLIENTS[client]))
     without.launch(hub)
-    with_it = tab(course.page(CLIENTS[client], script_tag(hub)))
+    with_it = tab(site.page(CLIENTS[client], script_tag(hub)))
     with reconciler(store, Server("user-2")):
         with_it.launch(hub)
         said = with_it.state("granted")
@@ -50,8 +50,8 @@ HELPLESS = ["down", "hang", "404", "garbage", "not listed", "hang later", "garba
         if client in ("EventSource", "fetch") or what in ("down", "not listed", "hang later")
     ],
 )
-def test_launch_is_the_same_if_the_tag_cannot_help(what, client, course, hub, start, verifier, _verifier, tab):
-    without = tab(course.page(CLIENTS[client]))
+def test_launch_is_the_same_if_the_tag_cannot_help(what, client, site, hub, start, verifier, _verifier, tab):
+    without = tab(site.page(CLIENTS[client]))
     without.launch(hub)
     if what == "not listed":
         hub = start(_verifier)
@@ -60,9 +60,9 @@ def test_launch_is_the_same_if_the_tag_cannot_help(what, client, course, hub, st
         # Later: the script arrives, and the verifier fails afterwards.
         hub.fault_paths = ("challenge",) if later else ("",)
     tag = script_tag(hub).replace("<script ", "<script async ")
-    with_it = tab(course.page(CLIENTS[client], tag) if what != "hang" else "about:blank")
+    with_it = tab(site.page(CLIENTS[client], tag) if what != "hang" else "about:blank")
     if what == "hang":
-        with_it.page.goto(course.page(CLIENTS[client], tag), wait_until="commit")
+        with_it.page.goto(site.page(CLIENTS[client], tag), wait_until="commit")
         with_it.page.wait_for_function("typeof launch === 'function' && document.scripts.length > 2")
         with_it.page.wait_for_timeout(1000)
     before = hub.count("GET /build/")
@@ -90,10 +90,10 @@ LACKING = [
 
 @pytest.mark.parametrize("client", ["EventSource", "fetch"])
 @pytest.mark.parametrize("lacking", LACKING)
-def test_launch_is_the_same_in_a_browser_that_lacks_something(lacking, client, course, hub, tab):
-    without = tab(course.page(CLIENTS[client]), init=lacking)
+def test_launch_is_the_same_in_a_browser_that_lacks_something(lacking, client, site, hub, tab):
+    without = tab(site.page(CLIENTS[client]), init=lacking)
     without.launch(hub)
-    with_it = tab(course.page(CLIENTS[client], script_tag(hub)), init=lacking)
+    with_it = tab(site.page(CLIENTS[client], script_tag(hub)), init=lacking)
     with_it.launch(hub)
     assert with_it.record() == without.record()
     assert asked(hub.builds[0]) == asked(hub.builds[1])
@@ -101,10 +101,10 @@ def test_launch_is_the_same_in_a_browser_that_lacks_something(lacking, client, c
 
 @pytest.mark.parametrize("client", ["EventSource", "fetch"])
 @pytest.mark.parametrize("broken", ["window.URL", "window.JSON.parse", "dispatchEvent"])
-def test_errors_of_the_script_do_not_reach_the_page(broken, client, course, hub, tab):
+def test_errors_of_the_script_do_not_reach_the_page(broken, client, site, hub, tab):
     records = []
     for head in ("", script_tag(hub)):
-        opened = tab(course.page(CLIENTS[client].replace("JSON.parse(event.data)", "parse(event.data)"), head))
+        opened = tab(site.page(CLIENTS[client].replace("JSON.parse(event.data)", "parse(event.data)"), head))
         opened.page.evaluate(f"window.parse = JSON.parse; {broken} = function () {{ throw new Error('broken'); }}; null")
         opened.launch(hub)
         opened.page.wait_for_timeout(300)
@@ -114,11 +114,11 @@ def test_errors_of_the_script_do_not_reach_the_page(broken, client, course, hub,
 
 
 @pytest.mark.parametrize("client", ["EventSource", "fetch", "binderhub-client"])
-def test_failed_build_is_the_same_with_the_tag(client, course, hub, tab):
+def test_failed_build_is_the_same_with_the_tag(client, site, hub, tab):
     hub.fails = True
-    without = tab(course.page(CLIENTS[client]))
+    without = tab(site.page(CLIENTS[client]))
     without.launch(hub)
-    with_it = tab(course.page(CLIENTS[client], script_tag(hub)))
+    with_it = tab(site.page(CLIENTS[client], script_tag(hub)))
     with_it.launch(hub)
     assert with_it.record() == without.record() and "failed" in with_it.record()
     # binderhub-client throws an error of its own.
@@ -129,7 +129,7 @@ def test_failed_build_is_the_same_with_the_tag(client, course, hub, tab):
 
 @pytest.mark.parametrize("failure", ["the build", "a banned repository", "a status", "a cut", "no connection"])
 @pytest.mark.parametrize("client", ["EventSource", "fetch"])
-def test_failure_of_a_launch_is_reported(client, failure, course, hub, tab):
+def test_failure_of_a_launch_is_reported(client, failure, site, hub, tab):
     """Before that, the last state was `checking`."""
     hub.fails = failure == "the build"
     hub.refusal = 429 * (failure == "a banned repository")
@@ -137,7 +137,7 @@ def test_failure_of_a_launch_is_reported(client, failure, course, hub, tab):
     hub.cuts = int(failure == "a cut")
     # An EventSource that is left open connects again, which is no failure. Most clients close it.
     closing = "source.addEventListener('error', () => source.close()); source.onopen"
-    opened = tab(course.page(CLIENTS[client].replace("source.onopen", closing), script_tag(hub)))
+    opened = tab(site.page(CLIENTS[client].replace("source.onopen", closing), script_tag(hub)))
     if failure == "no connection":
         opened.page.route("**/build/**", lambda route: route.abort())
     opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
@@ -148,7 +148,7 @@ def test_failure_of_a_launch_is_reported(client, failure, course, hub, tab):
     opened.thrown.clear()
 
 
-def test_request_that_another_one_replaces_is_no_failure(course, hub, store, tab):
+def test_request_that_another_one_replaces_is_no_failure(site, hub, store, tab):
     page = """<script>
       let controller;
       function launch(address) {
@@ -161,7 +161,7 @@ def test_request_that_another_one_replaces_is_no_failure(course, hub, store, tab
       }
     </script>"""
     hub.ready.close()
-    opened = tab(course.page(page, script_tag(hub)))
+    opened = tab(site.page(page, script_tag(hub)))
     for builds in (1, 2):
         opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
         eventually(lambda builds=builds: len(hub.builds) == builds, what="not launched")
@@ -171,11 +171,11 @@ def test_request_that_another_one_replaces_is_no_failure(course, hub, store, tab
     assert [each["state"] for each in opened.page.evaluate("states")] == ["checking", "granted"]
 
 
-def test_eventsource_reconnects_by_itself_after_a_cut(course, hub, store, tab):
+def test_eventsource_reconnects_by_itself_after_a_cut(site, hub, store, tab):
     records = []
     for head in ("", script_tag(hub)):
         hub.cuts = 1
-        opened = tab(course.page(CLIENTS["EventSource"], head))
+        opened = tab(site.page(CLIENTS["EventSource"], head))
         with reconciler(store, Server("user-4")):
             opened.launch(hub)
             if head:
@@ -187,11 +187,11 @@ def test_eventsource_reconnects_by_itself_after_a_cut(course, hub, store, tab):
     assert hub.count("POST /egress/passes") == 1
 
 
-def test_stream_left_open_launches_again_and_both_get_egress(course, hub, store, tab):
+def test_stream_left_open_launches_again_and_both_get_egress(site, hub, store, tab):
     page = """<script>
       function launch(address) { new EventSource(address).onmessage = ({ data }) => { done += data.includes('"ready"'); }; }
     </script>"""
-    opened = tab(course.page(page, script_tag(hub)))
+    opened = tab(site.page(page, script_tag(hub)))
     with reconciler(store, Server("user-1")), reconciler(store, Server("user-2")):
         opened.launch(hub, times=2)
         await_tier(store, "user-1")
@@ -201,8 +201,8 @@ def test_stream_left_open_launches_again_and_both_get_egress(course, hub, store,
 
 @pytest.mark.parametrize("names", [("one", "two"), ("one", "one")], ids=["different", "the same"])
 @pytest.mark.parametrize("client", ["EventSource", "fetch"])
-def test_two_launches_on_one_page_both_get_egress(client, names, course, hub, store, tab):
-    opened = tab(course.page(CLIENTS[client], script_tag(hub)))
+def test_two_launches_on_one_page_both_get_egress(client, names, site, hub, store, tab):
+    opened = tab(site.page(CLIENTS[client], script_tag(hub)))
     hub.ready.close()
     opened.page.evaluate(
         "(addresses) => { for (const address of addresses) launch(address); }",
@@ -216,9 +216,9 @@ def test_two_launches_on_one_page_both_get_egress(client, names, course, hub, st
         await_tier(store, "user-2")
 
 
-def test_challenge_slower_than_the_build_still_unlocks(course, hub, store, tab):
+def test_challenge_slower_than_the_build_still_unlocks(site, hub, store, tab):
     hub.gates["challenge"].close()
-    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
+    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub)))
     opened.launch(hub)
     assert hub.count("POST /egress/") == 0
     with reconciler(store, Server("user-1")):
@@ -239,10 +239,10 @@ NOTE_PASSES = """{
 
 
 @pytest.mark.parametrize("cached", [True, False], ids=["before launching", "after launching"])
-def test_build_longer_than_a_pass_lives_gets_a_new_pass(cached, course, start, store, tab):
-    hub = start(allowed_origins=[course.origin], pass_lifetime=30)
+def test_build_longer_than_a_pass_lives_gets_a_new_pass(cached, site, start, store, tab):
+    hub = start(allowed_origins=[site.origin], pass_lifetime=30)
     hub.at_once = cached
-    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)), init=NOTE_PASSES)
+    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub)), init=NOTE_PASSES)
     opened.page.clock.install()
     hub.ready.close()
     opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
@@ -254,10 +254,10 @@ def test_build_longer_than_a_pass_lives_gets_a_new_pass(cached, course, start, s
     assert hub.count("POST /egress/passes") == 2
 
 
-def test_pass_that_expired_while_the_computer_slept_is_replaced(course, start, store, tab):
+def test_pass_that_expired_while_the_computer_slept_is_replaced(site, start, store, tab):
     """On most systems performance.now() stands still then."""
-    hub = start(allowed_origins=[course.origin], pass_lifetime=30)
-    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)), init=NOTE_PASSES)
+    hub = start(allowed_origins=[site.origin], pass_lifetime=30)
+    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub)), init=NOTE_PASSES)
     opened.page.clock.install()
     hub.ready.close()
     opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
@@ -271,20 +271,20 @@ def test_pass_that_expired_while_the_computer_slept_is_replaced(course, start, s
 
 
 @pytest.mark.parametrize("client", ["EventSource", "fetch", "thebe-core"])
-def test_redirected_build_is_unlocked_at_the_other_member(client, course, hub, tab):
+def test_redirected_build_is_unlocked_at_the_other_member(client, site, hub, tab):
     """The server belongs to another member, and that member's verifier unlocks it."""
     others = RedisServer()
     others.start()
-    process = VerifierProcess(others, captcha_providers=MODEST, allowed_origins=[course.origin])
+    process = VerifierProcess(others, captcha_providers=MODEST, allowed_origins=[site.origin])
     member = BinderHub((process.public, process.internal), b"")
     connection = connect(make_settings(others))
     store = Store(connection)
     member.launched = lambda user: run_pod(store, user)
     hub.redirect = member.url
     try:
-        without = tab(course.page(CLIENTS[client]))
+        without = tab(site.page(CLIENTS[client]))
         without.launch(hub)
-        opened = tab(course.page(CLIENTS[client], script_tag(hub)))
+        opened = tab(site.page(CLIENTS[client], script_tag(hub)))
         with reconciler(store, Server("user-2")):
             opened.launch(hub)
             await_tier(store, "user-2")
@@ -298,9 +298,9 @@ def test_redirected_build_is_unlocked_at_the_other_member(client, course, hub, t
         others.stop()
 
 
-def test_binderhub_may_be_at_another_address_than_the_verifier(course, hub, start, _listed, store, tab):
+def test_binderhub_may_be_at_another_address_than_the_verifier(site, hub, start, _listed, store, tab):
     front = start(_listed)
-    opened = tab(course.page(CLIENTS["fetch"], script_tag(hub, binderhub=front.url)))
+    opened = tab(site.page(CLIENTS["fetch"], script_tag(hub, binderhub=front.url)))
     opened.launch(hub)
     assert opened.page.evaluate("states") == []
     front.redirect = hub.url
@@ -309,9 +309,9 @@ def test_binderhub_may_be_at_another_address_than_the_verifier(course, hub, star
         await_tier(store, "user-2")
 
 
-def test_other_requests_pass_through_untouched(course, hub, start, _listed, tab):
+def test_other_requests_pass_through_untouched(site, hub, start, _listed, tab):
     other = start(_listed)
-    opened = tab(course.page("", script_tag(hub)))
+    opened = tab(site.page("", script_tag(hub)))
     results = opened.page.evaluate(
         """async ({ hub, other }) => {
           const results = {};
@@ -353,11 +353,11 @@ def test_other_requests_pass_through_untouched(course, hub, start, _listed, tab)
     assert hub.count("GET /egress/challenge") == 0
 
 
-def test_tag_defines_one_global_name(course, hub, tab):
+def test_tag_defines_one_global_name(site, hub, tab):
     names = "Object.getOwnPropertyNames(window)"
-    page = course.page("", "", "without.html")
+    page = site.page("", "", "without.html")
     before = tab(page).page.evaluate(names)
-    opened = tab(course.page("", script_tag(hub)))
+    opened = tab(site.page("", script_tag(hub)))
     assert set(opened.page.evaluate(names)) - set(before) == {"binderEgress"}
     assert opened.page.evaluate("Object.keys(binderEgress)") == ["verifier", "binderhub", "getPass", "withEgress"]
     assert opened.page.evaluate("[binderEgress.verifier, binderEgress.binderhub]") == [f"{hub.url}egress/", hub.url]
@@ -387,14 +387,14 @@ PULLED = (
     ],
     ids=["badge", "nbgitpuller", "urlpath", "labpath", "filepath"],
 )
-def test_link_or_badge_leads_to_the_same_place(query, path, course, hub, tab):
+def test_link_or_badge_leads_to_the_same_place(query, path, site, hub, tab):
     """The link opens the launch page, whose own script sends the pass."""
     hub.script = bundle()
     link = f"<a href='{hub.page()}{query}'><img alt='launch binder' src='data:,'></a>"
     ends = []
     for header in ({}, hub.header_html):
         hub.header_html = header
-        opened = tab(course.page(link))
+        opened = tab(site.page(link))
         # As in production, where the page's own script is large and comes last.
         hub.bundle.close()
         opened.page.get_by_role("link").click(no_wait_after=True)

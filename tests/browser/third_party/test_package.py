@@ -10,26 +10,26 @@ from functools import partial
 import pytest
 
 from tests.support.apps import reconciler
-from tests.support.course import CLIENTS, MODULES
 from tests.support.launch_page import TOP
+from tests.support.third_party_site import CLIENTS, MODULES
 from tests.support.waiting import eventually
 from verifier.records import Server
 
 # --- the tag, the module, the package ---------------------------------------------------------------------------------
 
 
-def test_tag_listed_by_the_verifier_works(course, hub, store, tab):
-    page = tab(course.page(""))
+def test_tag_listed_by_the_verifier_works(site, hub, store, tab):
+    page = tab(site.page(""))
     listed = page.page.evaluate("(url) => fetch(url).then((answer) => answer.json())", f"{hub.url}egress/v1/third-party.json")
-    opened = tab(course.page(CLIENTS["EventSource"], listed["tag"]))
+    opened = tab(site.page(CLIENTS["EventSource"], listed["tag"]))
     opened.page.wait_for_function("Boolean(window.binderEgress)")
     with reconciler(store, Server("user-1")):
         opened.launch(hub)
         opened.state("granted")
 
 
-def test_script_changed_in_transit_does_not_run(course, hub, tab):
-    page = tab(course.page(""))
+def test_script_changed_in_transit_does_not_run(site, hub, tab):
+    page = tab(site.page(""))
     tag = page.page.evaluate("(url) => fetch(url).then((answer) => answer.json())", f"{hub.url}egress/v1/third-party.json")["tag"]
     opened = tab("about:blank")
     headers = {"access-control-allow-origin": "*", "content-type": "text/javascript"}
@@ -37,18 +37,18 @@ def test_script_changed_in_transit_does_not_run(course, hub, tab):
         "**/v1/third-party-*.js",
         lambda route: route.fulfill(body=route.fetch().text() + ";window.changed = true;", headers=headers),
     )
-    opened.page.goto(course.page(CLIENTS["EventSource"], tag))
+    opened.page.goto(site.page(CLIENTS["EventSource"], tag))
     opened.launch(hub)
     assert opened.page.evaluate("[Boolean(window.changed), Boolean(window.binderEgress)]") == [False, False]
 
 
-def test_module_unlocks_without_a_global_name(course, hub, store, tab):
+def test_module_unlocks_without_a_global_name(site, hub, store, tab):
     module = f"""<script type="module">
       import {{ connect }} from "{hub.url}egress/v1/third-party.mjs";
       window.egress = connect({{ verifier: "{hub.url}egress" }});
       window.same = connect({{ verifier: "{hub.url}egress/" }}) === egress;
     </script>"""
-    opened = tab(course.page(CLIENTS["EventSource"] + module))
+    opened = tab(site.page(CLIENTS["EventSource"] + module))
     opened.page.wait_for_function("window.same === true")
     assert opened.page.evaluate("typeof binderEgress") == "undefined"
     with reconciler(store, Server("user-1")):
@@ -102,7 +102,7 @@ def test_npm_package_holds_exactly_the_named_files(package):
     assert said == "connect function\n"
 
 
-def test_typescript_example_compiles_and_runs(package, course, hub, store, tab):
+def test_typescript_example_compiles_and_runs(package, site, hub, store, tab):
     (example,) = blocks("ts")
     project = package.parents[1]
     (project / "page.ts").write_text(with_addresses(example, hub))
@@ -119,9 +119,9 @@ def test_typescript_example_compiles_and_runs(package, course, hub, store, tab):
         [MODULES / ".bin/esbuild", "page.ts", "--bundle", "--format=esm"],
         cwd=project, check=True, stdout=subprocess.PIPE, env={**os.environ, "NODE_PATH": str(MODULES)},
     ).stdout  # fmt: skip
-    course.pages["/page.mjs"] = bundled
+    site.pages["/page.mjs"] = bundled
     use = '<script type=module>import * as page from "/page.mjs"; window.page = page;</script>'
-    opened = tab(course.page(use))
+    opened = tab(site.page(use))
     opened.page.wait_for_function("Boolean(window.page)")
     assert "egress_token=" in opened.page.evaluate("page.address")
     with reconciler(store, Server("user-1")):
@@ -130,11 +130,11 @@ def test_typescript_example_compiles_and_runs(package, course, hub, store, tab):
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_documented_examples_launch_with_egress(number, package, course, hub, store, tab):
+def test_documented_examples_launch_with_egress(number, package, site, hub, store, tab):
     assert len(blocks("html")) == 8, "say above how many there are"
     example = blocks("html")[number]
-    course.pages["/tag.js"] = (package / "dist/tag.js").read_bytes()
-    opened = tab(course.page("" if "<button" in example else CLIENTS["EventSource"], with_addresses(example, hub)))
+    site.pages["/tag.js"] = (package / "dist/tag.js").read_bytes()
+    opened = tab(site.page("" if "<button" in example else CLIENTS["EventSource"], with_addresses(example, hub)))
     # The script is there when it has put its global name, or the module its proxy, into the page.
     opened.page.wait_for_function("window.binderEgress || !String(fetch).includes('fetch')")
     with reconciler(store, Server("user-1")):
@@ -149,7 +149,7 @@ def test_documented_examples_launch_with_egress(number, package, course, hub, st
 
 
 @pytest.mark.parametrize("what", ["down", "hang", "not listed"])
-def test_documented_module_launches_if_the_verifier_cannot_help(what, course, hub, start, verifier, _verifier, tab):
+def test_documented_module_launches_if_the_verifier_cannot_help(what, site, hub, start, verifier, _verifier, tab):
     (example,) = (each for each in blocks("html") if 'type="module"' in each)
     if what == "not listed":
         hub = start(_verifier)
@@ -157,7 +157,7 @@ def test_documented_module_launches_if_the_verifier_cannot_help(what, course, hu
         hub.fault = what
     opened = tab("about:blank")
     # The module has run then. A page that is still loading a script has not been loaded.
-    opened.page.goto(course.page("", with_addresses(example, hub)), wait_until="domcontentloaded")
+    opened.page.goto(site.page("", with_addresses(example, hub)), wait_until="domcontentloaded")
     opened.page.get_by_role("button").click()
     eventually(lambda: hub.builds, what="not launched")
     assert hub.builds[0].token is None

@@ -8,11 +8,11 @@ from playwright.sync_api import expect
 
 from tests.support.apps import PATIENT_UNLOCK_SECONDS, reconciler
 from tests.support.browser import MODEST
-from tests.support.course import CLIENTS
 from tests.support.doubles import running
 from tests.support.launch_page import TOP
 from tests.support.page_time import STILL
 from tests.support.third_party import await_tier, script_tag
+from tests.support.third_party_site import CLIENTS
 from tests.support.waiting import eventually
 from verifier import api_keys as keys
 from verifier.decisions.refusals import REFUSALS
@@ -45,23 +45,23 @@ COSTS = {
 
 
 @pytest.fixture
-def start_with(start, course):
+def start_with(start, site):
     """A function that starts a BinderHub whose verifier uses an algorithm."""
 
     def start_with(algorithm):
         altcha = {"altcha": {"algorithm": algorithm, "counterMax": 5, **COSTS[algorithm]}}
-        return start(captcha_providers=altcha, allowed_origins=[course.origin], unlock_wait_seconds=PATIENT_UNLOCK_SECONDS)
+        return start(captcha_providers=altcha, allowed_origins=[site.origin], unlock_wait_seconds=PATIENT_UNLOCK_SECONDS)
 
     return start_with
 
 
 @pytest.mark.parametrize("algorithm", COSTS)
-def test_documented_csp_is_enough(algorithm, course, start_with, store, tab):
+def test_documented_csp_is_enough(algorithm, site, start_with, store, tab):
     hub = start_with(algorithm)
     # Only those that are WebAssembly need it.
     more = " 'wasm-unsafe-eval'" if algorithm in ("SCRYPT", "ARGON2ID") else ""
-    course.headers["Content-Security-Policy"] = csp(hub, scripts=f"'unsafe-inline'{more}")
-    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
+    site.headers["Content-Security-Policy"] = csp(hub, scripts=f"'unsafe-inline'{more}")
+    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub)))
     with reconciler(store, Server("user-1")):
         opened.launch(hub)
         opened.state("granted")
@@ -70,29 +70,29 @@ def test_documented_csp_is_enough(algorithm, course, start_with, store, tab):
 
 
 @pytest.mark.parametrize("how", ["worker-src 'none'", "no Worker"])
-def test_challenge_is_solved_in_the_page_without_workers(how, course, hub, store, tab):
+def test_challenge_is_solved_in_the_page_without_workers(how, site, hub, store, tab):
     init = "delete window.Worker" if how == "no Worker" else None
     if not init:
-        course.headers["Content-Security-Policy"] = csp(hub, "worker-src 'none'", left_out=["worker-src"])
-    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)), init=init)
+        site.headers["Content-Security-Policy"] = csp(hub, "worker-src 'none'", left_out=["worker-src"])
+    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub)), init=init)
     with reconciler(store, Server("user-1")):
         opened.launch(hub)
         opened.state("granted")
     assert opened.workers == []
 
 
-def test_csp_that_blocks_the_verifier_leaves_the_launch_alone(course, hub, tab):
-    course.headers["Content-Security-Policy"] = csp(hub, f"connect-src {hub.url}build/", left_out=["connect-src"])
-    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
+def test_csp_that_blocks_the_verifier_leaves_the_launch_alone(site, hub, tab):
+    site.headers["Content-Security-Policy"] = csp(hub, f"connect-src {hub.url}build/", left_out=["connect-src"])
+    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub)))
     opened.launch(hub)
     opened.state("unanswered")
     assert hub.count("GET /egress/challenge") == 0
 
 
 @pytest.mark.parametrize("algorithm", COSTS)
-def test_tag_solves_other_algorithms(algorithm, course, start_with, store, tab):
+def test_tag_solves_other_algorithms(algorithm, site, start_with, store, tab):
     hub = start_with(algorithm)
-    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
+    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub)))
     with reconciler(store, Server("user-1")):
         opened.launch(hub)
         opened.state("granted")
@@ -110,9 +110,9 @@ def double():
 LINK = '<p id="egress"></p>' + CLIENTS["EventSource"]
 
 
-def test_unlock_link_is_shown_if_a_widget_is_needed(double, course, start, tab):
-    hub = start(**double.settings("turnstile"), allowed_origins=[course.origin])
-    opened = tab(course.page(LINK, script_tag(hub, link="#egress")))
+def test_unlock_link_is_shown_if_a_widget_is_needed(double, site, start, tab):
+    hub = start(**double.settings("turnstile"), allowed_origins=[site.origin])
+    opened = tab(site.page(LINK, script_tag(hub, link="#egress")))
     opened.launch(hub)
     detail = opened.state("needed")
     assert detail["unlock"] == f"{hub.url}egress/servers/user-1"
@@ -125,25 +125,25 @@ def test_unlock_link_is_shown_if_a_widget_is_needed(double, course, start, tab):
     assert not any(double.url in url for url in opened.requests)
 
 
-def test_site_that_only_watches_shows_no_link(double, course, start, tab):
-    hub = start(mode="observe", **double.settings("turnstile"), allowed_origins=[course.origin])
-    opened = tab(course.page(LINK, script_tag(hub, link="#egress")))
+def test_site_that_only_watches_shows_no_link(double, site, start, tab):
+    hub = start(mode="observe", **double.settings("turnstile"), allowed_origins=[site.origin])
+    opened = tab(site.page(LINK, script_tag(hub, link="#egress")))
     opened.launch(hub)
     assert opened.state("needed")["unlock"] is None
     assert opened.page.locator("#egress a").count() == 0
 
 
-def test_tier_that_is_not_enough_is_not_solved_for(course, start, tab):
+def test_tier_that_is_not_enough_is_not_solved_for(site, start, tab):
     tiers = {"verified": {"internet": True}, "small": {"internet": False}}
-    hub = start(tiers=tiers, captcha_providers={"altcha": {**MODEST["altcha"], "tier": "small"}}, allowed_origins=[course.origin])
-    opened = tab(course.page(LINK, script_tag(hub, tiers="verified other", link="#egress")))
+    hub = start(tiers=tiers, captcha_providers={"altcha": {**MODEST["altcha"], "tier": "small"}}, allowed_origins=[site.origin])
+    opened = tab(site.page(LINK, script_tag(hub, tiers="verified other", link="#egress")))
     opened.launch(hub)
     assert opened.state("needed")["unlock"]
     assert hub.count("POST /egress/") == 0
 
 
-def test_tier_that_is_enough_is_solved_for(course, hub, store, tab):
-    opened = tab(course.page(LINK, script_tag(hub, tiers="other verified", link="#egress")))
+def test_tier_that_is_enough_is_solved_for(site, hub, store, tab):
+    opened = tab(site.page(LINK, script_tag(hub, tiers="other verified", link="#egress")))
     with reconciler(store, Server("user-1")):
         opened.launch(hub)
         opened.state("granted")
@@ -151,10 +151,10 @@ def test_tier_that_is_enough_is_solved_for(course, hub, store, tab):
 
 
 @pytest.mark.parametrize("language", MESSAGES)
-def test_unlock_link_has_the_language_of_the_page(language, course, hub, tab):
+def test_unlock_link_has_the_language_of_the_page(language, site, hub, tab):
     hub.fault, hub.fault_paths = "down", ("challenge",)
     body = f"<script>document.documentElement.lang = '{language}-XX'</script>{LINK}"
-    opened = tab(course.page(body, script_tag(hub, link="#egress")), locale="fr-FR")
+    opened = tab(site.page(body, script_tag(hub, link="#egress")), locale="fr-FR")
     opened.launch(hub)
     opened.state("unanswered")
     link = opened.page.locator("#egress a")
@@ -162,18 +162,18 @@ def test_unlock_link_has_the_language_of_the_page(language, course, hub, tab):
     assert link.get_attribute("dir") == ("rtl" if language == "ar" else "ltr")
 
 
-def test_unlock_link_is_shown_for_an_unknown_server(course, hub, tab):
+def test_unlock_link_is_shown_for_an_unknown_server(site, hub, tab):
     """The script tries four times, and then shows the link."""
     hub.launched = lambda user: None
-    opened = tab(course.page(LINK, script_tag(hub, link="#egress")))
+    opened = tab(site.page(LINK, script_tag(hub, link="#egress")))
     opened.launch(hub)
     assert opened.state("none")["unlock"]
     assert hub.count("POST /egress/servers/user-1") == 4
 
 
-def test_unlock_without_an_answer_is_reported(course, hub, tab):
+def test_unlock_without_an_answer_is_reported(site, hub, tab):
     hub.gates["servers"].close()
-    opened = tab(course.page(LINK, script_tag(hub, link="#egress")), init=STILL)
+    opened = tab(site.page(LINK, script_tag(hub, link="#egress")), init=STILL)
     opened.launch(hub)
     for tries, pause in enumerate((1, 2, 4, None), start=1):
         # The preflight has no answer.
@@ -189,15 +189,15 @@ def test_unlock_without_an_answer_is_reported(course, hub, tab):
 
 
 @pytest.fixture
-def make_key(course, start, tmp_path):
-    """A function that gives a BinderHub whose verifier has a key for two servers a day on the course's pages; and the key."""
+def make_key(site, start, tmp_path):
+    """A function that gives a BinderHub whose verifier has a key for two servers a day on the site's pages; and the key."""
 
     def make_key(*repositories):
-        key, entry = keys.create("keyed", 2, "2999-12-31", [course.origin], list(repositories))
+        key, entry = keys.create("keyed", 2, "2999-12-31", [site.origin], list(repositories))
         file = tmp_path / "keys.json"
         file.write_text(json.dumps({"course": entry.model_dump()}))
         tiers = {"verified": {"internet": True}, "keyed": {"internet": True}}
-        own = {"api_keys_file": str(file), "tiers": tiers, "allowed_origins": [course.origin]}
+        own = {"api_keys_file": str(file), "tiers": tiers, "allowed_origins": [site.origin]}
         return start(unlock_wait_seconds=PATIENT_UNLOCK_SECONDS, **own), key
 
     return make_key
@@ -208,9 +208,9 @@ def with_key(make_key):
     return make_key()
 
 
-def test_key_replaces_calculation_until_it_is_spent(course, with_key, store, tab):
+def test_key_replaces_calculation_until_it_is_spent(site, with_key, store, tab):
     hub, key = with_key
-    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub, key=key)))
+    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub, key=key)))
     for user, tier in (("user-1", "keyed"), ("user-2", "keyed"), ("user-3", "verified")):
         with reconciler(store, Server(user)):
             opened.launch(hub)
@@ -221,9 +221,9 @@ def test_key_replaces_calculation_until_it_is_spent(course, with_key, store, tab
     assert not any(key in url for url in opened.requests)
 
 
-def test_key_gives_a_pass_to_pages_that_wait(course, with_key, tab):
+def test_key_gives_a_pass_to_pages_that_wait(site, with_key, tab):
     hub, key = with_key
-    opened = tab(course.page(CLIENTS["fetch"], script_tag(hub, key=key)))
+    opened = tab(site.page(CLIENTS["fetch"], script_tag(hub, key=key)))
     address = f"{hub.url}build/gh/o/cached/HEAD"
     opened.page.evaluate("async (address) => launch(await binderEgress.withEgress(address))", address)
     opened.page.wait_for_function("done === 1")
@@ -232,9 +232,9 @@ def test_key_gives_a_pass_to_pages_that_wait(course, with_key, tab):
 
 
 @pytest.mark.parametrize("wrong", ["binder_egress_0123456789abcdef_" + 40 * "0", "ü\n"])
-def test_wrong_key_counts_as_no_key(wrong, course, with_key, store, tab):
+def test_wrong_key_counts_as_no_key(wrong, site, with_key, store, tab):
     hub, _ = with_key
-    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub, key=wrong)))
+    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub, key=wrong)))
     with reconciler(store, Server("user-1")):
         opened.launch(hub)
         opened.state("granted")
@@ -242,9 +242,9 @@ def test_wrong_key_counts_as_no_key(wrong, course, with_key, store, tab):
     assert [text for text in opened.console if text.startswith("binder-egress: the key gives no pass: ")]
 
 
-def test_key_for_other_repositories_counts_as_no_key(course, make_key, store, tab):
+def test_key_for_other_repositories_counts_as_no_key(site, make_key, store, tab):
     hub, key = make_key("example.com/elsewhere/*")
-    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub, key=key)))
+    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub, key=key)))
     with reconciler(store, Server("user-1")):
         opened.launch(hub)
         opened.state("granted")
@@ -255,8 +255,8 @@ def test_key_for_other_repositories_counts_as_no_key(course, make_key, store, ta
 # --- pages that wait --------------------------------------------------------------------------------------------------
 
 
-def test_with_egress_adds_the_pass_to_the_launch(course, hub, tab):
-    opened = tab(course.page(CLIENTS["fetch"], script_tag(hub)))
+def test_with_egress_adds_the_pass_to_the_launch(site, hub, tab):
+    opened = tab(site.page(CLIENTS["fetch"], script_tag(hub)))
     opened.page.evaluate(
         "async (address) => launch(await binderEgress.withEgress(address))", f"{hub.url}build/gh/o/cached/HEAD?labpath=%2Fa+b"
     )
@@ -266,8 +266,8 @@ def test_with_egress_adds_the_pass_to_the_launch(course, hub, tab):
     assert hub.count("POST /egress/servers") == 0
 
 
-def test_get_pass_gives_a_pass_that_a_launch_can_use(course, hub, store, tab):
-    opened = tab(course.page(CLIENTS["fetch"], script_tag(hub)))
+def test_get_pass_gives_a_pass_that_a_launch_can_use(site, hub, store, tab):
+    opened = tab(site.page(CLIENTS["fetch"], script_tag(hub)))
     token = opened.page.evaluate("binderEgress.getPass()")
     assert opened.page.evaluate(
         "(address) => fetch(address, { headers: { accept: 'text/event-stream' } }).then((answer) => answer.text())",
@@ -276,9 +276,9 @@ def test_get_pass_gives_a_pass_that_a_launch_can_use(course, hub, store, tab):
     assert hub.builds[0].tier == "verified"
 
 
-def test_get_pass_says_why_there_is_none(course, start, tab):
-    hub = start(allowed_origins=[course.origin], self_networks=["127.0.0.0/8"])
-    opened = tab(course.page("", script_tag(hub)))
+def test_get_pass_says_why_there_is_none(site, start, tab):
+    hub = start(allowed_origins=[site.origin], self_networks=["127.0.0.0/8"])
+    opened = tab(site.page("", script_tag(hub)))
     said = opened.page.evaluate("binderEgress.getPass().catch(String)")
     assert said == f"Error: binder-egress: no pass: none: {REFUSALS[Rule.OWN_NETWORK]}"
 
@@ -286,25 +286,25 @@ def test_get_pass_says_why_there_is_none(course, start, tab):
 @pytest.mark.parametrize(
     "address", ["https://other.example/build/gh/o/r/HEAD", "{hub}v2/gh/o/r/HEAD", "{hub}build/gh/o/r/HEAD?egress_token=x"]
 )
-def test_with_egress_changes_only_builds_of_this_binderhub(address, course, hub, tab):
-    opened = tab(course.page("", script_tag(hub)))
+def test_with_egress_changes_only_builds_of_this_binderhub(address, site, hub, tab):
+    opened = tab(site.page("", script_tag(hub)))
     address = address.format(hub=hub.url)
     assert opened.page.evaluate("(address) => binderEgress.withEgress(address)", address) == address
     assert hub.count("GET /egress/challenge") == 0
 
 
 @pytest.mark.parametrize("timeout", ["Infinity", "1e9"])
-def test_with_egress_may_wait_for_as_long_as_it_takes(timeout, course, hub, tab):
+def test_with_egress_may_wait_for_as_long_as_it_takes(timeout, site, hub, tab):
     """More than a browser's timers can count."""
-    opened = tab(course.page("", script_tag(hub)))
+    opened = tab(site.page("", script_tag(hub)))
     address = f"{hub.url}build/gh/o/r/HEAD"
     said = opened.page.evaluate(f"(address) => binderEgress.withEgress(address, {{ timeout: {timeout} }})", address)
     assert said.startswith(f"{address}?egress_token=")
 
 
 @pytest.mark.parametrize("fault", ["down", "hang", "garbage"])
-def test_with_egress_returns_the_same_address_without_a_pass(fault, course, hub, tab):
-    opened = tab(course.page("", script_tag(hub)), init=STILL)
+def test_with_egress_returns_the_same_address_without_a_pass(fault, site, hub, tab):
+    opened = tab(site.page("", script_tag(hub)), init=STILL)
     hub.fault = fault
     address = f"{hub.url}build/gh/o/r/HEAD"
     opened.page.evaluate("(address) => { globalThis.got = binderEgress.withEgress(address, { timeout: 3 }); }", address)

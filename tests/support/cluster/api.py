@@ -12,7 +12,7 @@ from typing import Any
 import requests
 import yaml
 
-from tests.support.cluster.patience import ANSWER_SECONDS
+from tests.support.cluster.timeouts import ANSWER_SECONDS
 from tests.support.waiting import NO_ANSWER, patiently
 
 PATHS = {

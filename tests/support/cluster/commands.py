@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from tests.support.cluster.patience import ROLLOUT_SECONDS
 from tests.support.cluster.stage import Failed, Stage
+from tests.support.cluster.timeouts import ROLLOUT_SECONDS
 
 UNCONFIRMED = 'egress "$@" --json || [ $? = 5 ]'
 """Exit code 5 is not a failure: on a busy machine, the reconciler takes longer than the command waits for its confirmation."""

@@ -2,8 +2,8 @@
 
 import json
 
-from tests.support.cluster.patience import TIER_SECONDS
 from tests.support.cluster.stage import Stage
+from tests.support.cluster.timeouts import TIER_SECONDS
 from tests.support.waiting import eventually
 
 LISTED, PRIVATE, OTHER = "public.example", "private.example", "other.example"

@@ -15,8 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-from tests.support.cluster.patience import LAUNCH_SECONDS
 from tests.support.cluster.stage import CLIENT, Stage
+from tests.support.cluster.timeouts import LAUNCH_SECONDS
 
 PORT = 8700
 URL = f"http://localhost:{PORT}/"

@@ -2,8 +2,8 @@
 
 import requests
 
-from tests.support.cluster.patience import HUB_ANSWER_SECONDS, HUB_SECONDS, POD_SECONDS
 from tests.support.cluster.stage import Stage
+from tests.support.cluster.timeouts import HUB_ANSWER_SECONDS, HUB_SECONDS, POD_SECONDS
 from tests.support.waiting import eventually, patiently
 
 BINDER_TOKEN = "token-of-a-test-binder"

@@ -15,7 +15,8 @@ from typing import TypeVar
 
 import requests
 
-from tests.support.cluster.patience import (
+from tests.support.cluster.stage import CLIENT, TOP, Failed, Stage
+from tests.support.cluster.timeouts import (
     ANSWER_SECONDS,
     CANARY_SECONDS,
     COMMAND_SECONDS,
@@ -25,7 +26,6 @@ from tests.support.cluster.patience import (
     POD_SECONDS,
     TIER_SECONDS,
 )
-from tests.support.cluster.stage import CLIENT, TOP, Failed, Stage
 from tests.support.doc_examples import section
 from tests.support.waiting import eventually, patiently
 

@@ -3,8 +3,8 @@
 import subprocess
 from collections.abc import Collection
 
-from tests.support.cluster.patience import STALL_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import OPEN, Stage
+from tests.support.cluster.timeouts import STALL_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
 

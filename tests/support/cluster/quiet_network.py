@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 
-from tests.support.cluster.patience import ANSWER_SECONDS
+from tests.support.cluster.timeouts import ANSWER_SECONDS
 
 PORT = 1080
 """The proxy's port."""

@@ -20,7 +20,7 @@ import altcha
 import requests
 
 from tests.support.cluster import api
-from tests.support.cluster.patience import (
+from tests.support.cluster.timeouts import (
     ANSWER_SECONDS,
     COMMAND_SECONDS,
     GUARD_SECONDS,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.support.cluster.patience import POD_SECONDS
 from tests.support.cluster.stage import Failed, Stage
+from tests.support.cluster.timeouts import POD_SECONDS
 from tests.support.waiting import eventually
 
 FAMILIES = ("public HTTP", "public IPv6")
@@ -18,7 +18,7 @@ FAMILIES = ("public HTTP", "public IPv6")
 
 
 @dataclass
-class Newborn:
+class Attempts:
     """The result of one pod.
 
     Attributes:
@@ -38,7 +38,7 @@ def guard_of(pod: dict[str, Any]) -> dict[str, Any]:
     return {key: found[key] for key in ("name", "image", "command", "env", "securityContext", "resources")}
 
 
-def bear(
+def start_pod(
     stage: Stage, name: str, guard: dict[str, Any] | None, isolated: bool = True, seconds: float = 2.5, user: str = ""
 ) -> None:
     """Start a pod that opens a connection each millisecond, over IPv4 and, if the cluster has it, IPv6.
@@ -60,7 +60,7 @@ def bear(
         "kind": "Pod",
         "metadata": {
             "name": name,
-            "labels": {"newborn": "yes", **({"component": "singleuser-server"} if isolated else {})},
+            "labels": {"early": "yes", **({"component": "singleuser-server"} if isolated else {})},
             "annotations": {"hub.jupyter.org/username": user, "hub.jupyter.org/servername": ""} if user else {},
         },
         "spec": {
@@ -69,17 +69,17 @@ def bear(
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 0,
             "initContainers": [guard] if guard else [],
-            "containers": [{"name": "newborn", "image": "localhost/user-server:1", "command": ["sh", "-c", script]}],
+            "containers": [{"name": "early", "image": "localhost/user-server:1", "command": ["sh", "-c", script]}],
         },
     }
     stage.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
 
 
-def lives(stage: Stage) -> dict[str, Newborn]:
+def attempts(stage: Stage) -> dict[str, Attempts]:
     """Wait until all pods are done, and remove them. Returns name → result."""
 
     def pods() -> list[dict[str, Any]]:
-        return stage.get("pods", "-l", "newborn=yes")["items"]
+        return stage.get("pods", "-l", "early=yes")["items"]
 
     def are_done() -> bool:
         return all(pod["status"]["phase"] == "Succeeded" for pod in pods())
@@ -87,14 +87,14 @@ def lives(stage: Stage) -> dict[str, Newborn]:
     eventually(are_done, POD_SECONDS, lambda: [(pod["metadata"]["name"], pod["status"]) for pod in pods()])
     found = {}
     for pod in pods():
-        text = stage.kubectl("logs", pod["metadata"]["name"], "-c", "newborn")
+        text = stage.kubectl("logs", pod["metadata"]["name"], "-c", "early")
         if not re.search(r"attempts=\d{2}", text):
             raise Failed(f"{pod['metadata']['name']} hardly tried: {text}")
         (ended,) = [status["state"]["terminated"] for status in pod["status"].get("initContainerStatuses", [])] or [{}]
-        found[pod["metadata"]["name"]] = Newborn(
+        found[pod["metadata"]["name"]] = Attempts(
             [int(number) for number in re.findall(r"\bok=(\d+)", text)],
             [float(number) for number in re.findall(r"last_ok_ms=(\S+)", text)],
             json.loads(ended.get("message", "{}")),
         )
-    stage.kubectl("delete", "pods", "-l", "newborn=yes")
+    stage.kubectl("delete", "pods", "-l", "early=yes")
     return found

@@ -128,7 +128,7 @@ def client_script() -> bytes:
 
 
 @dataclass
-class Course:
+class ThirdPartySite:
     """A web server with such pages, on `localhost`, which browsers consider another site than 127.0.0.1.
 
     Attributes:
@@ -142,7 +142,7 @@ class Course:
     def __post_init__(self) -> None:
         npm = subprocess.run([TOP / "ci/thebe"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
         script = client_script()
-        course = self
+        site = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -156,12 +156,12 @@ class Course:
                     file = Path(npm) / path.removeprefix("/npm/")
                     body = file.read_bytes() if file.is_file() else None
                 else:
-                    body = {"/client.js": script, **course.pages}.get(path)
+                    body = {"/client.js": script, **site.pages}.get(path)
                 self.send_response(404 if body is None else 200)
                 self.send_header("Content-Type", CONTENT_TYPES.get(Path(path).suffix, "application/octet-stream"))
                 self.send_header("Content-Length", str(len(body or b"")))
                 if path.endswith(".html"):
-                    for name, value in course.headers.items():
+                    for name, value in site.headers.items():
                         self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body or b"")

@@ -162,13 +162,13 @@ REACHED = "What works: pip, conda."
         (
             ["conda", "python"],
             "Packages only: your server has no other internet access.",
-            f"{REACHED} Everything else: not yet.",
+            f"{REACHED} Nothing else works yet.",
             "packages",
         ),
         (
             ["python", "api.example.org"],
             "Your server has limited internet access.",
-            "What works: pip; api.example.org. Everything else: not yet.",
+            "What works: pip; api.example.org. Nothing else works yet.",
             "hosts",
         ),
         ([], "Your server has no internet access.", "Programs in it cannot open connections to the internet.", "none"),
@@ -196,9 +196,8 @@ def test_page_says_that_a_repository_has_more_hosts_and_not_which(redis_server, 
     store.publish(Server("alice"), KnownServer("uid-1", repository="https://github.com/org/course"))
     text = client.get("/egress/servers/alice", headers=CURL).text
     found = "pip; " if listed else ""
-    assert text.startswith(
-        f"Your server has limited internet access. What works: {found}hosts that the operators of this site chose. Everything else:"
-    )
+    works = f"What works: {found}hosts that the operators of this site chose. Nothing else works yet."
+    assert text.startswith(f"Your server has limited internet access. {works}")
     assert client.get("/egress/servers/alice").json["access"] == "hosts"
     for repository in ("https://github.com/other/course", ""):
         store.publish(Server("alice"), KnownServer("uid-1", repository=repository))
@@ -246,16 +245,16 @@ def test_server_whose_lease_is_over_is_told_since_when(public, store):
     store.publish(Server("alice"), KnownServer("uid-1", carried(rule="expired", at=1_800_000_000)))
     for headers in (HTML, CURL):
         text = shown(public.get("/egress/servers/alice", headers=headers).text)
-        assert "Your server has no internet access. The time was up at 2027-01-15 08:00 UTC." in text
-    assert ">Give it back</button>" in public.get("/egress/servers/alice", headers=HTML).text
-    assert public.get("/egress/servers/alice").json["why"] == "The time was up at 2027-01-15 08:00 UTC."
+        assert "Your server has no internet access. The time ran out at 2027-01-15 08:00 UTC." in text
+    assert ">Restore internet access</button>" in public.get("/egress/servers/alice", headers=HTML).text
+    assert public.get("/egress/servers/alice").json["why"] == "The time ran out at 2027-01-15 08:00 UTC."
 
 
 def test_what_a_server_reaches_is_told_in_the_language_of_the_visitor(redis_server, store):
     client = public_client(create_services(make_settings(redis_server, unverified_hosts=["python", "api.example.org"]), store))
     run_pod(store)
     answer = client.get("/egress/servers/alice", headers={"Accept-Language": "de"})
-    assert answer.json["reach"] == "Das geht: pip; api.example.org. Alles andere: noch nicht."
+    assert answer.json["reach"] == "Das geht: pip; api.example.org. Alles andere geht noch nicht."
     assert {"Accept", "Accept-Language"} <= set(answer.vary)
 
 
@@ -298,6 +297,7 @@ def test_page_says_if_nothing_is_enforced(redis_server, store, mode, told):
         for headers in (HTML, CURL):
             text = re.sub(r'data-\S+="[^"]*"', "", client.get("/egress/servers/alice", headers=headers).text)
             assert text.count("This site only watches for now") == told
+            assert text.count("Nothing changes here yet. " if headers == CURL else ">Nothing changes here yet.</p>") == told
             # Nothing about its access, an end, or a way to more: all servers have the network that they have without us.
             claims = ("has no internet access", "has internet access", "open connections", "#unlock", "Time left", "<button")
             assert any(claim in text for claim in claims) is not told, text

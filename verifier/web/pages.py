@@ -102,6 +102,12 @@ def reach(tier: Tier | None, language: str, more: bool = False) -> str:
     )
 
 
+def reach_observed(language: str) -> str:
+    """A sentence that says what every server may reach in mode `observe`, in one of `LANGUAGES`."""
+    messages = MESSAGES[language]
+    return messages["reach-observe"]
+
+
 def why(grant: Grant, now: float, refused: bool, language: str) -> str:
     """A sentence that says why a server has no tier, and since when; empty: it has one, or never had one.
 
@@ -166,7 +172,7 @@ def server_page(
         tier: the server's tier.
         tiers: all tiers of this site, and what a server without a tier has.
         access: what the server reaches, in one word; None: not known.
-        reached: the same as a sentence (`reach`).
+        reached: what it reaches, as a sentence (`reach`).
         why: why it has no tier, as a sentence; may be empty.
         address: the page's own address, absolute.
         base: the path under which the public interface is served.
@@ -182,14 +188,14 @@ def server_page(
         from_nowhere: whether no page sent the visitor here, so that the unlock may start without a click (D-121).
         qr: whether to show a QR code in the text form.
     """
-    verified = tier != UNVERIFIED
+    messages, verified = MESSAGES[language], tier != UNVERIFIED
     if observed:
         left, larger = None, []
     values = {
         "verified": verified,
         "tier": tier,
-        "reach": "" if observed else reached,
-        "state": " ".join(filter(None, (MESSAGES[language][STATES[access or "network"]], why))),
+        "reach": reached,
+        "state": messages["observe"] if observed else " ".join(filter(None, (messages[STATES[access or "network"]], why))),
         # A server that had access gets it back.
         "again": bool(why) and not (verified or closed),
         "observed": observed,
@@ -217,7 +223,7 @@ def server_page(
         access=access or "network",
         lease=json.dumps(left and asdict(left)),
         larger_tiers=json.dumps(larger),
-        catalogue=json.dumps(MESSAGES[language], ensure_ascii=False),
+        catalogue=json.dumps(messages, ensure_ascii=False),
         from_nowhere=from_nowhere,
         back=back,
         several=several,

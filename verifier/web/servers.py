@@ -275,7 +275,7 @@ def access_of(known: KnownServer, blocks: list[Block], now: float) -> Access | N
 
 
 def _reach(known: KnownServer, access: Access | None, more: bool) -> str:
-    """The same as a sentence in the visitor's language; empty for a tier that the site no longer has.
+    """What a server reaches, as a sentence in the visitor's language; empty for a tier that the site no longer has.
 
     Args:
         known: what the reconciler published about the server.
@@ -284,7 +284,7 @@ def _reach(known: KnownServer, access: Access | None, more: bool) -> str:
     """
     language = pages.choose_language(request.accept_languages)
     if services().settings.mode == "observe":
-        return pages.MESSAGES[language]["observe"]
+        return pages.reach_observed(language)
     tier = _tiers(known).get(known.tier)
     return pages.reach(None if access == "none" else tier, language, more) if tier else ""
 

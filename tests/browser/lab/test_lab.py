@@ -159,11 +159,11 @@ def test_end_of_access_is_told_with_a_way_back(page_address, store, open_lab):
         small.wait_for_event("close", timeout=60_000)
     store.publish(Server("alice"), KnownServer("uid-1", carried("unverified", "g1", rule="expired", at=1_800_000_000)))
     look(lab, "visible")
-    told = lab.notices("Internet access has ended. The time was up at 2027-01-15 08:00 UTC.")
+    told = lab.notices("Internet access has ended. The time ran out at 2027-01-15 08:00 UTC.")
     expect(told).to_be_visible()
     lab.page.screenshot(path=ARTIFACTS / "lab-ended.png")
     small = lab.press(EN["again"])
-    expect(small.locator("#unlock")).to_have_text("Give it back")
+    expect(small.locator("#unlock")).to_have_text("Restore internet access")
     with reconciler(store, lease=10 * MINUTE):
         small.locator("#unlock").click()
         expect(lab.notices(EN["given"])).to_be_visible()

@@ -28,7 +28,7 @@ def leased(start, store):
     return publish
 
 
-OVER = f"{NO_ACCESS} The time was up at 1970-01-01 00:00 UTC."
+OVER = f"{NO_ACCESS} The time ran out at 1970-01-01 00:00 UTC."
 """What the page says of a lease that ended at the time that `carried` gives."""
 
 WATCH_STATE = """() => {
@@ -43,7 +43,7 @@ def test_time_left_is_shown_each_second_and_not_read_aloud(leased, open_tab):
     left = tab.page.get_by_role("timer")
     expect(left).to_have_text(re.compile(r"^Time left: 1:0[01]:\d\d$"))
     expect(tab.page.locator("#after")).to_contain_text("until you give it access again")
-    expect(tab.page.locator("#after")).to_contain_text("in the second half")
+    expect(tab.page.locator("#after")).to_contain_text("half of the time")
     expect(tab.button).to_be_hidden()
     assert left.evaluate("element => element.closest('[aria-live]')") is None
     tab.picture("lease")
@@ -80,13 +80,13 @@ def test_renewal_takes_one_click(leased, store, open_tab):
 
 def test_renewal_is_possible_from_the_second_half_on(leased, store, open_tab):
     tab = open_tab(leased(LEASE - 10))
-    expect(tab.page.get_by_text("in the second half")).to_be_visible()
+    expect(tab.page.get_by_text("half of the time")).to_be_visible()
     expect(tab.button).to_be_hidden()
     # The page hears of that within a few seconds, and counts from then on.
     lasts(store, LEASE // 2 + 10)
     expect(tab.page.get_by_role("timer")).to_have_text(re.compile(r"^Time left: [45]:\d\d$"))
     expect(tab.button).to_be_visible()
-    expect(tab.page.get_by_text("in the second half")).to_have_count(0)
+    expect(tab.page.get_by_text("half of the time")).to_have_count(0)
     tab.page.keyboard.press("Tab")
     expect(tab.button).to_be_focused()
     with reconciler(store, lease=LEASE):
@@ -131,11 +131,11 @@ def test_end_of_the_time_is_shown_on_the_open_page(leased, store, open_tab):
     lasts(store, None, "unverified", rule="expired")
     expect(tab.state).to_have_text(OVER)
     expect(tab.page.get_by_role("timer")).to_be_hidden()
-    expect(tab.button).to_have_text("Give it back")
+    expect(tab.button).to_have_text("Restore internet access")
     tab.picture("lease-over")
     tab.page.reload()
     expect(tab.state).to_have_text(OVER)
-    expect(tab.button).to_have_text("Give it back")
+    expect(tab.button).to_have_text("Restore internet access")
     with reconciler(store, lease=LEASE):
         tab.button.click()
         expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")

@@ -99,7 +99,7 @@ def test_limited_access_is_shown_until_a_block_ends_it(start, store, open_tab):
     run_pod(store)
     tab = open_tab(f"{process.public}/egress/servers/alice/", viewport={"width": 1280, "height": 800})
     expect(tab.state).to_have_text("Your server has limited internet access.")
-    expect(tab.page.locator("#reach")).to_have_text("What works: pip; api.example.org. Everything else: not yet.")
+    expect(tab.page.locator("#reach")).to_have_text("What works: pip; api.example.org. Nothing else works yet.")
     tab.picture("hosts")
     tab.requests_fail = True
     tab.page.route("**/challenge?*", lambda route: route.abort())

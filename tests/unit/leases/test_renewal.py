@@ -286,7 +286,7 @@ def test_json_status_describes_the_lease(client, store, tier, left, fields, told
             "blocked",
             3725,
             "unlock",
-            ["Time left: 1:02:0", " UTC. After that your server loses", "in the second half"],
+            ["Time left: 1:02:0", " UTC. After that your server loses", "half of the time"],
             "any browser",
         ),
         (
@@ -302,7 +302,7 @@ def test_json_status_describes_the_lease(client, store, tier, left, fields, told
             "unverified",
             100,
             Rule.EXPIRED,
-            ["no internet access. The time was up at ", " UTC. ", "Your server will be stopped in 1:", "#unlock"],
+            ["no internet access. The time ran out at ", " UTC. ", "Your server will be stopped in 1:", "#unlock"],
             "Time left",
         ),
     ],

@@ -25,10 +25,29 @@ def _default(path: tuple[str, ...], value: Any, known: Iterable[tuple[str, ...]]
     return f"Default: `{json.dumps(value, ensure_ascii=False)}`"
 
 
+TOGETHER = """\
+## Values that act on each other
+
+| values | |
+|---|---|
+| `mode` and JupyterHub's `singleuser.networkPolicy.enabled` | `false`: the base policy takes its place; `true` in `observe` and `off` |
+| `image` and `integration….startGuard.image` | one image: a parent chart sets both |
+| `fullnameOverride`, `ingress.path`, `publicUrl` and `integration` | BinderHub's values contain them: a parent chart repeats them |
+| `trustedProxies` and `verifier.networkPolicy.publicFrom` | proxies are believed, so only they may reach the public port |
+| `cidrs` of a tier, `except` and `bannedAddresses` | the narrowest of the first two wins; a banned address is closed in any case |
+| `unverified.hosts`, `tiers.<name>.hosts`, `rules.repositories` and `proxy.enabled` | hosts need the proxy |
+| `tiers.<name>.lease`, `onExpiry: stop`, `onMatch: stop` and `reconciler.mayStopPods` | only then may pods be deleted |
+| `captcha.onOutage` and `captcha.providers.altcha` | its tier and its price count in an outage, even if it is not enabled |
+| `captcha.providers.altcha`, `fairness` and `launchPage.hold` | what takes longer than `hold` is too late for the launch |
+| `redis.maxmemory` and `redis.resources.limits.memory` | the limit leaves room beyond the data |
+| `canary.readiness` and `mode: deny` | only with it does anything look at the gate in that mode |
+"""
+
+
 def values_page() -> str:
     """The page of values."""
     found = comments()
-    out = ["# Values", "", "All values of the chart, from the comments in its `values.yaml`. The defaults are shown.", ""]
+    out = ["# Values", "", "All values of the chart, from the comments in its `values.yaml`. The defaults are shown.", "", TOGETHER]
     group = None
     for path, (text, default) in found.items():
         if path[0] != group:

@@ -35,5 +35,5 @@ binder-egress.moreLabels: the labels of an object, with the operator's labels; o
 {{- /* binder-egress.podLabels: the labels of a pod; ours win. Takes (list root component podLabels). */}}
 {{- define "binder-egress.podLabels" -}}
 {{- $ours := include "binder-egress.matchLabels" (list (index . 0) (index . 1)) | fromYaml -}}
-{{ merge $ours (index . 2) (index . 0).Values.commonLabels | toYaml }}
+{{ merge $ours (index . 2 | default dict) (index . 0).Values.commonLabels | toYaml }}
 {{- end }}

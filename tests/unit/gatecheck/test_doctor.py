@@ -591,6 +591,8 @@ SAID = {"terminated": {"message": '{"reached": {"a": true, "b": false, "c": null
         ([canary_pod(last={"terminated": {"message": "Killed", "exitCode": 137}})], "starting", {}),
         ([canary_pod(last=SAID, phase="Failed")], "ended", {}),
         ([canary_pod(last=SAID, phase="Failed"), canary_pod()], "starting", {}),
+        # Kubernetes deletes the pods of a dead node, and no kubelet carries it out.
+        ([canary_pod(last=SAID) | {"metadata": {"name": "c", "deletionTimestamp": "2026-01-01T00:06:00Z"}}], "missing", {}),
         ([canary_pod(containerStatuses=None)], "starting", {}),
     ],
 )

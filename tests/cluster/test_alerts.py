@@ -101,8 +101,10 @@ class Place:
         self.running, self.routes = [], []
 
     def heal(self, **more: Any) -> None:
-        """Repair everything as the alerts advise: with `helm upgrade` and the same values, or with more of them."""
+        """Repair everything as the alerts advise: with `helm upgrade` and the same values, or with more of them. Redis is wiped:
+        a key that is used up would stay so."""
         self.tidy()
+        self.stage.scale("redis", 0)
         self.stage.kubectl("delete", "networkpolicy", "of-somebody", "--ignore-not-found")
         deployments = [f"deployment/binder-egress-{component}" for component in ("verifier", "reconciler", "redis")]
         self.stage.kubectl("scale", "--replicas=1", *deployments)
@@ -399,8 +401,7 @@ DAYS: dict[str, list[tuple[list[Fault], Alerts]]] = {
         ([policies_may_not_be_read], {**LASTING, "BinderEgressPoliciesUnread": {}, "BinderEgressCanarySilent": {}}),
     ],
 }
-"""The steps of each day: faults, and all alerts that fire after them, with their own labels. Earlier faults go on. The last day
-must be last, because a key that is used up stays so until Redis is wiped."""
+"""The steps of each day: faults, and all alerts that fire after them, with their own labels. Earlier faults go on."""
 
 ELSEWHERE = {
     "BinderEgressAgentCrowded",
@@ -430,6 +431,8 @@ def place(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
         pytest.skip("needs the local cluster of ci/cluster, not --context")
     node = json.loads(Path(os.environ["CLUSTER_TARGETS"]).read_text())["node_ip"]
     with running(node) as double:
+        # Of an earlier run: no two keys have the same name.
+        eventually(lambda: not keys(stage, "list"), SECRET_SECONDS)
         made = keys(stage, "create", "--name=spent", "--tier=verified", "--servers-per-day=1", "--expires=30d")
         reached = {
             "to": [{"ipBlock": {"cidr": f"{node}/32"}}],

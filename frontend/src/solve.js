@@ -1,4 +1,7 @@
 // Proof of work: solves ALTCHA's challenges in Web Workers.
+//
+// A worker whose file stalls looks like one that calculates: it says nothing before it has the solution, and a slow phone takes
+// minutes. Browsers report the file as an error when they give up the connection.
 import { pbkdf2, sha, solveChallenge, solveChallengeWorkers } from "altcha/lib";
 
 // The most workers: a launch page must not use all of a laptop, or the battery of a phone.

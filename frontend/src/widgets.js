@@ -1,6 +1,7 @@
 // The widgets of remote captcha providers: one row each in a table, based on the providers' documentation.
 //
-// A provider's script is loaded only to show its widget, from the address in the verifier's offer.
+// A provider's script is loaded only to show its widget, from the address in the verifier's offer. If the script loads while its
+// frame is blocked, the widget's place stays empty: browsers tell no page whether a frame of another site has loaded.
 
 // The longest wait for a provider's script, and for a check without a click, in seconds. A person has no limit except `signal`.
 const LOADING_SECONDS = 15;

@@ -335,6 +335,7 @@ class Operators:
         else:
             what = str(_clients(what)) if kind == "network" else _pattern(what)
             same = [old for old in self._store.blocks() if (old.kind, old.what) == (kind, what) and not old.is_over(self._clock())]
+        # Two operators at the same moment make two blocks. Each holds until it is removed, so nothing opens too early.
         if same:
             old = same[0]
             raise ActionRefused(

@@ -1,4 +1,4 @@
-"""Whatever is in Redis, no process stops: an operator's block takes effect meanwhile (D-415)."""
+"""Whatever is in Redis, no process stops: an operator's block takes effect meanwhile (D-415). The agent does not use Redis."""
 
 import json
 import re

@@ -306,6 +306,9 @@ def test_status_bar_gets_one_item(page_address, store, open_lab):
     run_pod(store)
     lab = open_lab(FINE)
     expect(lab.item).to_have_text(EN["none"])
+    # As large as its neighbours: in JupyterLab 3, what an item inherits is larger.
+    size = "(element) => getComputedStyle(element).fontSize"
+    assert lab.item.evaluate(size) == lab.page.get_by_text("Mode: Command").evaluate(size)
     lab.item.evaluate("(item) => item.parentElement.remove()")
     with lab.page.expect_response(page_address):
         look(lab, "visible")

@@ -7,7 +7,7 @@ import pytest
 from tests.support.apps import CLIENT, NETWORK, get_pass, internal_client, launch, make_settings, new_promise, public_client, solve
 from tests.support.reconciling import list_and_converge
 from verifier.grants import Block
-from verifier.passes import BadPass, Pass, Passes
+from verifier.passes import LEEWAY_SECONDS, BadPass, Pass, Passes
 from verifier.promises import is_promise
 from verifier.records import Server
 from verifier.store.errors import StoreUnavailable
@@ -316,6 +316,8 @@ def test_pass_keeps_one_promise(public, in_redis):
         answer = public.post(f"/egress/promises/{new_promise()}", json={"token": token})
         assert (answer.status_code, answer.json["type"].rpartition("#")[2]) == (403, "pass-refused")
     assert in_redis.keys("binder-egress:promise:*") == [promise_key(first, NETWORK)]
+    # By then nobody can present the pass.
+    assert all(in_redis.ttl(key) <= 300 + 2 * LEEWAY_SECONDS for key in in_redis.keys("binder-egress:keeps:*"))
     assert public.post(f"/egress/promises/{first}", json={"token": token}).status_code == 200
 
 

@@ -1,12 +1,13 @@
 """Promises: which server was announced with one, and the pass that keeps it."""
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
-from ..passes import Pass
+from ..passes import LEEWAY_SECONDS, Pass
 from ..records import Server
 from ..texts import from_json
 from .base import Operations, as_text, as_texts, unavailable
@@ -70,8 +71,10 @@ class Promises(Operations):
             PassKeepsAnother: the pass keeps another promise already. Nothing is written.
         """
         keys = [promise_key(promise, network), redis_key(f"keeps:{kept_by.id}")]
+        # As long as the pass can be presented, with clocks that differ.
+        presentable = math.ceil(kept_by.exp - kept_by.iat) + 2 * LEEWAY_SECONDS
         with unavailable():
-            outcome, *server = self._keep(keys=keys, args=[json.dumps(vars(kept_by)), PROMISE_TTL_SECONDS])
+            outcome, *server = self._keep(keys=keys, args=[json.dumps(vars(kept_by)), PROMISE_TTL_SECONDS, presentable])
         if outcome == "used-up":
             raise PassKeepsAnother
         return _server(as_text(server[0]) if server else None)

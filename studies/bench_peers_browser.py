@@ -4,7 +4,7 @@ Each page asks its own server, on loopback, for a challenge and solves it as its
 loads is counted in a browser with empty caches, packed as a web server would send it.
 Decisions: D-366.
 
-  bench_peers_browser.py FOLDER [challenges]     FOLDER is what studies/peers/build prints
+  bench_peers_browser.py FOLDER CHALLENGES     FOLDER is what studies/peers/build prints
 """
 
 import gzip
@@ -107,16 +107,17 @@ def main(folder: Path, challenges: int) -> None:
                 one.seconds.append(one.page.evaluate(one.script, one.argument) / 1000)
                 console.print(f"challenge {turn} of {challenges}: {one.name}: {one.seconds[-1]:.2f} s")
     table = Table(
-        "page", "median s", "max s", "of ours", "files", "bytes", "gzip -9",
+        "page", "median s", "a quarter is below", "a quarter is above", "max s", "of ours", "files", "bytes", "gzip -9",
         title=f"A challenge of default work in Chromium, {challenges} each; the first is not counted", title_justify="left",
     )  # fmt: skip
     base = statistics.median(ours.seconds[1:])
     for one in solvers:
-        median, contents = statistics.median(one.seconds[1:]), one.loaded.values()
+        (low, median, high), contents = statistics.quantiles(one.seconds[1:], n=4), one.loaded.values()
         sizes = [str(len(contents)), *(f"{sum(map(len, made)):,}" for made in (contents, [gzip.compress(c, 9) for c in contents]))]
-        table.add_row(one.name, f"{median:.2f}", f"{max(one.seconds[1:]):.2f}", f"{median / base:.2f}", *sizes)
+        seconds = (f"{value:.2f}" for value in (median, low, high, max(one.seconds[1:]), median / base))
+        table.add_row(one.name, *seconds, *sizes)
     console.print(table)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 5)
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -155,6 +155,7 @@ def shoot_panels(browser: Browser, redis: RedisServer, store: Store, states: lis
                     tab.page.goto(hub.page())
                 expect(tab.text).to_have_text(text(state))
                 expect(tab.panel).to_be_visible()
+                tab.painted()
                 tab.page.screenshot(path=FOLDER / f"panel-{state}-{screen}.png")
                 context.close()
                 hub.stop()

@@ -67,7 +67,7 @@ def test_block_that_ends_counts_no_more_without_a_change_in_redis(public, elsewh
     elsewhere.add_block(block(until=int(time.time()) + 300), [])
     assert present(public, solution).status_code == 403
     now = time.time
-    monkeypatch.setattr("verifier.web.issuing.time.time", lambda: now() + 301)
+    monkeypatch.setattr("verifier.web.passes.time.time", lambda: now() + 301)
     assert present(public, solution).status_code == 201
 
 

@@ -23,12 +23,14 @@ from . import headers, problems
 from .assets import Assets
 from .bodies import MAX_BODY_BYTES
 from .branding import Brand
+from .challenges import challenges
 from .context import CLIENT, Services
 from .internal import INTERFACE as IN_CLUSTER
 from .internal import internal
 from .launches import launches
 from .metrics import Metrics
 from .openapi import document
+from .passes import passes
 from .promises import promises
 from .public import INTERFACE as PUBLIC
 from .public import public
@@ -71,14 +73,14 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
     except ValueError as error:
         raise InvalidSettings(str(error)) from None
     store = store or Store(connect(settings))
-    passes = Passes(settings.plain_signing_keys)
+    signer = Passes(settings.plain_signing_keys)
     api_keys = Keys(settings.api_keys_file, settings.tiers)
-    judge = Judge(settings, passes, api_keys)
+    judge = Judge(settings, signer, api_keys)
     unlocks = Unlocks(settings, store)
     return Services(
         settings=settings,
         store=store,
-        passes=passes,
+        passes=signer,
         api_keys=api_keys,
         wrong_keys=WrongKeys(),
         judge=judge,
@@ -130,7 +132,7 @@ class _TrustedProxies:
 
 
 def _register_public(app: Flask, base_path: str) -> None:
-    for blueprint in (public, promises, servers):
+    for blueprint in (public, challenges, passes, promises, servers):
         app.register_blueprint(blueprint, url_prefix=base_path.rstrip("/"))
 
 

@@ -140,7 +140,7 @@ def _allow_origin(answer: Response, origin: str) -> None:
     answer.headers["Access-Control-Allow-Origin"] = origin
     answer.headers["Access-Control-Allow-Methods"] = "GET, POST"
     # API keys are sent in Authorization, and only `issue_pass` accepts them.
-    takes_keys = request.endpoint == "public.issue_pass"
+    takes_keys = request.endpoint == "passes.issue_pass"
     answer.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type" if takes_keys else "Content-Type"
     answer.headers["Access-Control-Expose-Headers"] = "Retry-After"
     answer.headers["Access-Control-Max-Age"] = "600"

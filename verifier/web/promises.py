@@ -13,10 +13,10 @@ from ..promises import is_promise
 from ..records import PassOutcome
 from ..store.errors import StoreUnavailable
 from . import bodies
+from .access import access_of
 from .context import log_decision, log_refusal, network, services
 from .openapi import json_of, operation
 from .problems import Problem
-from .servers import access_of
 
 promises = Blueprint("promises", __name__)
 

@@ -12,11 +12,11 @@ from ..decisions.refusals import REFUSALS, Facts, blocks_on, refusal
 from ..grants import UNVERIFIED, Block, Egress, Rule
 from ..passes import BadPass
 from ..records import KnownServer, PassOutcome, Server
-from ..repositories import covers, exact
-from ..settings import MORE_HOSTS, Access, Tier
+from ..settings import Access
 from ..store.errors import StoreUnavailable
 from ..store.redeeming import REDEEMED
-from . import bodies, hub, issuing, pages
+from . import bodies, hub, pages, passes
+from .access import access_of, tiers_of
 from .context import asset_path, log_decision, log_refusal, network, own_url, services
 from .headers import SERVER_PAGE
 from .openapi import Answer, json_of, operation
@@ -62,7 +62,7 @@ def show_server(user: str, server: str) -> Response:
         media_type,
         pages.choose_language(request.accept_languages),
         tier=known.tier,
-        tiers=_tiers(known),
+        tiers=tiers_of(known),
         access=description["access"],
         reached=description["reach"],
         why=description["why"],
@@ -132,7 +132,7 @@ def _address(server: Server) -> str:
         200: json_of("The pod has the tier", bodies.UnlockAnswer),
         202: json_of("Accepted; the reconciler has not confirmed it yet", bodies.UnlockAnswer),
     },
-    problems=["forbidden-origin", "pass-refused", "no-such-server", *issuing.SOLUTION_PROBLEMS],
+    problems=["forbidden-origin", "pass-refused", "no-such-server", *passes.SOLUTION_PROBLEMS],
 )
 def unlock_server(user: str, server: str) -> tuple[Response, int]:
     """Give a running server the tier of a pass or of a solution: its first, a larger one, or its own with a new lease."""
@@ -151,7 +151,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         _note("had-it", known.repository, known.tier)
         return bodies.answer(bodies.UnlockAnswer(state="granted", **_description(asked, known, blocks, now))), 200
     if presented is None:
-        presented = Presented(issuing.from_solution(body.provider or "", body.solution or "", "unlock"))
+        presented = Presented(passes.from_solution(body.provider or "", body.solution or "", "unlock"))
     # A second request with this pass for this server could only wait for the same grant, and each wait holds a thread (D-240).
     with services().unlocks_underway.begin((asked, presented.issued.id)) as is_first:
         if not is_first:
@@ -260,20 +260,6 @@ def _larger(known: KnownServer, now: float) -> list[str]:
     return [tier for tier in larger if tier in offered]
 
 
-def access_of(known: KnownServer, blocks: list[Block], now: float) -> Access | None:
-    """What a server reaches, no matter who asks; None if nothing is closed, or if nothing is known about its tier.
-
-    A block of the server closes the egress proxy too.
-    """
-    settings = services().settings
-    if settings.mode == "observe":
-        return None
-    if blocks_on(Facts.of(known), blocks, now):
-        return "none"
-    tier = _tiers(known).get(known.tier)
-    return tier.access if tier else None
-
-
 def _reach(known: KnownServer, access: Access | None, more: bool) -> str:
     """What a server reaches, as a sentence in the visitor's language; empty for a tier that the site no longer has.
 
@@ -285,7 +271,7 @@ def _reach(known: KnownServer, access: Access | None, more: bool) -> str:
     language = pages.choose_language(request.accept_languages)
     if services().settings.mode == "observe":
         return pages.reach_observed(language)
-    tier = _tiers(known).get(known.tier)
+    tier = tiers_of(known).get(known.tier)
     return pages.reach(None if access == "none" else tier, language, more) if tier else ""
 
 
@@ -302,16 +288,6 @@ def _why(known: KnownServer, blocks: list[Block], now: float, refused: bool) -> 
         return ""
     grant = next(iter(blocks_on(Facts.of(known), blocks, now)), known.grant)
     return pages.why(grant, now, refused, pages.choose_language(request.accept_languages))
-
-
-def _tiers(known: KnownServer) -> dict[str, Tier]:
-    """What a server would have with each tier and without one."""
-    settings = services().settings
-    tiers = {**settings.tiers, UNVERIFIED: settings.unverified}
-    repository = exact(known.repository)
-    if not repository or not any(covers(pattern, repository) for pattern in settings.repositories_with_hosts):
-        return tiers
-    return {name: tier.model_copy(update={"hosts": [*tier.hosts, MORE_HOSTS]}) for name, tier in tiers.items()}
 
 
 def _description(server: Server, known: KnownServer, blocks: list[Block], now: float, refused: bool = False) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""From a solution or an API key to a pass: check it, use it up, charge for it."""
+"""From a solution or an API key to a pass: check it, use it up, charge for it. BinderHub sends the pass to `launches`."""
 
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
-from flask import request
+from flask import Blueprint, Response, request
 from prometheus_client import Counter
 
 from ..api_keys import DAY_SECONDS, SERVERS_PER_PASS
@@ -14,8 +14,12 @@ from ..decisions.refusals import REFUSALS, Facts, refusal
 from ..grants import UNVERIFIED, Block, Rule
 from ..passes import Pass, Passes
 from ..store.errors import BudgetSpent, ClientRefused, KeyRevoked, PriceRisen, Replayed, StoreUnavailable
+from . import bodies, promises
 from .context import log_decision, log_refusal, network, paying_network, place_given_back, services
+from .openapi import json_of, operation
 from .problems import Problem
+
+passes = Blueprint("passes", __name__)
 
 SOLUTION_PROBLEMS = (
     "solution-refused",
@@ -47,6 +51,42 @@ PROBLEM_TYPES = {
     Outcome.UNAVAILABLE: "provider-unavailable",
 }
 """Outcome of a solution that earns nothing → type of the problem that the client gets."""
+
+
+@passes.post("/passes")
+@operation(
+    "createPass",
+    "Exchange a solution, or an API key, for a pass",
+    description="With an API key, the body is empty or an empty object. With a solution, Authorization is ignored, and the pass "
+    "keeps the promise that is named.",
+    body=bodies.PassBody,
+    body_required=False,
+    security=[{}, {"key": []}],
+    answers={201: json_of("A pass; send its token with a launch as the query parameter egress_token", bodies.PassAnswer)},
+    problems=[
+        "forbidden-origin",
+        *SOLUTION_PROBLEMS,
+        *API_KEY_PROBLEMS,
+    ],
+)
+def issue_pass() -> tuple[Response, int]:
+    """A pass for a solution, or for an API key."""
+    body = bodies.read(bodies.PassBody, optional=True)
+    if body.model_fields_set:
+        # With a solution, Authorization is ignored: it may be meant for a proxy.
+        issued = from_solution(body.provider, body.solution, "launch")
+        log_decision("pass", issued.tier, "solution", provider=body.provider, servers=issued.servers)
+    else:
+        issued = from_api_key()  # D-041
+    services().metrics.passes.labels(issued.tier).inc()
+    made = bodies.PassAnswer(
+        token=services().passes.sign(issued),
+        expires_in=services().settings.pass_lifetime,
+        servers=issued.servers,
+        tier=issued.tier,
+        promise=promises.keep(body.promise, issued) if body.promise else None,
+    )
+    return bodies.answer(made), 201
 
 
 @dataclass(frozen=True)

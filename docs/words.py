@@ -30,7 +30,7 @@ SPOKEN: dict[str, tuple[list[str], dict[str, int | str], set[str]]] = {
         {"Problem": 1, "BadPass": 1, "BadKey": 1},
         {"TITLES", "REFUSALS", "REJECTED_PASSES"},
     ),
-    "The egress proxy's refusals": (["verifier/proxy/*.py"], {"Refusal": 2, "bad": 0}, {"_no_access"}),
+    "The egress proxy's refusals": (["verifier/proxy/refusals.py"], {"Refusal": 2, "malformed": 0}, set()),
     "The command-line client": (
         ["client/binder_egress_client/*.py"],
         {"_say": 0, "_fail": 0, "echo": 0, "Outcome": "why", "LaunchFailed": 0, "NoAnswer": 0, "NoGate": 0, "Unsolvable": 0},

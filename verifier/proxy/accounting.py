@@ -8,11 +8,12 @@ from urllib.parse import quote
 from .. import logs
 from ..grants import UNVERIFIED
 from ..records import PodAddresses
-from .decide import Policy, Reason, Refusal, group
+from .decide import Policy, group
 from .flow import Allowed, Asked, Connected, Flow
 from .hosts import normal
 from .limits import UNVERIFIED_SHARE
 from .metrics import Metrics
+from .refusals import Reason, Refusal
 from .wanted_hosts import WantedHosts
 
 MOST_WAITING_BYTES = 128 * 1024 * 1024

@@ -7,7 +7,7 @@ import socket
 import h11
 
 from ..records import PodAddresses
-from .decide import Refusal
+from .refusals import Refusal
 from .requests import READ_BYTES
 
 LINGER_SECONDS = 1.0

@@ -12,9 +12,9 @@ import h11
 
 from ..grants import UNVERIFIED
 from ..records import PodAddresses
-from . import answers, plain, tunnels, upstream
+from . import answers, plain, refusals, tunnels, upstream
 from .accounting import EndedConnections, OpenConnections
-from .decide import UNKNOWN, Policy, Reason, Refusal, decide, decide_address, decide_hello
+from .decide import Policy, decide, decide_address, decide_hello
 from .endings import deliver, has_ended, until_ended
 from .flow import Allowed, Asked, Connected, Flow, drop_unsent
 from .hosts import normal
@@ -22,7 +22,8 @@ from .identities import WAIT_SECONDS, Identities, same
 from .limits import Bucket, Limits, Usage
 from .metrics import Metrics
 from .own_names import OwnNames
-from .requests import Refused, Tunnel, WhoAmI, bad, read_request
+from .refusals import Reason, Refusal
+from .requests import Refused, Tunnel, WhoAmI, read_request
 from .resolve import Resolver
 from .source_ports import SourcePorts
 from .wanted_hosts import WantedHosts
@@ -185,10 +186,8 @@ class Proxy:
         if not self._limit_answers.has():
             self._metrics.note("refused", str(Reason.LIMIT), known.tier if known else "unknown", "", 0)
             return
-        too_many = "This server opens too many connections, try again"
-        refusal = Refusal(Reason.LIMIT, 429, too_many, "connection_limit_reached")
-        await answers.refuse(flow.client, refusal)
-        self._ended.note(flow, None, known, refusal)
+        await answers.refuse(flow.client, refusals.LIMIT)
+        self._ended.note(flow, None, known, refusals.LIMIT)
 
     async def _ask(self, flow: Flow, known: PodAddresses | None) -> Asked | None:
         """Read the request. `known` is the pod that had the address when the connection came. Returns None if the request was for
@@ -197,7 +196,7 @@ class Proxy:
             async with asyncio.timeout(HEAD_SECONDS):
                 request = await read_request(flow.client)
         except TimeoutError:
-            raise bad("No request came in time", 408) from None
+            raise Refused(refusals.TOO_LATE) from None
         pod = await self.identities.wait_for(flow.address, self._wait_seconds)
         if isinstance(request, WhoAmI):
             await answers.who_am_i(flow.client, flow.address, pod)
@@ -211,7 +210,7 @@ class Proxy:
         """Judge the name."""
         request, pod = asked.request, asked.pod
         if not pod:
-            raise Refused(UNKNOWN)
+            raise Refused(refusals.UNKNOWN)
         if refusal := decide(pod, request.host, request.port, request.kind, self._policy):
             raise Refused(refusal)
         return Allowed(asked.flow, request, pod)

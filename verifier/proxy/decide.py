@@ -9,14 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Network, ip_network
-from urllib.parse import quote
 
 from ..grants import UNVERIFIED
 from ..networks import IPAddress, NetworkSet, parse_address
 from ..records import PodAddresses
 from ..repositories import covers, exact
+from . import refusals
 from .hosts import HostList, normal
 from .identities import same
+from .refusals import Reason, Refusal
 
 
 class Kind(StrEnum):
@@ -36,49 +37,6 @@ _SPECIAL = NetworkSet(map(ip_network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/
 
 PORTS = {Kind.TUNNEL: 443, Kind.PLAIN: 80}
 """The one port of each kind."""
-
-
-class Reason(StrEnum):
-    """Why a connection is refused or cut, as in logs and metrics."""
-
-    UNKNOWN = "unknown"  # the proxy does not know which pod has the address
-    BLOCKED = "blocked"  # an operator's block
-    NO_HOSTS = "no-hosts"  # this tier may reach nothing through the proxy
-    NOT_LISTED = "not-listed"
-    NOT_A_NAME = "not-a-name"
-    PORT = "port"
-    OWN_NAME = "own-name"  # a name of this hub, or what it resolves to
-    ADDRESS = "address"  # the host has a private, special or banned address
-    UNRESOLVED = "unresolved"  # the host name has no address
-    UNANSWERED = "unanswered"  # DNS gives no answer
-    NOT_TLS = "not-tls"  # the client or the host does not begin as TLS does
-    SERVER_NAME = "server-name"  # a ClientHello names another host or none
-    REQUEST = "request"  # not well-formed
-    LIMIT = "limit"
-    HOST_LIMIT = "host-limit"  # too many connections to one address of the host, from all servers
-    UNREACHABLE = "unreachable"
-    NOT_TAKEN = "not-taken"  # cut: too many bytes wait for this server, or for hosts that it sends to
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A refusal, as the client gets it.
-
-    Attributes:
-        reason: the reason.
-        status: the HTTP status.
-        sentence: what to do, in one line of ASCII; it is both the reason phrase and the body.
-        error: the word of RFC 9209 for `Proxy-Status`.
-    """
-
-    reason: Reason
-    status: int
-    sentence: str
-    error: str = "http_request_denied"
-
-
-UNKNOWN = Refusal(Reason.UNKNOWN, 503, "The egress proxy does not know this server yet, try again", "proxy_internal_error")
-"""The refusal of a connection whose pod is unknown."""
 
 
 @dataclass(frozen=True)
@@ -152,24 +110,21 @@ def decide(pod: PodAddresses, host: str, port: int, kind: Kind, policy: Policy) 
         The refusal, or None if the name is allowed.
     """
     if pod.blocked:
-        ask = f": ask {policy.contact}" if policy.contact else ""
-        return Refusal(Reason.BLOCKED, 403, f"This server is blocked by the operators of this site{ask}")
+        return refusals.blocked(policy.contact)
     tier = policy.tiers.get(pod.tier, _NOTHING)
     name = normal(host)
     if name is None:
-        return Refusal(Reason.NOT_A_NAME, 403, "Use a host name: addresses are refused")
+        return refusals.NOT_A_NAME
     if _is_own(name, policy):
-        return Refusal(Reason.OWN_NAME, 403, "The hub itself is not reachable through its egress proxy")
+        return refusals.OWN_NAME
     if port != PORTS[kind] or (tier.ports and port not in tier.ports):
-        return Refusal(Reason.PORT, 403, "Only https on port 443 and http on port 80 go through the egress proxy")
+        return refusals.PORT
     lists = _lists(pod, policy)
     if any(name in hosts for hosts in lists):
         return None
     if pod.tier == UNVERIFIED:
-        return Refusal(Reason.NOT_LISTED if lists else Reason.NO_HOSTS, 403, _no_access(pod, policy))
-    if not lists:
-        return Refusal(Reason.NO_HOSTS, 403, "This server has no hosts behind the egress proxy: unset HTTPS_PROXY and HTTP_PROXY")
-    return Refusal(Reason.NOT_LISTED, 403, f"Not on the list of this server: {name}")
+        return refusals.no_access(Reason.NOT_LISTED if lists else Reason.NO_HOSTS, policy.page, pod.user, pod.server)
+    return refusals.not_listed(name) if lists else refusals.NO_HOSTS
 
 
 def _is_own(name: str, policy: Policy) -> bool:
@@ -177,12 +132,6 @@ def _is_own(name: str, policy: Policy) -> bool:
     parts = name.split(".")
     above = (".".join(["*", *parts[start:]]) for start in range(1, len(parts)))
     return name in policy.own_names or any(suffix in policy.own_names for suffix in above)
-
-
-def _no_access(pod: PodAddresses, policy: Policy) -> str:
-    if not policy.page:
-        return "No internet access: open the address in BINDER_EGRESS_URL"
-    return f"No internet access: open {policy.page}{quote(pod.user, safe='')}/{quote(pod.server, safe='')}"
 
 
 def decide_address(
@@ -201,17 +150,17 @@ def decide_address(
         public and a private address is no accident.
     """
     if addresses is None:
-        return Refusal(Reason.UNANSWERED, 504, "DNS does not answer, try again", "dns_timeout")
+        return refusals.UNANSWERED
     found = list(dict.fromkeys(map(same, addresses)))
     if not found:
-        return Refusal(Reason.UNRESOLVED, 502, "The host name has no address", "dns_error")
+        return refusals.UNRESOLVED
     tier, own = policy.tiers.get(pod.tier, _NOTHING), frozenset(map(same, own_addresses))
     for address in found:
         ip = parse_address(address)
         if address in own:
-            return Refusal(Reason.OWN_NAME, 403, "The hub itself is not reachable through its egress proxy")
+            return refusals.OWN_NAME
         if ip is None or ip not in _INTERNET or ip in _SPECIAL or ip in tier.closed:
-            return Refusal(Reason.ADDRESS, 403, "The host has a private or special address", "destination_ip_prohibited")
+            return refusals.ADDRESS
         if ip in _NAT64 and isinstance(refusal := decide_address(pod, [_inside(ip)], policy, own), Refusal):
             return refusal
     return found

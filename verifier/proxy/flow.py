@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from ..records import PodAddresses
-from .decide import Reason
 from .hello import Hello
 from .limits import Bucket
+from .refusals import Reason
 from .requests import Plain, Tunnel
 from .splice import Pump
 

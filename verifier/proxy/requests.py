@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import h11
 
-from .decide import PORTS, Kind, Reason, Refusal
+from . import refusals
+from .decide import PORTS, Kind
 from .hosts import normal
+from .refusals import Refusal
 
 MAX_HEAD_BYTES = 16384
 """The longest head of a request, and the most that is read before the host is connected (D-389), in bytes. Clients send some
@@ -105,11 +107,6 @@ def _pieces(head: h11.Request, theirs: h11.Connection, host: str, path: str) -> 
     yield ours.send(h11.EndOfMessage()) or b""
 
 
-def bad(sentence: str, status: int = 400) -> Refused:
-    """A refusal of a request that is not well-formed, with an HTTP status."""
-    return Refused(Refusal(Reason.REQUEST, status, sentence, "http_request_error"))
-
-
 async def read_request(client: socket.socket) -> Tunnel | Plain | WhoAmI:
     """Read the head of a request.
 
@@ -126,7 +123,7 @@ async def read_request(client: socket.socket) -> Tunnel | Plain | WhoAmI:
             left -= len(received)
             connection.receive_data(received)
     except h11.RemoteProtocolError as error:
-        raise bad("The request is not well-formed", error.error_status_hint) from None
+        raise Refused(refusals.not_http(error.error_status_hint)) from None
     if not isinstance(event, h11.Request):
         raise ConnectionError
     return read_head(event, connection)
@@ -140,9 +137,9 @@ def read_head(head: h11.Request, connection: h11.Connection) -> Tunnel | Plain |
     """
     target = head.target.decode("ascii")
     if head.http_version not in (b"1.0", b"1.1"):
-        raise bad("The egress proxy speaks HTTP/1.1")
+        raise Refused(refusals.HTTP_VERSION)
     if len(head.headers) > MAX_HEADERS:
-        raise bad("The request has too many headers", 431)
+        raise Refused(refusals.TOO_MANY_HEADERS)
     if head.method == b"CONNECT":
         host, port = _authority(target, None)
         # What follows is not HTTP.
@@ -151,18 +148,18 @@ def read_head(head: h11.Request, connection: h11.Connection) -> Tunnel | Plain |
         return WhoAmI()
     found = _ABSOLUTE.fullmatch(target)
     if not found:
-        raise bad("Use an absolute http:// address, or CONNECT for https")
+        raise Refused(refusals.NOT_ABSOLUTE)
     host, port = _authority(found[1], PORTS[Kind.PLAIN])
     named = [value.decode("latin-1") for name, value in head.headers if name == b"host"]
     for value in named:
         other, other_port = _authority(value, PORTS[Kind.PLAIN])
         if (normal(other) or other, other_port) != (normal(host) or host, port):
-            raise bad("The Host header names another host than the address")
+            raise Refused(refusals.OTHER_HOST)
     framing = [name for name, _ in head.headers if name in (b"content-length", b"transfer-encoding")]
     if head.http_version == b"1.0" and b"transfer-encoding" in framing:
-        raise bad("HTTP/1.0 has no Transfer-Encoding")
+        raise Refused(refusals.CHUNKS_BEFORE_HTTP_1_1)
     if len(set(framing)) > 1:
-        raise bad("Content-Length and Transfer-Encoding exclude each other")
+        raise Refused(refusals.TWO_LENGTHS)
     path, name = found[2] or "/", normal(host) or host
     if path.startswith("?"):
         path = "/" + path
@@ -176,5 +173,5 @@ def read_head(head: h11.Request, connection: h11.Connection) -> Tunnel | Plain |
 def _authority(text: str, default_port: int | None) -> tuple[str, int]:
     found = _AUTHORITY.fullmatch(text)
     if not found or not (found[2] or default_port):
-        raise bad("The address is not host:port")
+        raise Refused(refusals.NOT_AN_AUTHORITY)
     return found[1], int(found[2] or default_port or 0)

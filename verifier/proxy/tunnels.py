@@ -3,9 +3,10 @@
 import asyncio
 import socket
 
-from .decide import Policy, Reason, Refusal, decide_hello
+from .decide import Policy, decide_hello
 from .flow import Connected
 from .hello import HEADER_BYTES, MAX_HELLO_BYTES, read_answer, read_hello
+from .refusals import Reason, Refusal
 from .requests import Refused, Tunnel
 from .splice import Pump, take
 

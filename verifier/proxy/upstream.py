@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
-from .decide import Reason, Refusal
+from . import refusals
 from .requests import Refused
 from .source_ports import SourcePorts
 
@@ -50,9 +50,8 @@ async def connect(
     except TimeoutError:
         pass
     if full:
-        too_many = "Too many connections to this host in the last minute, try again"
-        raise Refused(Refusal(Reason.HOST_LIMIT, 503, too_many, "connection_limit_reached"))
-    raise Refused(Refusal(Reason.UNREACHABLE, 502, "The host does not answer", "destination_unavailable"))
+        raise Refused(refusals.HOST_LIMIT)
+    raise Refused(refusals.UNREACHABLE)
 
 
 async def _connected(address: str, port: int, seconds: float | None) -> socket.socket:

@@ -16,12 +16,13 @@ from tests.support.metrics import PROXY_NAMES
 from tests.support.ports import free_port
 from verifier import logs
 from verifier.proxy import answers, connections, limits, own_names, requests
-from verifier.proxy.decide import UNKNOWN, Policy, Reason, Refusal, TierHosts
+from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.flow import Allowed, Asked, Flow
 from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
 from verifier.proxy.process import listen
+from verifier.proxy.refusals import UNKNOWN, Reason, Refusal
 from verifier.proxy.resolve import Resolver
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from verifier.networks import NetworkSet
-from verifier.proxy.decide import Kind, Policy, Reason, Refusal, TierHosts, decide, decide_address, decide_hello
+from verifier.proxy.decide import Kind, Policy, TierHosts, decide, decide_address, decide_hello
 from verifier.proxy.hosts import HostList
+from verifier.proxy.refusals import Reason, Refusal
 from verifier.records import PodAddresses
 
 CLOSED = NetworkSet(ipaddress.ip_network(cidr) for cidr in ("10.0.0.0/8", "64:ff9b::/96", "fd00::/9", "203.0.113.66/32"))

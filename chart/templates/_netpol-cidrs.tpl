@@ -1,7 +1,9 @@
 {{- /*
-CIDRs and their exceptions. The API server refuses a policy with an `except` outside of its CIDR. Thousands of banned addresses go
-through these templates, so no loop over them may be quadratic: `append` and `uniq` go through their whole list each time, `set`
-does not.
+CIDRs and their exceptions. The API server refuses a policy with an `except` outside of its CIDR, so each exception is compared with
+each CIDR. Helm has no function for that. It is not done elsewhere either: the addresses are the operators' values, which only Helm
+reads before it writes the policies, and a process that wrote policies in Helm's place could open the gate. Thousands of banned
+addresses go through these templates, so no loop over them may be quadratic: `append` and `uniq` go through their whole list each
+time, `set` does not.
 */}}
 
 {{- /*

@@ -28,7 +28,7 @@ PODS, ROUNDS = 100, 10
 
 AGENT = """
 import pathlib, sys
-import verifier.agent.process as process
+import verifier.agent.__main__ as process
 from verifier.agent.processes import Processes
 root = pathlib.Path(sys.argv[1])
 class Node(Processes):

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
-from verifier.agent.process import LISTS, InvalidSetting, Settings
+from verifier.agent.__main__ import LISTS, InvalidSetting, Settings
 
 TOP = Path(__file__).parents[3]
 

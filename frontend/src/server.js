@@ -1,6 +1,7 @@
-// The page of a server. It says what the server may reach and for how long, unlocks the server, raises its tier, renews its lease,
-// and follows its state while the page is visible.
+// The page of a server. It shows the state that `server-state.js` has, unlocks the server, raises its tier, renews its lease, and
+// follows its state while the page is visible.
 import { fill } from "./language.js";
+import { again, GONE, guess, next, purpose, UNVERIFIED, useful } from "./server-state.js";
 import { solve } from "./solve.js";
 import { json, post } from "./verifier.js";
 import { mountWidget, title, WidgetError } from "./widgets.js";
@@ -16,7 +17,6 @@ const { base } = ui.page.dataset;
 const messages = JSON.parse(ui.page.dataset.messages);
 const tiers = JSON.parse(ui.page.dataset.tiers);
 const language = document.documentElement.lang;
-const UNVERIFIED = "unverified";
 
 // The longest wait for an answer. An unlock may take 2 s. Without a limit, browsers wait for minutes.
 const ANSWER_SECONDS = 15;
@@ -26,32 +26,26 @@ const [SOON_MS, LATE_MS, SLOWER] = [3_000, 60_000, 1.2];
 const TOO_LONG_MS = 60_000;
 // For so many milliseconds, the page says that the time has been renewed.
 const NEWS_MS = 10_000;
-// Seconds before the end of a lease at which screen readers announce it.
-const NEAR_END_SECONDS = 300;
 
-let tier = ui.page.dataset.tier; // null: the server does not exist
-let { access } = ui.page.dataset;
-let unlockable = "unlockable" in ui.page.dataset;
-let again = "again" in ui.page.dataset; // whether an unlock gives access back
-let lease = JSON.parse(ui.page.dataset.lease); // null: the tier never ends
-let larger = JSON.parse(ui.page.dataset.larger); // the larger tiers that it may get
-let suggested = lease?.renewable_in === 0; // whether a renewal was possible when the ways were last shown
-let ends, opens; // the end of the lease and the start of its renewal, in milliseconds of the browser's monotonic clock
+// Busy, so that the first tick says it if the end is near.
+let state = next(GONE, { _report: JSON.parse(ui.page.dataset.server), _at: performance.now(), _busy: true });
+const locked = () => state.tier === UNVERIFIED;
 // Whether to begin without a click. That happens at most once: an open page must not renew for a person who has left.
-let automatic = tier === UNVERIFIED && location.hash === "#unlock" && "fromNowhere" in ui.page.dataset;
+let automatic = locked() && location.hash === "#unlock" && "fromNowhere" in ui.page.dataset;
 let offers = [];
 let chosen; // the name of the provider that the person chose
+let aim; // the purpose of the current solution, or of the button
 let working = null; // the AbortController of the current solution
 let granted = null; // ends the wait for a pending unlock
-let changes = 0; // an answer to a request from before the last change is outdated
 
-const say = (...parts) => { ui.state.textContent = parts.filter(Boolean).join(" "); };
+const sentences = (...parts) => parts.filter(Boolean).join(" ");
+const say = (...parts) => { ui.state.textContent = sentences(...parts); };
 const text = (name, values) => fill(messages[name], values);
 
 // The texts for each purpose of a solution.
 const AIMS = {
   unlock: {
-    why: text("why"), get button() { return text(again ? "button-again" : "button"); }, presenting: text("presenting"),
+    why: text("why"), get button() { return text(again(state) ? "button-again" : "button"); }, presenting: text("presenting"),
     failed: text("failed"),
   },
   renew: {
@@ -63,7 +57,7 @@ const AIMS = {
 const STATES = {
   none: text("no-access"), packages: text("packages-only"), hosts: text("hosts-only"), network: text("granted"),
 };
-const has = () => STATES[access];
+const has = () => STATES[state.access];
 const gives = (name) => tiers[name] && text("then-reach", { reach: tiers[name] });
 
 /** An error with a text in the catalogue. `name` is a problem's type, or a name of this page. */
@@ -84,98 +78,63 @@ async function call(address, options) {
   }
 }
 
-// -- the server
+// -- the view of a state
 
-const renewable = () => tier !== UNVERIFIED && Number.isInteger(lease?.renewable_in) && performance.now() >= opens;
-const useful = () => unlockable || renewable() || larger.length > 0;
-const aimOf = (one) => { // the purpose of an offer; null: it would change nothing
-  if (tier === UNVERIFIED) return "unlock";
-  if (larger.includes(one.tier)) return "raise";
-  return one.tier === tier && renewable() ? "renew" : null;
-};
-let aim; // the purpose of the current solution, or of the button
-
-function aimAt(next, to) {
-  aim = next;
-  ui.why.textContent = [AIMS[aim].why, aim === "raise" && gives(to)].filter(Boolean).join(" ");
-  ui.unlock.textContent = AIMS[aim].button;
+// Let something happen, and show what follows from it.
+function happens(event) {
+  const before = state;
+  state = next(before, { ...event, _at: performance.now(), _busy: working });
+  showTime();
+  if (state._warned && !before._warned) say(has(), text("ends-soon"));
+  if (state._over !== before._over) follow(SOON_MS / 3);
+  if (state._change) showServer();
 }
 
-// Show the state of the server as the verifier reports it; null: the server does not exist. `live`: the report answers a solution.
-function show(now, live) {
-  const was = { tier, access, unlockable, until: lease?.until, renewable: renewable(), larger: String(larger) };
-  tier = now ? now.tier : null;
-  access = now?.access ?? (tier === UNVERIFIED ? "none" : "network");
-  unlockable = now?.unlockable ?? false;
-  again = unlockable && now.why !== "";
-  lease = now?.until ? now : null;
-  larger = now?.larger ?? [];
-  count();
-  const other = tier !== was.tier || access !== was.access || unlockable !== was.unlockable;
-  const renewed = !other && tier !== UNVERIFIED && lease?.until > was.until;
-  if (!live && !other && lease?.until === was.until && renewable() === was.renewable && String(larger) === was.larger) return;
-  changes += 1;
-  ui.reach.textContent = now ? now.reach : text("ended-help");
-  ui.reach.hidden = !ui.reach.textContent;
-  paint();
-  if (other || renewed || live) {
-    if (tier === UNVERIFIED) {
-      if (!unlockable) working?.abort();
-      say(has(), now.why);
-    } else {
-      automatic = false;
-      working?.abort();
-      // A block closes the egress proxy before the tier is taken.
-      const news = renewed ? text("renewed") : access === "none" ? now?.why : text("from-now-on");
-      say(tier === null ? text("ended") : has(), tier !== null && news);
-      if (renewed) fade();
-      else ui.retry.hidden = false;
-    }
-    granted?.();
-  }
-  suggest();
-}
-
-// Take away news that is old by then, unless the page has said something else.
-function fade() {
-  const said = ui.state.textContent;
-  setTimeout(() => { if (ui.state.textContent === said) say(has()); }, NEWS_MS);
-}
-
-// The icon of the state, and what to do next.
-function paint() {
+// What the server has, what is new about it, and what to do next.
+function showServer() {
+  const { tier, access, why, _change } = state;
   const look = tier === null ? "gone" : access;
   ui.look.dataset.look = look;
   for (const shape of ui.look.querySelectorAll("path")) {
     shape.setAttribute("display", shape.matches(`.${look}`) ? "inline" : "none");
   }
+  ui.reach.textContent = tier === null ? text("ended-help") : state.reach;
+  ui.reach.hidden = !ui.reach.textContent;
   ui.gone.hidden = tier !== null;
-  ui.closed.hidden = tier !== UNVERIFIED || unlockable;
-  ui.next.hidden = tier === null || tier === UNVERIFIED || access === "none";
+  ui.closed.hidden = !locked() || state.unlockable;
+  ui.next.hidden = tier === null || locked() || access === "none";
+  if (_change !== "details") {
+    if (!state.unlockable) working?.abort();
+    if (!locked()) automatic = false;
+    // A block closes the egress proxy before the tier is taken.
+    if (locked() || access === "none") say(has(), why);
+    else if (tier === null) say(text("ended"));
+    else if (_change === "renewed") {
+      const news = text("renewed");
+      say(has(), news);
+      // The news is old by then, unless the page has said something else.
+      setTimeout(() => { if (ui.state.textContent.endsWith(news)) say(has()); }, NEWS_MS);
+    } else say(has(), text("from-now-on"));
+    granted?.();
+  }
+  // Nothing failed before a renewal.
+  ui.retry.hidden = state._renewable || (_change !== "server" && ui.retry.hidden);
+  suggest();
 }
 
 // Show the ways to unlock the server, raise its tier or renew its lease, if that is useful.
 function suggest() {
-  suggested = renewable();
-  // Nothing failed before a renewal.
-  if (suggested) ui.retry.hidden = true;
-  ui.how.hidden = !useful();
-  if (!useful()) return;
-  if (!working) guess();
+  ui.how.hidden = !useful(state);
+  if (!useful(state)) return;
+  if (!working) aimAt(guess(state), state.larger[0]);
   offer();
 }
 
-// Guess the purpose of the button until the verifier's offers are known.
-function guess() {
-  if (tier === UNVERIFIED) aimAt("unlock");
-  else if (renewable()) aimAt("renew");
-  else aimAt("raise", larger[0]);
+function aimAt(what, to) {
+  aim = what;
+  ui.why.textContent = sentences(AIMS[aim].why, aim === "raise" && gives(to));
+  ui.unlock.textContent = AIMS[aim].button;
 }
-
-// -- the time left. Screen readers announce it once near the end, not each second.
-
-let warned = false;
-let refreshedEnd; // the end of a lease after which the page has already asked for the state
 
 const clock = (seconds) => {
   const [hours, minutes, rest] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
@@ -183,33 +142,18 @@ const clock = (seconds) => {
   return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 };
 
-// Count from the time of the verifier's answer, because this device's clock may be wrong.
-function count() {
-  const now = performance.now();
-  if (lease) [ends, opens] = [now + lease.expires_in * 1000, now + lease.renewable_in * 1000];
-  tick();
+// Show the time left. Screen readers announce it once near the end, not each second.
+function showTime() {
+  ui.left.hidden = !state.until;
+  ui.after.hidden = !state.until || locked();
+  if (!state.until) return;
+  const time = clock(state._seconds);
+  ui.left.textContent = locked() ? text("stopping", { time }) : text("left", { time });
+  const expiry = state.on_expiry === "stop" ? text("lease-stop") : text("lease-end");
+  ui.after.textContent = sentences(expiry, state.renewable_in > 0 && !state._renewable && text("renew-later"));
 }
 
-function tick() {
-  const unverified = tier === UNVERIFIED;
-  ui.left.hidden = !lease;
-  ui.after.hidden = !lease || unverified;
-  if (!lease) return;
-  const seconds = Math.max(0, Math.ceil((ends - performance.now()) / 1000));
-  ui.left.textContent = unverified ? text("stopping", { time: clock(seconds) }) : text("left", { time: clock(seconds) });
-  const expiry = lease.on_expiry === "stop" ? text("lease-stop") : text("lease-end");
-  ui.after.textContent = [expiry, lease.renewable_in > 0 && !renewable() && text("renew-later")].filter(Boolean).join(" ");
-  if (renewable() && !suggested) suggest();
-  if (seconds > NEAR_END_SECONDS) warned = false;
-  if (renewable() && seconds <= NEAR_END_SECONDS && !warned && !working) {
-    warned = true;
-    say(has(), text("ends-soon"));
-  }
-  if (!seconds && refreshedEnd !== lease.until) {
-    refreshedEnd = lease.until;
-    follow(SOON_MS / 3);
-  }
-}
+// -- the verifier's reports
 
 let timer, wait;
 
@@ -217,13 +161,10 @@ let timer, wait;
 async function refresh() {
   clearTimeout(timer);
   if (document.visibilityState !== "visible") return;
-  const before = changes;
-  try {
-    const now = await call(location.pathname, { headers: { Accept: "application/json" } });
-    if (before === changes) show(now);
-  } catch (error) {
-    if (error.name === "no-such-server" && before === changes) show(null);
-  }
+  const before = state._changes;
+  const options = { headers: { Accept: "application/json" } };
+  const report = await call(location.pathname, options).catch(({ name }) => (name === "no-such-server" ? null : undefined));
+  if (before === state._changes) happens({ _report: report });
   wait = Math.min(wait * SLOWER, LATE_MS);
   timer = setTimeout(refresh, wait);
 }
@@ -240,7 +181,7 @@ const calculates = (one) => one.kind === "proof-of-work";
 
 async function ask() {
   const { providers } = await call(`${base}challenge?purpose=unlock`);
-  const suitable = providers.filter(aimOf);
+  const suitable = providers.filter((one) => purpose(state, one.tier));
   // Browsers have crypto.subtle, which the calculation needs, only on https and localhost.
   offers = suitable.filter((one) => !calculates(one) || globalThis.crypto?.subtle);
   if (!offers.length) throw new Failure(suitable.length ? "insecure" : "nothing-to-solve");
@@ -250,9 +191,9 @@ function choose(current) {
   // If the ways give different tiers, each says which one.
   const differ = offers.some((one) => one.tier !== current.tier);
   ui.how.removeAttribute("data-wait");
-  aimAt(aimOf(current), current.tier);
+  aimAt(purpose(state, current.tier), current.tier);
   const means = calculates(current) ? text("how-calculation") : text("how-widget", { provider: title(current.name) });
-  ui.way.textContent = [means, differ && aim !== "raise" && gives(current.tier)].filter(Boolean).join(" ");
+  ui.way.textContent = sentences(means, differ && aim !== "raise" && gives(current.tier));
   const rest = offers.filter((one) => one.name !== current.name);
   ui.others.hidden = !rest.length;
   ui.others.lastElementChild.replaceChildren(...rest.map((one) => {
@@ -276,7 +217,7 @@ function choose(current) {
 async function offer() {
   const named = ui.unlock.hidden && location.hash === `#${ui.unlock.id}` && document.activeElement === document.body;
   // If a widget comes first, its room replaces the button.
-  if (!working) place(tier === UNVERIFIED && ui.how.hasAttribute("data-room"));
+  if (!working) place(locked() && ui.how.hasAttribute("data-room"));
   // The address names the button, but the button was hidden when the browser wanted to focus it. Without this, Tab would skip it.
   if (named && !ui.unlock.hidden) ui.unlock.focus({ preventScroll: true });
   if (working || document.visibilityState !== "visible") return;
@@ -287,14 +228,14 @@ async function offer() {
     place(false);
     // If the verifier does not answer, the button stays, and a click reports the failure.
     if (error.name !== "insecure" && error.name !== "nothing-to-solve") return;
-    if (tier === UNVERIFIED) fail(error);
+    if (locked()) fail(error);
     else if (aim === "raise") ui.how.hidden = true; // The server has access already.
     return;
   }
-  if (!useful() || working) return;
+  if (!useful(state) || working) return;
   ui.how.hidden = false;
   choose(offers[0]);
-  place(tier === UNVERIFIED && offers[0].kind === "interactive");
+  place(locked() && offers[0].kind === "interactive");
   if (ui.unlock.hidden || automatic) unlock(offers[0].name);
 }
 
@@ -314,7 +255,7 @@ function fail(error) {
   const another = !ui.others.hidden && !["no-answer", "budget-spent", "unavailable", "other"].includes(words);
   const cause = text(`error-${words}`, { provider, when, detail: error.detail ?? "" });
   // Packages only is some access.
-  const failed = aim === "unlock" && access !== "none" ? AIMS.raise.failed : AIMS[aim].failed;
+  const failed = aim === "unlock" && state.access !== "none" ? AIMS.raise.failed : AIMS[aim].failed;
   say(failed, cause, another && text("error-another-way"));
   place(false);
   // Without https the button cannot help.
@@ -352,12 +293,12 @@ async function unlock(name) {
   const controller = new AbortController();
   working = controller;
   const { signal } = controller;
-  const [focused, was] = [document.activeElement === ui.unlock, tier];
+  const [focused, was] = [document.activeElement === ui.unlock, state.tier];
   let done = false;
   ui.unlock.disabled = true;
   ui.widget.replaceChildren();
   try {
-    for (let again = false; ; again = true) {
+    for (let second = false; ; second = true) {
       // Request a new one each time: challenges expire, and their price changes.
       await ask();
       signal.throwIfAborted();
@@ -369,17 +310,17 @@ async function unlock(name) {
       say(AIMS[aim].presenting);
       ui.progress.hidden = false;
       try {
-        changes += 1;
+        happens({ _sent: true });
         await present(one.name, solved, signal);
         done = true;
         break;
       } catch (error) {
-        if (error.name !== "price-risen" || again) throw Object.assign(error, { provider: one.name });
+        if (error.name !== "price-risen" || second) throw Object.assign(error, { provider: one.name });
       }
     }
   } catch (error) {
-    if (working === controller && useful()) {
-      if (error.name === "no-such-server") show(null);
+    if (working === controller && useful(state)) {
+      if (error.name === "no-such-server") happens({ _report: null });
       else fail(error instanceof Failure ? error : new Failure("other", { detail: error }));
       follow();
     }
@@ -392,7 +333,7 @@ async function unlock(name) {
       ui.unlock.disabled = false;
       // A still larger tier may be possible. After a failure with the same tier the person decides: a widget that comes first would
       // begin again by itself.
-      if (done || tier !== was) suggest();
+      if (done || state.tier !== was) suggest();
       // A disabled button loses the focus. If it is no longer there, the next Tab leads to what comes next.
       if (focused) (ui.how.hidden ? ui.next : ui.unlock).focus();
     }
@@ -400,10 +341,10 @@ async function unlock(name) {
 }
 
 async function present(provider, solved, signal) {
-  const was = tier;
+  const was = state.tier;
   const answer = await call(location.pathname, post({ provider, solution: solved }));
-  if (answer.state === "granted") return show(answer, true);
-  if (!useful() || tier !== was) return undefined;
+  if (answer.state === "granted") return happens({ _report: answer, _live: true });
+  if (!useful(state) || state.tier !== was) return undefined;
   ui.unlock.hidden = true;
   ui.others.hidden = true;
   ui.widget.replaceChildren();
@@ -433,14 +374,11 @@ ui.back.addEventListener("click", () => {
 ui.unlock.addEventListener("click", () => unlock(chosen));
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState !== "visible") return;
-  if (useful() && !offers.length) offer();
+  if (useful(state) && !offers.length) offer();
   wait = SOON_MS;
   refresh();
 });
-count();
-if (useful()) {
-  guess();
-  offer();
-}
-setInterval(tick, 1000);
+happens();
+suggest();
+setInterval(happens, 1000);
 follow();

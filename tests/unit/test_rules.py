@@ -169,7 +169,7 @@ def test_unlock_is_refused_by_the_rules_of_a_launch(site, store, known, values, 
         page = public.get("/egress/servers/alice", headers={"Accept": kind}).text
         assert re.search("The operators of this site (do not offer more here|blocked it at [0-9: -]+ UTC)[.]", page)
         assert "Solving a check would not change that." in page
-        assert "data-unlockable" not in page and (kind == "text/plain" or re.search('<div id="how"[^>]* hidden>', page))
+        assert "&#34;unlockable&#34;: true" not in page and (kind == "text/plain" or re.search('<div id="how"[^>]* hidden>', page))
         assert "open this page in any browser" not in re.sub('data-messages="[^"]*"', "", page)
 
 

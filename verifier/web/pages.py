@@ -5,17 +5,16 @@ The texts are in `messages/server`, one catalogue for each language. The page pa
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import resources
+from typing import Any
 
 import segno
 from flask import render_template
 from markupsafe import Markup
 from werkzeug.datastructures import LanguageAccept
 
-from ..decisions.leases import Left
 from ..grants import UNVERIFIED, Egress, EndedLease, Grant, block_in
 from ..host_groups import HOST_GROUPS
 from ..settings import MORE_HOSTS, Access, Tier
@@ -145,11 +144,8 @@ def server_page(
     media_type: str,
     language: str,
     *,
-    tier: str,
+    server: Mapping[str, Any],
     tiers: Mapping[str, Tier],
-    access: Access | None,
-    reached: str,
-    why: str,
     address: str,
     base: str,
     asset: Asset,
@@ -158,9 +154,6 @@ def server_page(
     several: bool,
     widget: bool,
     observed: bool,
-    closed: bool,
-    left: Left | None,
-    larger: list[str],
     from_nowhere: bool,
     qr: bool,
 ) -> str:
@@ -169,11 +162,8 @@ def server_page(
     Args:
         media_type: `text/html` or `text/plain`.
         language: one of `LANGUAGES`.
-        tier: the server's tier.
+        server: the server, as the JSON answer has it (`bodies.ServerAnswer`).
         tiers: all tiers of this site, and what a server without a tier has.
-        access: what the server reaches, in one word; None: not known.
-        reached: what it reaches, as a sentence (`reach`).
-        why: why it has no tier, as a sentence; may be empty.
         address: the page's own address, absolute.
         base: the path under which the public interface is served.
         asset: gives the path of a file of the front end.
@@ -182,32 +172,29 @@ def server_page(
         several: whether this site now offers more than one captcha provider.
         widget: whether the first of them shows a widget, for which the page reserves room from the start.
         observed: whether the mode is `observe`, in which nothing is opened or closed: the page says so, whatever the server's tier.
-        closed: whether a refusal applies, so that the server cannot be unlocked.
-        left: the time left on its lease; None: it has no lease.
-        larger: the tiers that it may get instead of its own, the largest first.
         from_nowhere: whether no page sent the visitor here, so that the unlock may start without a click (D-121).
         qr: whether to show a QR code in the text form.
     """
-    messages, verified = MESSAGES[language], tier != UNVERIFIED
-    if observed:
-        left, larger = None, []
+    messages, verified = MESSAGES[language], server["tier"] != UNVERIFIED
+    closed = not verified and not server["unlockable"]
+    has = messages[STATES[server["access"] or "network"]]
+    left, larger = (None, []) if observed else (server["until"], server["larger"])
     values = {
+        "server": server,
         "verified": verified,
-        "tier": tier,
-        "reach": reached,
-        "state": messages["observe"] if observed else " ".join(filter(None, (messages[STATES[access or "network"]], why))),
+        "state": messages["observe"] if observed else " ".join(filter(None, (has, server["why"]))),
         # A server that had access gets it back.
-        "again": bool(why) and not (verified or closed),
+        "again": server["unlockable"] and server["why"],
         "observed": observed,
         "closed": closed,
         "address": address,
         "start": address + START,
         "left": left,
-        "renewable": left is not None and left.renewable_in == 0,
+        "renewable": left and server["renewable_in"] == 0,
         "larger": larger,
         "larger_reach": reach(tiers[larger[0]], language) if larger else "",
-        "time": clock(left.expires_in) if left else "",
-        "until": datetime.fromtimestamp(left.until, UTC).strftime("%H:%M:%S") if left else "",
+        "time": clock(server["expires_in"]) if left else "",
+        "until": datetime.fromtimestamp(left, UTC).strftime("%H:%M:%S") if left else "",
         **_common(language, asset, brand),
     }
     if media_type == "text/plain":
@@ -220,9 +207,7 @@ def server_page(
         "server.html",
         base=base,
         sentences=json.dumps(sentences),
-        access=access or "network",
-        lease=json.dumps(left and asdict(left)),
-        larger_tiers=json.dumps(larger),
+        report=json.dumps(server, ensure_ascii=False),
         catalogue=json.dumps(messages, ensure_ascii=False),
         from_nowhere=from_nowhere,
         back=back,

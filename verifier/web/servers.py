@@ -61,11 +61,8 @@ def show_server(user: str, server: str) -> Response:
     text = pages.server_page(
         media_type,
         pages.choose_language(request.accept_languages),
-        tier=known.tier,
+        server=description,
         tiers=tiers_of(known),
-        access=description["access"],
-        reached=description["reach"],
-        why=description["why"],
         address=_address(asked),
         base=settings.base_path,
         asset=asset_path,
@@ -74,9 +71,6 @@ def show_server(user: str, server: str) -> Response:
         several=len(kinds) > 1,
         widget=kinds[:1] == ["interactive"],
         observed=settings.mode == "observe",
-        closed=refused and known.tier == UNVERIFIED,
-        left=leases.left(known.grant, settings, now, refused),
-        larger=[] if refused else larger,
         from_nowhere=request.headers.get("Sec-Fetch-Site") == "none",
         qr=request.args.get("qr", "0") != "0",
     )

@@ -31,6 +31,7 @@ from .launches import launches
 from .metrics import Metrics
 from .openapi import document
 from .passes import passes
+from .probes import probes
 from .promises import promises
 from .public import INTERFACE as PUBLIC
 from .public import public
@@ -137,7 +138,7 @@ def _register_public(app: Flask, base_path: str) -> None:
 
 
 def _register_internal(app: Flask) -> None:
-    for blueprint in (internal, launches):
+    for blueprint in (internal, launches, probes):
         app.register_blueprint(blueprint)
 
 

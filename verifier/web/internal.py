@@ -1,23 +1,17 @@
-"""The in-cluster HTTP interface, on a separate port: operators, probes and metrics. BinderHub's hook is in `launches`."""
+"""What operators may do over HTTP, on the in-cluster port. BinderHub's hook is in `launches`, Kubernetes' probes in `probes`."""
 
 import hmac
-import socket
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, request
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from .. import __version__
 from ..operators.actions import ActionRefused, Operators
 from ..records import Server
-from ..store.errors import StoreUnavailable
 from . import bodies
 from .context import services
-from .openapi import Answer, Interface, Parameter, View, document, json_of, operation
+from .openapi import Interface, Parameter, View, document, json_of, operation
 from .problems import Problem, response
 
 internal = Blueprint("internal", __name__)
@@ -149,55 +143,6 @@ def revoke_key() -> tuple[Response, int]:
     """Revoke an API key."""
     operators, body = _operators(), bodies.read(bodies.KeyRevocationBody)
     return _done(operators.revoke_key(body.key, body.by, body.why, body.servers))
-
-
-# -- for Kubernetes and Prometheus
-
-
-@internal.get("/healthz")
-@operation("alive", "Whether the process answers", answers={200: json_of("Yes", bodies.StatusAnswer)})
-def alive() -> Response:
-    """Whether the process answers."""
-    return jsonify(status="ok")
-
-
-def _report() -> dict[str, object]:
-    """This replica's report for `doctor`. It contains no secrets."""
-    return {
-        "version": __version__,
-        "at": time.time(),
-        "proxies": "number" if isinstance(services().settings.trusted_proxies, int) else "networks",
-        "signing_keys": len(services().settings.signing_keys),
-        "api_keys": [key.described() for key in services().api_keys.all().values()],
-        "api_keys_wrong": services().api_keys.wrong(),
-        "providers": {name: getattr(provider, "state", "up") for name, provider in services().captcha.providers.items()},
-    }
-
-
-@internal.get("/readyz")
-@operation("ready", "Whether it can decide", answers={200: json_of("Yes", bodies.StatusAnswer)}, problems=["unavailable"])
-def ready() -> Response:
-    """Whether it can decide: Redis answers, or has answered since the process started (D-085)."""
-    store, was_ready = services().store, services().was_ready
-    try:
-        store.ping()
-    except StoreUnavailable:
-        if not was_ready.is_set():
-            raise
-        return jsonify(status="ok")
-    was_ready.set()
-    with suppress(StoreUnavailable):  # One connection is enough to be ready: a Redis elsewhere may have a limit of its own.
-        store.open_connections(2 * services().settings.threads)  # Each port serves so many requests at a time.
-    with suppress(StoreUnavailable):  # A full Redis can still be read, and that is enough to be ready.
-        store.report_verifier(socket.gethostname(), _report())
-    return jsonify(status="ok")
-
-
-@internal.get("/metrics")
-@operation("metrics", "Metrics for Prometheus", answers={200: Answer("Prometheus' text format", {"text/plain": None})})
-def metrics() -> Response:
-    """Metrics in Prometheus' text format."""
-    return Response(generate_latest(services().metrics.registry), content_type=CONTENT_TYPE_LATEST)
 
 
 @internal.get("/openapi.json")

@@ -39,6 +39,7 @@ def verifier() -> None:
 def reconciler() -> None:
     # Not at the top: the verifier must not load the Kubernetes client.
     from .gatecheck.check import Namespace, Watcher
+    from .gatecheck.label_delay import Canary, LabelDelays
     from .reconciler.agents import Agents
     from .reconciler.loop import Reconciler
     from .reconciler.proxy_variables import ProxyVariables
@@ -48,12 +49,14 @@ def reconciler() -> None:
     logging.config.dictConfig(logs.configuration(settings.log_level))
     agents = Agents(settings.namespace, settings.agent_labels, Store(connect(settings))) if settings.agent_labels else None
     user_pods = UserPods(settings.namespace, settings.user_pod_labels)
+    delays = LabelDelays(Canary(settings.namespace) if settings.canary else None)
     process = Reconciler(settings, user_pods, Store(connect(settings)), agents=agents)
     if agents:
         threading.Thread(target=agents.run, name="agents", daemon=True).start()
     # The gate check has its own connection and thread, so that it never slows down the reconciler.
-    watcher = Watcher(settings, Namespace(settings.namespace), Store(connect(settings)), process.label_sets)
+    watcher = Watcher(settings, Namespace(settings.namespace), Store(connect(settings)), process.label_sets, delays.findings)
     threading.Thread(target=watcher.run, name="gatecheck", daemon=True).start()
+    threading.Thread(target=delays.run, name="label-delay", daemon=True).start()
     if settings.proxy_service:
         variables = ProxyVariables(settings.namespace, settings.proxy_service)
         threading.Thread(target=variables.run, name="proxy-variables", daemon=True).start()
@@ -96,8 +99,9 @@ def proxy() -> None:
 @click.option("--expected", required=True, help="JSON: role of a pod → target → whether the pod must reach it.")
 def helm_test(expected: str) -> None:
     # Not at the top, so that other processes do not load it.
-    from .gatecheck.check import GATECHECK_LABEL, Namespace
+    from .gatecheck.check import Namespace
     from .gatecheck.helm_test import results, seen_by_proxy, table, verdicts
+    from .labels import GATECHECK_LABEL
 
     pods = Namespace(load(ReconcilerSettings).namespace).pods(f"{GATECHECK_LABEL}=test")
     wanted = json.loads(expected)

@@ -8,6 +8,9 @@ TIER_LABEL = "binder-egress/tier"
 GRANT_ANNOTATION = "binder-egress/grant"
 """The annotation that holds the grant as JSON. It is the only copy of the grant that lasts."""
 
+GATECHECK_LABEL = "binder-egress/gatecheck"
+"""The label of pods that stand in for a user's: `canary` or `test`."""
+
 START_GUARD_CONTAINER = "binder-egress-start-guard"
 """The init container that waits for the pod's isolation (`pods.start_guard`)."""
 

@@ -27,6 +27,11 @@ if the base policy opens them.
 {{ toJson $targets }}
 {{- end }}
 
+{{- /* binder-egress.canaryLabels: the labels by which policies select the canary. */}}
+{{- define "binder-egress.canaryLabels" -}}
+{{ set (deepCopy .Values.userPods.labels) "binder-egress/gatecheck" "canary" | toYaml }}
+{{- end }}
+
 {{- /*
 binder-egress.probe.labels: the labels of a pod that stands in for a user pod, but without `app: jupyterhub`, by which BinderHub
 counts servers. Takes (list root canary|test).

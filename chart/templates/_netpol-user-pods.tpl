@@ -42,6 +42,9 @@
 {{- $spec := include "binder-egress.policies.egress" $policy | fromJson -}}
 {{- $_ := set $policies (include "binder-egress.objectName" (list $ (print "tier-" $tier))) $spec -}}
 {{- end -}}
+{{- if and (include "binder-egress.canary" .) (include "binder-egress.running" .) -}}
+{{- $_ := set $policies (printf "%s-label-delay" $name) (include "binder-egress.policies.labelDelay" . | fromYaml) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{ toJson $policies }}
@@ -68,6 +71,24 @@ egress:
 {{- else }}
 egress: []
 {{- end }}
+{{- end }}
+
+{{- /*
+binder-egress.policies.labelDelay: opens one port of the canary to the reconciler while the canary has a label that no tier has. The
+reconciler measures how late that takes effect (D-475).
+*/}}
+{{- define "binder-egress.policies.labelDelay" -}}
+podSelector:
+  matchLabels:
+    {{- set (include "binder-egress.canaryLabels" . | fromYaml) "binder-egress/tier" "label.delay" | toYaml | nindent 4 }}
+policyTypes: [Ingress]
+ingress:
+  - from:
+      - podSelector:
+          matchLabels:
+            {{- include "binder-egress.matchLabels" (list . "reconciler") | nindent 12 }}
+    ports:
+      - {port: 8085, protocol: TCP}
 {{- end }}
 
 {{- /*

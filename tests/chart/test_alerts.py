@@ -84,6 +84,11 @@ SEEN = {
         {"binder_egress_store_up{}": "1x60"},
         {"binder_egress_canary_shut{target='hub'}": "0x60"},
     ),
+    "BinderEgressLabelsLate": (
+        {"change": "off"},
+        {"binder_egress_label_delay_seconds{change='on'}": "0.2x60", "binder_egress_label_delay_seconds{change='off'}": "60x60"},
+        {"binder_egress_label_delay_seconds{change='on'}": "5x60", "binder_egress_label_delay_seconds{change='off'}": "0.1x60"},
+    ),
     "BinderEgressProxyAddressesHidden": (
         {},
         {

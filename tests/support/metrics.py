@@ -43,6 +43,7 @@ NAMES = {
     "binder_egress_base_policy_missing": "gauge",
     "binder_egress_policies_wrong": "gauge",
     "binder_egress_canary_shut": "gauge",
+    "binder_egress_label_delay_seconds": "gauge",
     "binder_egress_proxy_addresses_hidden": "gauge",
     "binder_egress_redis_memory_used_ratio": "gauge",
 }

@@ -16,7 +16,7 @@ from kubernetes import client
 
 from .. import kubernetes_api
 from ..kubernetes_api import ApiServerUnavailable
-from ..labels import LabelSet
+from ..labels import GATECHECK_LABEL, LabelSet
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.health import NEARLY_FULL
@@ -30,9 +30,6 @@ PERIOD_SECONDS = 60.0
 
 MAX_LABEL_SETS = 50
 """The most sets of labels that are judged. JupyterHub makes one for each profile."""
-
-GATECHECK_LABEL = "binder-egress/gatecheck"
-"""The label of pods that stand in for a user's: `canary` or `test`."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +136,14 @@ class Findings:
         at: Unix time in seconds.
         judgement: the judgement of the NetworkPolicies; None if they could not be read.
         canary: the canary; None if it could not be read, or if there should be none.
+        label_delay: how long labels take to act (`LabelDelays.findings`); empty: nobody measures it.
         unread: the part that could not be read (`policies` or `canary`), and the reason.
     """
 
     at: float
     judgement: Judgement | None = None
     canary: Canary | None = None
+    label_delay: dict[str, Any] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
 
     def dumps(self) -> str:
@@ -183,13 +182,22 @@ class Watcher:
         namespace: the release's namespace.
         store: Redis.
         label_sets: returns the labels of the running user pods, each set once.
+        label_delay: returns how long labels take to act, as the findings have it.
     """
 
-    def __init__(self, settings: ReconcilerSettings, namespace: Namespace, store: Store, label_sets: Callable[[], list[LabelSet]]):
+    def __init__(
+        self,
+        settings: ReconcilerSettings,
+        namespace: Namespace,
+        store: Store,
+        label_sets: Callable[[], list[LabelSet]],
+        label_delay: Callable[[], dict[str, Any]] = dict,
+    ):
         self._settings = settings
         self._namespace = namespace
         self._store = store
         self._label_sets = label_sets
+        self._label_delay = label_delay
         self._last: dict[str, object] = {}  # the last finding logged about each topic
 
     def run(self) -> None:
@@ -204,6 +212,7 @@ class Watcher:
     def run_once(self) -> Findings:
         """Check once, publish the findings, and log what changed since the last check."""
         findings = check(self._settings, self._namespace, self._label_sets(), time.time())
+        findings.label_delay = self._label_delay()
         try:
             # Before the findings are published: a full Redis refuses them.
             self._report_memory(self._store.memory_used())

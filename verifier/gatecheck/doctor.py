@@ -14,7 +14,7 @@ import click
 
 from ..api_keys import reported
 from ..kubernetes_api import ApiServerUnavailable
-from ..labels import LabelSet, shared_labels
+from ..labels import GATECHECK_LABEL, LabelSet, shared_labels
 from ..ping import way_to_ping
 from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
@@ -31,7 +31,8 @@ from ..store.reconciler_counters import (
 )
 from ..store.store import Store
 from ..store.verifiers import VERIFIER_TTL_SECONDS
-from .check import GATECHECK_LABEL, Canary, Findings, Namespace, check
+from .check import Canary, Findings, Namespace, check
+from .label_delay import LIMIT_SECONDS, SLOW_SECONDS
 from .netpol import OTHER_KINDS, Labels, admits_anybody
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -88,6 +89,7 @@ def examine(settings: ReconcilerSettings, store: Store, namespace: Namespace, no
     try:
         health = store.health()
         heartbeat, counters, _ = store.reconciler_state()
+        published = store.gatecheck() or {}
     except StoreUnavailable as error:
         text = f"{error}. Nobody gets egress, and launches continue without. Check the pod of Redis, or externalRedis"
         checks.append(Check("Redis", PROBLEM, text))
@@ -101,6 +103,7 @@ def examine(settings: ReconcilerSettings, store: Store, namespace: Namespace, no
         checks += _wiring(health["wiring"], counters, now())
         checks.append(_access(counters))
         checks.append(_start_guard(counters))
+        checks.append(_label_delay(settings, published.get("label_delay") or {}))
         checks.append(_public_port(namespace, health["verifiers"]))
     try:
         checks.append(_clock("clock of the API server", namespace.clock()))
@@ -337,6 +340,24 @@ def _start_guard(counters: dict[str, int]) -> Check:
         return Check("start guard", WARNING, f"of {sum(outcomes.values())} pods: {text}. docs/start-guard.md explains each")
     isolated = sum(outcomes.get(name, 0) for name in ("closed", "blocked"))
     return Check("start guard", OK, f"{isolated} pods started isolated" if outcomes else "no user pod has started yet")
+
+
+def _label_delay(settings: ReconcilerSettings, found: dict[str, Any]) -> Check:
+    """How long the network plugin takes to act on a label, as the reconciler measured it."""
+    if not settings.canary:
+        return Check("labels", WARNING, "how long they take to act is not measured, as there is no canary (canary.enabled)")
+    if "on" not in found:
+        reason = found.get("reason") or "the reconciler has not tried yet"
+        return Check("labels", OK, f"how long they take to act is not measured yet: {reason}")
+    on, off = (f"{found[way]:.1f}" if found[way] < LIMIT_SECONDS else f"more than {LIMIT_SECONDS:.0f}" for way in ("on", "off"))
+    text = f"act {on} s after they were set, and {off} s after they were taken off"
+    if max(found["on"], found["off"]) <= SLOW_SECONDS:
+        return Check("labels", OK, text)
+    text += (
+        ": a tier opens, and a block closes, that much later, except in the egress proxy. With Cilium, set identity-max-jitter to "
+        "0s; docs/gatecheck.md says more"
+    )
+    return Check("labels", WARNING, text)
 
 
 def _gate(settings: ReconcilerSettings, namespace: Namespace, now: float) -> list[Check]:

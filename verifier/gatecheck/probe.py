@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,9 @@ PROXY_PORT = 3128
 PROXY_PATIENCE_SECONDS = 10.0
 """Seconds for which the egress proxy is asked again: its own policy may admit a new pod late. An answer takes 2 s, the time for
 which the proxy waits for a pod that it does not know."""
+
+MARK_PORT = 8085
+"""The canary's port, on which the reconciler measures how late labels act (`label_delay`)."""
 
 TIMEOUT_SECONDS = 1.0
 """Time limit for one try, in seconds."""
@@ -276,6 +280,19 @@ def _wait_for_isolation(environment: Mapping[str, str]) -> None:
     print(f"start guard: {json.dumps(start_guard.guard(environment, start_guard.TIMEOUT_SECONDS))}", flush=True)
 
 
+def listen(port: int = MARK_PORT) -> int:
+    """Accept connections on a port of every address from now on, and close them at once. Returns the port."""
+    both = socket.has_dualstack_ipv6()  # not where the kernel has no IPv6
+    listener = socket.create_server(("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
+
+    def serve() -> None:
+        while True:
+            listener.accept()[0].close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return int(listener.getsockname()[1])
+
+
 def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> None:
     """Try all targets again and again until the result changes or is due to be repeated.
 
@@ -359,4 +376,6 @@ def control(environment: Mapping[str, str], message: Path = Path(start_guard.MES
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "canary":
+        listen()
     {"canary": canary, "once": once, "shut": shut, "control": control}[sys.argv[1]](os.environ)

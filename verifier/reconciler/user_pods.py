@@ -1,4 +1,4 @@
-"""User pods in the Kubernetes API: list, watch, read, patch and delete them. No other part of the package changes a pod.
+"""User pods in the Kubernetes API: list, watch, read, patch and delete them. No other part of the package changes a user pod.
 
 Only the few fields of a pod that the reconciler needs are kept: there are thousands of pods.
 """

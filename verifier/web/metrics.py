@@ -378,6 +378,17 @@ def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
     for target, stopped in sorted((canary or {}).get("targets", {}).items()):
         shut.add_metric([target], stopped)
     yield shut
+    delay = GaugeMetricFamily(
+        "binder_egress_label_delay_seconds",
+        "Time until the network plugin acts on the canary's label, the longest of the last six measurements. on: until the first "
+        "packet after it was set; off: until the first refusal after it was taken off. 60: longer than that. No sample before the "
+        "first measurement.",
+        labels=["change"],
+    )
+    for change in ("on", "off"):
+        if change in (measured := findings.get("label_delay") or {}):
+            delay.add_metric([change], measured[change])
+    yield delay
     hidden = GaugeMetricFamily(
         "binder_egress_proxy_addresses_hidden",
         "1 if the egress proxy sees a wrong address for the canary, and so serves nobody; 0 if it sees its own; no sample if that "

@@ -484,6 +484,29 @@ def test_findings_become_metrics(watcher, namespace, internal):
     assert families(internal)["binder_egress_canary_shut"].samples == []
 
 
+@pytest.mark.parametrize(
+    ("measured", "state", "says"),
+    [
+        ({"on": 0.21, "off": 0.1}, OK, "act 0.2 s after they were set, and 0.1 s after they were taken off"),
+        ({"on": 2.0, "off": 26.4}, WARNING, "26.4 s after they were taken off: a tier opens, and a block closes"),
+        ({"on": 60.0, "off": 60.0}, WARNING, "more than 60 s after they were set"),
+        ({"reason": "the canary does not run"}, OK, "not measured yet: the canary does not run"),
+        ({}, OK, "not measured yet: the reconciler has not tried yet"),
+    ],
+)
+def test_delay_of_labels_becomes_a_line_and_a_metric(ours, well, namespace, internal, measured, state, says):
+    Watcher(ours, namespace, well, list, lambda: measured).run_once()
+    checks = examine(ours, well, namespace)
+    assert states(checks)["labels"] == state and says in text(checks, "labels")
+    samples = {one.labels["change"]: one.value for one in families(internal)["binder_egress_label_delay_seconds"].samples}
+    assert samples == {change: seconds for change, seconds in measured.items() if change != "reason"}
+
+
+def test_delay_of_labels_needs_a_canary(ours, well, namespace):
+    checks = examine(ours.model_copy(update={"canary": False}), well, namespace)
+    assert states(checks)["labels"] == WARNING and "canary.enabled" in text(checks, "labels")
+
+
 @pytest.mark.parametrize(("seen", "samples"), [("hidden", [1]), ("shown", [0]), ("silent", []), ("", [])])
 def test_hidden_addresses_become_a_metric_and_a_log_line(watcher, namespace, internal, caplog, seen, samples):
     namespace.found_canary = Canary("running", {}, "c", seen)

@@ -1,0 +1,237 @@
+"""How long labels take to act: measured with the canary, published, and said by doctor and metrics."""
+
+import socket
+import time
+
+import pytest
+
+from tests.support.api_server import ApiServer
+from verifier.gatecheck import probe
+from verifier.gatecheck.label_delay import (
+    HURRY_SECONDS,
+    LIMIT_SECONDS,
+    MARK,
+    MARK_PORT,
+    PERIOD_SECONDS,
+    REMEMBERED,
+    Canary,
+    LabelDelay,
+    LabelDelays,
+    NotMeasured,
+    measure,
+)
+from verifier.kubernetes_api import ApiServerUnavailable
+from verifier.labels import TIER_LABEL
+
+
+class Network:
+    """A network plugin that acts on the canary's label late, and a clock that only it and the pauses move.
+
+    Attributes:
+        late: seconds until it acts on a label that was set, and on one that was taken off.
+        pod: the canary.
+        flaws: the numbers of connections that fail by chance.
+    """
+
+    def __init__(self, on=0.5, off=0.25):
+        self.late = {True: on, False: off}
+        self.pod = {
+            "metadata": {"uid": "u", "name": "canary", "labels": {}},
+            "status": {"podIP": "10.0.0.1", "containerStatuses": [{"state": {"running": {}}, "restartCount": 1}]},
+        }
+        self.now, self.changed_at, self.tries = 100.0, -1000.0, 0
+        self.flaws: set[int] = set()
+        self.open_without_label = False
+
+    def read(self):
+        return {"metadata": {**self.pod["metadata"], "labels": dict(self.pod["metadata"]["labels"])}, "status": self.pod["status"]}
+
+    def mark(self, pod, value):
+        assert pod["metadata"]["uid"] == "u"
+        self.pod["metadata"]["labels"] = {TIER_LABEL: value} if value else {}
+        self.changed_at = self.now
+
+    def answers(self, pod):
+        self.tries += 1
+        if self.tries in self.flaws:
+            return False
+        marked = TIER_LABEL in self.pod["metadata"]["labels"]
+        acts = self.now - self.changed_at >= self.late[marked]
+        return self.open_without_label or (marked if acts else not marked)
+
+    def clock(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def measured(self):
+        return measure(self, self.clock, self.sleep)
+
+
+def test_both_times_are_measured_and_the_label_is_off_afterwards():
+    network = Network(on=11.0, off=25.0)
+    found = network.measured()
+    assert (found.on, found.off) == (pytest.approx(11, abs=0.1), pytest.approx(25, abs=0.1))
+    assert network.pod["metadata"]["labels"] == {}
+
+
+def test_one_connection_that_fails_by_chance_does_not_look_like_a_refusal():
+    network = Network(on=0.5, off=3.0)
+    network.flaws = {20, 21, 30}
+    assert network.measured().off == pytest.approx(3, abs=0.1)
+
+
+def test_label_that_never_acts_is_measured_as_the_limit():
+    network = Network(on=1000.0)
+    assert network.measured() == LabelDelay(LIMIT_SECONDS, LIMIT_SECONDS)
+    assert network.pod["metadata"]["labels"] == {}
+
+
+def test_canary_that_answers_without_the_label_measures_nothing():
+    network = Network()
+    network.open_without_label = True
+    with pytest.raises(NotMeasured, match="no policy keeps the reconciler"):
+        network.measured()
+
+
+def test_canary_that_started_again_meanwhile_measures_nothing(monkeypatch):
+    network = Network()
+    before = network.answers
+
+    def answers(pod):
+        network.pod["status"] = {**network.pod["status"], "containerStatuses": [{"state": {"running": {}}, "restartCount": 2}]}
+        return before(pod)
+
+    monkeypatch.setattr(network, "answers", answers)
+    with pytest.raises(NotMeasured, match="started again"):
+        network.measured()
+
+
+def test_label_that_a_killed_reconciler_left_is_taken_off():
+    network = Network()
+    network.mark(network.pod, MARK)
+    with pytest.raises(NotMeasured, match="earlier"):
+        network.measured()
+    assert network.pod["metadata"]["labels"] == {}
+
+
+def test_label_is_taken_off_after_a_fault(monkeypatch):
+    network = Network()
+    answers = iter([False])
+    monkeypatch.setattr(network, "answers", lambda pod: next(answers))
+    with pytest.raises(StopIteration):
+        network.measured()
+    assert network.pod["metadata"]["labels"] == {}
+
+
+# -- the latest measurements
+
+
+def test_longest_of_the_latest_measurements_count():
+    delays = LabelDelays(Network())
+    assert delays.findings() == {"reason": ""}
+    for on in (20.0, 3.0, *[1.0] * (REMEMBERED - 2)):
+        delays.run_once(Network(), lambda _, on=on: LabelDelay(on, 2.0))
+    assert delays.findings() == {"on": 20.0, "off": 2.0}
+    delays.run_once(Network(), lambda _: LabelDelay(1.0, 2.0))
+    assert delays.findings() == {"on": 3.0, "off": 2.0}
+
+
+@pytest.mark.parametrize(("on", "said"), [(0.2, 0), (5.0, 0), (26.4, 26), (LIMIT_SECONDS, 0)])
+def test_people_wait_where_labels_are_slow(on, said):
+    delays = LabelDelays(Network())
+    delays.run_once(Network(), lambda _: LabelDelay(on, 0.1))
+    assert delays.opening_seconds() == said
+
+
+@pytest.mark.parametrize(
+    "error", [NotMeasured("the canary does not run"), ApiServerUnavailable("403 Forbidden"), KeyError("podIP")]
+)
+def test_failed_measurement_says_why_and_keeps_what_was_measured(error):
+    def fails(_):
+        raise error
+
+    delays = LabelDelays(Network())
+    delays.run_once(Network(), fails)
+    assert delays.findings()["reason"]
+    delays.run_once(Network(), lambda _: LabelDelay(9.0, 1.0))
+    delays.run_once(Network(), fails)
+    assert delays.findings() == {"on": 9.0, "off": 1.0}
+
+
+def test_late_labels_are_logged_once(caplog):
+    delays = LabelDelays(Network())
+    for on in (1.0, 9.0, 12.0):
+        delays.run_once(Network(), lambda _, on=on: LabelDelay(on, 1.0))
+    assert [record.message for record in caplog.records] == ["labels act late: docs/gatecheck.md says what to do"]
+
+
+def test_first_measurements_are_in_quick_succession(monkeypatch):
+    delays, pauses = LabelDelays(Network()), []
+    monkeypatch.setattr(delays, "run_once", lambda canary: delays._measured.append(LabelDelay(1, 1)))
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) > REMEMBERED:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        delays.run()
+    assert pauses == [HURRY_SECONDS] * (REMEMBERED - 1) + [PERIOD_SECONDS] * 2
+
+
+def test_without_a_canary_nothing_is_measured():
+    delays = LabelDelays(None)
+    delays.run()
+    assert delays.findings() == {"reason": "there is no canary"} and delays.opening_seconds() == 0
+
+
+# -- the canary's pod
+
+
+def test_canary_listens_over_both_families():
+    port = probe.listen(0)
+    for address in ("127.0.0.1", "::1"):
+        socket.create_connection((address, port), 5).close()
+
+
+@pytest.fixture
+def api_server():
+    server = ApiServer()
+    yield server
+    server.close()
+
+
+def test_running_canary_is_found_and_marked_by_its_uid(api_server):
+    asked = []
+    ending = {"metadata": {"name": "old", "uid": "o", "deletionTimestamp": "now"}, "status": {}}
+    ended = {"metadata": {"name": "ended", "uid": "e"}, "status": {"containerStatuses": [{"state": {"terminated": {}}}]}}
+    runs = {"metadata": {"name": "c", "uid": "u"}, "status": {"containerStatuses": [{"state": {"running": {}}}]}}
+
+    def answer(method, path, query, body):
+        asked.append((method, path, query, body))
+        return 200, {"items": [ending, ended, runs]}
+
+    api_server.answer = answer
+    canary = Canary("hub", api_server.client)
+    canary.mark(canary.read(), MARK)
+    canary.mark(runs, None)
+    assert asked == [
+        ("GET", "/api/v1/namespaces/hub/pods", {"labelSelector": "binder-egress/gatecheck=canary"}, None),
+        *(
+            ("PATCH", "/api/v1/namespaces/hub/pods/c", {}, {"metadata": {"uid": "u", "labels": {TIER_LABEL: value}}})
+            for value in (MARK, None)
+        ),
+    ]
+    api_server.answer = lambda *_: (200, {"items": [ending, ended]})
+    with pytest.raises(NotMeasured, match="does not run"):
+        canary.read()
+
+
+def test_canary_answers_at_the_port_that_the_mark_opens(monkeypatch):
+    tried = []
+    monkeypatch.setattr("verifier.pods.start_guard.connects", lambda target, timeout: tried.append(target) or True)
+    assert Canary("hub", object()).answers({"status": {"podIP": "10.0.0.1"}}) is True
+    assert tried == [("10.0.0.1", MARK_PORT)]

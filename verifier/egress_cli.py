@@ -26,6 +26,11 @@ if find_spec("github"):  # The extra `bans`, which the image does not have (D-28
 
     egress.add_command(propose_bans)
 
+if find_spec("ruamel"):  # The extra `plan`, which the image does not have either.
+    from .plan.command import plan
+
+    egress.add_command(plan)
+
 
 @egress.command(help="Check the whole installation and say what to do. Exit code 1 if there is a problem.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

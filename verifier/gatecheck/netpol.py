@@ -186,6 +186,18 @@ def usual_labels(user_pod_labels: Mapping[str, str]) -> Labels:
     return {**USUAL_LABELS, **user_pod_labels}
 
 
+def is_ours(policy: JSON) -> bool:
+    """Whether the labels of a policy say that our chart made it."""
+    labels = policy["metadata"].get("labels") or {}
+    return "binder-egress" in (labels.get("app.kubernetes.io/name"), labels.get("app.kubernetes.io/part-of"))
+
+
+def is_jupyterhubs(policy: JSON) -> bool:
+    """Whether a policy is JupyterHub's own for user pods, which our wiring switches off."""
+    name, labels = policy["metadata"]["name"], policy["metadata"].get("labels") or {}
+    return labels.get("component") == "singleuser" or name == "singleuser" or name.endswith("-singleuser")
+
+
 def _names_tier(selector: JSON) -> bool:
     named = TIER_LABEL in (selector.get("matchLabels") or {})
     return named or any(expression["key"] == TIER_LABEL for expression in selector.get("matchExpressions") or [])
@@ -271,12 +283,11 @@ _ALLOW = f"{_SINGLEUSER}.egressAllowRules"
 
 def _change(policy: JSON, direction: str, rule: JSON) -> str:
     meta = policy["metadata"]
-    name, labels = meta["name"], meta.get("labels") or {}
-    if labels.get("app.kubernetes.io/name") == "binder-egress" or labels.get("app.kubernetes.io/part-of") == "binder-egress":
+    if is_ours(policy):
         return "it was changed by hand, or is left over: `helm upgrade` restores it from the values"
-    if labels.get("component") == "singleuser" or name == "singleuser" or name.endswith("-singleuser"):
+    if is_jupyterhubs(policy):
         return _change_of_jupyterhub(direction, rule)
-    if name == "binder-users":
+    if meta["name"] == "binder-users":
         return (
             "mybinder's own policy: let it select only `component` in (dind, image-builder), and move its ports and its excepted "
             "addresses to binder-egress' values `tiers.<tier>.ports` and `tiers.<tier>.except`"

@@ -1,0 +1,321 @@
+"""Each check of `egress plan`, with the objects of a cluster: what it recognises, and each trap."""
+
+import json
+
+import pytest
+
+from tests.support.plan_objects import TRAEFIK, dns_service, given, ingress, node, policy, workload
+from verifier.plan.checks import CHECKS, examine
+from verifier.plan.findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED, Finding, Given, Objects
+
+HUB = {"enabled": True, "hosts": ["hub.example.org"]}
+
+
+def found(id: str, of: Given) -> Finding:
+    """The only finding of a check."""
+    (finding,) = [finding for finding in examine(of) if finding.id == id]
+    return finding
+
+
+def settings(finding: Finding) -> dict:
+    return {".".join(setting.path): setting.value for setting in finding.settings}
+
+
+def test_k3s_with_its_defaults_is_recognised_and_needs_little():
+    findings = examine(given())
+    assert {finding.state for finding in findings} == {RECOGNISED}
+    assert not any(finding.stops for finding in findings)
+    wanted = {name: value for finding in findings for name, value in settings(finding).items()}
+    assert wanted == {
+        "ingress.enabled": True,
+        "ingress.hosts": ["hub.example.org"],
+        "ingress.ingressClassName": "traefik",
+        "ingress.tls": [{"secretName": "kubelego-tls-binder-binder", "hosts": ["hub.example.org"]}],
+        "verifier.networkPolicy.publicFrom": {
+            "ingress-controller": {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+                "podSelector": {"matchLabels": TRAEFIK["spec"]["selector"]["matchLabels"]},
+            }
+        },
+    }
+
+
+AWS_AGENT = {"name": "aws-eks-nodeagent", "args": ["--enable-ipv6=false", "--enable-network-policy=true"]}
+
+
+def aws(agent: dict, mode: str) -> dict:
+    daemon_set = workload("aws-node", env=[{"name": "NETWORK_POLICY_ENFORCING_MODE", "value": mode}])
+    daemon_set["spec"]["template"]["spec"]["containers"].append(agent)
+    return daemon_set
+
+
+CILIUM = workload("cilium")
+
+
+@pytest.mark.parametrize(
+    ("sets", "settings", "seen", "stops"),
+    [
+        ([workload("kube-router")], {}, "kube-router", False),
+        ([workload("calico-node", "calico-system")], {}, "calico", False),
+        ([workload("canal"), workload("kube-flannel-ds")], {}, "calico", False),
+        ([workload("anetd", labels={"k8s-app": "cilium"})], {}, "gke-dataplane-v2", False),
+        ([CILIUM], {}, "cilium, identity-max-jitter 30s, policy-cidr-match-mode none", False),
+        (
+            [CILIUM], {"identity-max-jitter": "0s", "policy-cidr-match-mode": "nodes"},
+            "cilium, identity-max-jitter 0s, policy-cidr-match-mode nodes", False,
+        ),
+        (
+            [CILIUM], {"enable-policy": "never"},
+            "cilium, identity-max-jitter 30s, policy-cidr-match-mode none, enable-policy never", True,
+        ),
+        ([aws(AWS_AGENT, "strict")], {}, "aws, NETWORK_POLICY_ENFORCING_MODE strict", False),
+        ([aws({"name": "aws-eks-nodeagent"}, "")], {}, "aws, without --enable-network-policy=true", True),
+        ([aws({"name": "aws-eks-nodeagent"}, ""), workload("calico-node")], {}, "calico", False),
+        ([workload("antrea-agent")], {}, "antrea", False),
+        ([workload("ovnkube-node", "openshift-ovn-kubernetes")], {}, "ovn-kubernetes", False),
+        ([workload("kindnet")], {}, "kindnet", False),
+        ([workload("kube-network-policies"), workload("kindnet")], {}, "kindnet", False),
+        ([workload("kube-flannel-ds", "kube-flannel")], {}, "flannel alone", True),
+    ],
+)  # fmt: skip
+def test_network_plugin_is_known_by_its_daemon_set(sets, settings, seen, stops):
+    finding = found("network-plugin", given(DaemonSets=sets, nodes=[node()], **{"Cilium's settings": [{"data": settings}]}))
+    assert (finding.state, finding.seen, finding.stops) == (RECOGNISED, seen, stops)
+    assert finding.do or not stops
+
+
+def test_network_plugin_of_k3s_is_in_k3s_unless_it_is_off():
+    assert found("network-plugin", given()).seen == "kube-router, in k3s"
+    off = node(kubelet="v1.34.4+k3s1")
+    off["metadata"]["annotations"] = {"k3s.io/node-args": json.dumps(["server", "--disable-network-policy"])}
+    finding = found("network-plugin", given(nodes=[off]))
+    assert finding.stops and "--disable-network-policy" in finding.seen
+    assert found("network-plugin", given(nodes=[off], DaemonSets=[workload("calico-node")])).seen == "calico"
+    off["metadata"]["annotations"] = {"k3s.io/node-args": "no JSON"}
+    assert not found("network-plugin", given(nodes=[off])).stops
+
+
+def test_unknown_network_plugin_is_not_recognised():
+    finding = found("network-plugin", given(nodes=[node()], DaemonSets=[workload("new-plugin")]))
+    assert finding.state == NOT_RECOGNISED and "helm test" in finding.do and not finding.stops
+
+
+def test_ip_families_come_from_the_nodes():
+    assert found("ip-families", given()).seen == "pods have IPv4"
+    assert found("ip-families", given(nodes=[node(cidrs=("10.42.0.0/24", "fd00::/64"))])).seen == "pods have IPv4 and IPv6"
+    assert found("ip-families", given(nodes=[node(cidrs=())])).state == CANNOT_SEE
+
+
+OPEN = {"egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]}
+
+
+def test_foreign_policy_that_opens_user_pods_stops():
+    foreign = policy("binder-users", {"matchLabels": {"component": "singleuser-server"}}, **OPEN)
+    finding = found("policies", given(NetworkPolicies=[foreign]))
+    assert finding.stops and finding.seen == (
+        "the NetworkPolicy binder-users, egress rule 1, lets every user pod reach every port and protocol to 0.0.0.0/0"
+    )
+    assert "mybinder's own policy" in finding.do
+
+
+def test_foreign_policy_is_judged_by_the_labels_of_user_pods():
+    foreign = policy("course", {"matchLabels": {"course": "x"}}, **OPEN)
+    assert not found("policies", given(NetworkPolicies=[foreign])).stops
+    values = {"jupyterhub": {"singleuser": {"extraLabels": {"course": "x"}}}}
+    assert found("policies", given(values, NetworkPolicies=[foreign])).stops
+    pod = {"metadata": {"labels": {"component": "singleuser-server", "course": "x"}}}
+    assert found("policies", given(NetworkPolicies=[foreign], **{"user pods": [pod]})).stops
+
+
+def test_policies_of_jupyterhub_and_of_ours_do_not_count():
+    selector = {"matchLabels": {"component": "singleuser-server"}}
+    own = policy("singleuser", selector, **OPEN)
+    ours = policy("binder-egress-tier-verified", selector, **OPEN)
+    ours["metadata"]["labels"] = {"app.kubernetes.io/name": "binder-egress"}
+    assert not found("policies", given(NetworkPolicies=[own, ours])).stops
+    assert found("policies", given(NetworkPolicies=[own, policy("x", {}, **OPEN)])).stops
+
+
+def test_policies_of_other_kinds_are_named_and_not_judged():
+    name = [{"kind": "CiliumNetworkPolicy", "name": "open"}]
+    finding = found("other-policies", given(**{"other policies": name}))
+    assert finding.state == NOT_RECOGNISED and "CiliumNetworkPolicy open" in finding.seen
+    unread = [*name, {"kind": "GlobalNetworkPolicy", "unread": "403 Forbidden"}]
+    assert found("other-policies", given(**{"other policies": unread})).state == CANNOT_SEE
+
+
+def test_user_pods_without_the_label_stop():
+    pod = {"metadata": {"labels": {"hub.jupyter.org/username": "x"}}}
+    assert found("user-labels", given(**{"user pods": [pod]})).stops
+
+
+def test_lists_are_told_and_texts_stop():
+    finding = found("maps", given({"extraEnv": [{"name": "A", "value": "secret"}]}))
+    assert finding.seen.startswith("extraEnv is a list (A),") and "secret" not in finding.seen and not finding.stops
+    assert "refers to another" in found("maps", given({"extraEnv": [{"name": "B", "value": "$(A)"}]})).do
+    assert found("maps", given({"jupyterhub": {"hub": {"extraConfig": "c.x = 1"}}})).stops
+    assert found("maps", given()).seen == "everything that the wiring adds to is a map"
+
+
+def test_version_is_the_tag_of_binderhubs_image():
+    assert "1.0.0-0.dev.git.3901.h2d9b3f7" in found("binderhub-version", given()).seen
+    local = [workload("binder", "binder", image="localhost/jupyterhub:1")]
+    assert found("binderhub-version", given(**{"BinderHub's Deployment": local})).state == NOT_RECOGNISED
+
+
+def test_sign_in_opens_the_hub_and_dns():
+    signs_in = {"config": {"BinderHub": {"auth_enabled": True}}}
+    assert settings(found("sign-in", given(signs_in, "strict"))) == {"base.allowHub": True, "base.allowDns": True}
+    assert settings(found("sign-in", given(setting="strict"))) == {"rules.authenticatedUsers": {"*": False}}
+    assert not settings(found("sign-in", given()))
+
+
+@pytest.mark.parametrize(("base", "path"), [("/binder/", "/binder/egress/"), ("/a/b", "/a/b/egress/"), ("/", None)])
+def test_path_is_below_base_url(base, path):
+    wanted = settings(found("base-url", given({"config": {"BinderHub": {"base_url": base}}})))
+    assert wanted == ({"ingress.path": path} if path else {})
+
+
+def test_strange_base_url_is_not_recognised():
+    for base in ("/a b/", "https://x/", ["/"]):
+        assert found("base-url", given({"config": {"BinderHub": {"base_url": base}}})).state == NOT_RECOGNISED
+
+
+def test_proxies_of_user_servers_are_told():
+    values = {"jupyterhub": {"singleuser": {"extraEnv": {"https_proxy": "http://proxy", "X": "1"}}}}
+    assert "have https_proxy," in found("user-proxy", given(values)).seen
+    values["jupyterhub"]["singleuser"]["extraEnv"]["BINDER_EGRESS_URL"] = "…"
+    assert not [finding for finding in examine(given(values)) if finding.id == "user-proxy"]
+
+
+def test_dns_of_openshift_and_rke2():
+    pods = {"dns.operator.openshift.io/daemonset-dns": "default"}
+    daemon_set = workload(
+        "dns-default", "openshift-dns", labels=pods, ports=[{"name": "dns", "containerPort": 5353, "protocol": "UDP"}]
+    )
+    service = dns_service("dns-default", "openshift-dns", "dns", **pods)
+    assert settings(found("dns", given(Services=[service], DaemonSets=[daemon_set], Deployments=[]))) == {
+        "dns.namespaceLabels": {"kubernetes.io/metadata.name": "openshift-dns"},
+        "dns.podLabels": {"k8s-app": False, **pods},
+        "dns.ports": {53: False, 5353: True},
+    }
+    rke2 = dns_service("rke2-coredns-rke2-coredns", **{"k8s-app": "kube-dns", "app.kubernetes.io/name": "rke2-coredns"})
+    assert not settings(found("dns", given(Services=[rke2])))
+
+
+def test_dns_elsewhere_is_not_recognised():
+    for services in ([], [dns_service("bind")], [dns_service(), dns_service("coredns")]):
+        finding = found("dns", given(Services=services))
+        assert finding.state == NOT_RECOGNISED and "dns.cidrs" in finding.do
+
+
+@pytest.mark.parametrize("arguments", [["-localip", "169.254.20.10,10.96.0.10"], ["--localip=169.254.20.10"]])
+def test_dns_cache_on_the_nodes_is_listed_with_the_service(arguments):
+    cache = workload("node-local-dns", args=arguments)
+    wanted = {"dns.cidrs": {"10.96.0.10/32": True, "169.254.20.10/32": True}}
+    assert settings(found("dns-cache", given(DaemonSets=[cache]))) == wanted
+
+
+def test_other_port_of_the_api_server_is_opened():
+    def slices(*ports):
+        return {"addresses of the API server": [{"ports": [{"port": port} for port in ports]}]}
+
+    ports = "reconciler.networkPolicy.apiServer.ports"
+    assert settings(found("api-server", given(**slices(16443)))) == {ports: {16443: True}}
+    assert not settings(found("api-server", given(**slices(443, 6443))))
+    assert found("api-server", given(**slices())).state == NOT_RECOGNISED
+
+
+def test_gateway_alone_is_a_route():
+    parent = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "web", "namespace": "gateways", "status": "x"}
+    spec = {"hostnames": ["hub.example.org"], "parentRefs": [parent], "rules": [{"backendRefs": [{"name": "binder", "port": 80}]}]}
+    wanted = settings(found("ingress", given(Ingresses=[], HTTPRoutes=[{"spec": spec}])))
+    del parent["status"]
+    assert wanted == {"httpRoute.enabled": True, "httpRoute.hostnames": ["hub.example.org"], "httpRoute.parentRefs": [parent]}
+
+
+def test_no_way_in_is_told():
+    other = ingress(rules=[{"host": "x.example.org", "http": {"paths": [{"backend": {"service": {"name": "grafana"}}}]}}])
+    finding = found("ingress", given(Ingresses=[other]))
+    assert finding.state == NOT_RECOGNISED and "publicUrl" in finding.do
+    assert "https" in found("ingress", given(Ingresses=[ingress(tls=[])])).do
+
+
+def test_older_ingress_names_its_class_in_an_annotation():
+    older = ingress(ingressClassName=None)
+    older["metadata"]["annotations"] = {"kubernetes.io/ingress.class": "nginx", "run": "$(reboot)"}
+    wanted = settings(found("ingress", given(Ingresses=[older])))
+    assert wanted["ingress.annotations"] == {"kubernetes.io/ingress.class": "nginx"} and "ingress.ingressClassName" not in wanted
+
+
+NGINX = {"app.kubernetes.io/name": "ingress-nginx", "app.kubernetes.io/component": "controller"}
+
+
+def test_controller_in_its_nodes_network_is_known_by_the_nodes():
+    in_node = workload("ingress-nginx-controller", "ingress-nginx", NGINX, host_network=True)
+    here = given(Deployments=[], DaemonSets=[in_node])
+    cidrs = {"node-1": {"ipBlock": {"cidr": "10.1.0.1/32"}}}
+    assert settings(found("ingress-controller", here)) == {"verifier.networkPolicy.publicFrom": cidrs}
+    tunnelled = node(notes={"projectcalico.org/IPv4VXLANTunnelAddr": "10.42.0.0"})
+    here = given(Deployments=[], DaemonSets=[in_node, workload("calico-node")], nodes=[tunnelled])
+    wanted = settings(found("ingress-controller", here))["verifier.networkPolicy.publicFrom"]
+    assert {peer["ipBlock"]["cidr"] for peer in wanted.values()} == {"10.1.0.1/32", "10.42.0.0/32"}
+    here = given(Deployments=[], DaemonSets=[in_node, CILIUM])
+    assert found("ingress-controller", here).state == NOT_RECOGNISED
+
+
+def test_controllers_that_are_none_or_several_are_not_recognised():
+    for deployments in ([], [TRAEFIK, workload("ingress-nginx-controller", "ingress-nginx", NGINX)]):
+        assert found("ingress-controller", given(Deployments=deployments)).state == NOT_RECOGNISED
+
+
+def test_flow_killer_stops_settings_with_the_egress_proxy():
+    killer = workload("cryptnono", "support", command=["tcpflowkiller", "--threshold=24"])
+    assert not found("flow-killer", given(DaemonSets=[killer])).stops
+    assert found("flow-killer", given(setting="balanced", DaemonSets=[killer])).stops
+    parent = {"cryptnono": {"detectors": {"tcpFlowKiller": {"enabled": True}}}}
+    assert found("flow-killer", Given({}, setting="strict", parent=parent)).stops
+
+
+def test_tc_init_gives_the_egress_proxy_a_rate():
+    values = {"jupyterhub": {"singleuser": {"initContainers": [{"name": "tc-init", "image": "x"}]}}}
+    assert settings(found("tc-init", given(values, "balanced"))) == {"proxy.limits.bytesPerSecond": 125_000}
+    assert not settings(found("tc-init", given(values)))
+
+
+def test_surroundings_are_told():
+    namespace = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}}
+    here = given(
+        namespace=[namespace],
+        ResourceQuotas=[{"metadata": {"name": "small"}}],
+        **{"API groups": [{"name": "monitoring.coreos.com"}]},
+    )
+    assert "enforces baseline" in found("pod-security", here).seen
+    assert "small" in found("quotas", here).seen
+    assert "serviceMonitor" in found("prometheus", here).do
+    other = node()
+    other["status"]["nodeInfo"]["architecture"] = "riscv64"
+    assert found("architectures", given(nodes=[node(), other])).state == NOT_RECOGNISED
+
+
+def test_without_rights_everything_in_the_cluster_is_out_of_sight():
+    refused = Objects({}, dict.fromkeys(given().objects.found, "403 Forbidden"))
+    findings = examine(Given({"ingress": HUB}, refused))
+    unseen = {finding.id for finding in findings if finding.state == CANNOT_SEE}
+    from_values = {"maps", "sign-in", "base-url", "user-labels", "ingress"}
+    assert {finding.id for finding in findings} - unseen == from_values
+    assert all("403 Forbidden" in finding.seen and finding.do for finding in findings if finding.id in unseen)
+    assert settings(found("ingress", Given({"ingress": HUB}, refused)))["ingress.hosts"] == ["hub.example.org"]
+
+
+@pytest.mark.parametrize("what", [None, "text", 7, [], {"metadata": None}, {"spec": {"rules": 7}}])
+def test_nothing_in_the_cluster_or_the_values_raises(what):
+    names = given().objects.found
+    for values in ({"extraEnv": [what], "config": what, "ingress": what, "jupyterhub": {"singleuser": what}}, {"extraEnv": what}):
+        assert examine(Given(values, Objects({name: [what] for name in names})))
+        assert examine(Given(values, Objects(), setting="strict"))
+
+
+def test_each_check_has_an_id_of_its_own_and_says_whom_to_ask():
+    assert len({check.id for check in CHECKS}) == len(CHECKS)
+    assert all(check.ask for check in CHECKS)

@@ -1,0 +1,168 @@
+"""Checks of BinderHub's values: its version, who signs in, paths, variables and labels."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .findings import NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting
+
+Path = tuple[str, ...]
+
+VARIABLES: tuple[Path, ...] = (("extraEnv",), ("jupyterhub", "singleuser", "extraEnv"))
+"""Where BinderHub's chart accepts a list in place of a map."""
+
+MAPS: tuple[Path, ...] = (
+    *VARIABLES,
+    ("extraConfig",),
+    ("config", "BinderHub", "extra_header_html"),
+    ("jupyterhub", "hub", "extraConfig"),
+    ("jupyterhub", "custom"),
+)
+"""The maps to which our wiring adds entries. Helm merges maps alone: of a list and a map, the later file's wins."""
+
+VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+-]*")
+
+
+def version_of(given: Given) -> str:
+    """The version of BinderHub's chart, from the tag of its image; empty if the tag is no version.
+
+    Raises:
+        CannotSee: its Deployment cannot be read.
+    """
+    for deployment in given.objects.see("BinderHub's Deployment"):
+        for container in deployment["spec"]["template"]["spec"]["containers"]:
+            tag = str(container.get("image", "")).rpartition(":")[2]
+            if VERSION.fullmatch(tag):
+                return tag
+    return ""
+
+
+def version(given: Given) -> Iterator[Finding]:
+    """The version of BinderHub's chart, which `helm upgrade` needs: it is a development version."""
+    found = version_of(given)
+    if found:
+        yield Finding("binderhub-version", RECOGNISED, f"the tag of BinderHub's image is {found}, as the version of its chart")
+    else:
+        yield Finding(
+            "binderhub-version", NOT_RECOGNISED, "no Deployment with component=binder has an image whose tag is a version",
+            "See `helm list`, and check --namespace",
+        )  # fmt: skip
+
+
+def rewritten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """BinderHub's values with variables as maps, and without what our wiring adds to them (`integration.binderhub`)."""
+    found = dict(values)
+    for path in VARIABLES:
+        listed = _at(found, path)
+        if isinstance(listed, list):
+            _at(found, path[:-1])[path[-1]] = _as_map(listed)
+    return _without_wiring(found) if _is_wired(found) else found
+
+
+def _at(values: Any, path: Path) -> Any:
+    """A value; None if it is not set. Maps on the way are copied, so that they can be changed."""
+    for key in path:
+        if not isinstance(values, dict) or key not in values:
+            return None
+        if isinstance(values[key], Mapping):
+            values[key] = dict(values[key])
+        values = values[key]
+    return values
+
+
+def _is_wired(values: Mapping[str, Any]) -> bool:
+    return "BINDER_EGRESS_API" in (values.get("extraEnv") or {})
+
+
+def _without_wiring(values: dict[str, Any]) -> dict[str, Any]:
+    """Our entries are known by their names, or by what they refer to. Maps that are empty without them go."""
+    for path in MAPS:
+        found = _at(values, path)
+        for key, value in list(found.items()) if isinstance(found, dict) else ():
+            named = str(key).startswith(("BINDER_EGRESS_", "zz-binder-egress", "binder-egress", "binderEgress"))
+            if named or (path in VARIABLES and ("binder-egress-" in str(value) or "BINDER_EGRESS_" in str(value))):
+                del found[key]
+    policy = _at(values, ("jupyterhub", "singleuser", "networkPolicy"))
+    if isinstance(policy, dict) and policy.get("enabled") is False:
+        del policy["enabled"]
+    return _pruned(values)
+
+
+def _pruned(values: dict[str, Any]) -> dict[str, Any]:
+    plain = {key: _pruned(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in plain.items() if value != {}}
+
+
+def _as_map(listed: list[Any]) -> dict[str, Any]:
+    """Kubernetes' list of variables as a map: name to text, or to what stands beside the name."""
+    return {
+        item["name"]: item.get("value", "") if set(item) <= {"name", "value"} else {k: v for k, v in item.items() if k != "name"}
+        for item in listed
+    }
+
+
+def maps(given: Given) -> Iterator[Finding]:
+    """Whether the maps that our wiring adds to are maps."""
+    for path in MAPS:
+        value, name = given.value(*path), ".".join(path)
+        if path in VARIABLES and isinstance(value, list):
+            names = ", ".join(_as_map(value)) or "nothing"
+            more = ". One refers to another with $( ): Kubernetes needs the other first, and a map is in order of the names"
+            text = f"{name} is a list ({names}), with which Helm cannot merge our map"
+            refers = any("$(" in str(item.get("value")) for item in value)
+            yield Finding("maps", RECOGNISED, text, f"your-values.yaml has it as a map{more if refers else ''}")
+        elif value is not None and not isinstance(value, Mapping):
+            yield Finding("maps", NOT_RECOGNISED, f"{name} is neither a map nor a list", "Write it as a map, or it is lost", True)
+    if all(given.value(*path) is None or isinstance(given.value(*path), Mapping) for path in MAPS):
+        yield Finding("maps", RECOGNISED, "everything that the wiring adds to is a map")
+
+
+def sign_in(given: Given) -> Iterator[Finding]:
+    """Whether people sign in: user servers then ask the hub who a visitor is, and exit if they cannot."""
+    if given.value("config", "BinderHub", "auth_enabled"):
+        settings = Setting(("base", "allowHub"), True), Setting(("base", "allowDns"), True)
+        text = "BinderHub has auth_enabled, so user servers need the hub's API, and DNS to find it"
+        yield Finding("sign-in", RECOGNISED, text, "Every server reaches both: docs/launch-page.md", settings=settings)
+        return
+    nobody = (Setting(("rules", "authenticatedUsers"), {"*": False}),) if given.setting == "strict" else ()
+    yield Finding("sign-in", RECOGNISED, "nobody signs in to BinderHub (auth_enabled is off)", settings=nobody)
+
+
+def base_url(given: Given) -> Iterator[Finding]:
+    """The path of BinderHub's pages, below which the verifier's path must be."""
+    base = given.value("config", "BinderHub", "base_url") or "/"
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", base):
+        yield Finding("base-url", NOT_RECOGNISED, "BinderHub's base_url is no plain path", "Set ingress.path to it and egress/")
+        return
+    path = f"{base.rstrip('/')}/egress/"
+    settings = (Setting(("ingress", "path"), path),) if path != "/egress/" else ()
+    yield Finding("base-url", RECOGNISED, f"BinderHub's base_url is {base}", settings=settings)
+
+
+def user_labels(given: Given) -> Iterator[Finding]:
+    """Whether user pods have the label by which our policies select them."""
+    more = given.value("jupyterhub", "singleuser", "extraLabels") or {}
+    named = f", and the values give {', '.join(f'{key}={value}' for key, value in sorted(more.items()))}" if more else ""
+    try:
+        pods = given.objects.see("user pods")
+    except CannotSee:
+        yield Finding("user-labels", RECOGNISED, f"JupyterHub labels user pods component=singleuser-server{named}")
+        return
+    without = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get("component") != "singleuser-server"]
+    if without:
+        text = "user pods run without the label component=singleuser-server, so our policies would not select them"
+        yield Finding("user-labels", NOT_RECOGNISED, text, "Name labels that every user pod has in userPods.labels", True)
+    else:
+        yield Finding("user-labels", RECOGNISED, f"user pods have the label component=singleuser-server{named}")
+
+
+def user_proxy(given: Given) -> Iterator[Finding]:
+    """Proxies in the environment of user servers."""
+    path = VARIABLES[1]
+    variables = given.value(*path)
+    variables = _as_map(variables) if isinstance(variables, list) else variables or {}
+    ours = "BINDER_EGRESS_URL" in variables  # The wiring is there already, and has these names.
+    if names := [name for name in sorted(variables) if name.upper() in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") and not ours]:
+        text = f"user servers have {', '.join(names)}, which the wiring replaces"
+        do = "Name them again in a values file after binder-egress.yaml, and open that proxy in tiers.verified.extraEgress"
+        yield Finding("user-proxy", RECOGNISED, text, do)

@@ -1,0 +1,103 @@
+"""Checks of what our own pods need from the cluster: DNS, and the API server."""
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from .findings import JSON, NOT_RECOGNISED, RECOGNISED, Finding, Given, Setting
+
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+
+USUAL_DNS = ("kube-system", "k8s-app", "kube-dns")
+"""The namespace and the label of DNS pods that the chart's defaults name (`dns`)."""
+
+DNS_SERVICES = {"kube-dns", "coredns", "rke2-coredns-rke2-coredns", "dns-default"}
+"""The names of Services that are the cluster's DNS: kubeadm, k3s and the clouds, kubespray, RKE2, OpenShift."""
+
+NODE_CACHES = {"node-local-dns", "nodelocaldns", "node-local-dns-cache"}
+"""The names of NodeLocal DNSCache's DaemonSet."""
+
+USUAL_API_PORTS = {443, 6443}
+"""The ports of the API server that the chart opens (`reconciler.networkPolicy.apiServer.ports`)."""
+
+
+def dns(given: Given) -> Iterator[Finding]:
+    """How pods resolve names: the Service, the labels of its pods, their port, and a cache on the nodes."""
+    services = [
+        service
+        for service in given.objects.see("Services")
+        if service["metadata"]["name"] in DNS_SERVICES and (service["spec"].get("selector"))
+    ]
+    if len(services) != 1:
+        names = ", ".join(f"{each['metadata']['namespace']}/{each['metadata']['name']}" for each in services)
+        text = f"several Services may be the cluster's DNS: {names}" if services else "no known Service is the cluster's DNS"
+        do = "See /etc/resolv.conf in a pod, and name that server in dns.cidrs, or its pods in the other values of dns"
+        yield Finding("dns", NOT_RECOGNISED, text, do)
+        return
+    (service,) = services
+    namespace, selector = service["metadata"]["namespace"], dict(service["spec"]["selector"])
+    port = _pods_port(given, service)
+    usual_namespace, label, value = USUAL_DNS
+    settings = []
+    if namespace != usual_namespace:
+        settings.append(Setting(("dns", "namespaceLabels"), {NAMESPACE_LABEL: namespace}))
+    if selector.get(label) != value:
+        settings.append(Setting(("dns", "podLabels"), {**({} if label in selector else {label: False}), **selector}))
+    if port != 53:
+        settings.append(Setting(("dns", "ports"), {53: False, port: True}))
+    labels = ", ".join(f"{key}={text}" for key, text in sorted(selector.items()))
+    text = f"DNS is the Service {namespace}/{service['metadata']['name']}: pods {labels}, port {port}"
+    yield Finding("dns", RECOGNISED, text, settings=tuple(settings))
+    yield from _node_cache(given, service)
+
+
+def _pods_port(given: Given, service: JSON) -> int:
+    """The port of the DNS pods. A Service may name it by the name that the pods' containers give it."""
+    (target,) = {
+        port.get("targetPort", 53) for port in service["spec"]["ports"] if port["port"] == 53 and port["protocol"] == "UDP"
+    }
+    if isinstance(target, int):
+        return target
+    ports = {
+        port["containerPort"]
+        for kind in ("Deployments", "DaemonSets")
+        for workload in given.objects.see(kind)
+        if workload["metadata"]["namespace"] == service["metadata"]["namespace"]
+        and service["spec"]["selector"].items() <= (workload["spec"]["template"]["metadata"].get("labels") or {}).items()
+        for container in workload["spec"]["template"]["spec"]["containers"]
+        for port in container.get("ports") or []
+        if port.get("name") == target
+    }
+    (found,) = ports
+    return int(found)
+
+
+def _node_cache(given: Given, service: JSON) -> Iterator[Finding]:
+    """A DNS cache on each node is in the node's network, so policies know it by its addresses alone."""
+    addresses: set[str] = set()
+    for daemon_set in given.objects.see("DaemonSets"):
+        if daemon_set["metadata"]["name"] in NODE_CACHES:
+            for container in daemon_set["spec"]["template"]["spec"]["containers"]:
+                words = [str(word) for word in [*(container.get("command") or []), *(container.get("args") or [])]]
+                for option, value in zip(words, [*words[1:], ""], strict=True):
+                    name, _, own = option.partition("=")
+                    if name.lstrip("-") == "localip":
+                        addresses |= set((own or value).split(","))
+    if addresses:
+        addresses |= set(service["spec"].get("clusterIPs") or [service["spec"]["clusterIP"]])
+        cidrs = {f"{found}/{found.max_prefixlen}": True for found in sorted(map(ip_address, addresses), key=str)}
+        text = f"NodeLocal DNSCache answers on each node, at {', '.join(cidrs)}"
+        yield Finding("dns-cache", RECOGNISED, text, settings=(Setting(("dns", "cidrs"), cidrs),))
+
+
+def api_server(given: Given) -> Iterator[Finding]:
+    """The ports of the API server, as policies see them: its addresses have them, not the Service."""
+    slices = given.objects.see("addresses of the API server")
+    ports = {int(port["port"]) for found in slices for port in found.get("ports") or []}
+    if not ports:
+        do = "Run `kubectl get endpoints kubernetes --namespace default`, and set reconciler.networkPolicy.apiServer.ports"
+        yield Finding("api-server", NOT_RECOGNISED, "the Service kubernetes has no addresses", do)
+        return
+    more = {port: True for port in sorted(ports - USUAL_API_PORTS)}
+    settings = (Setting(("reconciler", "networkPolicy", "apiServer", "ports"), more),) if more else ()
+    text = f"the API server has the port{'s' if len(ports) > 1 else ''} {', '.join(map(str, sorted(ports)))}"
+    yield Finding("api-server", RECOGNISED, text, settings=settings)

@@ -1,0 +1,150 @@
+"""The command `egress plan`. It reads BinderHub's values and the cluster, writes two files, and changes nothing else.
+
+Exit codes: 0 done; 1 something must be changed before the gate can be shut, or `--check` found a difference; 2 wrong usage, or a
+file that cannot be read.
+"""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import click
+from kubernetes.config import ConfigException
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from . import cluster, files
+from .binderhub import VERSION, rewritten, version_of
+from .checks import examine
+from .findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Objects, Setting, shown
+
+COLOURS = {RECOGNISED: "green", NOT_RECOGNISED: "yellow", CANNOT_SEE: "cyan"}
+
+BINDERHUB, OURS = "binderhub", "binder-egress"
+"""The keys of the two charts in a parent chart's values."""
+
+
+def _values(file: IO[str]) -> dict[str, Any]:
+    """The values, as `helm get values` prints them.
+
+    Raises:
+        UsageError: they are no YAML map, or have the chart's defaults in them (D-486).
+    """
+    text = file.read()
+    if text.startswith("COMPUTED VALUES:"):
+        raise click.UsageError("These are the chart's defaults too: run `helm get values` without --all.")
+    try:
+        values = YAML(typ="safe", pure=True).load(text.removeprefix("USER-SUPPLIED VALUES:"))
+    except (YAMLError, ValueError) as error:
+        raise click.UsageError(f"The values are no YAML: {shown(error)}") from None
+    if not isinstance(values or {}, dict):
+        raise click.UsageError("The values are no map.")
+    return values or {}
+
+
+@click.command("plan", help="Read BinderHub's values and the cluster, and write the values of an installation.")
+@click.option("--from", "source", type=click.File(encoding="utf-8"), required=True, help="`helm get values binder`; - is a pipe.")
+@click.option("--namespace", default="binder", show_default=True, help="BinderHub's namespace.")
+@click.option("--release", default="binder", show_default=True, help="BinderHub's release.")
+@click.option("--context", help="Context of the kubeconfig; its current one by default.")
+@click.option("--no-cluster", is_flag=True, help="Look at the values alone.")
+@click.option(
+    "--setting", type=click.Choice(["open", "balanced", "strict"]), default="open", show_default=True, help="Who gets what."
+)
+@click.option("--parent", is_flag=True, help="The values are a parent chart's, which has BinderHub as the dependency `binderhub`.")
+@click.option("--image", help="Name of the verifier's image, without the tag.")
+@click.option("--output", type=click.Path(file_okay=False, exists=True, path_type=Path), default=".", help="Folder of the files.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("--check", is_flag=True, help="Write nothing, and say what has changed since the files were written.")
+def plan(
+    source: IO[str],
+    namespace: str,
+    release: str,
+    context: str | None,
+    no_cluster: bool,
+    setting: str,
+    parent: bool,
+    image: str | None,
+    output: Path,
+    overwrite: bool,
+    check: bool,
+) -> None:
+    values = _values(source)
+    inner = values.get(BINDERHUB) if parent else values
+    if not isinstance(inner, Mapping):
+        raise click.UsageError(f"--parent: the values have no map `{BINDERHUB}`.")
+    try:
+        objects = Objects() if no_cluster else cluster.look(cluster.connect(context), namespace)
+    except ConfigException as error:
+        raise click.UsageError(f"{shown(error)} Name a --context, or look at the values alone: --no-cluster.") from None
+    given = Given(inner, objects, release, setting, values if parent else {})
+    findings = examine(given)
+    _show(findings)
+    if check:
+        differences = files.changes(_read(output / files.OURS), findings)
+        click.echo("\n".join(differences or ["Nothing has changed."]))
+        sys.exit(1 if differences or any(finding.stops for finding in findings) else 0)
+    wanted = rewritten(inner)
+    written = {
+        files.OURS: files.our_values(findings, _fixed(image, parent), OURS if parent else ""),
+        files.BINDERHUBS: files.binderhub_values({**values, BINDERHUB: wanted} if parent else wanted),
+    }
+    if there := [name for name in written if (output / name).exists() and not overwrite]:
+        raise click.UsageError(f"{' and '.join(there)} exist: --overwrite replaces them, --output names another folder.")
+    files.write(output, written)
+    click.echo(f"Written: {', '.join(str(output / name) for name in written)}")
+    click.echo("\n".join(["Next:", *(f"  {command}" for command in _commands(given, namespace, parent))]))
+    sys.exit(1 if any(finding.stops for finding in findings) else 0)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"{path}: {shown(error)}") from None
+
+
+def _fixed(image: str | None, parent: bool) -> list[tuple[Setting, str]]:
+    """The settings that follow from the command line."""
+    settings = [(Setting(("image", "name"), image), "--image")] if image else []
+    return [(Setting(("mode",), "observe"), "take this out to shut the gate"), *settings] if parent else settings
+
+
+def _show(findings: list[Finding]) -> None:
+    """Print all findings, and then those that must be dealt with first."""
+    width = max(len(finding.id) for finding in findings)
+    for finding in findings:
+        state = click.style(finding.state.ljust(len(NOT_RECOGNISED)), fg=COLOURS[finding.state])
+        click.echo(f"{state}  {finding.id.ljust(width)}  {shown(finding.seen)}")
+        if finding.do:
+            click.echo(f"{' ' * (len(NOT_RECOGNISED) + width + 4)}{shown(finding.do)}")
+    for finding in findings:
+        if finding.stops:
+            click.secho(f"Change this before you shut the gate: {shown(finding.seen)}. {shown(finding.do)}.", fg="red")
+
+
+def _commands(given: Given, namespace: str, parent: bool) -> list[str]:
+    """The three commands to run next."""
+    where = f"--namespace {shlex.quote(namespace)}"
+    release = shlex.quote(given.release)
+    doctor = f"kubectl exec {where} deploy/binder-egress-reconciler -- egress doctor"
+    if parent:
+        return [
+            "helm dependency update your-chart/    # with the entry of binder-egress: chart/README.md",
+            f"helm upgrade {release} your-chart/ {where} --values {files.BINDERHUBS} --values {files.OURS}",
+            doctor,
+        ]
+    try:
+        found = version_of(given)
+    except CannotSee:
+        found = ""
+    version = f"--version {found}" if VERSION.fullmatch(found) else "--version …"
+    setting = "" if given.setting == "open" else f" --values chart/settings/{given.setting}.yaml"
+    values = f"kubectl get configmap binder-egress-binderhub-values {where} -o jsonpath='{{.data.values\\.yaml}}'"
+    return [
+        f"helm install binder-egress chart/ {where}{setting} --values {files.OURS} --set mode=observe --wait",
+        f"{values} | helm upgrade {release} jupyterhub/binderhub {where} {version} --values {files.BINDERHUBS} --values -",
+        doctor,
+    ]

@@ -1,0 +1,130 @@
+"""What a check of `egress plan` gets, and what it returns."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+JSON = Mapping[str, Any]
+
+RECOGNISED, NOT_RECOGNISED, CANNOT_SEE = "recognised", "not recognised", "cannot see"
+"""The states of a finding. None of them says that anything is enforced: only packets do (`doctor`, `helm test`)."""
+
+MAX_SHOWN = 300
+"""The most characters of a text that are shown or written into a comment."""
+
+
+class CannotSee(Exception):
+    """Something that a check needs cannot be read. The message is the reason."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value of our chart that differs from its default.
+
+    Attributes:
+        path: where it is, `("dns", "cidrs")`.
+        value: the value, of the types that JSON has.
+    """
+
+    path: tuple[str, ...]
+    value: Any
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        id: the check.
+        state: `RECOGNISED`, `NOT_RECOGNISED` or `CANNOT_SEE`.
+        seen: what was seen, a sentence. It has everything that the settings depend on, because `--check` compares it.
+        do: what to do, or who can tell; empty: nothing.
+        stops: whether the gate would stay open, or the setting would not work, until somebody does it.
+        settings: the values that follow.
+    """
+
+    id: str
+    state: str
+    seen: str
+    do: str = ""
+    stops: bool = False
+    settings: tuple[Setting, ...] = ()
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What was read from the API server, by the names in `cluster.PATHS`.
+
+    Attributes:
+        found: the objects of each name.
+        unseen: names that could not be read, with the reason.
+    """
+
+    found: Mapping[str, list[JSON]] = field(default_factory=dict)
+    unseen: Mapping[str, str] = field(default_factory=dict)
+
+    def see(self, name: str) -> list[JSON]:
+        """The objects of a name.
+
+        Raises:
+            CannotSee: they could not be read.
+        """
+        if name in self.found:
+            return self.found[name]
+        raise CannotSee(f"{name}: {self.unseen.get(name, 'not read')}")
+
+
+@dataclass(frozen=True)
+class Given:
+    """Everything that checks may look at.
+
+    Attributes:
+        values: the values of BinderHub's chart.
+        objects: what was read from the cluster.
+        release: the name of BinderHub's release.
+        setting: `open`, `balanced` or `strict`.
+        parent: the values of the parent chart that has BinderHub as a dependency; empty without one.
+    """
+
+    values: JSON
+    objects: Objects = field(default_factory=Objects)
+    release: str = "binder"
+    setting: str = "open"
+    parent: JSON = field(default_factory=dict)
+
+    def value(self, *path: str) -> Any:
+        """A value of BinderHub's; None if it is not set."""
+        found: Any = self.values
+        for key in path:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return found
+
+
+@dataclass(frozen=True)
+class Check:
+    """One entry of the list of checks.
+
+    Attributes:
+        id: its name, in findings.
+        look: the check: a function that only looks at what it is given.
+        ask: who can tell, or how to find out, if it cannot see what it needs.
+    """
+
+    id: str
+    look: Callable[[Given], Iterator[Finding]]
+    ask: str
+
+    def findings(self, given: Given) -> list[Finding]:
+        """Carry it out. Whatever it cannot read becomes a finding; nothing is raised."""
+        try:
+            return list(self.look(given))
+        except CannotSee as error:
+            return [Finding(self.id, CANNOT_SEE, str(error), self.ask)]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return [Finding(self.id, NOT_RECOGNISED, "it has a form that this command does not know", self.ask)]
+
+
+def shown(text: object) -> str:
+    """A text of a stranger's in one line of printable characters, for terminals and comments."""
+    line = " ".join(str(text).split())
+    return "".join(character if character.isprintable() else "?" for character in line)[:MAX_SHOWN]

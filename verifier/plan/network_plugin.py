@@ -1,0 +1,132 @@
+"""Checks of the network: which plugin enforces policies, with which settings, and which IP families there are."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given
+
+DAEMON_SETS = {
+    "kube-router": ("kube-router",),
+    "calico": ("calico-node", "canal", "rke2-canal"),
+    "gke-dataplane-v2": ("anetd",),
+    "cilium": ("cilium",),
+    "aws": ("aws-node",),
+    "antrea": ("antrea-agent",),
+    "ovn-kubernetes": ("ovnkube-node",),
+    "kindnet": ("kindnet",),
+    "kube-network-policies": ("kube-network-policies",),
+    "flannel": ("kube-flannel-ds", "kube-flannel"),
+}
+"""The DaemonSet of each network plugin, by the plugin's id."""
+
+NOTES = {
+    "kube-router": "Policies take effect late, for which the start guard waits, and IPv6 link-local stays open: docs/gatecheck.md",
+    "calico": "With IPv4 alone, IPv6 link-local to the node stays open: docs/gatecheck.md",
+    "kindnet": "kind before 0.24 enforced nothing: only packets tell (`helm test`)",
+    "kube-network-policies": "Its --fail-open is on by default: new pods are open while it is away",
+}
+"""What an operator has to know about a plugin in any case."""
+
+NOTHING_ENFORCES = "Nothing enforces policies, so there can be no gate: install a network plugin that does (docs/supported.md)"
+
+
+def engine_of(given: Given) -> tuple[str, JSON]:
+    """The id of the network plugin that enforces policies, and its DaemonSet: `("kube-router", {})` for k3s, which has none.
+
+    Empty if none is known.
+
+    Raises:
+        CannotSee: neither DaemonSets nor nodes can be read.
+    """
+    sets = given.objects.see("DaemonSets")
+    found = {
+        engine: daemon_set
+        for engine, names in DAEMON_SETS.items()
+        for daemon_set in sets
+        if daemon_set["metadata"]["name"] in names
+    }
+    if "aws" in found and len(found) > 1:  # Another plugin that enforces policies beside the one that gives addresses.
+        del found["aws"]
+    if "flannel" in found and len(found) > 1:
+        del found["flannel"]
+    if found:
+        return next(iter(found.items()))
+    if any("+k3s" in node["status"]["nodeInfo"]["kubeletVersion"] for node in given.objects.see("nodes")):
+        return ("", {}) if "--disable-network-policy" in _k3s_arguments(given) else ("kube-router", {})
+    return "", {}
+
+
+def _k3s_arguments(given: Given) -> list[str]:
+    """The arguments of k3s, which it writes on its nodes."""
+    arguments: list[str] = []
+    for node in given.objects.see("nodes"):
+        try:
+            arguments += map(str, json.loads((node["metadata"].get("annotations") or {}).get("k3s.io/node-args", "[]")))
+        except (TypeError, ValueError):
+            continue
+    return arguments
+
+
+def network_plugin(given: Given) -> Iterator[Finding]:
+    """The network plugin, and whether it is set to enforce policies."""
+    engine, daemon_set = engine_of(given)
+    if not engine:
+        if "--disable-network-policy" in _k3s_arguments(given):
+            text = "k3s runs with --disable-network-policy, and no other network plugin is known"
+            yield Finding("network-plugin", RECOGNISED, text, NOTHING_ENFORCES, True)
+        else:
+            do = "Whether it enforces policies, only packets tell (`helm test`, after the gate is shut)"
+            yield Finding("network-plugin", NOT_RECOGNISED, "no DaemonSet of a known network plugin", do)
+    elif engine == "flannel":
+        yield Finding("network-plugin", RECOGNISED, "flannel alone", NOTHING_ENFORCES, True)
+    elif engine == "aws":
+        yield _aws(daemon_set)
+    elif engine == "cilium":
+        yield _cilium(given)
+    else:
+        embedded = "" if daemon_set else ", in k3s"
+        yield Finding("network-plugin", RECOGNISED, f"{engine}{embedded}", NOTES.get(engine, ""))
+
+
+def _aws(daemon_set: JSON) -> Finding:
+    containers = daemon_set["spec"]["template"]["spec"]["containers"]
+    agents = [container for container in containers if container["name"] in ("aws-eks-nodeagent", "aws-network-policy-agent")]
+    if not any("--enable-network-policy=true" in (agent.get("args") or []) for agent in agents):
+        return Finding("network-plugin", RECOGNISED, "aws, without --enable-network-policy=true", NOTHING_ENFORCES, True)
+    variables = {item["name"]: item.get("value") for container in containers for item in container.get("env") or []}
+    mode = variables.get("NETWORK_POLICY_ENFORCING_MODE") or "standard"
+    late = "" if mode == "strict" else "In this mode new pods are open for a second or two, for which the start guard waits. "
+    do = f"{late}The agent may leave out pods without a controller, which user pods are: docs/supported.md"
+    return Finding("network-plugin", RECOGNISED, f"aws, NETWORK_POLICY_ENFORCING_MODE {mode}", do)
+
+
+def cilium_settings(given: Given) -> dict[str, Any]:
+    """The data of the ConfigMap cilium-config.
+
+    Raises:
+        CannotSee: it cannot be read.
+    """
+    return {key: value for found in given.objects.see("Cilium's settings") for key, value in (found.get("data") or {}).items()}
+
+
+def _cilium(given: Given) -> Finding:
+    try:
+        settings = cilium_settings(given)
+    except CannotSee as error:
+        return Finding("network-plugin", RECOGNISED, f"cilium; its settings cannot be read: {error}", "Ask who runs the cluster")
+    wait, match = settings.get("identity-max-jitter") or "30s", settings.get("policy-cidr-match-mode") or "none"
+    text = f"cilium, identity-max-jitter {wait}, policy-cidr-match-mode {match}"
+    late = f"An unlocked server waits up to {wait} for its network: docs/guarantees.md" if wait not in ("0", "0s") else ""
+    if settings.get("enable-policy") == "never":
+        return Finding("network-plugin", RECOGNISED, f"{text}, enable-policy never", NOTHING_ENFORCES, True)
+    return Finding("network-plugin", RECOGNISED, text, late)
+
+
+def ip_families(given: Given) -> Iterator[Finding]:
+    """The IP families of pods, from the ranges of nodes."""
+    ranges = [cidr for node in given.objects.see("nodes") for cidr in node["spec"].get("podCIDRs") or []]
+    families = [name for name, sign in (("IPv4", "."), ("IPv6", ":")) if any(sign in cidr for cidr in ranges)]
+    if not families:
+        raise CannotSee("nodes name no ranges for pods (spec.podCIDRs)")
+    yield Finding("ip-families", RECOGNISED, f"pods have {' and '.join(families)}")

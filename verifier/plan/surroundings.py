@@ -1,0 +1,83 @@
+"""Checks of what else runs around user pods: Pod Security, quotas, other guards, Prometheus, and the nodes."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .findings import NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting
+
+ENFORCED = "pod-security.kubernetes.io/enforce"
+
+TC_INIT_BYTES_PER_SECOND = 125_000
+"""The rate that mybinder.org's tc-init gives a user pod, 1 Mbit/s."""
+
+
+def pod_security(given: Given) -> Iterator[Finding]:
+    """The Pod Security label of the namespace."""
+    for namespace in given.objects.see("namespace"):
+        level = (namespace["metadata"].get("labels") or {}).get(ENFORCED, "nothing")
+        do = "The agent (agent.enabled) needs hostPID, which that refuses" if level in ("baseline", "restricted") else ""
+        yield Finding("pod-security", RECOGNISED, f"the namespace enforces {level} of Pod Security's levels", do)
+
+
+def quotas(given: Given) -> Iterator[Finding]:
+    """Quotas of the namespace, which our pods count towards."""
+    if names := sorted(quota["metadata"]["name"] for quota in given.objects.see("ResourceQuotas")):
+        text = f"the namespace has the ResourceQuota {', '.join(names)}"
+        yield Finding("quotas", RECOGNISED, text, "Leave room for our pods: `kubectl describe resourcequota`")
+
+
+def prometheus(given: Given) -> Iterator[Finding]:
+    """Prometheus' operator."""
+    if any(group["name"] == "monitoring.coreos.com" for group in given.objects.see("API groups")):
+        do = "Set metrics.serviceMonitor.enabled and metrics.prometheusRule.enabled, and name Prometheus in metrics.from"
+        yield Finding("prometheus", RECOGNISED, "Prometheus' operator is there", do)
+
+
+def flow_killer(given: Given) -> Iterator[Finding]:
+    """cryptnono's flow killer, which ends any process of the node with many connections: the egress proxy is one."""
+    in_values = sorted({*_enabled(given.values, "flowkill"), *_enabled(given.parent, "flowkill")})
+    try:
+        sets = given.objects.see("DaemonSets")
+    except CannotSee:
+        if not in_values:
+            raise
+        sets = []
+    running = sorted(
+        f"{each['metadata']['namespace']}/{each['metadata']['name']}"
+        for each in sets
+        if any("flowkill" in str(container) for container in each["spec"]["template"]["spec"]["containers"])
+    )
+    if running or in_values:
+        text = f"cryptnono's flow killer: {', '.join([*running, *in_values])}"
+        needed = given.setting != "open"
+        do = "choose --setting open, or take the flow killer away" if needed else "do not switch it on"
+        yield Finding("flow-killer", RECOGNISED, text, f"It would end the egress proxy, so {do}", needed)
+
+
+def _enabled(values: Any, word: str, path: str = "") -> Iterator[str]:
+    """The paths in values whose last key has a word, and that are switched on."""
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        here = f"{path}.{key}".lstrip(".")
+        if word in str(key).lower().replace("-", "") and isinstance(value, Mapping) and value.get("enabled"):
+            yield here
+        yield from _enabled(value, word, here)
+
+
+def tc_init(given: Given) -> Iterator[Finding]:
+    """tc-init, which caps the rate of user pods to public addresses: the egress proxy has none."""
+    containers = given.value("jupyterhub", "singleuser", "initContainers") or []
+    named = containers.values() if isinstance(containers, Mapping) else containers
+    if any(each.get("name") == "tc-init" for each in named):
+        do = "That cap ends at the egress proxy, which gets one of its own"
+        cap = Setting(("proxy", "limits", "bytesPerSecond"), TC_INIT_BYTES_PER_SECOND)
+        proxy = given.setting != "open"
+        text = "user pods have tc-init, which limits what they send"
+        yield Finding("tc-init", RECOGNISED, text, do if proxy else "", settings=(cap,) if proxy else ())
+
+
+def architectures(given: Given) -> Iterator[Finding]:
+    """Whether there is an image for each node: on a node that cannot pull it, no user pod starts."""
+    found = sorted({node["status"]["nodeInfo"]["architecture"] for node in given.objects.see("nodes")})
+    others = [name for name in found if name not in ("amd64", "arm64")]
+    state, do = (NOT_RECOGNISED, "Build the image for it too: user pods start nowhere else") if others else (RECOGNISED, "")
+    yield Finding("architectures", state, f"nodes are {', '.join(found)}", do)

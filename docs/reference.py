@@ -1,4 +1,4 @@
-"""The reference pages: values, from the comments of chart/values.yaml; HTTP, from the OpenAPI documents; Redis' users; and all words."""
+"""The reference pages: values, from the comments of chart/values.yaml; HTTP, from the OpenAPI documents; Redis' users; words."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ TOGETHER = """\
 
 | values | |
 |---|---|
-| `mode` and JupyterHub's `singleuser.networkPolicy.enabled` | `false`: the base policy takes its place; `true` in `observe` and `off` |
+| `mode` and JupyterHub's `singleuser.networkPolicy.enabled` | `false`: the base policy takes its place; `observe`, `off`: `true` |
 | `image` and `integration….startGuard.image` | one image: a parent chart sets both |
 | `fullnameOverride`, `ingress.path`, `publicUrl` and `integration` | BinderHub's values contain them: a parent chart repeats them |
 | `trustedProxies` and `verifier.networkPolicy.publicFrom` | proxies are believed, so only they may reach the public port |
@@ -149,7 +149,7 @@ def redis_page() -> str:
         for key in [f"`{key}`" for key in keys.split()] or ["commands"]:
             of = cells.setdefault(key, dict.fromkeys(users, ""))
             of[user] += words[right] + " ".join(f"`{command.upper()}` ".replace("|", " ") for command in commands.split())
-    out = ["# Redis' users", "", "What each process may do in the chart's Redis. [Privacy](../privacy.md) says what the keys hold.", ""]
+    out = ["# Redis' users", "", "What each process may do in the chart's Redis. [Privacy](../privacy.md) has what keys hold.", ""]
     out += [f"| key | {' | '.join(users)} |", "|---" * (len(users) + 1) + "|"]
     return "\n".join([*out, *(f"| {key} | {' | '.join(of.values())} |" for key, of in cells.items()), ""])
 

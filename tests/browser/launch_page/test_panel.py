@@ -66,7 +66,8 @@ def test_panel_is_accessible_and_moves_nothing_in_every_state(state, double, sta
         assert_fits(opened)
         assert_accessible(opened)
         opened.page.locator("#binder-egress button.why").click()
-        expect(opened.page.locator("#binder-egress .reason")).to_have_text(f"{MESSAGES[language]['without_access']} {MESSAGES[language]['reason']}")
+        texts = MESSAGES[language]
+        expect(opened.page.locator("#binder-egress .reason")).to_have_text(f"{texts['without_access']} {texts['reason']}")
         if state == "none":
             opened.page.screenshot(path=ARTIFACTS / f"launch-{state}-{screen}-why.png")
         assert_fits(opened)

@@ -99,7 +99,10 @@ def test_alert_about_the_node_or_about_falco_itself_is_no_report():
         ("{}", "no known kind"),
         (killed(labels=None), "did not find the pod"),
         (killed(container_type="docker"), "from Docker are not trusted"),  # a Dockerfile may set them
-        (json.dumps(json.loads(killed_by_flowkiller()) | {"container": json.loads(killed(container_type="docker"))}), "not trusted"),
+        (
+            json.dumps(json.loads(killed_by_flowkiller()) | {"container": json.loads(killed(container_type="docker"))}),
+            "not trusted",
+        ),
         (killed(pod="../../etc"), "Its pod is not well-formed"),
         (killed(pod=["a"]), "names is not a text"),
         (killed(uid="uid 1"), "Its uid is not well-formed"),

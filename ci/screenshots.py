@@ -17,9 +17,9 @@ from tests.support.doubles import running
 from tests.support.launch_page import BinderHub, bundle
 from tests.support.launch_page.real import Process, RealBinderHub, is_installed
 from tests.support.launch_tab import DARK_PAGE, PANEL_STATES, Tab, text
+from tests.support.store import Store
 from verifier.records import KnownServer, Server
 from verifier.store.connection import connect
-from verifier.store.store import Store
 
 TOP = Path(__file__).parents[1]
 FOLDER = ARTIFACTS / "screenshots"

@@ -16,6 +16,7 @@ from attack_solver import Solved, Solver
 
 from tests.support.apps import API_TOKEN, RedisServer, VerifierProcess
 from tests.support.fake_cluster import FakeCluster
+from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.fairness import TOLERANCE
 from verifier.grants import Egress
@@ -24,7 +25,6 @@ from verifier.reconciler.loop import Reconciler
 from verifier.records import Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
-from verifier.store.store import Store
 
 ADDRESS = "198.51.100.7"
 """The attacker's address (RFC 5737)."""

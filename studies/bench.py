@@ -45,9 +45,9 @@ from tests.support.cluster.start_guard_pods import attempts, guard_of, start_pod
 from tests.support.hostile import Cost, costs, site
 from tests.support.ports import free_port
 from tests.support.processes import children
+from tests.support.store import Store
 from verifier.passes import Passes
 from verifier.store.connection import connect
-from verifier.store.store import Store
 from verifier.web.app import create_services
 from verifier.web.context import Services
 

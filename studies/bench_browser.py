@@ -29,10 +29,10 @@ from tests.support.browser import CHROMIUM
 from tests.support.browser import launch as start_browser
 from tests.support.doubles import SECRET, Double
 from tests.support.launch_page import HEADER, TOP, BinderHub, Build, Gate, bundle
+from tests.support.store import Store
 from verifier.captcha import ROWS, Outcome, Remote
 from verifier.captcha.altcha import Altcha
 from verifier.store.connection import connect
-from verifier.store.store import Store
 from verifier.web.assets import Assets
 
 CACHED, BUILD = 2.0, 8.0

@@ -28,11 +28,11 @@ from rich.table import Table
 from tests.support.apps import RedisServer
 from tests.support.egress_proxy.hellos import extension, hello, server_hello, server_name
 from tests.support.processes import memory_mib, processor_seconds
+from tests.support.store import Store
 from verifier.records import PodAddresses, Server
 from verifier.settings import CommonSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
-from verifier.store.store import Store
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 

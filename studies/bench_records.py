@@ -24,6 +24,7 @@ from rich.table import Table
 
 from tests.support.apps import API_TOKEN, RedisServer, VerifierProcess
 from tests.support.processes import peak_mib, processor_seconds, resident_mib
+from tests.support.store import Store
 from verifier.fairness import Charge
 from verifier.grants import Block, Egress, Origin
 from verifier.passes import Pass
@@ -33,7 +34,6 @@ from verifier.reconciler.user_pods import PODS_PER_PAGE, Pod, UserPods
 from verifier.records import Record, Server
 from verifier.settings import CommonSettings, ReconcilerSettings, load
 from verifier.store.connection import connect
-from verifier.store.store import Store
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 

@@ -27,6 +27,7 @@ from rich.table import Table
 from tests.support.apps import RedisServer
 from tests.support.ports import free_port
 from tests.support.processes import peak_mib, processor_seconds
+from tests.support.store import Store
 from verifier.grants import Egress
 from verifier.labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL
 from verifier.records import Record, Server
@@ -34,7 +35,6 @@ from verifier.settings import CommonSettings, load
 from verifier.store import decisions
 from verifier.store.announcements import Announced
 from verifier.store.connection import connect
-from verifier.store.store import Store
 from verifier.texts import write_grant
 
 console = Console(width=None if sys.stdout.isatty() else 120)

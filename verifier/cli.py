@@ -12,7 +12,7 @@ import click
 from . import __version__, logs
 from .settings import InvalidSettings, ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings, load
 from .store.connection import connect
-from .store.store import Store
+from .store.store import ProxyStore, ReceiverStore, ReconcilerStore
 from .web.assets import AssetsMissing
 
 
@@ -47,14 +47,18 @@ def reconciler() -> None:
 
     settings = load(ReconcilerSettings)
     logging.config.dictConfig(logs.configuration(settings.log_level))
-    agents = Agents(settings.namespace, settings.agent_labels, Store(connect(settings))) if settings.agent_labels else None
+    agents = (
+        Agents(settings.namespace, settings.agent_labels, ReconcilerStore(connect(settings))) if settings.agent_labels else None
+    )
     user_pods = UserPods(settings.namespace, settings.user_pod_labels)
     delays = LabelDelays(Canary(settings.namespace) if settings.canary else None)
-    process = Reconciler(settings, user_pods, Store(connect(settings)), agents=agents)
+    process = Reconciler(settings, user_pods, ReconcilerStore(connect(settings)), agents=agents)
     if agents:
         threading.Thread(target=agents.run, name="agents", daemon=True).start()
     # The gate check has its own connection and thread, so that it never slows down the reconciler.
-    watcher = Watcher(settings, Namespace(settings.namespace), Store(connect(settings)), process.label_sets, delays.findings)
+    watcher = Watcher(
+        settings, Namespace(settings.namespace), ReconcilerStore(connect(settings)), process.label_sets, delays.findings
+    )
     threading.Thread(target=watcher.run, name="gatecheck", daemon=True).start()
     threading.Thread(target=delays.run, name="label-delay", daemon=True).start()
     if settings.proxy_service:
@@ -72,7 +76,7 @@ def receiver() -> None:
     from .web.receiver import MAX_REPORT_BYTES, create_receiver_app, create_receiver_services
 
     settings = load(ReceiverSettings)
-    app = create_receiver_app(create_receiver_services(settings, Store(connect(settings))))
+    app = create_receiver_app(create_receiver_services(settings, ReceiverStore(connect(settings))))
     # Its one port has the limits of the verifier's public port: a detector that sends slowly does not hold up others.
     threads = functools.partial(
         Threads,
@@ -92,7 +96,7 @@ def proxy() -> None:
 
     settings = load(ProxySettings)
     logging.config.dictConfig(logs.configuration(settings.log_level))
-    run(settings, policy(settings), Store(connect(settings)))
+    run(settings, policy(settings), ProxyStore(connect(settings)))
 
 
 @cli.command("helm-test", help="Compare what the pods of `helm test` reached with what they should. Run by the chart.")

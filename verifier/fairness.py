@@ -51,7 +51,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Charge:
-    """What `Store.use_solution` checks, and adds to the charges of a network.
+    """What `Issuing.use_solution` checks, and adds to the charges of a network.
 
     Attributes:
         network: the network.

@@ -8,8 +8,8 @@ from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 from tests.support.apps import RedisServer, VerifierProcess, make_settings, run_pod
 from tests.support.browser import ARTIFACTS, CHROMIUM, MODEST, Tab, launch
 from tests.support.launch_page import BinderHub
+from tests.support.store import Store
 from verifier.store.connection import connect
-from verifier.store.store import Store
 
 # A calculation takes seconds on a busy machine, and an unlock may take 2 s even on an idle one.
 expect.set_options(timeout=60_000)

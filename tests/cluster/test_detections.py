@@ -108,9 +108,9 @@ import sys
 from verifier.detections.reports import Report
 from verifier.settings import VerifierSettings, load
 from verifier.store.connection import connect
-from verifier.store.store import Store
+from verifier.store.store import ReconcilerStore
 
-Store(connect(load(VerifierSettings))).add_report(Report("stopper", "any", "forged", 0.0, uid=sys.argv[1]))
+ReconcilerStore(connect(load(VerifierSettings))).add_report(Report("stopper", "any", "forged", 0.0, uid=sys.argv[1]))
 """
 """Runs in the verifier's pod, with all of its credentials: enters a report that would make the reconciler stop a pod."""
 

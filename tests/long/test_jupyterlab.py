@@ -6,8 +6,8 @@ from playwright.sync_api import expect, sync_playwright
 from tests.support.apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
 from tests.support.browser import MODEST, launch
 from tests.support.jupyter import FAILING, Jupyter, Lab, virtual_environment
+from tests.support.store import Store
 from verifier.store.connection import connect
-from verifier.store.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import pytest
 
 from tests.support.apps import RedisServer, make_settings
 from tests.support.egress_proxy.process import publish, running, status
+from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.proxy import build_registries
 from verifier.proxy.build_registries import python_hosts
 from verifier.store.connection import connect
-from verifier.store.store import Store
 
 PACKAGE = "iniconfig"
 """A small package, pure Python."""

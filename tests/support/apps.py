@@ -21,11 +21,11 @@ from flask.testing import FlaskClient
 
 from tests.support.ports import free_port
 from tests.support.processes import children
+from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.grants import UNVERIFIED, Grant
 from verifier.records import KnownServer, Server
 from verifier.settings import VerifierSettings, load
-from verifier.store.store import Store
 from verifier.texts import read_known
 from verifier.web.app import create_internal_app, create_public_app
 from verifier.web.context import Services

@@ -27,6 +27,7 @@ from werkzeug.test import create_environ, run_wsgi_app
 from tests.support.apps import API_TOKEN, RedisServer, make_settings
 from tests.support.fuzz import KEY, keys_file
 from tests.support.linear import FLOOR_SECONDS, MOST_TIMES
+from tests.support.store import Store
 from verifier.captcha.altcha import MAX_SOLUTION_BYTES
 from verifier.grants import Block
 from verifier.networks import client_network
@@ -35,7 +36,6 @@ from verifier.records import KnownServer, Server
 from verifier.repositories import MAX_URL_CHARACTERS
 from verifier.store.connection import connect
 from verifier.store.promises import promise_key
-from verifier.store.store import Store
 from verifier.texts import read_origin
 from verifier.web.app import create_internal_app, create_public_app, create_services, internal_document, public_document
 from verifier.web.bodies import MAX_BODY_BYTES

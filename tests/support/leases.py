@@ -5,13 +5,13 @@ from dataclasses import replace
 from tests.support.apps import make_settings
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import record_decision
+from tests.support.store import Store
 from verifier.grants import Egress
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
-from verifier.store.store import Store
 
 LEASE = 600
 """Seconds of each lease."""

@@ -10,10 +10,10 @@ from flask.testing import FlaskClient
 from tests.support.apps import RedisServer, internal_client, make_settings, public_client
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import Steady
+from tests.support.store import Store
 from verifier.reconciler.loop import Reconciler
 from verifier.settings import ReconcilerSettings, VerifierSettings, load
 from verifier.store.connection import connect
-from verifier.store.store import Store
 from verifier.web.app import create_services
 from verifier.web.context import Services
 

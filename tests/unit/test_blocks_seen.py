@@ -6,11 +6,11 @@ import pytest
 
 from tests.support.apps import CLIENT, NETWORK, admit, get_pass, internal_client, launch, solve
 from tests.support.reconciling import announce
+from tests.support.store import Store
 from verifier.fairness import Charge
 from verifier.grants import Block, Rule
 from verifier.store.connection import connect
 from verifier.store.errors import BlocksChanged, ClientRefused
-from verifier.store.store import Store
 from verifier.texts import read_origin
 
 REPOSITORY = "https://example.com/a/b"

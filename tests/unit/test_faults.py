@@ -15,6 +15,7 @@ import requests
 from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess, admit, carried, get_pass, run_pod, solve
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import converge_due, record_decision
+from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.grants import Egress
 from verifier.kubernetes_api import ApiServerUnavailable
@@ -25,7 +26,6 @@ from verifier.records import KnownServer, Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.errors import Replayed
 from verifier.store.redeeming import BUILD_LIMIT_SECONDS
-from verifier.store.store import Store
 
 ALICE = Server("alice")
 SETTINGS = {"tiers": {"verified": {}}}

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.apps import API_TOKEN, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from tests.support.public_port import POSTS, assert_problem
+from tests.support.store import Store
 from verifier.store.connection import connect
-from verifier.store.store import Store
 from verifier.web.app import create_app, create_services
 from verifier.web.problems import TITLES
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.apps import get_pass, internal_client, launch, make_settings, run_pod, solve
 from tests.support.metrics import NAMES, families, value
+from tests.support.store import Store
 from verifier.passes import Passes
 from verifier.store.connection import connect
 from verifier.store.reconciler_counters import (
@@ -18,7 +19,6 @@ from verifier.store.reconciler_counters import (
     START_GUARD_TIME,
     lag_counters,
 )
-from verifier.store.store import Store
 from verifier.web.app import create_services
 
 pytestmark = pytest.mark.usefixtures("impatient")

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.support.apps import admit, make_settings
 from tests.support.fake_cluster import FakeCluster
+from tests.support.store import Store
 from verifier.api_keys import Keys
 from verifier.decisions.leases import STOP_GRACE_SECONDS
 from verifier.decisions.presented import REJECTED_PASSES, Judge
@@ -32,9 +33,8 @@ from verifier.reconciler.loop import Reconciler
 from verifier.records import Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
-from verifier.store.decisions import UNLOCK_TTL_SECONDS
+from verifier.store.pending import UNLOCK_TTL_SECONDS
 from verifier.store.redeeming import MOVES
-from verifier.store.store import Store
 from verifier.texts import read_origin
 
 # Few values of each kind, so that they collide. The most common one comes first and more than once.

@@ -21,10 +21,10 @@ import verifier.operators.actions
 import verifier.store.connection
 import verifier.web.servers
 from tests.support.apps import API_TOKEN, CLIENT, make_settings
+from tests.support.store import Store
 from verifier.records import KnownServer, Server
 from verifier.settings import ReceiverSettings, load
 from verifier.store.connection import connect
-from verifier.store.store import Store
 from verifier.web.app import create_internal_app, create_public_app, create_services, internal_document, public_document
 from verifier.web.problems import TITLES
 from verifier.web.receiver import create_receiver_app, create_receiver_services, receiver_document

@@ -10,6 +10,7 @@ from tests.support.apps import get_pass, launch, solve
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant, record_launch
 from tests.support.reconciling import running as reconciler_runs
+from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.grants import Block
 from verifier.reconciler.loop import SILENT_AFTER_SECONDS, Reconciler
@@ -18,7 +19,6 @@ from verifier.records import Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
-from verifier.store.store import Store
 from verifier.texts import read_origin, write_record
 
 

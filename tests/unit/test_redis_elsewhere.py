@@ -12,12 +12,12 @@ import redis
 from tests.support.apps import make_settings
 from tests.support.certificates import certificate
 from tests.support.ports import free_port
+from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.records import Server
 from verifier.settings import InvalidSettings, ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
-from verifier.store.store import Store
 
 BINARY = shutil.which("redis-server")
 

@@ -23,13 +23,13 @@ from tests.support.apps import (
 )
 from tests.support.metrics import value
 from tests.support.reconciling import record_decision
+from tests.support.store import Store
 from tests.support.waiting import USUAL_SECONDS, eventually
 from verifier.grants import Block, Egress
 from verifier.records import KnownServer, Record, Server
 from verifier.store import connection
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
-from verifier.store.store import Store
 from verifier.texts import read_origin
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE

@@ -22,11 +22,11 @@ from tests.support.apps import (
     run_pod,
 )
 from tests.support.lost_answers import LostAnswers
+from tests.support.store import Store
 from verifier.decisions.presented import REJECTED_PASSES
 from verifier.passes import Passes
 from verifier.records import KnownServer, PassOutcome, Server
 from verifier.store.redeeming import MOVE_WINDOW_SECONDS, MOVES, REDEEMED
-from verifier.store.store import Store
 from verifier.texts import read_record, write_record
 from verifier.web.app import create_services
 

@@ -14,7 +14,7 @@ REJECTED_PASSES = {
     PassOutcome.KEY_REVOKED: "The operators of this site revoked the key that the pass was issued for.",
     PassOutcome.BEFORE_EPOCH: "The pass was issued before this service was reset. Solve a challenge to get a new one.",
 }
-"""The outcomes of `Store.redeem` that reject a pass, each with a sentence for the client."""
+"""The outcomes of `Redeeming.redeem` that reject a pass, each with a sentence for the client."""
 
 
 @dataclass(frozen=True)

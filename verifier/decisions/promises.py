@@ -17,7 +17,7 @@ from ..records import KnownServer, PassOutcome, Pending, Record, Server
 from ..settings import VerifierSettings
 from ..store.errors import LaunchChanged, PassKeepsAnother
 from ..store.redeeming import REDEEMED
-from ..store.store import Store
+from ..store.store import VerifierStore
 from .presented import Judge
 from .refusals import Facts, refusal
 from .rules import launch_grant
@@ -63,7 +63,7 @@ class Promises:
         store: Redis.
     """
 
-    def __init__(self, settings: VerifierSettings, judge: Judge, unlocks: Unlocks, store: Store):
+    def __init__(self, settings: VerifierSettings, judge: Judge, unlocks: Unlocks, store: VerifierStore):
         self._settings = settings
         self._judge = judge
         self._unlocks = unlocks

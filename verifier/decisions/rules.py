@@ -31,7 +31,7 @@ from ..store.announcements import Announced
 from ..store.blocks import SeenBlocks
 from ..store.errors import BlocksChanged, PromiseKept
 from ..store.redeeming import BUILD_LIMIT_SECONDS, REDEEMED
-from ..store.store import Store
+from ..store.store import VerifierStore
 from .presented import Judge, Presented
 from .refusals import Facts, refusal
 
@@ -135,7 +135,7 @@ class Rules:
         store: where blocks, uses and decisions are kept.
     """
 
-    def __init__(self, settings: VerifierSettings, judge: Judge, store: Store):
+    def __init__(self, settings: VerifierSettings, judge: Judge, store: VerifierStore):
         self._settings = settings
         self._judge = judge
         self._store = store

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from ..grants import UNVERIFIED, Egress, Rule
 from ..records import KnownServer, PassOutcome, Record, Server
 from ..settings import VerifierSettings
-from ..store.decisions import UNLOCK_TTL_SECONDS
-from ..store.store import Store
+from ..store.pending import UNLOCK_TTL_SECONDS
+from ..store.store import VerifierStore
 from . import leases
 from .presented import Presented
 
@@ -21,7 +21,7 @@ class Unlocks:
     """
 
     settings: VerifierSettings
-    store: Store
+    store: VerifierStore
 
     def useful_tiers(self, known: KnownServer, now: float) -> list[str] | None:
         """The tiers from which a server would gain: larger ones, and its own once it is renewable. None: any, as it has no tier.

@@ -20,7 +20,7 @@ from ..labels import GATECHECK_LABEL, LabelSet
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.health import NEARLY_FULL
-from ..store.store import Store
+from ..store.store import ReconcilerStore
 from .netpol import OTHER_KINDS, Judgement, Labels, judge, usual_labels
 
 log = logging.getLogger("binder-egress")
@@ -189,7 +189,7 @@ class Watcher:
         self,
         settings: ReconcilerSettings,
         namespace: Namespace,
-        store: Store,
+        store: ReconcilerStore,
         label_sets: Callable[[], list[LabelSet]],
         label_delay: Callable[[], dict[str, Any]] = dict,
     ):

@@ -29,7 +29,7 @@ from ..store.reconciler_counters import (
     START_GUARD,
     WITHOUT_RECORD,
 )
-from ..store.store import Store
+from ..store.store import ReconcilerStore
 from ..store.verifiers import VERIFIER_TTL_SECONDS
 from .check import Canary, Findings, Namespace, check
 from .label_delay import LIMIT_SECONDS, SLOW_SECONDS
@@ -76,7 +76,9 @@ class Check:
     text: str
 
 
-def examine(settings: ReconcilerSettings, store: Store, namespace: Namespace, now: Callable[[], float] = time.time) -> list[Check]:
+def examine(
+    settings: ReconcilerSettings, store: ReconcilerStore, namespace: Namespace, now: Callable[[], float] = time.time
+) -> list[Check]:
     """Go through the whole checklist. Whatever cannot be read becomes a line, too; nothing is raised.
 
     Args:
@@ -483,7 +485,7 @@ def show(as_json: bool) -> bool:
         InvalidSettings: the environment does not have valid settings.
     """
     settings = load(ReconcilerSettings)
-    checks = examine(settings, Store(connect(settings)), Namespace(settings.namespace))
+    checks = examine(settings, ReconcilerStore(connect(settings)), Namespace(settings.namespace))
     if as_json:
         click.echo(json.dumps([asdict(check) for check in checks]))
     else:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from .. import api_keys, logs
@@ -22,7 +22,7 @@ from ..networks import in_networks
 from ..records import KnownServer, Record, RevokedKey, Server
 from ..repositories import block_pattern, covers, name
 from ..settings import CommonSettings
-from ..store.store import Store
+from ..store.store import ReconcilerStore, SharedStore
 from ..texts import fields_of
 
 CONFIRMATION_WAIT_SECONDS = 2.0
@@ -55,9 +55,12 @@ class Operators:
             a block or stop a pod, and it logs by itself: the chart's Redis does not let it do more (D-241, D-242).
     """
 
-    def __init__(self, settings: CommonSettings, store: Store, clock: Callable[[], float] = time.time, in_verifier: bool = False):
+    def __init__(
+        self, settings: CommonSettings, store: SharedStore, clock: Callable[[], float] = time.time, in_verifier: bool = False
+    ):
         self._settings = settings
         self._store = store
+        self._commands = cast(ReconcilerStore, store)  # for what the verifier does not ask for
         self._clock = clock
         self._in_verifier = in_verifier
 
@@ -69,7 +72,7 @@ class Operators:
         The record goes back to the start of the proxy's pods, or a day at most.
         """
         found: dict[tuple[str, str], dict[str, Any]] = {}
-        for row in self._store.wanted_hosts():
+        for row in self._commands.wanted_hosts():
             known = found.setdefault((row["repository"], row["host"]), row | {"times": 0})
             known["times"] += row["times"]
             known["last"] = max(known["last"], row["last"])
@@ -190,7 +193,7 @@ class Operators:
 
     def unreadable(self) -> list[dict[str, Any]]:
         """The last lines of each source that the receiver could not read: `at`, `source`, `why`, `line`, the latest first."""
-        found = self._store.unreadable()
+        found = self._commands.unreadable()
         return sorted(found, key=lambda row: -row["at"])
 
     def own_block(self, server: Server, known: KnownServer) -> Block | None:
@@ -233,7 +236,7 @@ class Operators:
         if not report.source:
             raise ActionRefused("refused", "The report names no source: use --source.")
         self.check_source(report.source)
-        entered = self._store.add_report(report)
+        entered = self._commands.add_report(report)
         found: list[dict[str, Any]] = []
 
         def done() -> bool:
@@ -306,7 +309,7 @@ class Operators:
             own = Block(identity, "server", server.key, origin, why, int(self._clock()), uid=known.uid)
             self._store.add_block(own, [server], replace)
         if stop:
-            self._store.ask_to_stop(server, known.uid)
+            self._commands.ask_to_stop(server, known.uid)
         self._log("revoke", origin.text, why, user=server.user, server=server.name, stop=stop, block=own.id)
         return own
 
@@ -383,7 +386,7 @@ class Operators:
             if standing[block]["kind"] != "server":
                 raise ActionRefused("refused", f"The server shares its block with others: remove {block}.")
         for identity in removed:
-            self._store.remove_block(identity)
+            self._commands.remove_block(identity)
             self._log("unblock", by, why, block=identity, kind=standing[block]["kind"], what=standing[block]["what"])
         return {"state": "done" if self._await_end(set(removed)) else "pending", "block": block}
 
@@ -582,7 +585,7 @@ class Operators:
         if self._in_verifier:
             logs.decision(event, by=by, why=why, **fields)
         else:
-            self._store.log({"event": event, "by": by, "why": why, **fields})
+            self._commands.log({"event": event, "by": by, "why": why, **fields})
 
 
 def _carried(server: Server, known: KnownServer, carried: Blocked) -> Block:

@@ -22,7 +22,7 @@ from ..grants import BLOCK_KINDS
 from ..settings import CommonSettings, InvalidSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
-from ..store.store import Store
+from ..store.store import ReconcilerStore
 from .actions import ActionRefused, Operators
 
 EXIT_CODES = {"bad-request": 2, "no-such-server": 3, "no-such-block": 3, "no-such-key": 3, "refused": 4}
@@ -61,7 +61,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def egress(context: click.Context) -> None:
     settings = load(CommonSettings)
-    context.obj = Operators(settings, Store(connect(settings)))
+    context.obj = Operators(settings, ReconcilerStore(connect(settings)))
 
 
 @egress.command(help="List running servers and their tiers.")

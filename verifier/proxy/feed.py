@@ -10,8 +10,8 @@ from itertools import islice
 from typing import TypeVar
 
 from ..records import AddressChange, AddressVersion
+from ..store.addresses import ProxyAddresses
 from ..store.errors import StoreUnavailable
-from ..store.store import Store
 from .identities import Identities
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class Feed:
         loop: the event loop.
     """
 
-    def __init__(self, store: Store, identities: Identities, loop: asyncio.AbstractEventLoop):
+    def __init__(self, store: ProxyAddresses, identities: Identities, loop: asyncio.AbstractEventLoop):
         self._store, self._identities, self._loop = store, identities, loop
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)

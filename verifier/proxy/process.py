@@ -15,7 +15,7 @@ from ..grants import UNVERIFIED
 from ..networks import NetworkSet
 from ..settings import InvalidSettings, ProxySettings
 from ..store.errors import StoreUnavailable
-from ..store.store import Store
+from ..store.store import ProxyStore
 from .connections import Proxy
 from .decide import PORTS, Policy, TierHosts
 from .feed import Feed
@@ -85,7 +85,7 @@ def _own_names(entries: list[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def run(settings: ProxySettings, policy: Policy, store: Store) -> None:
+def run(settings: ProxySettings, policy: Policy, store: ProxyStore) -> None:
     """Work until SIGTERM, and then until the open connections have ended, for `proxy_drain_seconds` at most.
 
     Raises:
@@ -98,7 +98,7 @@ def run(settings: ProxySettings, policy: Policy, store: Store) -> None:
         raise SystemExit(1) from None
 
 
-async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
+async def _run(settings: ProxySettings, policy: Policy, store: ProxyStore) -> None:
     # Each connection has two sockets, and a container's soft limit may be 1,024 files.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -141,7 +141,7 @@ async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
         await asyncio.to_thread(feed.stop)
 
 
-async def _publish(wanted: WantedHosts, store: Store) -> None:
+async def _publish(wanted: WantedHosts, store: ProxyStore) -> None:
     """Publish each minute which hosts were requested and refused (D-267). If Redis is down, the next minute is the next attempt."""
     while True:
         await asyncio.sleep(PUBLISH_SECONDS)
@@ -150,7 +150,7 @@ async def _publish(wanted: WantedHosts, store: Store) -> None:
                 await asyncio.to_thread(store.publish_wanted_hosts, socket.gethostname(), rows)
 
 
-async def _refuse_hub(proxy: Proxy, store: Store) -> None:
+async def _refuse_hub(proxy: Proxy, store: ProxyStore) -> None:
     """Refuse JupyterHub's host as soon as BinderHub's hook has announced it (D-342)."""
     names: set[str] = set()
     while True:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ..grants import UNVERIFIED, block_in, label_of
 from ..records import PodAddresses, Server
-from ..store.store import Store
+from ..store.addresses import ReconcilerAddresses
 from .cache import PodCache
 from .user_pods import Pod
 
@@ -25,7 +25,7 @@ class AddressBook:
         clock: Unix time in seconds.
     """
 
-    def __init__(self, cache: PodCache, store: Store, clock: Callable[[], float]):
+    def __init__(self, cache: PodCache, store: ReconcilerAddresses, clock: Callable[[], float]):
         self._cache, self._store, self._clock = cache, store, clock
         # Several threads publish, and the state that was read last must be written last.
         self._lock = threading.Lock()

@@ -8,8 +8,8 @@ from kubernetes import client
 
 from .. import kubernetes_api
 from ..kubernetes_api import ApiServerUnavailable
+from ..store.detections import ReconcilerReports
 from ..store.errors import StoreUnavailable
-from ..store.store import Store
 
 log = logging.getLogger("binder-egress")
 
@@ -30,7 +30,7 @@ class Agents:
         api: the client; by default one with this pod's ServiceAccount.
     """
 
-    def __init__(self, namespace: str, labels: Mapping[str, str], store: Store, api: client.ApiClient | None = None):
+    def __init__(self, namespace: str, labels: Mapping[str, str], store: ReconcilerReports, api: client.ApiClient | None = None):
         self._api = api or kubernetes_api.in_cluster_client()
         self._path, self._store = f"/api/v1/namespaces/{namespace}/pods", store
         self._selector = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))

@@ -21,7 +21,7 @@ from ..store.reconciler_counters import (
     WITHOUT_RECORD,
     Tally,
 )
-from ..store.store import Store
+from ..store.store import ReconcilerStore
 from .cache import PodCache
 from .stopping import Stopper
 from .user_pods import Conflict, Pod, UserPods
@@ -51,7 +51,7 @@ class Converger:
         settings: ReconcilerSettings,
         user_pods: UserPods,
         cache: PodCache,
-        store: Store,
+        store: ReconcilerStore,
         tally: Tally,
         stopper: Stopper,
         clock: Callable[[], float],

@@ -30,7 +30,7 @@ from ..records import Pending, Server, Woken
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import FAILURES, Tally, lag_counters
-from ..store.store import Store
+from ..store.store import ReconcilerStore
 from .addresses import AddressBook
 from .agents import Agents
 from .cache import PodCache
@@ -103,7 +103,7 @@ class Reconciler:
         self,
         settings: ReconcilerSettings,
         user_pods: UserPods,
-        store: Store,
+        store: ReconcilerStore,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
         agents: Agents | None = None,

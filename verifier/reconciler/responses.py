@@ -19,7 +19,7 @@ from ..records import KnownServer
 from ..settings import OnMatch, ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import Tally, detection_counter
-from ..store.store import Store
+from ..store.store import ReconcilerStore
 from ..texts import by_detector
 from .agents import Agents
 from .cache import PodCache
@@ -47,7 +47,7 @@ class Responder:
         self,
         settings: ReconcilerSettings,
         cache: PodCache,
-        store: Store,
+        store: ReconcilerStore,
         tally: Tally,
         agents: Agents | None,
         clock: Callable[[], float],

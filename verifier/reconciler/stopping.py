@@ -11,7 +11,7 @@ from ..decisions import leases
 from ..grants import EndedLease
 from ..records import Pending, Server
 from ..settings import ReconcilerSettings
-from ..store.store import Store
+from ..store.store import ReconcilerStore
 from .cache import PodCache
 from .user_pods import Pod, UserPods
 from .wanted import unlock_of
@@ -34,7 +34,7 @@ class Stopper:
         settings: ReconcilerSettings,
         user_pods: UserPods,
         cache: PodCache,
-        store: Store,
+        store: ReconcilerStore,
         clock: Callable[[], float],
         steady: Callable[[], float],
     ):

@@ -13,12 +13,8 @@ from .errors import StoreUnavailable
 from .keys import redis_key
 
 
-class Addresses(Operations):
-    """The addresses of the pods of all servers, for the egress proxy."""
-
-    def __init__(self, client: redis.Redis):
-        super().__init__(client)
-        self._publish_addresses = self._script("publish_addresses")
+class ProxyAddresses(Operations):
+    """Reads the addresses of the pods of all servers."""
 
     def addresses(self) -> tuple[AddressVersion, dict[str, list[PodAddresses]]]:
         """The version of the addresses, and the pods of all servers, by the server's key."""
@@ -51,6 +47,14 @@ class Addresses(Operations):
                 return readable(message["data"], read_change, "addresses") if message else None
 
             yield following
+
+
+class ReconcilerAddresses(Operations):
+    """Publishes the addresses of pods."""
+
+    def __init__(self, client: redis.Redis):
+        super().__init__(client)
+        self._publish_addresses = self._script("publish_addresses")
 
     def publish_addresses(self, server: Server, pods: Iterable[PodAddresses]) -> None:
         """Publish the addresses of a server's pods for the egress proxy; without pods, forget them."""

@@ -13,7 +13,7 @@ from redis.commands.core import Script
 
 from ..texts import from_json
 from .errors import StoreUnavailable
-from .keys import VERIFIER_TYPES, redis_key
+from .keys import redis_key
 
 Read = TypeVar("Read")
 
@@ -26,7 +26,7 @@ _said: dict[str, float] = {}  # by kind: when such a line was last logged, monot
 
 
 class Operations:
-    """Operations on Redis. Each subject derives a class from this; `Store` is all of them together.
+    """Operations on Redis. Each subject derives classes from this; `store.py` has those of each process.
 
     Every method raises `StoreUnavailable` if Redis fails.
 
@@ -43,32 +43,12 @@ class Operations:
         folder = resources.files(__package__) / "lua"
         return self._redis.register_script((folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text())
 
-    def ping(self) -> None:
-        """Return if Redis answers. A new or wiped Redis gets its epoch, before the first challenge is issued, and keys of a wrong
-        type are removed (D-415)."""
-        with unavailable():
-            self._begin_with(VERIFIER_TYPES, self._redis)
-
     def _begin_with(self, types: Mapping[str, str], client: redis.Redis) -> None:
         self._begin(
             keys=[redis_key("epoch")],
             args=[part for name, kind in types.items() for part in (redis_key(name), kind)],
             client=client,
         )
-
-    def open_connections(self, number: int) -> None:
-        """Open connections until the pool has the given number. Later requests then need not ask DNS for Redis' address (D-377)."""
-        pool = self._redis.connection_pool
-        if sum(count for count, _ in pool.get_connection_count()) >= number:
-            return
-        opened: list[redis.Connection] = []
-        try:
-            with unavailable():
-                while len(opened) < number:
-                    opened.append(pool.get_connection())
-        finally:
-            for connection in opened:
-                pool.release(connection)
 
 
 @contextmanager

@@ -69,32 +69,12 @@ class Blocks(Operations):
             pipe.rpush(redis_key("wake"), *(server.key for server in servers), *others)
             pipe.execute()
 
-    def remove_block(self, block: str) -> None:
-        """Remove a block, including from the pods that carry it."""
-        with unavailable():
-            pipe = self._redis.pipeline()
-            pipe.hdel(redis_key("blocks"), block)
-            pipe.set(redis_key(f"lifted:{block}"), 1, ex=WITHDRAWN_TTL_SECONDS)
-            pipe.rpush(redis_key("wake"), EVERYTHING)
-            pipe.execute()
-
     def lifted(self, blocks: Iterable[str]) -> set[str]:
         """The given blocks that an operator removed. Pods may still carry them."""
         asked = sorted(blocks)
         with unavailable():
             marks = self._redis.mget([redis_key(f"lifted:{block}") for block in asked]) if asked else []
         return {block for block, mark in zip(asked, marks, strict=True) if mark}
-
-    def forget_ended_blocks(self, now: float, pods: Container[str] | None = None) -> None:
-        """Forget the blocks that have ended. The reconciler calls this from time to time.
-
-        Args:
-            now: Unix time in seconds.
-            pods: the uids of all user pods; None: they are not known yet.
-        """
-        if over := [block.id for block in self.blocks() if _is_over(block, now, pods)]:
-            with unavailable():
-                self._redis.hdel(redis_key("blocks"), *over)
 
     def _unless_changed(self, answer: list[Any]) -> list[Any]:
         """The answer of a script that compares the blocks first.
@@ -107,6 +87,30 @@ class Blocks(Operations):
             self.seen_blocks = SeenBlocks.told(*rest)
             raise BlocksChanged
         return answer
+
+
+class ReconcilerBlocks(Blocks):
+    """Removes and replaces blocks, which the verifier may not (D-242)."""
+
+    def remove_block(self, block: str) -> None:
+        """Remove a block, including from the pods that carry it."""
+        with unavailable():
+            pipe = self._redis.pipeline()
+            pipe.hdel(redis_key("blocks"), block)
+            pipe.set(redis_key(f"lifted:{block}"), 1, ex=WITHDRAWN_TTL_SECONDS)
+            pipe.rpush(redis_key("wake"), EVERYTHING)
+            pipe.execute()
+
+    def forget_ended_blocks(self, now: float, pods: Container[str] | None = None) -> None:
+        """Forget the blocks that have ended. The reconciler calls this from time to time.
+
+        Args:
+            now: Unix time in seconds.
+            pods: the uids of all user pods; None: they are not known yet.
+        """
+        if over := [block.id for block in self.blocks() if _is_over(block, now, pods)]:
+            with unavailable():
+                self._redis.hdel(redis_key("blocks"), *over)
 
 
 def load_blocks(stored: Mapping[Any, Any]) -> list[Block]:

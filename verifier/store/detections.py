@@ -25,7 +25,24 @@ AGENTS_TTL_SECONDS = 300
 
 
 class Detections(Operations):
-    """Detectors' reports, from the receiver to the reconciler and on to operators."""
+    """What became of detectors' reports and lines, for operators and the metrics."""
+
+    def detected(self) -> list[dict[str, Any]]:
+        """The outcomes of the last reports, the latest first."""
+        with unavailable():
+            rows: Any = self._redis.xrevrange(redis_key("detected"), count=KEPT_DETECTIONS)
+        found = [readable(fields.get("row"), json_object, "detected") for _, fields in rows]
+        return list(filter(None, found))
+
+    def lines(self) -> dict[tuple[str, str], int]:
+        """The number of lines that detectors sent, by source and outcome."""
+        with unavailable():
+            found = as_numbers(self._redis.hgetall(redis_key("lines")), "lines")
+        return {(source, outcome): number for name, number in found.items() for source, _, outcome in [name.partition(":")]}
+
+
+class Reports(Operations):
+    """Enters detectors' reports for the reconciler."""
 
     def add_report(self, report: Report) -> str:
         """Queue a detector's report for the reconciler. Returns its id."""
@@ -34,6 +51,33 @@ class Detections(Operations):
             pipe.xadd(redis_key("detections"), {"report": report.dumps()}, maxlen=MAX_REPORTS, approximate=False)
             pipe.expire(redis_key("detections"), REPORT_TTL_SECONDS)
             return str(pipe.execute()[0])
+
+
+class ReceiverReports(Reports):
+    """What the receiver asks, and counts and keeps besides."""
+
+    def is_agent(self, address: str) -> bool:
+        """Whether an address is an agent's."""
+        with unavailable():
+            return bool(address and self._redis.hexists(redis_key("agents"), address))
+
+    def count_lines(self, source: str, counts: Mapping[str, int]) -> None:
+        """Count lines that a source sent, by outcome. The source `""` means an unknown one."""
+        with unavailable():
+            pipe = self._redis.pipeline()
+            for outcome, number in counts.items():
+                if number:
+                    pipe.hincrby(redis_key("lines"), f"{source}:{outcome}", number)
+            pipe.execute()
+
+    def keep_unreadable(self, rows: list[dict[str, Any]]) -> None:
+        """Keep the last lines that could not be read (`UnreadableLines.all`), in place of the earlier ones."""
+        with unavailable():
+            self._redis.set(redis_key("unreadable"), json.dumps(rows), ex=DETECTED_TTL_SECONDS)
+
+
+class ReconcilerReports(Reports):
+    """Reads detectors' reports, keeps their outcomes, and publishes the agents."""
 
     def waiting_reports(self, most: int) -> list[tuple[str, Report | None]]:
         """The oldest reports that wait, at most so many, by id; None for an entry that this version cannot read as a report."""
@@ -52,33 +96,6 @@ class Detections(Operations):
             pipe.xdel(redis_key("detections"), *reports)
             pipe.execute()
 
-    def detected(self) -> list[dict[str, Any]]:
-        """The outcomes of the last reports, the latest first."""
-        with unavailable():
-            rows: Any = self._redis.xrevrange(redis_key("detected"), count=KEPT_DETECTIONS)
-        found = [readable(fields.get("row"), json_object, "detected") for _, fields in rows]
-        return list(filter(None, found))
-
-    def count_lines(self, source: str, counts: Mapping[str, int]) -> None:
-        """Count lines that a source sent, by outcome. The source `""` means an unknown one."""
-        with unavailable():
-            pipe = self._redis.pipeline()
-            for outcome, number in counts.items():
-                if number:
-                    pipe.hincrby(redis_key("lines"), f"{source}:{outcome}", number)
-            pipe.execute()
-
-    def lines(self) -> dict[tuple[str, str], int]:
-        """The number of lines that detectors sent, by source and outcome."""
-        with unavailable():
-            found = as_numbers(self._redis.hgetall(redis_key("lines")), "lines")
-        return {(source, outcome): number for name, number in found.items() for source, _, outcome in [name.partition(":")]}
-
-    def keep_unreadable(self, rows: list[dict[str, Any]]) -> None:
-        """Keep the last lines that could not be read (`UnreadableLines.all`), in place of the earlier ones."""
-        with unavailable():
-            self._redis.set(redis_key("unreadable"), json.dumps(rows), ex=DETECTED_TTL_SECONDS)
-
     def unreadable(self) -> list[dict[str, Any]]:
         """The last lines that could not be read."""
         with unavailable():
@@ -94,8 +111,3 @@ class Detections(Operations):
             if nodes:
                 pipe.expire(redis_key("agents"), AGENTS_TTL_SECONDS)
             pipe.execute()
-
-    def is_agent(self, address: str) -> bool:
-        """Whether an address is an agent's."""
-        with unavailable():
-            return bool(address and self._redis.hexists(redis_key("agents"), address))

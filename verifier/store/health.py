@@ -4,7 +4,7 @@ from typing import Any
 
 import redis
 
-from .base import as_number, as_numbers, json_object, readable, unavailable
+from .base import Operations, as_number, as_numbers, json_object, readable, unavailable
 from .keys import redis_key
 from .revoked_keys import RevokedKeys
 from .verifiers import Verifiers
@@ -16,18 +16,35 @@ NEARLY_FULL = 0.9
 """The share of Redis' memory above which it is nearly full. A full Redis accepts no grants."""
 
 
-class Health(RevokedKeys, Verifiers):
+class Health(Operations):
     """How an installation is doing, for `doctor` and the metrics."""
-
-    def publish_gatecheck(self, found: str) -> None:
-        """Publish the findings of the gate check, as JSON."""
-        with unavailable():
-            self._redis.set(redis_key("gatecheck"), found, ex=GATECHECK_TTL_SECONDS)
 
     def gatecheck(self) -> dict[str, Any] | None:
         """The latest findings of the gate check (`gatecheck.check.Findings`), or None."""
         with unavailable():
             return readable(self._redis.get(redis_key("gatecheck")), json_object, "gatecheck")
+
+    def memory_used(self) -> float | None:
+        """The share of its memory that Redis uses, 0 to 1; None if it has no limit, or does not reveal it."""
+        memory = self._memory()
+        return memory["used_memory"] / memory["maxmemory"] if memory["used_memory"] and memory["maxmemory"] else None
+
+    def _memory(self) -> dict[str, Any]:
+        with unavailable():
+            try:
+                memory = self._redis.info("memory")
+            except redis.ResponseError:  # Not every operator's own Redis allows this command.
+                memory = {}
+        return {name: memory.get(name) for name in ("maxmemory_policy", "maxmemory", "used_memory")}
+
+
+class ReconcilerHealth(Health, RevokedKeys, Verifiers):
+    """Publishes the findings of the gate check, and tells `doctor` about Redis."""
+
+    def publish_gatecheck(self, found: str) -> None:
+        """Publish the findings of the gate check, as JSON."""
+        with unavailable():
+            self._redis.set(redis_key("gatecheck"), found, ex=GATECHECK_TTL_SECONDS)
 
     def health(self) -> dict[str, Any]:
         """What `doctor` checks of Redis.
@@ -51,16 +68,3 @@ class Health(RevokedKeys, Verifiers):
             "now": seconds + micro / 1e6,
             **self._memory(),
         }
-
-    def memory_used(self) -> float | None:
-        """The share of its memory that Redis uses, 0 to 1; None if it has no limit, or does not reveal it."""
-        memory = self._memory()
-        return memory["used_memory"] / memory["maxmemory"] if memory["used_memory"] and memory["maxmemory"] else None
-
-    def _memory(self) -> dict[str, Any]:
-        with unavailable():
-            try:
-                memory = self._redis.info("memory")
-            except redis.ResponseError:  # Not every operator's own Redis allows this command.
-                memory = {}
-        return {name: memory.get(name) for name in ("maxmemory_policy", "maxmemory", "used_memory")}

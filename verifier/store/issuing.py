@@ -10,20 +10,18 @@ import redis
 from ..fairness import REJECTIONS_WINDOW_SECONDS, Charge
 from ..grants import Rule
 from ..passes import LEEWAY_SECONDS
-from .base import unavailable
+from .base import Operations, unavailable
 from .blocks import Blocks, Judge
 from .errors import BlocksChanged, BudgetSpent, ClientRefused, KeyRevoked, PriceRisen, Replayed
 from .keys import redis_key
 
 
-class Issuing(Blocks):
-    """What the verifier asks and writes before it issues a pass."""
+class Charges(Operations):
+    """The charges of networks and API keys."""
 
     def __init__(self, client: redis.Redis):
         super().__init__(client)
         self._read_charges = self._script("read_charges")
-        self._use_and_charge_script = self._script("use_and_charge")
-        self._reject = self._script("reject")
 
     def charges(self, networks: Sequence[str], window: int) -> list[int]:
         """The charges of networks in the window, in one round trip.
@@ -37,6 +35,15 @@ class Issuing(Blocks):
                 keys=[redis_key("epoch"), *(redis_key(f"charges:{network}") for network in networks)], args=[window]
             )
         return [int(number) for number in found]
+
+
+class Issuing(Charges, Blocks):
+    """What the verifier asks and writes before it issues a pass."""
+
+    def __init__(self, client: redis.Redis):
+        super().__init__(client)
+        self._use_and_charge_script = self._script("use_and_charge")
+        self._reject = self._script("reject")
 
     def rejections(self, network: str) -> tuple[int, int]:
         """The number of rejected solutions of a client network, and the seconds until they are forgotten."""

@@ -16,16 +16,30 @@ HEARTBEAT_TTL_SECONDS = 30
 
 
 class ReconcilerState(Operations):
-    """What the reconciler is told, and what it says of itself."""
-
-    def __init__(self, client: redis.Redis):
-        super().__init__(client)
-        self._count = self._script("count")
+    """Wakes the reconciler, and reads what it says of itself."""
 
     def wake_all(self) -> None:
         """Have the reconciler reconcile all servers."""
         with unavailable():
             self._redis.rpush(redis_key("wake"), EVERYTHING)
+
+    def reconciler_state(self) -> tuple[float | None, dict[str, int], dict[str, int]]:
+        """The time of the reconciler's last heartbeat (Unix seconds, or None), its counters, and its pods by tier."""
+        with unavailable():
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.get(redis_key("reconciler"))
+            pipe.hgetall(redis_key("counters"))
+            pipe.hgetall(redis_key("tiers"))
+            seen, counters, tiers = pipe.execute()
+        return as_number(seen, "reconciler"), as_numbers(counters, "counters"), as_numbers(tiers, "tiers")
+
+
+class ReconcilerWork(ReconcilerState):
+    """What the reconciler is told to do and to log, and its heartbeat."""
+
+    def __init__(self, client: redis.Redis):
+        super().__init__(client)
+        self._count = self._script("count")
 
     def log(self, action: dict[str, Any]) -> None:
         """Have the reconciler log an operator's action. What a command logs itself only reaches the operator's terminal."""
@@ -76,16 +90,6 @@ class ReconcilerState(Operations):
             if counts and FAILURES in counts:
                 pipe.hset(redis_key("counters"), FAILED_AT, int(now))
             return pipe.execute()[1] is not None
-
-    def reconciler_state(self) -> tuple[float | None, dict[str, int], dict[str, int]]:
-        """The time of the reconciler's last heartbeat (Unix seconds, or None), its counters, and its pods by tier."""
-        with unavailable():
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.get(redis_key("reconciler"))
-            pipe.hgetall(redis_key("counters"))
-            pipe.hgetall(redis_key("tiers"))
-            seen, counters, tiers = pipe.execute()
-        return as_number(seen, "reconciler"), as_numbers(counters, "counters"), as_numbers(tiers, "tiers")
 
 
 def _action(text: str) -> dict[str, Any] | None:

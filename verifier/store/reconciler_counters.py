@@ -67,7 +67,7 @@ DETECTION_OUTCOMES = (
 
 
 LINE_OUTCOMES = ("report", "other", "unreadable", "too-many")
-"""The possible outcomes of a line that a source sent. The receiver counts them, in a hash of its own (`Store.lines`)."""
+"""The possible outcomes of a line that a source sent. The receiver counts them, in a hash of its own (`Detections.lines`)."""
 
 
 def detection_counter(source: str, list_name: str, outcome: str) -> str:

@@ -27,7 +27,7 @@ BUILD_LIMIT_SECONDS = 3600
 """The longest time between a launch request and its hook, with a build in between. A pass is judged as of the request."""
 
 REDEEMED = frozenset({PassOutcome.HELD, PassOutcome.FREE, PassOutcome.MOVED})
-"""The outcomes of `Store.redeem` that write the grant. All others but `OUTRANKED` reject the pass."""
+"""The outcomes of `Redeeming.redeem` that write the grant. All others but `OUTRANKED` reject the pass."""
 
 
 class Redeeming(Blocks):

@@ -17,16 +17,6 @@ meanwhile."""
 class Servers(Operations):
     """What the reconciler publishes about servers, for the verifier and for operators."""
 
-    def publish(self, server: Server, known: KnownServer) -> None:
-        """Publish a server, for the verifier and for operators."""
-        with unavailable():
-            self._redis.set(redis_key(f"server:{server.key}"), write_known(known))
-
-    def forget(self, server: Server) -> None:
-        """Forget a server that has no pod any more."""
-        with unavailable():
-            self._redis.delete(redis_key(f"server:{server.key}"))
-
     def published(self) -> set[Server]:
         """All published servers."""
         prefix = redis_key("server:")
@@ -62,3 +52,17 @@ class Servers(Operations):
     def all_known(self) -> dict[Server, KnownServer]:
         """What the reconciler published about all servers."""
         return self.known_of(sorted(self.published(), key=lambda server: server.key))
+
+
+class ReconcilerServers(Servers):
+    """Publishes servers."""
+
+    def publish(self, server: Server, known: KnownServer) -> None:
+        """Publish a server, for the verifier and for operators."""
+        with unavailable():
+            self._redis.set(redis_key(f"server:{server.key}"), write_known(known))
+
+    def forget(self, server: Server) -> None:
+        """Forget a server that has no pod any more."""
+        with unavailable():
+            self._redis.delete(redis_key(f"server:{server.key}"))

@@ -10,13 +10,17 @@ WANTED_TTL_SECONDS = 300
 """Seconds for which the table of one proxy counts. A new one comes every minute."""
 
 
-class WantedHosts(Operations):
-    """The hosts that servers asked the egress proxy for and did not get, by the pod of the proxy."""
+class ProxyWantedHosts(Operations):
+    """Publishes the table of one pod of the proxy."""
 
     def publish_wanted_hosts(self, proxy: str, rows: list[dict[str, Any]]) -> None:
         """Publish which hosts servers asked one proxy for and did not get."""
         with unavailable():
             self._redis.set(redis_key(f"wanted:{proxy}"), json.dumps(rows), ex=WANTED_TTL_SECONDS)
+
+
+class ReconcilerWantedHosts(Operations):
+    """Reads the tables of all pods of the proxy."""
 
     def wanted_hosts(self) -> list[dict[str, Any]]:
         """The rows of all proxies: `repository`, `host`, `times`, and `last` in Unix time."""

@@ -18,7 +18,7 @@ from ..networks import HiddenClients, IPNetwork, client_of
 from ..passes import Passes
 from ..settings import InvalidSettings, VerifierSettings
 from ..store.connection import connect
-from ..store.store import Store
+from ..store.store import VerifierStore
 from . import headers, problems
 from .assets import Assets
 from .bodies import MAX_BODY_BYTES
@@ -49,7 +49,7 @@ SCHEMES = ("http", "https")
 """The schemes that a proxy may name."""
 
 
-def create_services(settings: VerifierSettings, store: Store | None = None) -> Services:
+def create_services(settings: VerifierSettings, store: VerifierStore | None = None) -> Services:
     """The services that the views use.
 
     Args:
@@ -73,7 +73,7 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
         )
     except ValueError as error:
         raise InvalidSettings(str(error)) from None
-    store = store or Store(connect(settings))
+    store = store or VerifierStore(connect(settings))
     signer = Passes(settings.plain_signing_keys)
     api_keys = Keys(settings.api_keys_file, settings.tiers)
     judge = Judge(settings, signer, api_keys)

@@ -18,7 +18,7 @@ from ..fairness import Fairness
 from ..networks import Client, HiddenClients, charged_network, client_network
 from ..passes import Passes
 from ..settings import VerifierSettings
-from ..store.store import Store
+from ..store.store import VerifierStore
 from .assets import Assets
 from .branding import Brand
 from .metrics import Metrics
@@ -51,7 +51,7 @@ class Services:
     """
 
     settings: VerifierSettings
-    store: Store
+    store: VerifierStore
     passes: Passes
     api_keys: Keys
     wrong_keys: WrongKeys

@@ -35,7 +35,7 @@ from ..store.reconciler_counters import (
     WITHOUT_RECORD,
     detection_counter,
 )
-from ..store.store import Store
+from ..store.store import VerifierStore
 from ..texts import from_json
 from .claims import CLAIMS
 
@@ -49,7 +49,7 @@ class Metrics:
         settings: for the operators' blocks and keys, and the sources of reports.
     """
 
-    def __init__(self, store: Store, captcha: Captcha, settings: VerifierSettings):
+    def __init__(self, store: VerifierStore, captcha: Captcha, settings: VerifierSettings):
         self.registry = CollectorRegistry()
         self.launches = Counter(
             "binder_egress_launches",
@@ -175,7 +175,7 @@ class _Reconciler(Collector):
     """The counters of reconciler and receiver in Redis, read at each scrape. Every replica shows the same values: take the maximum,
     not the sum."""
 
-    def __init__(self, store: Store, operators: Operators, sources: Mapping[str, Source]):
+    def __init__(self, store: VerifierStore, operators: Operators, sources: Mapping[str, Source]):
         self._store = store
         self._operators = operators
         # Shown from the start, as the outcomes of start guards are.

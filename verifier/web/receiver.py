@@ -15,7 +15,7 @@ from ..detections.reports import AGENT, Unreadable, read
 from ..networks import parse_address
 from ..settings import ReceiverSettings
 from ..store.errors import StoreUnavailable
-from ..store.store import Store
+from ..store.store import ReceiverStore
 from . import bodies, problems
 from .openapi import Interface, document, json_of, operation
 from .problems import Problem
@@ -44,13 +44,13 @@ class Services:
     """
 
     settings: ReceiverSettings
-    store: Store
+    store: ReceiverStore
     reporters: Reporters
     allowance: Allowance
     unreadable: UnreadableLines
 
 
-def create_receiver_services(settings: ReceiverSettings, store: Store) -> Services:
+def create_receiver_services(settings: ReceiverSettings, store: ReceiverStore) -> Services:
     """The services that the views use."""
     return Services(settings, store, Reporters(settings.reporters_file, settings.detections), Allowance(), UnreadableLines())
 

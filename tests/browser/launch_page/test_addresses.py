@@ -5,10 +5,10 @@ import pytest
 from tests.support.apps import RedisServer, VerifierProcess, make_settings, run_pod
 from tests.support.browser import MODEST
 from tests.support.launch_tab import ask_until, launch, launch_when_solved
+from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.records import Server
 from verifier.store.connection import connect
-from verifier.store.store import Store
 
 
 def test_launch_works_below_another_base_url(start, tab, redis_server):

@@ -5,12 +5,12 @@ import pytest
 from tests.support.apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
 from tests.support.browser import MODEST
 from tests.support.launch_page import BinderHub, bundle
+from tests.support.store import Store
 from tests.support.third_party import asked, await_tier, script_tag
 from tests.support.third_party_site import CLIENTS
 from tests.support.waiting import eventually
 from verifier.records import Server
 from verifier.store.connection import connect
-from verifier.store.store import Store
 
 # --- the same launches, with egress -----------------------------------------------------------------------------------
 

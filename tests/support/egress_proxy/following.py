@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import redis
 
+from tests.support.store import Store
 from verifier.proxy.feed import Feed
 from verifier.proxy.identities import Identities
 from verifier.settings import CommonSettings
 from verifier.store.connection import connect
-from verifier.store.store import Store
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from tests.support.clock import Clock
 from tests.support.egress_proxy import attempts, lab
 from tests.support.egress_proxy.attempts import LISTED, PORT, PUBLIC, addresses, get, open_tunnel, plain
 from tests.support.egress_proxy.internet import start_internet
+from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.proxy import feed
 from verifier.proxy.connections import Proxy
@@ -29,7 +30,6 @@ from verifier.proxy.resolve import Resolver
 from verifier.records import PodAddresses, Server
 from verifier.settings import CommonSettings, load
 from verifier.store.connection import connect
-from verifier.store.store import Store
 
 WAIT_SECONDS = 60
 """Seconds for things that happen immediately."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from tests.support.apps import DIRECT
 from tests.support.egress_proxy.lab import EXCEPT
 from tests.support.ports import free_port
+from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.records import PodAddresses, Server
-from verifier.store.store import Store
 
 TOP = Path(__file__).parents[3]
 

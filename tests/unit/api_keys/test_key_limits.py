@@ -23,6 +23,7 @@ from tests.support.apps import (
 )
 from tests.support.lost_answers import LostAnswers
 from tests.support.public_port import assert_problem
+from tests.support.store import Store
 from verifier import api_keys as keys
 from verifier.api_keys import (
     DAY_SECONDS,
@@ -30,7 +31,6 @@ from verifier.api_keys import (
 )
 from verifier.records import KnownServer, Server
 from verifier.store.errors import BudgetSpent
-from verifier.store.store import Store
 
 # -- limits of a key
 

@@ -15,6 +15,7 @@ from tests.support.fake_cluster import FakeCluster
 from tests.support.metrics import families, value
 from tests.support.network_policies import EXPECTED, OURS, egress, jupyterhub, policy
 from tests.support.reconciling import ALICE, announce
+from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.egress_cli import egress as command
 from verifier.gatecheck import doctor as module
@@ -27,7 +28,6 @@ from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.reconciler_counters import FAILURES, START_GUARD, WITHOUT_RECORD
-from verifier.store.store import Store
 from verifier.store.verifiers import VERIFIER_TTL_SECONDS
 
 CANARY = {"api": True, "kubelet": True}

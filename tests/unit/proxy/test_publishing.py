@@ -18,6 +18,7 @@ from tests.support.reconciling import (
     record_unlock,
     withdraw,
 )
+from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.grants import Block
 from verifier.proxy import feed as feed_module
@@ -26,7 +27,6 @@ from verifier.proxy.identities import Identities
 from verifier.reconciler.user_pods import Pod
 from verifier.records import AddressChange, AddressVersion, PodAddresses, Server
 from verifier.store.errors import StoreUnavailable
-from verifier.store.store import Store
 from verifier.texts import read_origin
 
 ADDRESSES = {"addresses": ("10.42.0.5", "fd42::5")}

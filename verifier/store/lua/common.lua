@@ -1,4 +1,4 @@
--- What several scripts use. `Store` puts it in front of each of them.
+-- What several scripts use. `base.py` puts it in front of each of them.
 
 -- Redis' time: Unix seconds as text, to the microsecond.
 local function clock()

@@ -1,20 +1,15 @@
 """The decisions that wait for a pod: launches, unlocks and stops, and which grants are withdrawn."""
 
-import json
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import redis
 
 from ..grants import Egress, NoEgress
 from ..records import Pending, Record, Server
 from ..texts import read_known, read_record, write_record
-from .announcements import Announced
-from .base import readable, unavailable
-from .blocks import Blocks, load_blocks
-from .errors import PromiseKept
+from .base import Operations, readable, unavailable
+from .blocks import load_blocks
 from .keys import WITHDRAWN_TTL_SECONDS, redis_key
-from .promises import promise_for_script
 
 UNLOCK_TTL_SECONDS = 120
 """Seconds in which the reconciler must act on an unlock. It needs less than one; if a notification is lost, it sees the server at
@@ -24,47 +19,8 @@ STOP_TTL_SECONDS = 3600
 """Seconds in which the reconciler must stop a pod, even if the API server is down for a while. No later pod has the same uid."""
 
 
-class Decisions(Blocks):
+class PendingDecisions(Operations):
     """The decisions that wait for a pod. The reconciler reads them as `Pending`."""
-
-    def __init__(self, client: redis.Redis):
-        super().__init__(client)
-        self._record_launch = self._script("record_launch")
-        self._settle = self._script("settle")
-        self._forget_stop = self._script("forget_stop")
-
-    def record_launch(
-        self, server: Server, record: Record, ttl: int, announced: Announced, *, network: str = "", unkept: bool = False
-    ) -> None:
-        """Write down a launch that uses no pass, and count it. It replaces every earlier decision about this server.
-
-        Args:
-            server: the server that is about to start.
-            record: the decision. If a promise came with the launch, it is remembered that this server was announced with it.
-            ttl: seconds that the record lives.
-            announced: the launch, as BinderHub's hook announced it.
-            network: the client's network.
-            unkept: whether the launch was decided without a pass because none had kept its promise.
-
-        Raises:
-            BlocksChanged: the blocks have changed since the launch was decided. Nothing is written.
-            PromiseKept: a pass has kept the promise since. Nothing is written.
-        """
-        request: dict[str, Any] = {
-            "record": write_record(record),
-            "ttl": ttl,
-            "server": server.key,
-            "wake": redis_key("wake"),
-            "announced": announced.for_script(),
-            "launch": redis_key("launch:"),
-            "known": redis_key("server:"),
-        }
-        if record.promise:
-            request["promise"] = promise_for_script(record.promise, network) | {"kept": not unkept}
-        with unavailable():
-            answer = self._record_launch(keys=[redis_key(f"launch:{server.key}")], args=[json.dumps(request)])
-        if self._unless_changed(answer)[0] == "promise-kept":
-            raise PromiseKept
 
     def grant(self, server: Server, record: Record) -> None:
         """Give a running server a grant that needs no pass. The record names the server's pod by its uid."""
@@ -73,19 +29,6 @@ class Decisions(Blocks):
             pipe.set(redis_key(f"unlock:{server.key}"), write_record(record), ex=UNLOCK_TTL_SECONDS)
             pipe.rpush(redis_key("wake"), server.key)
             pipe.execute()
-
-    def ask_to_stop(self, server: Server, uid: str) -> None:
-        """Ask the reconciler to stop a pod."""
-        with unavailable():
-            pipe = self._redis.pipeline()
-            pipe.set(redis_key(f"stop:{server.key}"), uid, ex=STOP_TTL_SECONDS)
-            pipe.rpush(redis_key("wake"), server.key)
-            pipe.execute()
-
-    def forget_stop(self, server: Server, uid: str) -> None:
-        """Forget that a pod must be stopped: it is being deleted, or has ended. The stop of a later pod stays (D-390)."""
-        with unavailable():
-            self._forget_stop(keys=[redis_key(f"stop:{server.key}")], args=[uid])
 
     def pending(self, server: Server, grants: set[str]) -> Pending:
         """The decisions about a server, and which of them and of `grants`, which are ids, are withdrawn."""
@@ -141,6 +84,15 @@ class Decisions(Blocks):
                 pipe.set(redis_key(f"withdrawn:{grant}"), 1, ex=WITHDRAWN_TTL_SECONDS)
             pipe.execute()
 
+
+class ReconcilerPendingDecisions(PendingDecisions):
+    """Stops pods, and settles launches."""
+
+    def __init__(self, client: redis.Redis):
+        super().__init__(client)
+        self._settle = self._script("settle")
+        self._forget_stop = self._script("forget_stop")
+
     def settle(self, server: Server, launch: Record) -> None:
         """Forget the launch of a server whose pod is ready. A later pod of that name needs a new launch.
 
@@ -150,3 +102,16 @@ class Decisions(Blocks):
         """
         with unavailable():
             self._settle(keys=[redis_key(f"launch:{server.key}")], args=[launch.grant.id])
+
+    def ask_to_stop(self, server: Server, uid: str) -> None:
+        """Ask the reconciler to stop a pod."""
+        with unavailable():
+            pipe = self._redis.pipeline()
+            pipe.set(redis_key(f"stop:{server.key}"), uid, ex=STOP_TTL_SECONDS)
+            pipe.rpush(redis_key("wake"), server.key)
+            pipe.execute()
+
+    def forget_stop(self, server: Server, uid: str) -> None:
+        """Forget that a pod must be stopped: it is being deleted, or has ended. The stop of a later pod stays (D-390)."""
+        with unavailable():
+            self._forget_stop(keys=[redis_key(f"stop:{server.key}")], args=[uid])

@@ -1,0 +1,7 @@
+"""The store of a test, which plays every process."""
+
+from verifier.store.store import ProxyStore, ReceiverStore, ReconcilerStore, VerifierStore
+
+
+class Store(VerifierStore, ReconcilerStore, ReceiverStore, ProxyStore):
+    """The operations of all processes."""

@@ -11,7 +11,8 @@ from importlib.util import find_spec
 import click
 
 from .host_groups import HOST_GROUPS
-from .operators.actions import Operators
+from .operators import actions
+from .operators.actions import CommandOperators
 from .operators.commands import egress, main, show
 from .operators.detections import detect, detections
 from .proxy.hosts import groups
@@ -67,5 +68,5 @@ def list_hosts(as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def wanted_hosts(operators: Operators, as_json: bool) -> None:
-    show(operators.wanted_hosts(), as_json, ["repository", "host", "times", "last"])
+def wanted_hosts(operators: CommandOperators, as_json: bool) -> None:
+    show(actions.wanted_hosts(operators), as_json, ["repository", "host", "times", "last"])

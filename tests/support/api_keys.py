@@ -13,7 +13,7 @@ from tests.support.apps import (
 from tests.support.metrics import value
 from verifier import api_keys as keys
 from verifier.gatecheck import doctor
-from verifier.operators.actions import Operators
+from verifier.operators.actions import CommandOperators
 from verifier.web.app import create_services
 
 DOCUMENT = Path(__file__).parents[2] / "docs/api-keys.md"
@@ -64,7 +64,7 @@ class Site:
     @property
     def operators(self):
         assert self.internal.get("/readyz").status_code == 200  # The probe makes the verifier report its keys.
-        return Operators(self.services.settings, self.store)
+        return CommandOperators(self.services.settings, self.store)
 
 
 def wrong_keys(key):

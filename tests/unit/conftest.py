@@ -58,7 +58,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No wait for the reconciler's confirmation: unlocks and operators' actions are `pending` at once."""
     monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
-    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
+    monkeypatch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 0)
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.grants import Egress
 from verifier.kubernetes_api import ApiServerUnavailable
-from verifier.operators.actions import Operators
+from verifier.operators import actions
+from verifier.operators.actions import CommandOperators
 from verifier.passes import LEEWAY_SECONDS
 from verifier.reconciler.loop import Reconciler
 from verifier.records import KnownServer, Record, Server
@@ -94,7 +95,7 @@ def prepare(store: Store) -> FakeCluster:
     record_decision(store, ALICE, Record(make_grant(), image="image:1"), 600)
     record_decision(store, Server("frank"), Record(make_grant(), image="image:2"), 600)
     store.grant(Server("carol"), Record(make_grant(), uid="uid-2"))
-    Operators(load(ReconcilerSettings, **SETTINGS), store).revoke(Server("dave"), "eve", "mining")
+    actions.revoke(CommandOperators(load(ReconcilerSettings, **SETTINGS), store), Server("dave"), "eve", "mining")
     store.publish(Server("gone"), KnownServer("uid-of-before"))
     return cluster
 
@@ -216,7 +217,7 @@ def test_slow_patch_overtaken_by_a_revocation_is_undone(redis_server, store, imp
     store.publish(ALICE, KnownServer("uid-1", pod="jupyter-alice--"))
     record_decision(store, ALICE, Record(make_grant(), image="image:1"), 600)
     # The revocation comes while the patch is on its way. The API server applies the patch, as the pod has not changed.
-    cluster.before_patch = lambda: Operators(settings, store).revoke(ALICE, "eve", "mining")
+    cluster.before_patch = lambda: actions.revoke(CommandOperators(settings, store), ALICE, "eve", "mining")
     reconciler = Reconciler(settings, cluster, store)
     look(reconciler)
     assert (cluster.before_patch, cluster.labelled()) == (None, set())

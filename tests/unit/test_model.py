@@ -27,7 +27,8 @@ from verifier.decisions.refusals import Facts, applies
 from verifier.decisions.rules import Launch, Rules
 from verifier.decisions.unlocks import Unlocks
 from verifier.grants import UNVERIFIED, Block, Egress, Rule, label_of
-from verifier.operators.actions import ActionRefused, Operators
+from verifier.operators import actions
+from verifier.operators.actions import ActionRefused, CommandOperators
 from verifier.passes import LEEWAY_SECONDS, Pass, Passes
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Record, Server
@@ -159,7 +160,7 @@ class Machine(RuleBasedStateMachine):
         self.keepers: dict[tuple[str, str], ModelPass] = {}  # promise and network → the pass that keeps it
         self.purpose: dict[str, tuple] = {}  # grant → image or uid that it is for
         self.kept: dict[str, str] = {}  # uid → grant of the pod when Redis was wiped
-        self.operators = Operators(made, self.store)
+        self.operators = CommandOperators(made, self.store)
         self.revoked: dict[str, bool] = {}  # uid → whether Redis also knows of it
         self.uids = 0
         self.quiet = self.published = True
@@ -284,7 +285,7 @@ class Machine(RuleBasedStateMachine):
         self.quiet = False
         known = self.store.known(Server(user))
         if known:
-            self.operators.revoke(Server(user), "eve", "mining")
+            actions.revoke(self.operators, Server(user), "eve", "mining")
             self.revoked.setdefault(known.uid, any(block.uid == known.uid for block in self.store.blocks()))
 
     @rule(user=USERS)
@@ -296,7 +297,7 @@ class Machine(RuleBasedStateMachine):
         self.quiet = False
         known = self.store.known(Server(user))
         try:
-            self.operators.unblock(block or user, "eve")
+            actions.unblock(self.operators, block or user, "eve")
         except ActionRefused:
             return
         if known and not block:

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
-import verifier.operators.actions
+import verifier.operators.actions.confirmation
 import verifier.store.connection
 import verifier.web.servers
 from tests.support.apps import API_TOKEN, CLIENT, make_settings
@@ -59,7 +59,7 @@ def services(_redis_server):
     for server in (Server("alice"), Server("alice", "lab")):
         services.store.publish(server, KnownServer("uid-1", repository="https://example.com/a/b"))
     patch.setattr(verifier.web.servers, "UNLOCK_WAIT_SECONDS", 0)
-    patch.setattr(verifier.operators.actions, "CONFIRMATION_WAIT_SECONDS", 0)
+    patch.setattr(verifier.operators.actions.confirmation, "CONFIRMATION_WAIT_SECONDS", 0)
     yield services
     patch.undo()
     client.close()

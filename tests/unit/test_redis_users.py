@@ -18,7 +18,8 @@ from verifier import api_keys
 from verifier.detections.reports import Report
 from verifier.fairness import Charge
 from verifier.grants import Block, Rule
-from verifier.operators.actions import Operators
+from verifier.operators import actions
+from verifier.operators.actions import CommandOperators
 from verifier.passes import Passes
 from verifier.reconciler.loop import Reconciler
 from verifier.records import KnownServer, PodAddresses, Record, RevokedKey, Server
@@ -108,7 +109,7 @@ def test_launch_unlock_and_operators_work_with_users(server, stores, impatient):
     public, internal = public_client(services), internal_client(services)
     cluster = FakeCluster()
     worker = Reconciler(server.settings(ReconcilerSettings), cluster, reconcilers)
-    operators = Operators(settings, reconcilers)
+    operators = CommandOperators(settings, reconcilers)
 
     def serve():
         worker.take(reconcilers.woken(0.01))
@@ -130,7 +131,7 @@ def test_launch_unlock_and_operators_work_with_users(server, stores, impatient):
         public.post("/egress/servers/alice/", json={"provider": "altcha", "solution": solve(public, "unlock")}).status_code == 403
     )
     assert "blocked by eve" in internal.get("/api/servers/alice").json["because"]
-    operators.unblock("alice", "eve")
+    actions.unblock(operators, "alice", "eve")
     serve()
     answer = public.post("/egress/servers/alice/", json={"provider": "altcha", "solution": solve(public, "unlock")})
     assert answer.json["state"] == "pending"
@@ -142,7 +143,7 @@ def test_launch_unlock_and_operators_work_with_users(server, stores, impatient):
     assert internal.post("/api/blocks", json={"kind": "network", "what": "198.51.100.7", **who}).json["servers"] == 1
     assert internal.post("/api/keys/revocations", json={"key": "0" * 16, **who}).status_code == 200
     assert internal.get("/metrics").status_code == 200
-    operators.revoke(ALICE, "eve", "mining", stop=True)
+    actions.revoke(operators, ALICE, "eve", "mining", stop=True)
     serve()
     assert cluster.pods["jupyter-alice--"].ended
     assert_nothing_was_refused(server)
@@ -307,6 +308,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers,
         lambda s: s.remove_block("x"),
         lambda s: s.ask_to_stop(alice, "uid-1"),
         lambda s: s.forget_stop(alice, "uid-1"),
+        lambda s: s.cut_off(alice, "uid-1", block, True),
         lambda s: s.log({"event": "revoke"}),
         lambda s: s.woken(0.1),
         lambda s: s.forget(alice),

@@ -8,7 +8,8 @@ import pytest
 from tests.support.apps import CLIENT, carried, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from tests.support.metrics import value
 from verifier.grants import Block
-from verifier.operators.actions import Operators
+from verifier.operators import actions
+from verifier.operators.actions import CommandOperators
 from verifier.records import KnownServer, Server
 from verifier.texts import read_origin
 from verifier.web.app import create_services
@@ -265,11 +266,11 @@ def test_decision_is_logged_with_its_rule(site, caplog):
 
 def test_blocks_are_counted_by_kind_while_their_server_runs(site, store):
     _, internal, services = site()
-    operators = Operators(services.settings, store)
+    operators = CommandOperators(services.settings, store)
     run_pod(store)
-    operators.block("server", "alice", "eve", "mining")
-    operators.block("repository", "example.com/c/*", "eve", "mining")
-    operators.block("repository", "example.com/d/e", "eve", "mining", until=1)
+    actions.block(operators, "server", "alice", "eve", "mining")
+    actions.block(operators, "repository", "example.com/c/*", "eve", "mining")
+    actions.block(operators, "repository", "example.com/d/e", "eve", "mining", until=1)
     for kind, number in (("server", 1), ("repository", 1), ("network", 0)):
         assert value(internal, "binder_egress_blocks", kind=kind) == number
     store.forget(Server("alice"))

@@ -23,7 +23,8 @@ from ..settings import CommonSettings, InvalidSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
 from ..store.store import ReconcilerStore
-from .actions import ActionRefused, Operators
+from . import actions
+from .actions import ActionRefused, CommandOperators
 
 EXIT_CODES = {"bad-request": 2, "no-such-server": 3, "no-such-block": 3, "no-such-key": 3, "refused": 4}
 PENDING, UNAVAILABLE = 5, 6
@@ -61,7 +62,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def egress(context: click.Context) -> None:
     settings = load(CommonSettings)
-    context.obj = Operators(settings, ReconcilerStore(connect(settings)))
+    context.obj = CommandOperators(settings, ReconcilerStore(connect(settings)))
 
 
 @egress.command(help="List running servers and their tiers.")
@@ -71,8 +72,8 @@ def egress(context: click.Context) -> None:
 @click.option("--network", default="", help="Only launched from this address or CIDR.")
 @_as_json
 @click.pass_obj
-def grants(operators: Operators, /, as_json: bool, **only: str) -> None:
-    found = operators.grants(**only)
+def grants(operators: CommandOperators, /, as_json: bool, **only: str) -> None:
+    found = actions.grants(operators, **only)
     for row in found:
         row["tier"] = row["tier"] + (" (blocked)" if row["blocked"] and not as_json else "")
     show(found, as_json, ["user", "server", "tier", "rule", "at", "until", "by", "client", "repository"])
@@ -83,8 +84,8 @@ def grants(operators: Operators, /, as_json: bool, **only: str) -> None:
 @click.argument("server")
 @_as_json
 @click.pass_obj
-def explain(operators: Operators, server: str, as_json: bool) -> None:
-    found = operators.explain(operators.find(server))
+def explain(operators: CommandOperators, server: str, as_json: bool) -> None:
+    found = actions.explain(operators, operators.find(server))
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -103,8 +104,8 @@ def explain(operators: Operators, server: str, as_json: bool) -> None:
 @_why
 @_as_json
 @click.pass_obj
-def grant(operators: Operators, server: str, tier: str, by: str, why: str, as_json: bool) -> None:
-    _say(operators.grant(operators.find(server), tier, by, why), f"{server} has the tier {tier}.", as_json)
+def grant(operators: CommandOperators, server: str, tier: str, by: str, why: str, as_json: bool) -> None:
+    _say(actions.grant(operators, operators.find(server), tier, by, why), f"{server} has the tier {tier}.", as_json)
 
 
 @egress.command(help="Take a running server's tier away and block it. Open connections may stay open; --stop ends them.")
@@ -114,8 +115,12 @@ def grant(operators: Operators, server: str, tier: str, by: str, why: str, as_js
 @_why
 @_as_json
 @click.pass_obj
-def revoke(operators: Operators, server: str, stop: bool, by: str, why: str, as_json: bool) -> None:
-    _say(operators.revoke(operators.find(server), by, why, stop), f"{server} is blocked{' and stops' if stop else ''}.", as_json)
+def revoke(operators: CommandOperators, server: str, stop: bool, by: str, why: str, as_json: bool) -> None:
+    _say(
+        actions.revoke(operators, operators.find(server), by, why, stop),
+        f"{server} is blocked{' and stops' if stop else ''}.",
+        as_json,
+    )
 
 
 @egress.command(help="Block a server, a repository (host/owner/name, or host/owner/*) or a network of clients (CIDR).")
@@ -126,9 +131,9 @@ def revoke(operators: Operators, server: str, stop: bool, by: str, why: str, as_
 @_why
 @_as_json
 @click.pass_obj
-def block(operators: Operators, kind: str, what: str, duration: str, by: str, why: str, as_json: bool) -> None:
+def block(operators: CommandOperators, kind: str, what: str, duration: str, by: str, why: str, as_json: bool) -> None:
     until = time.time() + _seconds(duration) if duration else None
-    done = operators.block(kind, what, by, why, until)
+    done = actions.block(operators, kind, what, by, why, until)
     _say(
         done,
         f"Blocked: {done['what']}, as {done['block']}. Running servers that lost network, or are kept from it: {done['servers']}.",
@@ -143,9 +148,9 @@ def block(operators: Operators, kind: str, what: str, duration: str, by: str, wh
 @click.option("--why", default="", help="Why, for the log.")
 @_as_json
 @click.pass_obj
-def unblock(operators: Operators, block: str, by: str, why: str, as_json: bool) -> None:
+def unblock(operators: CommandOperators, block: str, by: str, why: str, as_json: bool) -> None:
     _say(
-        operators.unblock(block, by, why),
+        actions.unblock(operators, block, by, why),
         "The block is removed. What it took away does not come back; servers that nothing else blocks can be unlocked.",
         as_json,
     )
@@ -154,8 +159,8 @@ def unblock(operators: Operators, block: str, by: str, why: str, as_json: bool) 
 @egress.command(help="List all blocks.")
 @_as_json
 @click.pass_obj
-def blocks(operators: Operators, as_json: bool) -> None:
-    show(operators.blocks(), as_json, ["id", "kind", "what", "at", "until", "by", "why"])
+def blocks(operators: CommandOperators, as_json: bool) -> None:
+    show(actions.blocks(operators), as_json, ["id", "kind", "what", "at", "until", "by", "why"])
     _say_if_silent(operators)
 
 
@@ -167,9 +172,9 @@ def api_keys() -> None:
 @api_keys.command("list", help="List the API keys that the verifiers have read, and their servers of the last 24 hours.")
 @_as_json
 @click.pass_obj
-def list_keys(operators: Operators, as_json: bool) -> None:
+def list_keys(operators: CommandOperators, as_json: bool) -> None:
     columns = ["name", "state", "used", "servers_per_day", "tier", "expires", "id", "origins", "repositories"]
-    show(operators.keys(), as_json, columns)
+    show(actions.keys(operators), as_json, columns)
 
 
 @api_keys.command("create", help="Make an API key. It is printed once, and takes effect when its entry is in the chart's values.")
@@ -184,9 +189,9 @@ def list_keys(operators: Operators, as_json: bool) -> None:
 @_as_json
 @click.pass_obj
 def create_key(
-    operators: Operators, /, as_json: bool, origins: tuple[str, ...], repositories: tuple[str, ...], **values: Any
+    operators: CommandOperators, /, as_json: bool, origins: tuple[str, ...], repositories: tuple[str, ...], **values: Any
 ) -> None:
-    made = operators.create_key(origins=list(origins), repositories=list(repositories), **values)
+    made = actions.create_key(operators, origins=list(origins), repositories=list(repositories), **values)
     if as_json:
         click.echo(json.dumps(made, indent=2))
         return
@@ -206,8 +211,8 @@ def create_key(
 @_why
 @_as_json
 @click.pass_obj
-def revoke_key(operators: Operators, key: str, servers: bool, by: str, why: str, as_json: bool) -> None:
-    done = operators.revoke_key(key, by, why, servers)
+def revoke_key(operators: CommandOperators, key: str, servers: bool, by: str, why: str, as_json: bool) -> None:
+    done = actions.revoke_key(operators, key, by, why, servers)
     lost = f"Grants withdrawn: {done['withdrawn']}." if done["withdrawn"] else ""
     remove = f"Now remove {', '.join(done['remove'])} from the values: after a wipe of Redis it would be valid again."
     slip = "The id is revoked, but no verifier has a key with it: is it the right one?"
@@ -234,7 +239,7 @@ def _say(done: dict[str, Any], sentence: str, as_json: bool, recorded: str = "re
         sys.exit(PENDING)
 
 
-def _say_if_silent(operators: Operators) -> None:
+def _say_if_silent(operators: CommandOperators) -> None:
     """Print `SILENT` to standard error if the reconciler is silent: after a wipe of Redis even an empty list may be wrong."""
     if operators.reconciler_is_silent():
         click.echo(SILENT, err=True)

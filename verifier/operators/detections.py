@@ -10,7 +10,8 @@ import click
 
 from ..detections import reporters
 from ..detections.reports import AGENT, MAX_LINE_CHARACTERS, SOURCE, Unreadable, escaped, read
-from .actions import ActionRefused, Operators
+from . import actions
+from .actions import ActionRefused, CommandOperators
 from .commands import PENDING, show
 
 COLUMNS = ["at", "source", "list", "label", "outcome", "pod", "user", "server"]
@@ -23,9 +24,9 @@ COLUMNS = ["at", "source", "list", "label", "outcome", "pod", "user", "server"]
 @click.option("--source", default="", help="The source in the values. Default: as the lines say.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each.")
 @click.pass_obj
-def detect(operators: Operators, lines: TextIO, source: str, as_json: bool) -> None:
+def detect(operators: CommandOperators, lines: TextIO, source: str, as_json: bool) -> None:
     lines.reconfigure(newline="\n")  # type: ignore[attr-defined]  # Nothing else ends a line (D-320).
-    operators.check_source(source)
+    actions.check_source(operators, source)
     pending = unreadable = others = 0
     number = 0
     while line := lines.readline(MAX_LINE_CHARACTERS + 2):
@@ -37,7 +38,7 @@ def detect(operators: Operators, lines: TextIO, source: str, as_json: bool) -> N
             continue
         try:
             report = read(line, time.time())
-            row = operators.report(replace(report, source=source or report.source)) if report else None
+            row = actions.report(operators, replace(report, source=source or report.source)) if report else None
         except (Unreadable, ActionRefused) as error:  # A stranger may have written the line, and must not stop the others.
             unreadable += 1
             if unreadable <= reporters.KEPT_UNREADABLE:
@@ -70,15 +71,15 @@ def detections() -> None:
 @detections.command("list", help="List the last reports and what became of each, the latest first.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def list_detections(operators: Operators, as_json: bool) -> None:
-    show(operators.detected(), as_json, COLUMNS)
+def list_detections(operators: CommandOperators, as_json: bool) -> None:
+    show(operators.store.detected(), as_json, COLUMNS)
 
 
 @detections.command("unreadable", help="List the last lines of each source that could not be read, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def list_unreadable(operators: Operators, as_json: bool) -> None:
-    show(operators.unreadable(), as_json, ["at", "source", "why", "line"])
+def list_unreadable(operators: CommandOperators, as_json: bool) -> None:
+    show(actions.unreadable(operators), as_json, ["at", "source", "why", "line"])
 
 
 @detections.command(

@@ -119,7 +119,9 @@ class Reconciler:
         self._stopper = Stopper(settings, user_pods, self._cache, store, clock, steady)
         self._converger = Converger(settings, user_pods, self._cache, store, self._tally, self._stopper, clock)
         self._addresses = AddressBook(self._cache, store, clock) if settings.proxy else None
-        self._responder = Responder(settings, self._cache, store, self._tally, agents, clock) if settings.detections else None
+        self._responder = (
+            Responder(settings, self._cache, store, self._tally, agents, self.queue, clock) if settings.detections else None
+        )
         self._said: dict[int | str, float] = {}  # when each kind of line about failed attempts was last logged, steady seconds
         self._beaten_at = self._checked_at = self._resynced_at = -math.inf  # the listener's last turns, steady seconds
         self._stopped = threading.Event()

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import logs
+from ..decisions.server_blocks import own_block
 from ..detections.reports import AGENT, Report
 from ..detections.share_limit import ShareLimit, in_window
-from ..grants import NO_GRANT, Egress, block_in
-from ..operators.actions import Operators
-from ..records import KnownServer
+from ..grants import NO_GRANT, Block, Egress, block_in, new_id
+from ..records import KnownServer, Server
 from ..settings import OnMatch, ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import Tally, detection_counter
@@ -24,6 +24,7 @@ from ..texts import by_detector
 from .agents import Agents
 from .cache import PodCache
 from .user_pods import Pod
+from .work_queue import WorkQueue
 
 log = logging.getLogger("binder-egress")
 
@@ -40,6 +41,7 @@ class Responder:
         store: Redis.
         tally: the counts for the next heartbeat.
         agents: which address is on which node; None: there are no agents.
+        queue: the servers to converge.
         clock: Unix time in seconds.
     """
 
@@ -50,14 +52,15 @@ class Responder:
         store: ReconcilerStore,
         tally: Tally,
         agents: Agents | None,
+        queue: WorkQueue[Server],
         clock: Callable[[], float],
     ):
         self._settings = settings
         self._cache = cache
         self._store = store
-        self._operators = Operators(settings, store, clock)
         self._tally = tally
         self._agents = agents
+        self._queue = queue
         self._clock = clock
         self._limit: ShareLimit | None = None
 
@@ -116,14 +119,25 @@ class Responder:
             return "observed"
         now = self._clock()
         known = KnownServer(pod.uid, pod.grant or NO_GRANT)
-        own = self._operators.own_block(pod.server, known)
+        own = own_block(self._store, pod.server, known, now)
         if own and own.until is None and follows != "stop":
             return "repeated"
         has_egress = isinstance(known.grant, Egress)
         if not self._limited().allows(pod.uid, has_egress, self._running(has_egress), now):
             return "limited"
-        self._operators.cut_off(pod.server, known, by_detector(report.source), report.reason, follows == "stop")
+        self._cut_off(pod, own, report, follows == "stop")
         return "stopped" if follows == "stop" else "revoked"
+
+    def _cut_off(self, pod: Pod, own: Block | None, report: Report, stop: bool) -> None:
+        """Block a pod's server, unless its own block has no end, and have the pod stopped if that follows."""
+        by, new = by_detector(report.source), None
+        if own is None or own.until is not None:
+            identity = own.id if own else new_id()
+            own = new = Block(identity, "server", pod.server.key, by, report.reason, int(self._clock()), uid=pod.uid)
+        self._store.cut_off(pod.server, pod.uid, new, stop)
+        self._queue.put(pod.server)
+        fields = {"user": pod.server.user, "server": pod.server.name, "stop": stop, "block": own.id}
+        logs.decision("revoke", by=by.text, why=report.reason, **fields)
 
     def _follows(self, report: Report) -> OnMatch:
         """What follows from a report. A source that was removed from the values meanwhile is only observed, and so is every source

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 
 import redis
 
-from ..grants import Egress, NoEgress
+from ..grants import Block, Egress, NoEgress
 from ..records import Pending, Record, Server
-from ..texts import read_known, read_record, write_record
+from ..texts import read_known, read_record, write_block, write_record
 from .base import Operations, readable, unavailable
 from .blocks import load_blocks
 from .keys import WITHDRAWN_TTL_SECONDS, redis_key
@@ -109,6 +109,23 @@ class ReconcilerPendingDecisions(PendingDecisions):
             pipe = self._redis.pipeline()
             pipe.set(redis_key(f"stop:{server.key}"), uid, ex=STOP_TTL_SECONDS)
             pipe.rpush(redis_key("wake"), server.key)
+            pipe.execute()
+
+    def cut_off(self, server: Server, uid: str, block: Block | None, stop: bool) -> None:
+        """Write down what follows from a detector's report, without waking the reconciler, which does this itself.
+
+        Args:
+            server: the server.
+            uid: its pod.
+            block: the block that it gets; None: it has one that stays.
+            stop: whether the pod must be stopped.
+        """
+        with unavailable():
+            pipe = self._redis.pipeline()
+            if block:
+                pipe.hset(redis_key("blocks"), block.id, write_block(block))
+            if stop:
+                pipe.set(redis_key(f"stop:{server.key}"), uid, ex=STOP_TTL_SECONDS)
             pipe.execute()
 
     def forget_stop(self, server: Server, uid: str) -> None:

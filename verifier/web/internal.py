@@ -7,6 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import BaseModel
 
+from ..operators import actions
 from ..operators.actions import ActionRefused, Operators
 from ..records import Server
 from . import bodies
@@ -38,7 +39,7 @@ def check_bearer_token() -> None:
 
 def _operators() -> Operators:
     check_bearer_token()
-    return Operators(services().settings, services().store, in_verifier=True)
+    return Operators(services().settings, services().store)
 
 
 def _for_operators(
@@ -76,7 +77,7 @@ def _done(answer: dict[str, Any]) -> tuple[Response, int]:
 def list_grants() -> Response:
     """Running servers and their tiers."""
     filters = {name: request.args.get(name, "") for name in FILTERS}
-    return jsonify(grants=_operators().grants(**filters))
+    return jsonify(grants=actions.grants(_operators(), **filters))
 
 
 @internal.get("/api/servers/<user>", defaults={"server": ""}, strict_slashes=False)
@@ -84,7 +85,7 @@ def list_grants() -> Response:
 @_for_operators("explainServer", "Say why a server has egress, or has none", bodies.Explanation, "no-such-server")
 def explain_server(user: str, server: str) -> Response:
     """Why a server has egress, or has none."""
-    return jsonify(_operators().explain(Server(user, server)))
+    return jsonify(actions.explain(_operators(), Server(user, server)))
 
 
 @internal.post("/api/grants")
@@ -92,7 +93,7 @@ def explain_server(user: str, server: str) -> Response:
 def grant() -> tuple[Response, int]:
     """Give a running server a tier."""
     operators, body = _operators(), bodies.read(bodies.GrantBody)
-    return _done(operators.grant(Server(body.user, body.server), body.tier, body.by, body.why))
+    return _done(actions.grant(operators, Server(body.user, body.server), body.tier, body.by, body.why))
 
 
 @internal.post("/api/revocations")
@@ -102,14 +103,14 @@ def grant() -> tuple[Response, int]:
 def revoke() -> tuple[Response, int]:
     """Take a running server's tier away and block it."""
     operators, body = _operators(), bodies.read(bodies.RevocationBody)
-    return _done(operators.revoke(Server(body.user, body.server), body.by, body.why))
+    return _done(actions.revoke(operators, Server(body.user, body.server), body.by, body.why))
 
 
 @internal.get("/api/blocks")
 @_for_operators("listBlocks", "List all blocks", bodies.BlocksAnswer)
 def list_blocks() -> Response:
     """All blocks."""
-    return jsonify(blocks=_operators().blocks())
+    return jsonify(blocks=actions.blocks(_operators()))
 
 
 @internal.post("/api/blocks")
@@ -117,14 +118,14 @@ def list_blocks() -> Response:
 def block() -> tuple[Response, int]:
     """Block a server, a repository or a client network."""
     operators, body = _operators(), bodies.read(bodies.BlockBody)
-    return _done(operators.block(body.kind, body.what, body.by, body.why, body.until))
+    return _done(actions.block(operators, body.kind, body.what, body.by, body.why, body.until))
 
 
 @internal.get("/api/keys")
 @_for_operators("listKeys", "List API keys, and their use", bodies.KeysAnswer)
 def list_keys() -> Response:
     """The API keys and their use."""
-    return jsonify(keys=_operators().keys())
+    return jsonify(keys=actions.keys(_operators()))
 
 
 @internal.post("/api/keys")
@@ -132,7 +133,7 @@ def list_keys() -> Response:
 def create_key() -> Response:
     """Make an API key. It is in the answer and nowhere else."""
     operators, body = _operators(), bodies.read(bodies.KeyBody)
-    answer = jsonify(operators.create_key(**body.model_dump()))
+    answer = jsonify(actions.create_key(operators, **body.model_dump()))
     answer.headers["Cache-Control"] = "no-store"
     return answer
 
@@ -142,7 +143,7 @@ def create_key() -> Response:
 def revoke_key() -> tuple[Response, int]:
     """Revoke an API key."""
     operators, body = _operators(), bodies.read(bodies.KeyRevocationBody)
-    return _done(operators.revoke_key(body.key, body.by, body.why, body.servers))
+    return _done(actions.revoke_key(operators, body.key, body.by, body.why, body.servers))
 
 
 @internal.get("/openapi.json")

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from ..captcha import Captcha, State
 from ..networks import FEW_LAUNCHES, LaunchShares
+from ..operators import actions
 from ..operators.actions import Operators
 from ..ping import WAYS
 from ..settings import Source, VerifierSettings
@@ -193,8 +194,8 @@ class _Reconciler(Collector):
         try:
             seen, counters, tiers = self._store.reconciler_state()
             gatecheck = self._store.gatecheck()
-            blocked = self._operators.counts()
-            keys = self._operators.keys()
+            blocked = actions.counts(self._operators)
+            keys = actions.keys(self._operators)
             lines = self._store.lines()
             memory = self._store.memory_used()
         except StoreUnavailable:

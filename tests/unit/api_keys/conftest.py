@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-import verifier.operators.actions
+import verifier.operators.actions.confirmation
 import verifier.operators.commands
 from tests.support.api_keys import Site
 
@@ -11,7 +11,7 @@ from tests.support.api_keys import Site
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Operators do not wait. Unlocks do: some tests have a reconciler."""
-    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
+    monkeypatch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 0)
 
 
 @pytest.fixture

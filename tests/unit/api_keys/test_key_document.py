@@ -19,6 +19,7 @@ from verifier.api_keys import (
     FORM,
     Entry,
 )
+from verifier.operators import actions
 from verifier.web.problems import TITLES
 
 
@@ -98,7 +99,7 @@ def test_documented_examples_launch_in_any_case(language, key, hub, site):
 def test_client_gets_a_pass_for_a_key_or_is_told_what_is_wrong(hub, site):
     asked, key = Verifier(f"{hub.url}egress/"), site.add("owner")
     assert asked.pass_for_key(key)["servers"] == 1
-    site.operators.revoke_key("owner", "eve", "leaked")
+    actions.revoke_key(site.operators, "owner", "eve", "leaked")
     for wrong, kind in ((key, "key-revoked"), ("another-key", "key-refused")):
         with pytest.raises(NotGiven) as caught:
             asked.pass_for_key(wrong)

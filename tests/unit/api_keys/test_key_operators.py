@@ -17,6 +17,7 @@ from verifier.api_keys import (
     FORM,
 )
 from verifier.grants import Egress
+from verifier.operators import actions
 from verifier.operators.actions import ActionRefused
 from verifier.records import KnownServer
 from verifier.store.errors import KeyRevoked
@@ -151,14 +152,16 @@ def test_explain_says_by_which_key_a_server_has_network(site, store):
     origin = site.services.api_keys.find(key).origin
     grant = Egress.new("small", "api-client", time.time(), origin)
     store.publish(ALICE, KnownServer("u", grant, label="small"))
-    assert site.operators.explain(ALICE)["because"] == f"Network of the tier small, by the rule api-client by {origin.text}."
+    assert (
+        actions.explain(site.operators, ALICE)["because"] == f"Network of the tier small, by the rule api-client by {origin.text}."
+    )
 
 
 def test_doctor_tells_of_keys_that_are_revoked_expired_or_wrong(site):
     assert checked(site) == [("ok", "none")]
     site.add()
     assert checked(site) == [("ok", "1, all valid")]
-    site.operators.revoke_key("course", "eve", "leaked")
+    actions.revoke_key(site.operators, "course", "eve", "leaked")
     site.add("over", expires="2001-01-01")
     site.entries["bad"] = good_entry(tier="huge")
     site.write()

@@ -13,6 +13,7 @@ from verifier.api_keys import (
     FORM,
 )
 from verifier.grants import block_in
+from verifier.operators import actions
 from verifier.passes import Passes, serializer
 from verifier.reconciler.loop import Reconciler
 from verifier.records import KnownServer, Server
@@ -23,7 +24,7 @@ def test_revoked_key_and_its_passes_get_nothing(site, store):
     key = site.add()
     for_launch, for_unlock = site.get_pass(key), site.get_pass(key)
     run_pod(store)
-    done = site.operators.revoke_key("course", "eve", "leaked")
+    done = actions.revoke_key(site.operators, "course", "eve", "leaked")
     assert (done["state"], done["keys"], done["remove"]) == ("done", [FORM.fullmatch(key)[1]], ["apiKeys.keys.course"])
     assert_problem(site.ask(key), "key-revoked", 403)
     decision = launch(site.internal, token=for_launch)
@@ -33,7 +34,7 @@ def test_revoked_key_and_its_passes_get_nothing(site, store):
     for name in ("binder_egress_unlocks_total", "binder_egress_api_key_requests_total"):
         labels = {"outcome": "key-revoked"} if "unlocks" in name else {"outcome": "revoked", "key": "course"}
         assert site.metric(name, **labels) == 1
-    assert site.operators.keys()[0]["state"] == "revoked"
+    assert actions.keys(site.operators)[0]["state"] == "revoked"
     # Passes for solutions, and other keys, go on.
     assert launch(site.internal, "bob", token=get_pass(site.public))["rule"] == "valid-pass"
     assert site.ask(site.add("other")).status_code == 201
@@ -50,7 +51,7 @@ def test_held_use_is_not_given_again_after_revocation(site):
     key = site.add()
     token = site.get_pass(key)
     assert launch(site.internal, token=token)["tier"] == "small"
-    site.operators.revoke_key("course", "eve", "leaked")
+    actions.revoke_key(site.operators, "course", "eve", "leaked")
     assert launch(site.internal, token=token)["tier"] == "unverified"
 
 
@@ -70,7 +71,7 @@ def test_lease_is_renewed_by_a_pass_for_a_key_of_the_repository(make_site, store
     grant = store.pending(ALICE, set()).unlock.grant
     assert (grant.tier, grant.rule, grant.origin.text) == ("small", "renewal", f"key other ({FORM.fullmatch(key)[1]})")
     assert_problem(renew(for_other, "https://example.com/c/d"), "pass-refused", 403)
-    site.operators.revoke_key("other", "eve", "leaked")
+    actions.revoke_key(site.operators, "other", "eve", "leaked")
     assert_problem(renew(for_late, "https://example.com/a/b"), "pass-refused", 403)
 
 
@@ -86,7 +87,7 @@ def test_revocation_reaches_waiting_and_if_asked_running_servers(site, store, re
     assert store.pending(ALICE, set()).launch is None
     launch(site.internal, "bob", token=site.get_pass(key), image="image:1")
     launch(site.internal, "carol", token=get_pass(site.public), image="image:1")
-    done = site.operators.revoke_key("course", "eve", "leaked", servers)
+    done = actions.revoke_key(site.operators, "course", "eve", "leaked", servers)
     assert done["withdrawn"] == 1 + servers
     assert (done["state"] == "pending") == servers
     cluster.add("bob", "uid-2", image="image:1")
@@ -107,7 +108,7 @@ def test_revocation_leaves_the_servers_of_another_key(site, store, redis_server)
     cluster.add("alice", "uid-1", image="image:1", ready=True)
     list_and_converge(worker)
     launch(site.internal, "bob", token=site.get_pass(other), image="image:1")
-    done = site.operators.revoke_key("course", "eve", "leaked", servers=True)
+    done = actions.revoke_key(site.operators, "course", "eve", "leaked", servers=True)
     assert (done["state"], done["withdrawn"]) == ("done", 0)
     cluster.add("bob", "uid-2", image="image:1")
     list_and_converge(worker)
@@ -127,7 +128,7 @@ def test_revocation_leaves_a_server_that_was_unlocked_a_moment_ago(site, store, 
         if user == "alice":
             list_and_converge(worker)
     assert cluster.labelled() == {ALICE} and store.pending(ALICE, set()).unlock
-    assert site.operators.revoke_key("course", "eve", "leaked")["withdrawn"] == 1
+    assert actions.revoke_key(site.operators, "course", "eve", "leaked")["withdrawn"] == 1
     list_and_converge(worker)
     assert cluster.labelled() == {ALICE}
 

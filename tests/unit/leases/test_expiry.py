@@ -13,7 +13,8 @@ from verifier.decisions import leases
 from verifier.decisions.leases import STOP_GRACE_SECONDS
 from verifier.grants import Block, Egress, EndedLease, Rule
 from verifier.kubernetes_api import ApiServerUnavailable
-from verifier.operators.actions import Operators
+from verifier.operators import actions
+from verifier.operators.actions import CommandOperators
 from verifier.passes import LEEWAY_SECONDS
 from verifier.records import Record
 from verifier.settings import InvalidSettings, ReconcilerSettings, Tier, load
@@ -86,16 +87,16 @@ def test_launch_gives_its_lease_once_though_its_pod_does_not_become_ready(place,
 def test_grant_by_an_operator_has_the_lease_of_its_tier(place, reconciler, impatient):
     place.cluster.add()
     place.turn(reconciler)
-    operators = Operators(reconciler_settings(), place.store, lambda: place.time)
-    operators.grant(ALICE, "blocked", "eve", "a course")
+    operators = CommandOperators(reconciler_settings(), place.store, lambda: place.time)
+    actions.grant(operators, ALICE, "blocked", "eve", "a course")
     place.turn(reconciler)
     assert place.pod().grant.until == 1_000_000 + LEASE
-    because = operators.explain(ALICE)["because"]
+    because = actions.explain(operators, ALICE)["because"]
     assert "Its lease ends at 1970-01-12T13:56:40Z." in because and "eve: a course" in because
-    assert operators.grants()[0]["until"] == 1_000_000 + LEASE
+    assert actions.grants(operators)[0]["until"] == 1_000_000 + LEASE
     place.passes(LEASE)
     place.turn(reconciler)
-    assert "its lease ended at 1970-01-12T13:56:40Z" in operators.explain(ALICE)["because"]
+    assert "its lease ended at 1970-01-12T13:56:40Z" in actions.explain(operators, ALICE)["because"]
 
 
 def test_new_lease_in_values_does_not_change_earlier_grants(place):

@@ -14,7 +14,8 @@ from verifier.decisions import leases
 from verifier.decisions.leases import Left
 from verifier.decisions.presented import REJECTED_PASSES
 from verifier.grants import UNVERIFIED, Block, Rule
-from verifier.operators.actions import Operators
+from verifier.operators import actions
+from verifier.operators.actions import CommandOperators
 from verifier.records import KnownServer
 from verifier.texts import read_origin
 from verifier.web.app import create_services
@@ -193,16 +194,16 @@ def test_pass_of_a_launch_is_presented_again_when_its_server_is_ready(client, st
 def test_pass_counts_again_after_a_block_is_lifted(place, client, impatient):
     """The operator revoked the pass's grant by mistake."""
     place.time = time.time()
-    reconciler, operators = place.reconciler(), Operators(reconciler_settings(), place.store, lambda: place.time)
+    reconciler, operators = place.reconciler(), CommandOperators(reconciler_settings(), place.store, lambda: place.time)
     place.cluster.add(ready=True)
     place.turn(reconciler)
     token = get_pass(client)
     assert post(client, token=token).status_code == 202
     place.turn(reconciler)
-    operators.revoke(ALICE, "eve", "looked like a miner")
+    actions.revoke(operators, ALICE, "eve", "looked like a miner")
     place.turn(reconciler)
     assert (place.pod().label, post(client, token=token).json["type"]) == (None, TYPE + "blocked")
-    operators.unblock("alice", "eve")
+    actions.unblock(operators, "alice", "eve")
     place.turn(reconciler)
     assert post(client, token=token).status_code == 202
     place.turn(reconciler)
@@ -339,5 +340,5 @@ def test_mode_observe_announces_no_stop_of_a_pod(leasing):
     for mode, told in (("captcha", True), ("observe", False)):
         settings = leasing.settings.model_copy(update={"mode": mode})
         assert (leases.left(grant, settings, 10) is not None) is told
-        said = Operators(settings, leasing.store).explain(ALICE)["because"]
+        said = actions.explain(CommandOperators(settings, leasing.store), ALICE)["because"]
         assert ("Its pod is stopped after" in said) is told

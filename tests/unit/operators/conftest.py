@@ -2,9 +2,9 @@
 
 import pytest
 
-import verifier.operators.actions
+import verifier.operators.actions.confirmation
 from tests.support.apps import make_settings
-from verifier.operators.actions import Operators
+from verifier.operators.actions import CommandOperators
 from verifier.reconciler.loop import Reconciler
 from verifier.settings import ReconcilerSettings, load
 
@@ -28,5 +28,5 @@ def reconciler(make):
 @pytest.fixture
 def operators(redis_server, store, monkeypatch):
     """Operators' actions that do not wait for the reconciler."""
-    monkeypatch.setattr(verifier.operators.actions, "CONFIRMATION_WAIT_SECONDS", 0)
-    return Operators(make_settings(redis_server, may_stop_pods=True), store)
+    monkeypatch.setattr(verifier.operators.actions.confirmation, "CONFIRMATION_WAIT_SECONDS", 0)
+    return CommandOperators(make_settings(redis_server, may_stop_pods=True), store)

@@ -13,14 +13,15 @@ from types import SimpleNamespace
 import pytest
 
 import verifier.egress_cli
-import verifier.operators.actions
+import verifier.operators.actions.confirmation
 from tests.support.apps import get_pass, internal_client, launch, make_settings
 from tests.support.metrics import value
 from tests.support.operators import BOB, REPOSITORY, pod, serve, start
 from tests.support.reconciling import ALICE, granted, list_and_converge, make_grant, record_launch, running
 from tests.support.waiting import eventually
 from verifier.grants import Block, Rule
-from verifier.operators.actions import ActionRefused, Operators
+from verifier.operators import actions
+from verifier.operators.actions import ActionRefused, CommandOperators
 from verifier.reconciler.loop import Reconciler
 from verifier.records import KnownServer, Server
 from verifier.settings import ReconcilerSettings, load
@@ -31,7 +32,7 @@ from verifier.web.app import create_services
 
 
 def test_action_waits_for_the_reconciler_which_logs_it(reconciler, cluster, store, redis_server, caplog, monkeypatch):
-    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 60)
+    monkeypatch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 60)
     said = {}
 
     def logged():
@@ -39,20 +40,20 @@ def test_action_waits_for_the_reconciler_which_logs_it(reconciler, cluster, stor
         said.update({record.getMessage(): record.fields for record in found})
         return {"revoke", "unblock", "grant", "block", "pod"} <= set(said)
 
-    operators = Operators(make_settings(redis_server), store)
+    operators = CommandOperators(make_settings(redis_server), store)
     cluster.add(**granted(make_grant()))
     with caplog.at_level(logging.INFO), running(reconciler):
         eventually(lambda: store.known(ALICE))
-        done = operators.revoke(ALICE, "eve", "mining")
+        done = actions.revoke(operators, ALICE, "eve", "mining")
         assert (done["state"], done["blocked"], done["tier"]) == ("done", True, "unverified")
         assert cluster.labelled() == set()
-        assert operators.unblock("alice", "eve", "asked nicely")["state"] == "done"
-        done = operators.grant(ALICE, "small", "eve", "a course")
+        assert actions.unblock(operators, "alice", "eve", "asked nicely")["state"] == "done"
+        done = actions.grant(operators, ALICE, "small", "eve", "a course")
         assert (done["state"], done["tier"], done["rule"], done["by"]) == ("done", "small", "operator", "eve")
         assert pod(cluster).label == "small"
         # There is no server to wait for.
-        monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
-        assert operators.block("repository", "github.com/x/y", "eve", "w") | {"block": ""} == {
+        monkeypatch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 0)
+        assert actions.block(operators, "repository", "github.com/x/y", "eve", "w") | {"block": ""} == {
             "state": "done",
             "block": "",
             "what": "github.com/x/y",
@@ -65,8 +66,8 @@ def test_action_waits_for_the_reconciler_which_logs_it(reconciler, cluster, stor
 
 def test_action_without_a_reconciler_is_pending_and_takes_effect_later(operators, store, redis_server, cluster, make, in_redis):
     start(cluster, make())
-    assert operators.revoke(ALICE, "eve", "mining")["state"] == "pending"
-    assert "not put it on the pod yet" in operators.explain(ALICE)["because"]
+    assert actions.revoke(operators, ALICE, "eve", "mining")["state"] == "pending"
+    assert "not put it on the pod yet" in actions.explain(operators, ALICE)["because"]
     # The verifier refuses an unlock already.
     public = create_services(make_settings(redis_server), store)
     from tests.support.apps import public_client
@@ -83,14 +84,14 @@ def test_action_without_a_reconciler_is_pending_and_takes_effect_later(operators
 def test_stop_deletes_the_pod_only_if_that_is_allowed(make, cluster, store, redis_server, allowed, impatient):
     reconciler = make(may_stop_pods=allowed)
     start(cluster, reconciler)
-    operators = Operators(make_settings(redis_server, may_stop_pods=allowed), store)
+    operators = CommandOperators(make_settings(redis_server, may_stop_pods=allowed), store)
     if not allowed:
         with pytest.raises(ActionRefused, match=r"reconciler\.mayStopPods"):
-            operators.revoke(ALICE, "eve", "mining", stop=True)
+            actions.revoke(operators, ALICE, "eve", "mining", stop=True)
         assert store.blocks() == []
         store.ask_to_stop(ALICE, "uid-1")  # something else writes to Redis directly
     else:
-        operators.revoke(ALICE, "eve", "mining", stop=True)
+        actions.revoke(operators, ALICE, "eve", "mining", stop=True)
     serve(reconciler, store)
     assert pod(cluster).ended == allowed
     assert bool(pod(cluster).label) != allowed
@@ -99,12 +100,12 @@ def test_stop_deletes_the_pod_only_if_that_is_allowed(make, cluster, store, redi
 def test_stop_concerns_one_pod_and_works_on_a_blocked_server(make, cluster, store, operators):
     reconciler = make(may_stop_pods=True)
     start(cluster, reconciler)
-    first = operators.revoke(ALICE, "eve", "mining")
+    first = actions.revoke(operators, ALICE, "eve", "mining")
     serve(reconciler, store)
     store.ask_to_stop(ALICE, "uid-0")
     list_and_converge(reconciler)
     assert not pod(cluster).ended
-    operators.revoke(ALICE, "eve", "mining", stop=True)
+    actions.revoke(operators, ALICE, "eve", "mining", stop=True)
     serve(reconciler, store)
     assert pod(cluster).ended
     assert [block.id for block in store.blocks()] == [pod(cluster).grant.id] and first["user"] == "alice"
@@ -128,30 +129,32 @@ def test_stop_is_confirmed_once_the_pod_is_deleted(make, cluster, store, operato
     """The block that the pod carries already says nothing about that."""
     reconciler = make(may_stop_pods=True)
     start(cluster, reconciler)
-    operators.revoke(ALICE, "eve", "mining")
+    actions.revoke(operators, ALICE, "eve", "mining")
     serve(reconciler, store)
-    assert operators.revoke(ALICE, "eve", "mining")["state"] == "done"
-    assert operators.revoke(ALICE, "eve", "mining", stop=True)["state"] == "pending"
-    assert "Its pod is to be stopped" in operators.explain(ALICE)["because"]
+    assert actions.revoke(operators, ALICE, "eve", "mining")["state"] == "done"
+    assert actions.revoke(operators, ALICE, "eve", "mining", stop=True)["state"] == "pending"
+    assert "Its pod is to be stopped" in actions.explain(operators, ALICE)["because"]
     cluster.down = True
     serve(reconciler, store)
     assert store.pending(ALICE, set()).stop == "uid-1"
     cluster.down = False
     list_and_converge(reconciler)
     assert pod(cluster).ended and store.pending(ALICE, set()).stop == ""
-    assert "Its pod is to be stopped" not in operators.explain(ALICE)["because"]
+    assert "Its pod is to be stopped" not in actions.explain(operators, ALICE)["because"]
     # Asked again while the pod takes its time to end.
-    operators.revoke(ALICE, "eve", "mining", stop=True)
+    actions.revoke(operators, ALICE, "eve", "mining", stop=True)
     list_and_converge(reconciler)
     assert store.pending(ALICE, set()).stop == ""
 
 
 def test_confirmed_stop_is_done(make, cluster, store, redis_server, monkeypatch):
-    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 60)
+    monkeypatch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 60)
     cluster.add(**granted(make_grant()))
     with running(make(may_stop_pods=True)):
         eventually(lambda: store.known(ALICE))
-        done = Operators(make_settings(redis_server, may_stop_pods=True), store).revoke(ALICE, "eve", "mining", stop=True)
+        done = actions.revoke(
+            CommandOperators(make_settings(redis_server, may_stop_pods=True), store), ALICE, "eve", "mining", stop=True
+        )
     assert done["state"] == "done" and pod(cluster).ended
 
 
@@ -167,21 +170,21 @@ def test_stop_of_a_later_pod_outlives_the_end_of_an_earlier_one(make, cluster, s
 @pytest.mark.parametrize(
     ("act", "kind"),
     [
-        (lambda o: o.grant(Server("nobody"), "verified", "e", "w"), "no-such-server"),
-        (lambda o: o.revoke(Server("nobody"), "e", "w"), "no-such-server"),
-        (lambda o: o.explain(Server("nobody")), "no-such-server"),
+        (lambda o: actions.grant(o, Server("nobody"), "verified", "e", "w"), "no-such-server"),
+        (lambda o: actions.revoke(o, Server("nobody"), "e", "w"), "no-such-server"),
+        (lambda o: actions.explain(o, Server("nobody")), "no-such-server"),
         (lambda o: o.find("jupyter-nobody"), "no-such-server"),
-        (lambda o: o.block("server", "nobody", "e", "w"), "no-such-server"),
-        (lambda o: o.unblock("nothing", "e"), "no-such-block"),
-        (lambda o: o.unblock("alice", "e"), "no-such-block"),
-        (lambda o: o.grant(ALICE, "gold", "e", "w"), "bad-request"),
-        (lambda o: o.grant(ALICE, "unverified", "e", "w"), "bad-request"),
-        (lambda o: o.block("repository", "*", "e", "w"), "bad-request"),
-        (lambda o: o.block("repository", "name", "e", "w"), "bad-request"),
-        (lambda o: o.block("repository", "github.com/*/name", "e", "w"), "bad-request"),
-        (lambda o: o.block("repository", "https://GitHub.com/*", "e", "w"), "bad-request"),
-        (lambda o: o.block("network", "github.com", "e", "w"), "bad-request"),
-        (lambda o: o.grants(network="x"), "bad-request"),
+        (lambda o: actions.block(o, "server", "nobody", "e", "w"), "no-such-server"),
+        (lambda o: actions.unblock(o, "nothing", "e"), "no-such-block"),
+        (lambda o: actions.unblock(o, "alice", "e"), "no-such-block"),
+        (lambda o: actions.grant(o, ALICE, "gold", "e", "w"), "bad-request"),
+        (lambda o: actions.grant(o, ALICE, "unverified", "e", "w"), "bad-request"),
+        (lambda o: actions.block(o, "repository", "*", "e", "w"), "bad-request"),
+        (lambda o: actions.block(o, "repository", "name", "e", "w"), "bad-request"),
+        (lambda o: actions.block(o, "repository", "github.com/*/name", "e", "w"), "bad-request"),
+        (lambda o: actions.block(o, "repository", "https://GitHub.com/*", "e", "w"), "bad-request"),
+        (lambda o: actions.block(o, "network", "github.com", "e", "w"), "bad-request"),
+        (lambda o: actions.grants(o, network="x"), "bad-request"),
     ],
 )
 def test_impossible_action_is_refused_with_a_sentence(reconciler, cluster, operators, act, kind):
@@ -194,54 +197,54 @@ def test_impossible_action_is_refused_with_a_sentence(reconciler, cluster, opera
 
 def test_grant_to_a_blocked_or_refused_server_is_refused(reconciler, cluster, store, operators, redis_server):
     start(cluster, reconciler)
-    operators.revoke(ALICE, "eve", "mining")
+    actions.revoke(operators, ALICE, "eve", "mining")
     with pytest.raises(ActionRefused, match="blocked"):
-        operators.grant(ALICE, "verified", "eve", "w")
-    operators.unblock(store.blocks()[0].id, "eve")
-    blocking = Operators(make_settings(redis_server, blocked_repositories=["github.com/owner/name"]), store)
+        actions.grant(operators, ALICE, "verified", "eve", "w")
+    actions.unblock(operators, store.blocks()[0].id, "eve")
+    blocking = CommandOperators(make_settings(redis_server, blocked_repositories=["github.com/owner/name"]), store)
     with pytest.raises(ActionRefused, match="blocked-repository"):
-        blocking.grant(ALICE, "verified", "eve", "w")
+        actions.grant(blocking, ALICE, "verified", "eve", "w")
 
 
 def test_unblock_of_one_server_cannot_end_a_block_of_many(reconciler, cluster, store, operators):
     start(cluster, reconciler)
-    block = operators.block("repository", "github.com/owner/*", "eve", "mining")["block"]
+    block = actions.block(operators, "repository", "github.com/owner/*", "eve", "mining")["block"]
     serve(reconciler, store)
     with pytest.raises(ActionRefused, match=block):
-        operators.unblock("alice", "eve")
+        actions.unblock(operators, "alice", "eve")
     with pytest.raises(ActionRefused, match=f"already blocked, by eve: {block}"):
-        operators.block("repository", "https://github.com/OWNER/*", "mallory", "x")
+        actions.block(operators, "repository", "https://github.com/OWNER/*", "mallory", "x")
 
 
 def test_block_that_no_pod_carries_yet_is_found_by_its_server(reconciler, cluster, store, operators):
     start(cluster, reconciler)
-    block = operators.block("server", "alice", "eve", "mining")["block"]
-    assert operators.unblock("alice", "eve")["block"] == block
+    block = actions.block(operators, "server", "alice", "eve", "mining")["block"]
+    assert actions.unblock(operators, "alice", "eve")["block"] == block
     assert store.blocks() == []
-    block = operators.block("repository", "github.com/owner/*", "eve", "mining")["block"]
+    block = actions.block(operators, "repository", "github.com/owner/*", "eve", "mining")["block"]
     with pytest.raises(ActionRefused, match=f"shares its block with others: remove {block}"):
-        operators.unblock("alice", "eve")
+        actions.unblock(operators, "alice", "eve")
 
 
 def test_server_without_a_name_is_called_by_its_user(reconciler, cluster, operators):
     start(cluster, reconciler)
     with pytest.raises(ActionRefused, match=r"^alice is not blocked\."):
-        operators.unblock("alice", "eve")
+        actions.unblock(operators, "alice", "eve")
     with pytest.raises(ActionRefused, match=r"^No server 'nobody' is known"):
-        operators.explain(Server("nobody"))
+        actions.explain(operators, Server("nobody"))
 
 
 def test_revoked_server_stays_blocked_after_a_wider_block_ends(redis_server, cluster, store, operators):
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
     start(cluster, reconciler)
-    operators.block("network", "198.51.100.0/24", "eve", "mining", until=now[0] + 60)
+    actions.block(operators, "network", "198.51.100.0/24", "eve", "mining", until=now[0] + 60)
     serve(reconciler, store)
-    operators.revoke(ALICE, "mallory", "scanning")
+    actions.revoke(operators, ALICE, "mallory", "scanning")
     now[0] += 61
     list_and_converge(reconciler)
     assert (pod(cluster).grant.rule, pod(cluster).grant.origin.text, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
-    operators.unblock("alice", "eve")
+    actions.unblock(operators, "alice", "eve")
     serve(reconciler, store)
     assert not pod(cluster).annotated
 
@@ -251,9 +254,9 @@ def test_revoked_server_stays_blocked_after_a_wipe(redis_server, cluster, store,
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
     start(cluster, reconciler)
-    operators.block(before, "alice" if before == "server" else "198.51.100.0/24", "eve", "mining", until=now[0] + 60)
+    actions.block(operators, before, "alice" if before == "server" else "198.51.100.0/24", "eve", "mining", until=now[0] + 60)
     serve(reconciler, store)
-    operators.revoke(ALICE, "mallory", "scanning")
+    actions.revoke(operators, ALICE, "mallory", "scanning")
     serve(reconciler, store)
     assert (pod(cluster).grant.rule, pod(cluster).grant.origin.text, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
     in_redis.flushall()
@@ -266,31 +269,31 @@ def test_revocation_makes_a_temporary_block_permanent(redis_server, cluster, sto
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
     start(cluster, reconciler)
-    block = operators.block("server", "alice", "eve", "mining", until=now[0] + 60)["block"]
+    block = actions.block(operators, "server", "alice", "eve", "mining", until=now[0] + 60)["block"]
     serve(reconciler, store)
     with pytest.raises(ActionRefused, match=f"already blocked, by eve: {block}"):
-        operators.block("server", "alice", "mallory", "x", until=now[0] + 600)
-    operators.revoke(ALICE, "mallory", "scanning")
+        actions.block(operators, "server", "alice", "mallory", "x", until=now[0] + 600)
+    actions.revoke(operators, ALICE, "mallory", "scanning")
     assert [(found.id, found.until) for found in store.blocks()] == [(block, None)]
     now[0] += 61
     list_and_converge(reconciler)
     assert (pod(cluster).grant.rule, pod(cluster).grant.until) == (Rule.BLOCKED, None)
-    operators.unblock("alice", "eve")
+    actions.unblock(operators, "alice", "eve")
     serve(reconciler, store)
     assert not pod(cluster).annotated
 
 
 def test_block_known_only_from_the_pod_can_be_removed(reconciler, cluster, store, operators, redis_server):
     start(cluster, reconciler)
-    operators.revoke(ALICE, "eve", "mining")
+    actions.revoke(operators, ALICE, "eve", "mining")
     serve(reconciler, store)
     redis_server.wipe()
     reconciler.heartbeat()
     list_and_converge(reconciler)
     with pytest.raises(ActionRefused, match="already blocked, by eve"):
-        operators.block("server", "alice", "mallory", "x")
-    operators.revoke(ALICE, "mallory", "scanning")
-    operators.unblock("alice", "eve")
+        actions.block(operators, "server", "alice", "mallory", "x")
+    actions.revoke(operators, ALICE, "mallory", "scanning")
+    actions.unblock(operators, "alice", "eve")
     serve(reconciler, store)
     assert not pod(cluster).annotated
     assert store.blocks() == []
@@ -324,14 +327,14 @@ def test_grants_are_listed_and_filtered(reconciler, cluster, operators, only, us
     start(cluster, reconciler)
     cluster.add("bob", "uid-2", repository="https://github.com/x/y", client="10.0.0.1")
     list_and_converge(reconciler)
-    assert {row["user"] for row in operators.grants(**only)} == users
+    assert {row["user"] for row in actions.grants(operators, **only)} == users
 
 
 def test_thousands_of_servers_are_asked_for_in_parts(operators, in_redis):
     """Redis must answer within half a second, and serves no other client meanwhile."""
     in_redis.mset({f"binder-egress:server:user-{number}/": write_known(KnownServer(f"uid-{number}")) for number in range(2001)})
     in_redis.config_resetstat()
-    assert len(operators.grants()) == 2001
+    assert len(actions.grants(operators)) == 2001
     assert in_redis.info("commandstats")["cmdstat_mget"]["calls"] == 3
 
 
@@ -339,18 +342,20 @@ def test_explain_names_the_reasons(make, cluster, store, operators, redis_server
     reconciler = make()
     cluster.add(repository=REPOSITORY)
     list_and_converge(reconciler)
-    assert operators.explain(ALICE)["because"] == "No network: it was launched without a pass, and nobody has unlocked it."
+    assert actions.explain(operators, ALICE)["because"] == "No network: it was launched without a pass, and nobody has unlocked it."
     record_launch(store, make_grant())
-    assert operators.explain(ALICE)["waiting"] == [{"kind": "launch", "tier": "verified", "rule": "valid-pass", "image": "image:1"}]
+    assert actions.explain(operators, ALICE)["waiting"] == [
+        {"kind": "launch", "tier": "verified", "rule": "valid-pass", "image": "image:1"}
+    ]
     list_and_converge(reconciler)
-    found = operators.explain(ALICE)
+    found = actions.explain(operators, ALICE)
     assert found["because"] == "Network of the tier verified, by the rule valid-pass."
     assert (found["label"], found["uid"], found["repository"]) == ("verified", "uid-1", "r")
-    watching = Operators(make_settings(redis_server, mode="observe", blocked_repositories=["x.y/z"]), store)
-    assert "In mode observe every server has the network" in watching.explain(ALICE)["because"]
-    operators.revoke(ALICE, "eve", "mining")
+    watching = CommandOperators(make_settings(redis_server, mode="observe", blocked_repositories=["x.y/z"]), store)
+    assert "In mode observe every server has the network" in actions.explain(watching, ALICE)["because"]
+    actions.revoke(operators, ALICE, "eve", "mining")
     serve(reconciler, store)
-    found = operators.explain(ALICE)
+    found = actions.explain(operators, ALICE)
     assert found["because"] == "No network: blocked by eve: mining."
     assert (found["label"], found["blocked"], [block["why"] for block in found["blocks"]]) == (None, True, ["mining"])
 
@@ -371,9 +376,9 @@ def test_block_of_a_pod_that_is_gone_is_forgotten(make_reconciler, cluster, stor
 
 def test_expired_blocks_are_deleted_at_a_resync(operators, reconciler, store, monkeypatch):
     monkeypatch.setattr("verifier.reconciler.loop.RESYNC_SECONDS", 0.1)
-    operators.block("network", "192.0.2.1", "eve", "w", until=1)
+    actions.block(operators, "network", "192.0.2.1", "eve", "w", until=1)
     store.add_block(Block("old", "server", "alice/", read_origin("eve"), "w", 1, None, "uid-1"), [])
-    operators.block("network", "192.0.2.2", "eve", "w")
+    actions.block(operators, "network", "192.0.2.2", "eve", "w")
     with running(reconciler):
         eventually(lambda: len(store.blocks()) == 1)
     assert [block.what for block in store.blocks()] == ["192.0.2.2/32"]
@@ -382,17 +387,17 @@ def test_expired_blocks_are_deleted_at_a_resync(operators, reconciler, store, mo
 def test_interrupted_wait_is_no_interrupted_action(operators, reconciler, cluster, store, monkeypatch):
     """Somebody notices a slip, presses Ctrl-C, and must not believe that nothing was done."""
     start(cluster, reconciler)
-    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 60)
+    monkeypatch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 60)
 
     def interrupt(_):
         raise KeyboardInterrupt
 
     # Not `time.sleep` itself, which the reconciler uses, too.
-    monkeypatch.setattr("verifier.operators.actions.time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupt))
-    done = operators.block("repository", "github.com/owner/*", "eve", "mining")
+    monkeypatch.setattr("verifier.operators.actions.confirmation.time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupt))
+    done = actions.block(operators, "repository", "github.com/owner/*", "eve", "mining")
     assert (done["state"], [block.id for block in store.blocks()]) == ("pending", [done["block"]])
     serve(reconciler, store)
-    assert operators.unblock(done["block"], "eve")["state"] == "pending"
+    assert actions.unblock(operators, done["block"], "eve")["state"] == "pending"
 
 
 # -- the in-cluster interface
@@ -412,7 +417,7 @@ def test_actions_work_over_http(reconciler, cluster, store, redis_server, operat
     assert internal.post("/api/grants", json={"user": "alice", "tier": "verified", **who}).status_code == 409
     (block,) = internal.get("/api/blocks").json["blocks"]
     assert (block["kind"], block["what"], block["why"]) == ("server", "alice", "mining")
-    operators.unblock(block["id"], "eve")
+    actions.unblock(operators, block["id"], "eve")
     serve(reconciler, store)
     assert internal.post("/api/grants", json={"user": "alice", "tier": "small", **who}).status_code == 202
     serve(reconciler, store)
@@ -427,7 +432,7 @@ def test_http_can_neither_lift_a_block_nor_stop_a_pod(reconciler, cluster, store
     internal = internal_client(create_services(make_settings(redis_server, may_stop_pods=True), store))
     start(cluster, reconciler)
     who = {"by": "eve", "why": "mining"}
-    block = operators.block("server", "alice", "mallory", "w", until=time.time() + 600)["block"]
+    block = actions.block(operators, "server", "alice", "mallory", "w", until=time.time() + 600)["block"]
     assert internal.delete(f"/api/blocks/{block}?by=eve").status_code == 404
     assert internal.post("/api/revocations", json={"user": "alice", "stop": True, **who}).status_code == 400
     # A revocation adds a block without an end, and leaves the other one alone.
@@ -436,7 +441,7 @@ def test_http_can_neither_lift_a_block_nor_stop_a_pod(reconciler, cluster, store
     # The same again adds nothing, and the command removes both.
     assert internal.post("/api/revocations", json={"user": "alice", **who}).status_code == 202
     assert len(store.blocks()) == 2
-    operators.unblock("alice", "mallory", "w")
+    actions.unblock(operators, "alice", "mallory", "w")
     assert store.blocks() == []
 
 
@@ -579,7 +584,7 @@ def test_user_chosen_names_cannot_send_terminal_escapes(egress, cluster, reconci
 
 def test_conflicting_patches_are_retried(reconciler, cluster, store, operators):
     start(cluster, reconciler)
-    operators.revoke(ALICE, "eve", "mining")
+    actions.revoke(operators, ALICE, "eve", "mining")
     cluster.conflicts = 3
     serve(reconciler, store)
     assert cluster.labelled() == set()

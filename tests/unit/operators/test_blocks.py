@@ -24,6 +24,7 @@ from verifier.decisions.refusals import Facts, applies
 from verifier.detections.reports import Report
 from verifier.grants import BY_RULE, Block, Egress, Rule, block_in, label_of
 from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
+from verifier.operators import actions
 from verifier.operators.actions import ActionRefused
 from verifier.reconciler.loop import Reconciler
 from verifier.reconciler.user_pods import Pod, UserPods
@@ -40,7 +41,7 @@ from verifier.texts import read_block, read_grant, read_origin, read_record, wri
 def test_block_removes_the_tier_at_once_until_it_is_removed(reconciler, cluster, store, operators, redis_server, make, kind, what):
     start(cluster, reconciler)
     start(cluster, reconciler, "bob", "uid-2", repository="https://github.com/other/name", client="203.0.113.9")
-    done = operators.block(kind, what, "eve", "mining")
+    done = actions.block(operators, kind, what, "eve", "mining")
     serve(reconciler, store)
     assert cluster.labelled() == {BOB}
     grant = pod(cluster).grant
@@ -57,9 +58,9 @@ def test_block_removes_the_tier_at_once_until_it_is_removed(reconciler, cluster,
     record_launch(store, make_grant())
     list_and_converge(another)
     assert pod(cluster).grant == grant
-    assert [block["only_on_pods"] for block in operators.blocks()] == [True]
+    assert [block["only_on_pods"] for block in actions.blocks(operators)] == [True]
     # The block lasts until an operator removes it.
-    operators.unblock("alice", "eve")
+    actions.unblock(operators, "alice", "eve")
     serve(another, store)
     list_and_converge(another)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None) or pod(cluster).grant.rule in ("unlock", "valid-pass")
@@ -70,14 +71,14 @@ def test_block_of_one_server_queues_no_other(reconciler, cluster, store, operato
     """A stranger's program can cause it through a detector's report, and thousands of servers may run."""
     start(cluster, reconciler)
     start(cluster, reconciler, "bob", "uid-2")
-    operators.revoke(ALICE, "eve", "mining")
+    actions.revoke(operators, ALICE, "eve", "mining")
     woken = store.woken(0.01)
     assert (woken.servers, woken.everything) == ({ALICE}, False)
     reconciler.take(woken)
     converge_due(reconciler)
     assert pod(cluster).grant.rule == Rule.BLOCKED
     # A block of a repository is about an unknown number of servers.
-    operators.block("repository", "github.com/owner/name", "eve", "mining")
+    actions.block(operators, "repository", "github.com/owner/name", "eve", "mining")
     assert store.woken(0.01).everything
 
 
@@ -98,7 +99,7 @@ def test_unreadable_block_keeps_no_other_from_its_effect(reconciler, cluster, st
     """A verifier that is taken over may add blocks, and must not be able to end the others with one."""
     start(cluster, reconciler)
     in_redis.hset("binder-egress:blocks", "x", text)
-    operators.block("repository", "github.com/owner/*", "eve", "mining")
+    actions.block(operators, "repository", "github.com/owner/*", "eve", "mining")
     serve(reconciler, store)
     assert (pod(cluster).label, pod(cluster).grant.rule) == (None, Rule.BLOCKED)
     assert launch(internal_client(services), "bob", repository=REPOSITORY)["rule"] == "blocked"
@@ -115,7 +116,7 @@ def test_unreadable_block_keeps_no_other_from_its_effect(reconciler, cluster, st
 def test_unreadable_record_keeps_no_block_from_its_server(reconciler, cluster, store, operators, in_redis, kind, text):
     start(cluster, reconciler)
     in_redis.set(f"binder-egress:{kind}:{ALICE.key}", text)
-    operators.revoke(ALICE, "eve", "mining")
+    actions.revoke(operators, ALICE, "eve", "mining")
     serve(reconciler, store)
     assert (pod(cluster).label, pod(cluster).grant.rule) == (None, Rule.BLOCKED)
 
@@ -132,11 +133,11 @@ def test_block_of_a_network_is_read_once_for_all_servers(monkeypatch):
 def test_grants_that_a_block_cancelled_do_not_return_with_its_end(reconciler, cluster, store, operators):
     cluster.add(repository=REPOSITORY)
     list_and_converge(reconciler)
-    done = operators.block("repository", "github.com/owner/name", "eve", "mining")
+    done = actions.block(operators, "repository", "github.com/owner/name", "eve", "mining")
     record_unlock(store, make_grant(rule="unlock"))
     record_launch(store, make_grant(), repository=REPOSITORY)
     serve(reconciler, store)
-    operators.unblock(done["block"], "eve", "was a mistake")
+    actions.unblock(operators, done["block"], "eve", "was a mistake")
     serve(reconciler, store)
     list_and_converge(reconciler)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
@@ -151,7 +152,7 @@ def test_grants_that_a_block_cancels_late_do_not_return_with_its_end(reconciler,
     """The verifier checks a solution while the block is put on the pod, or Redis fails just after that."""
     cluster.add(repository=REPOSITORY)
     list_and_converge(reconciler)
-    done = operators.block("repository", "github.com/owner/name", "eve", "mining")
+    done = actions.block(operators, "repository", "github.com/owner/name", "eve", "mining")
     if late == "withdrawal":
         record_unlock(store, make_grant(rule="unlock"))
         with monkeypatch.context() as failing:
@@ -163,7 +164,7 @@ def test_grants_that_a_block_cancels_late_do_not_return_with_its_end(reconciler,
         record_unlock(store, make_grant(rule="unlock"))
     reconciler.resync()
     converge_due(reconciler)
-    operators.unblock(done["block"], "eve", "was a mistake")
+    actions.unblock(operators, done["block"], "eve", "was a mistake")
     serve(reconciler, store)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
 
@@ -183,7 +184,7 @@ def test_block_added_between_read_and_patch_wins(make, cluster, store, operators
     cluster.add(repository=REPOSITORY)
 
     def block_repository():
-        operators.block("repository", "github.com/owner/name", "eve", "mining")
+        actions.block(operators, "repository", "github.com/owner/name", "eve", "mining")
         store.woken(0.01)  # the other reconciler takes the wake-up
 
     cluster.before_patch = block_repository
@@ -202,13 +203,13 @@ def test_server_stays_blocked_if_it_is_cut_off_before_its_pod_is_freed(make, clu
     """The pod still carries a block that an operator has just removed, and the next action may not take it for its own."""
     reconciler = make(detections={"cryptnono": {"on_match": "revoke"}})
     start(cluster, reconciler)
-    removed = operators.block("repository", "github.com/owner/*", "eve", "mining")["block"]
+    removed = actions.block(operators, "repository", "github.com/owner/*", "eve", "mining")["block"]
     serve(reconciler, store)
-    operators.unblock(removed, "eve", "the others are fine")
+    actions.unblock(operators, removed, "eve", "the others are fine")
     if way == "command":
-        operators.revoke(ALICE, "eve", "mining")
+        actions.revoke(operators, ALICE, "eve", "mining")
     elif way == "block":
-        operators.block("server", "alice", "eve", "mining")
+        actions.block(operators, "server", "alice", "eve", "mining")
     elif way == "port":
         body = {"user": "alice", "server": "", "by": "eve", "why": "mining"}
         assert internal_client(services).post("/api/revocations", json=body).status_code in (200, 202)
@@ -218,29 +219,32 @@ def test_server_stays_blocked_if_it_is_cut_off_before_its_pod_is_freed(make, clu
         assert store.detected()[0]["outcome"] == "revoked"
     serve(reconciler, store)
     assert block_in(pod(cluster).grant, time.time()) and pod(cluster).grant.id != removed
-    assert [(block["kind"], block["id"]) for block in operators.blocks()] == [("server", pod(cluster).grant.id)]
+    assert [(block["kind"], block["id"]) for block in actions.blocks(operators)] == [("server", pod(cluster).grant.id)]
 
 
 def test_removed_block_is_named_no_more_though_its_pod_carries_it(reconciler, cluster, store, operators):
     start(cluster, reconciler)
-    removed = operators.block("server", "alice", "eve", "mining")["block"]
+    removed = actions.block(operators, "server", "alice", "eve", "mining")["block"]
     serve(reconciler, store)
-    operators.unblock(removed, "eve")
-    assert pod(cluster).grant.id == removed and operators.blocks() == []
-    assert operators.explain(ALICE)["because"] == "Its block was removed, but the reconciler has not taken it from the pod yet."
+    actions.unblock(operators, removed, "eve")
+    assert pod(cluster).grant.id == removed and actions.blocks(operators) == []
+    assert (
+        actions.explain(operators, ALICE)["because"]
+        == "Its block was removed, but the reconciler has not taken it from the pod yet."
+    )
     with pytest.raises(ActionRefused, match="is not blocked"):
-        operators.unblock("alice", "eve")
-    assert operators.grant(ALICE, "verified", "eve", "was a mistake")["state"] == "pending"
+        actions.unblock(operators, "alice", "eve")
+    assert actions.grant(operators, ALICE, "verified", "eve", "was a mistake")["state"] == "pending"
     serve(reconciler, store)
     assert pod(cluster).label == "verified"
 
 
 def test_block_removed_between_read_and_patch_has_no_effect(reconciler, cluster, store, operators):
     start(cluster, reconciler)
-    done = operators.block("repository", "github.com/owner/name", "eve", "mining")
+    done = actions.block(operators, "repository", "github.com/owner/name", "eve", "mining")
 
     def remove_block():
-        operators.unblock(done["block"], "eve")
+        actions.unblock(operators, done["block"], "eve")
         store.woken(0.01)
 
     cluster.before_patch = remove_block
@@ -249,7 +253,7 @@ def test_block_removed_between_read_and_patch_has_no_effect(reconciler, cluster,
 
 
 def test_block_applies_to_a_new_pod_before_any_grant(reconciler, cluster, store, operators):
-    operators.block("repository", "github.com/owner/*", "eve", "mining")
+    actions.block(operators, "repository", "github.com/owner/*", "eve", "mining")
     record_launch(store, make_grant(), repository=REPOSITORY)
     cluster.add(repository=REPOSITORY)
     list_and_converge(reconciler)
@@ -259,7 +263,7 @@ def test_block_applies_to_a_new_pod_before_any_grant(reconciler, cluster, store,
 def test_block_applies_to_a_pod_that_is_not_published_yet(reconciler, cluster, store, operators):
     start(cluster, reconciler)
     store.forget(ALICE)
-    assert operators.block("repository", "github.com/owner/name", "eve", "mining")["servers"] == 0
+    assert actions.block(operators, "repository", "github.com/owner/name", "eve", "mining")["servers"] == 0
     serve(reconciler, store)
     assert pod(cluster).grant.rule == Rule.BLOCKED
 
@@ -268,21 +272,21 @@ def test_block_applies_to_a_pod_that_is_not_published_yet(reconciler, cluster, s
 def test_later_pod_of_a_blocked_server_is_not_blocked(make, cluster, store, operators, mode):
     reconciler = make(mode=mode)
     start(cluster, reconciler)
-    operators.block("server", "alice", "eve", "mining")
+    actions.block(operators, "server", "alice", "eve", "mining")
     serve(reconciler, store)
     cluster.remove(pod(cluster))
     record_launch(store, make_grant())
     cluster.add(uid="uid-2", repository=REPOSITORY)
     list_and_converge(reconciler)
     assert pod(cluster).grant.rule == "valid-pass"
-    assert operators.blocks() == []
+    assert actions.blocks(operators) == []
 
 
 def test_two_reconcilers_agree_on_a_block(make, cluster, store, operators):
     first, second = make(), make()
     start(cluster, first)
     list_and_converge(second)
-    operators.block("server", "alice", "eve", "mining")
+    actions.block(operators, "server", "alice", "eve", "mining")
     serve(first, store)
     # The other reconciler has an old state of the pods and got no wake-up.
     second.queue.put(ALICE)
@@ -298,7 +302,7 @@ def test_block_ends_at_its_expiry(redis_server, cluster, store, operators):
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
     start(cluster, reconciler)
-    operators.block("network", "198.51.100.7", "eve", "mining", until=now[0] + 60)
+    actions.block(operators, "network", "198.51.100.7", "eve", "mining", until=now[0] + 60)
     serve(reconciler, store)
     assert block_in(pod(cluster).grant, now[0])
     now[0] += 61
@@ -309,7 +313,7 @@ def test_block_ends_at_its_expiry(redis_server, cluster, store, operators):
 def test_blocked_pod_stays_blocked_without_redis(make, cluster, store, operators, redis_server):
     reconciler = make(mode="allow")
     start(cluster, reconciler)
-    operators.block("server", "alice", "eve", "mining")
+    actions.block(operators, "server", "alice", "eve", "mining")
     serve(reconciler, store)
     redis_server.stop()
     cluster.change(pod(cluster), label="verified")

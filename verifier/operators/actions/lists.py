@@ -1,0 +1,103 @@
+"""What operators list: running servers, blocks, API keys, and what servers asked the egress proxy for."""
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ... import api_keys
+from ...decisions.server_blocks import carried_by
+from ...grants import BLOCK_KINDS, Block, block_in
+from ...networks import in_networks
+from ...records import KnownServer, Server
+from ...repositories import covers, name
+from .context import CommandOperators, Operators, network_of, pattern_of
+from .rows import block_row, server_row
+
+
+def wanted_hosts(operators: CommandOperators) -> list[dict[str, Any]]:
+    """What unverified servers asked the egress proxy for and did not get, the most wanted first.
+
+    The record goes back to the start of the proxy's pods, or a day at most.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in operators.store.wanted_hosts():
+        known = found.setdefault((row["repository"], row["host"]), row | {"times": 0})
+        known["times"] += row["times"]
+        known["last"] = max(known["last"], row["last"])
+    return sorted(found.values(), key=lambda row: -row["times"])
+
+
+def grants(operators: Operators, user: str = "", tier: str = "", repository: str = "", network: str = "") -> list[dict[str, Any]]:
+    """The running servers, each with its grant.
+
+    Args:
+        user: only users with this name; `*` stands for any text.
+        tier: only servers with this tier; `unverified`: those without one.
+        repository: only servers of this repository or pattern.
+        network: only servers launched from this CIDR.
+
+    Returns:
+        A row for each server, as `egress grants --json` prints it.
+    """
+    networks = [network_of(network)] if network else []
+    pattern = pattern_of(repository) if repository else ""
+    return [
+        server_row(server, known, operators.clock())
+        for server, known in operators.store.all_known().items()
+        if (not user or fnmatchcase(server.user, user))
+        and (not tier or known.tier == tier)
+        and (not pattern or covers(pattern, name(known.repository)))
+        and (not networks or in_networks(known.client, networks))
+    ]
+
+
+def blocks(operators: Operators) -> list[dict[str, Any]]:
+    """All blocks of repositories, networks and running servers. Includes those that Redis has forgotten but pods still
+    carry, and not those that an operator removed."""
+    now, known = operators.clock(), operators.store.all_known()
+    found = {block.id: block_row(block) for block in operators.store.blocks() if _stands(block, now, known)}
+    carried = [carried_by(server, has, block) for server, has in known.items() if (block := block_in(has.grant, now))]
+    forgotten = {block.id: block_row(block) | {"only_on_pods": True} for block in carried if block.id not in found}
+    removed = operators.store.lifted(forgotten)
+    found |= {identity: row for identity, row in forgotten.items() if identity not in removed}
+    return list(found.values())
+
+
+def counts(operators: Operators) -> dict[str, int]:
+    """The number of blocks in Redis, by kind."""
+    blocks = operators.store.blocks()
+    known = operators.store.known_of([Server.from_key(block.what) for block in blocks if block.kind == "server"])
+    standing = [block.kind for block in blocks if _stands(block, operators.clock(), known)]
+    return {kind: standing.count(kind) for kind in BLOCK_KINDS}
+
+
+def keys(operators: Operators) -> list[dict[str, Any]]:
+    """The API keys that the verifiers have read from the values, by name, with their use. Without hashes."""
+    now, revoked = operators.clock(), operators.store.revoked_keys()
+    found = api_keys.reported(operators.store.verifier_reports().values())
+    used = operators.store.charges([f"key:{key.entry.id}" for key in found], api_keys.DAY_SECONDS)
+    return [
+        {
+            "name": key.name,
+            "id": key.entry.id,
+            "state": "revoked" if key.entry.id in revoked else "expired" if key.is_expired(now) else "valid",
+            "tier": key.entry.tier,
+            "used": number,
+            "servers_per_day": key.entry.serversPerDay,
+            "expires": key.entry.expires,
+            "until": api_keys.ends(key.entry.expires),
+            "origins": key.entry.origins,
+            "repositories": key.entry.repositories,
+        }
+        for key, number in zip(found, used, strict=True)
+    ]
+
+
+def unreadable(operators: CommandOperators) -> list[dict[str, Any]]:
+    """The last lines of each source that the receiver could not read: `at`, `source`, `why`, `line`, the latest first."""
+    return sorted(operators.store.unreadable(), key=lambda row: -row["at"])
+
+
+def _stands(block: Block, now: float, known: dict[Server, KnownServer]) -> bool:
+    """Whether a block is in force. A server's block ends with its pod."""
+    runs = block.kind != "server" or getattr(known.get(Server.from_key(block.what)), "uid", "") == block.uid
+    return runs and not block.is_over(now)

@@ -1,0 +1,46 @@
+"""Remove a block."""
+
+from typing import Any
+
+from ...decisions.refusals import Facts, applies
+from ...decisions.server_blocks import own_blocks
+from .confirmation import await_end
+from .context import ActionRefused, CommandOperators
+from .lists import blocks
+
+
+def unblock(operators: CommandOperators, block: str, by: str, why: str = "") -> dict[str, Any]:
+    """Remove a block. Its servers then have no egress, but can be unlocked. The tier that they had before does not come back.
+
+    Args:
+        block: the block's id, or a server that has a block of its own; if it has several, all of them are removed.
+
+    Returns:
+        `state`, `done` or `pending`, and `block`, the id of the block, of several the one that would have ended last.
+
+    Raises:
+        ActionRefused: there is no such block, or the server has none of its own.
+    """
+    standing = {found["id"]: found for found in blocks(operators)}
+    removed = [block]
+    if block not in standing:
+        try:
+            server = operators.find(block)
+        except ActionRefused:
+            raise ActionRefused(
+                "no-such-block", f"There is no block {block!r}, and no such server. `egress blocks` lists them."
+            ) from None
+        known = operators.known(server)
+        own = own_blocks(operators.store, server, known, operators.clock())
+        # A block may not be on the pod yet.
+        applying = own or [found for found in operators.store.blocks() if applies(found, Facts.of(known), operators.clock())]
+        block = next((found.id for found in applying), known.grant.id)
+        removed = [found.id for found in own] or [block]
+        if block not in standing:
+            raise ActionRefused("no-such-block", f"{server.title} is not blocked.")
+        if standing[block]["kind"] != "server":
+            raise ActionRefused("refused", f"The server shares its block with others: remove {block}.")
+    for identity in removed:
+        operators.store.remove_block(identity)
+        operators.log("unblock", by, why, block=identity, kind=standing[block]["kind"], what=standing[block]["what"])
+    return {"state": "done" if await_end(operators, set(removed)) else "pending", "block": block}

@@ -26,13 +26,13 @@ def cli() -> None:
 def verifier() -> None:
     # Not at the top: no other process needs Flask.
     from .web.app import create_app, create_services
-    from .web.gunicorn import Server, Threads
+    from .web.gunicorn import PortServer, Threads
 
     settings = load(VerifierSettings)
     services = create_services(settings)
     ports = settings.public_port, settings.internal_port
     threads = functools.partial(Threads, settings.threads, settings.internal_port)
-    Server(create_app(services), ports, settings.log_level, threads, services.captcha.start).run()
+    PortServer(create_app(services), ports, settings.log_level, threads, services.captcha.start).run()
 
 
 @cli.command(help="Run the reconciler: it labels user pods with the tier that was decided.")
@@ -72,7 +72,7 @@ def reconciler() -> None:
 @cli.command(help="Run the receiver: reports of detectors come in at its port.")
 def receiver() -> None:
     # Not at the top, so that other processes do not load it.
-    from .web.gunicorn import REPORT_CONNECTIONS, REPORT_RECEIVE_SECONDS, REPORTS_AT_A_TIME, Server, Threads
+    from .web.gunicorn import REPORT_CONNECTIONS, REPORT_RECEIVE_SECONDS, REPORTS_AT_A_TIME, PortServer, Threads
     from .web.receiver import MAX_REPORT_BYTES, create_receiver_app, create_receiver_services
 
     settings = load(ReceiverSettings)
@@ -86,7 +86,7 @@ def receiver() -> None:
         connections=REPORT_CONNECTIONS,
         max_body=MAX_REPORT_BYTES,
     )
-    Server(app, [settings.reports_port], settings.log_level, threads).run()
+    PortServer(app, [settings.reports_port], settings.log_level, threads).run()
 
 
 @cli.command(help="Run the egress proxy: user pods reach listed hosts through it.")

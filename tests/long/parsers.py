@@ -42,7 +42,7 @@ with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
     from verifier.passes import BadPass, Passes
     from verifier.proxy.hello import read_hello
     from verifier.proxy.hosts import normal
-    from verifier.proxy.requests import Plain, Refused, Tunnel, read_head
+    from verifier.proxy.requests import Plain, RequestRefused, Tunnel, read_head
     from verifier.reconciler.user_pods import Pod
     from verifier.texts import read_grant, write_grant
     from verifier.web import bodies
@@ -164,7 +164,7 @@ def a_hello(text: str) -> None:
 def a_request(text: str) -> None:
     """A request to the egress proxy is for one host, or is refused."""
     connection = h11.Connection(h11.SERVER)
-    with suppress(h11.RemoteProtocolError, Refused):
+    with suppress(h11.RemoteProtocolError, RequestRefused):
         connection.receive_data(text.encode("latin-1", "replace"))
         event = connection.next_event()
         if isinstance(event, h11.Request):

@@ -11,7 +11,7 @@ from github import Auth, BadAttributeException, Consts, Github, GithubException,
 from github.ContentFile import ContentFile
 from github.Repository import Repository
 
-from .values_file import Refused, decoded, with_bans
+from .values_file import ProposalRefused, decoded, with_bans
 
 BRANCH, TITLE = "propose-bans", "Proposed bans"
 """Fixed, so that there is only one pull request: a later run replaces an earlier proposal."""
@@ -33,7 +33,7 @@ def propose(name: str, path: str, where: str, specs: dict[str, list[str]], netwo
         A sentence on what was done.
 
     Raises:
-        Refused: the repository is public, the forge refuses or does not answer, or the file cannot be changed.
+        ProposalRefused: the repository is public, the forge refuses or does not answer, or the file cannot be changed.
         click.UsageError: there is no token.
     """
     token = os.environ.get("GITHUB_TOKEN")
@@ -44,12 +44,12 @@ def propose(name: str, path: str, where: str, specs: dict[str, list[str]], netwo
     try:
         return _propose(forge.get_repo(name), path, where, specs, networks, body)
     except BadAttributeException as error:
-        raise Refused(f"The forge answered about {name} with something else than GitHub does.") from error
+        raise ProposalRefused(f"The forge answered about {name} with something else than GitHub does.") from error
     except GithubException as error:
         said = error.data.get("message", "") if isinstance(error.data, dict) else ""
-        raise Refused(f"The forge refused {name}: {error.status} {said[:100]!a}.") from error
+        raise ProposalRefused(f"The forge refused {name}: {error.status} {said[:100]!a}.") from error
     except requests.RequestException as error:
-        raise Refused(f"The forge does not answer: {type(error).__name__}.") from error
+        raise ProposalRefused(f"The forge does not answer: {type(error).__name__}.") from error
     finally:
         forge.close()
 
@@ -58,13 +58,13 @@ def _propose(
     repository: Repository, path: str, where: str, specs: dict[str, list[str]], networks: dict[str, str], body: str
 ) -> str:
     if repository.private is not True:
-        raise Refused(
+        raise ProposalRefused(
             f"{repository.full_name} is public. A list of bans tells those on it what to change, so none is written there."
         )
     default = repository.default_branch
     found = repository.get_contents(path, ref=default)
     if not isinstance(found, ContentFile) or found.encoding != "base64":
-        raise Refused(f"{path} is not a file of at most 1 MB in {repository.full_name}.")
+        raise ProposalRefused(f"{path} is not a file of at most 1 MB in {repository.full_name}.")
     before = decoded(found.decoded_content)
     after = with_bans(before, where, specs, networks)
     if after == before:

@@ -17,7 +17,7 @@ _STYLES = [(mapping, mapping + offset, offset) for mapping in (2, 4) for offset 
 """How lists may be indented: ruamel.yaml writes the whole file in one way, so the one that changes the least is used."""
 
 
-class Refused(click.ClickException):
+class ProposalRefused(click.ClickException):
     """The request cannot be fulfilled, or is refused. The message is a sentence for people."""
 
     exit_code = 4
@@ -27,14 +27,16 @@ def decoded(content: bytes) -> str:
     """The text of a values file.
 
     Raises:
-        Refused: the file is encrypted by git-crypt, or is not UTF-8.
+        ProposalRefused: the file is encrypted by git-crypt, or is not UTF-8.
     """
     if content.startswith(b"\0GITCRYPT"):
-        raise Refused("The values file is encrypted by git-crypt: unlock the repository, and name the file on this machine.")
+        raise ProposalRefused(
+            "The values file is encrypted by git-crypt: unlock the repository, and name the file on this machine."
+        )
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise Refused("The values file is not UTF-8.") from error
+        raise ProposalRefused("The values file is not UTF-8.") from error
 
 
 def with_bans(text: str, where: str, specs: dict[str, list[str]], networks: dict[str, str]) -> str:
@@ -47,7 +49,7 @@ def with_bans(text: str, where: str, specs: dict[str, list[str]], networks: dict
         networks: entries for `ban_networks`.
 
     Raises:
-        Refused: the file is encrypted by SOPS, is not YAML, or has something else in the place of the bans.
+        ProposalRefused: the file is encrypted by SOPS, is not YAML, or has something else in the place of the bans.
     """
     best, least = text, None
     for style in _STYLES:
@@ -57,9 +59,9 @@ def with_bans(text: str, where: str, specs: dict[str, list[str]], networks: dict
             changed = _add(yaml.load(text), where, specs, networks)
         except YAMLError as error:
             mark = getattr(error, "problem_mark", None)
-            raise Refused(f"The values file is no YAML{f', line {mark.line + 1}' if mark else ''}.") from error
+            raise ProposalRefused(f"The values file is no YAML{f', line {mark.line + 1}' if mark else ''}.") from error
         except _Misplaced as error:
-            raise Refused(f"The values file has something else {error}: bans cannot be added.") from error
+            raise ProposalRefused(f"The values file has something else {error}: bans cannot be added.") from error
         if not changed[0]:
             return text
         distance = sum(line[0] in "+-" for line in difflib.ndiff(text.splitlines(), plain.splitlines()))
@@ -96,7 +98,7 @@ def _add(values: Any, where: str, specs: dict[str, list[str]], networks: dict[st
     """Add the bans. Returns whether anything is new, and the values, which are a new object if the file was empty."""
     values = CommentedMap() if values is None else values
     if isinstance(values, dict) and "sops" in values:
-        raise Refused("The values file is encrypted by SOPS: a change by anything else would break its checksum.")
+        raise ProposalRefused("The values file is encrypted by SOPS: a change by anything else would break its checksum.")
     new = False
     for provider, patterns in specs.items():
         path = [*where.split("."), provider, "banned_specs"]

@@ -143,7 +143,7 @@ class Options(BaseModel):
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProviderAnswer:
     """What a provider answered.
 
     Attributes:
@@ -275,7 +275,7 @@ class Remote:
         verdict = replace(verdict, asked=True)
         answer = self._ask(self.pool, solution, address)
         if answer.outcome is Outcome.OK and self._accepts_anything:
-            answer = Answer(Outcome.MISCONFIGURED, ACCEPTS_ANYTHING)
+            answer = ProviderAnswer(Outcome.MISCONFIGURED, ACCEPTS_ANYTHING)
         self._note(answer)
         if answer.outcome is not Outcome.OK:
             return replace(verdict, outcome=answer.outcome, detail=_DETAILS[answer.outcome].format(self._row.title))
@@ -295,7 +295,7 @@ class Remote:
         else:
             self._move(_STATES[answer.outcome] if self._row.tells or not answer.body else State.UP, answer.reason)
 
-    def _note(self, answer: Answer) -> None:
+    def _note(self, answer: ProviderAnswer) -> None:
         """Learn from the answer to a client's solution. Only the self-check marks a provider as down or misconfigured: a client
         could cause any error with what it sends."""
         if answer.outcome is Outcome.OK or (answer.outcome is Outcome.REJECTED and self.state is State.DOWN):
@@ -354,15 +354,15 @@ class Remote:
                 return "by what looks like a bot"
         return ""
 
-    def _ask(self, pool: ThreadPoolExecutor, solution: str, address: str) -> Answer:
+    def _ask(self, pool: ThreadPoolExecutor, solution: str, address: str) -> ProviderAnswer:
         asked = pool.submit(self._try_twice, solution, address)
         try:
             return asked.result(ASK_LIMIT_SECONDS)
         except TimeoutError:
             busy = asked.cancel()
-            return Answer(Outcome.UNAVAILABLE, "too many calls are under way" if busy else "it takes too long", busy=busy)
+            return ProviderAnswer(Outcome.UNAVAILABLE, "too many calls are under way" if busy else "it takes too long", busy=busy)
 
-    def _try_twice(self, solution: str, address: str) -> Answer:
+    def _try_twice(self, solution: str, address: str) -> ProviderAnswer:
         row = self._row
         known = {"secret": self._secret, "solution": solution, "site_key": self._options.siteKey}
         if address and self._options.sendAddress:
@@ -373,7 +373,7 @@ class Remote:
         answer = self._try(sent)
         return self._try(sent) if answer.again and row.retry_field else answer
 
-    def _try(self, sent: dict[str, str]) -> Answer:
+    def _try(self, sent: dict[str, str]) -> ProviderAnswer:
         deadline = time.monotonic() + CONNECT_SECONDS + READ_SECONDS
         try:
             # A new connection for each call: an idle one may be dead, and most of these calls cannot be repeated.
@@ -394,13 +394,13 @@ class Remote:
                 for byte in response.iter_content(1):
                     text += byte
                     if len(text) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
-                        return Answer(Outcome.UNAVAILABLE, "its answer is too long, or too slow", again=True)
+                        return ProviderAnswer(Outcome.UNAVAILABLE, "its answer is too long, or too slow", again=True)
                 return self.judge(response.status_code, bytes(text))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             # Only the type: an error's text may repeat what was sent.
-            return Answer(Outcome.UNAVAILABLE, type(error).__name__, again=True)
+            return ProviderAnswer(Outcome.UNAVAILABLE, type(error).__name__, again=True)
 
-    def judge(self, status: int, text: bytes) -> Answer:
+    def judge(self, status: int, text: bytes) -> ProviderAnswer:
         """What an answer of the interface means.
 
         Args:
@@ -412,18 +412,22 @@ class Remote:
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
-            return Answer(Outcome.UNAVAILABLE, f"HTTP {status}, and no JSON object", again=status != 429)
+            return ProviderAnswer(Outcome.UNAVAILABLE, f"HTTP {status}, and no JSON object", again=status != 429)
         if status == 429 or status >= 500 or 300 <= status < 400:
-            return Answer(Outcome.UNAVAILABLE, f"HTTP {status}", body, again=status != 429)
+            return ProviderAnswer(Outcome.UNAVAILABLE, f"HTTP {status}", body, again=status != 429)
         right, codes = self._row.read(status, body)
         if not isinstance(right, bool) or not (isinstance(codes, list) and all(isinstance(code, str) for code in codes)):
-            return Answer(Outcome.UNAVAILABLE, f"HTTP {status}, and an answer that is not understood", body)
+            return ProviderAnswer(Outcome.UNAVAILABLE, f"HTTP {status}, and an answer that is not understood", body)
         if right:
-            return Answer(Outcome.OK, "", body) if status == 200 else Answer(Outcome.UNAVAILABLE, f"HTTP {status}", body)
+            return (
+                ProviderAnswer(Outcome.OK, "", body)
+                if status == 200
+                else ProviderAnswer(Outcome.UNAVAILABLE, f"HTTP {status}", body)
+            )
         meant = {self._row.codes.get(code, Outcome.UNAVAILABLE) for code in codes} or {Outcome.REJECTED}
         outcome = next(worst for worst in (Outcome.MISCONFIGURED, Outcome.UNAVAILABLE, Outcome.REJECTED) if worst in meant)
         known = ", ".join(code for code in codes if code in self._row.codes) or f"HTTP {status}, and no code that is known"
-        return Answer(outcome, known, body, again=outcome is Outcome.UNAVAILABLE)
+        return ProviderAnswer(outcome, known, body, again=outcome is Outcome.UNAVAILABLE)
 
 
 _STATES = {

@@ -23,7 +23,7 @@ from .limits import Bucket, Limits, Usage
 from .metrics import Metrics
 from .own_names import OwnNames
 from .refusals import Reason, Refusal
-from .requests import Refused, Tunnel, WhoAmI, read_request
+from .requests import RequestRefused, Tunnel, WhoAmI, read_request
 from .resolve import Resolver
 from .source_ports import SourcePorts
 from .wanted_hosts import WantedHosts
@@ -163,7 +163,7 @@ class Proxy:
                     with self._allowed.holding(connected), connected:
                         await self._establish(connected)
                         end = await self._move(connected)
-                except Refused as error:
+                except RequestRefused as error:
                     end = error.refusal
                 except asyncio.CancelledError:
                     end = flow.cut or "stopped"
@@ -196,7 +196,7 @@ class Proxy:
             async with asyncio.timeout(HEAD_SECONDS):
                 request = await read_request(flow.client)
         except TimeoutError:
-            raise Refused(refusals.TOO_LATE) from None
+            raise RequestRefused(refusals.TOO_LATE) from None
         pod = await self.identities.wait_for(flow.address, self._wait_seconds)
         if isinstance(request, WhoAmI):
             await answers.who_am_i(flow.client, flow.address, pod)
@@ -210,9 +210,9 @@ class Proxy:
         """Judge the name."""
         request, pod = asked.request, asked.pod
         if not pod:
-            raise Refused(refusals.UNKNOWN)
+            raise RequestRefused(refusals.UNKNOWN)
         if refusal := decide(pod, request.host, request.port, request.kind, self._policy):
-            raise Refused(refusal)
+            raise RequestRefused(refusal)
         return Allowed(asked.flow, request, pod)
 
     async def _connect(self, allowed: Allowed) -> Connected:
@@ -223,7 +223,7 @@ class Proxy:
         self._metrics.resolved.observe(self._clock() - began)
         judged = decide_address(pod, found, self._policy, self._own_names.addresses())
         if isinstance(judged, Refusal):
-            raise Refused(judged)
+            raise RequestRefused(judged)
         # Before the answer to CONNECT, so that the client learns if the host does not answer.
         began = self._clock()
         host = await upstream.connect(self._source_ports, judged, request.port, pod.uid, _is_verified(pod))
@@ -237,7 +237,7 @@ class Proxy:
             established = b"HTTP/1.1 200 Connection established\r\n\r\n"
             await asyncio.get_running_loop().sock_sendall(flow.client, established)
         if why := self._no_longer(flow, flow.pod):
-            raise Refused(Refusal(why, 0, ""))
+            raise RequestRefused(Refusal(why, 0, ""))
 
     async def _move(self, flow: Connected) -> Refusal | str:
         """Move bytes until both directions have ended; for a plain request, until the answer has ended. Returns how it ended."""
@@ -248,7 +248,7 @@ class Proxy:
             else:
                 await plain.send(flow, flow.request)
             await until_ended(flow)
-        except Refused as error:
+        except RequestRefused as error:
             end = error.refusal
         except (ConnectionError, h11.ProtocolError) as error:
             # Many hosts reset a connection once they have sent everything, and the client is still to get it.

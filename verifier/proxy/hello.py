@@ -49,7 +49,7 @@ class Hello:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HelloAnswer:
     """The result of reading a host's answer to a ClientHello.
 
     Attributes:
@@ -123,7 +123,7 @@ def read_hello(received: bytes, again: bool = False) -> Hello:
     return Hello(False)
 
 
-def read_answer(received: bytes) -> Answer:
+def read_answer(received: bytes) -> HelloAnswer:
     """Read the first bytes that a host sent after a ClientHello.
 
     Args:
@@ -133,25 +133,25 @@ def read_answer(received: bytes) -> Answer:
     try:
         for kind, content, end in _records(received):
             if kind == _ALERT and content[:1] == _FATAL:
-                return Answer(True, True)  # Nothing comes after it.
+                return HelloAnswer(True, True)  # Nothing comes after it.
             # Servers warn before a ServerHello that they do not know a name, and send a ChangeCipherSpec after a HelloRetryRequest.
             if not message and kind in (_ALERT, _CHANGE_CIPHER_SPEC):
                 continue
             message += content
             if kind != _HANDSHAKE or message[:1] not in (b"", bytes([_SERVER_HELLO])):
-                return Answer(True)
+                return HelloAnswer(True)
             if len(message) < _RANDOM.stop:
                 continue
             if message[_RANDOM] != _RETRY:
-                return Answer(True, True)
+                return HelloAnswer(True, True)
             size = _size(message)
             if len(message) > size or end > MAX_HELLO_BYTES:
-                return Answer(True)
+                return HelloAnswer(True)
             if len(message) == size and len(received) >= end:
-                return Answer(True, True, end)
+                return HelloAnswer(True, True, end)
     except _Malformed:
-        return Answer(True)
-    return Answer(False)
+        return HelloAnswer(True)
+    return HelloAnswer(False)
 
 
 def _records(received: bytes) -> Iterator[tuple[int, bytes, int]]:

@@ -34,7 +34,7 @@ _HOP = {
 }  # fmt: skip
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The connection is refused.
 
     Args:
@@ -111,7 +111,7 @@ async def read_request(client: socket.socket) -> Tunnel | Plain | WhoAmI:
     """Read the head of a request.
 
     Raises:
-        Refused: it is not a request for a proxy.
+        RequestRefused: it is not a request for a proxy.
         OSError: the client closed without one, or the connection broke.
     """
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
@@ -123,7 +123,7 @@ async def read_request(client: socket.socket) -> Tunnel | Plain | WhoAmI:
             left -= len(received)
             connection.receive_data(received)
     except h11.RemoteProtocolError as error:
-        raise Refused(refusals.not_http(error.error_status_hint)) from None
+        raise RequestRefused(refusals.not_http(error.error_status_hint)) from None
     if not isinstance(event, h11.Request):
         raise ConnectionError
     return read_head(event, connection)
@@ -133,13 +133,13 @@ def read_head(head: h11.Request, connection: h11.Connection) -> Tunnel | Plain |
     """The request in a head.
 
     Raises:
-        Refused: as `read_request`.
+        RequestRefused: as `read_request`.
     """
     target = head.target.decode("ascii")
     if head.http_version not in (b"1.0", b"1.1"):
-        raise Refused(refusals.HTTP_VERSION)
+        raise RequestRefused(refusals.HTTP_VERSION)
     if len(head.headers) > MAX_HEADERS:
-        raise Refused(refusals.TOO_MANY_HEADERS)
+        raise RequestRefused(refusals.TOO_MANY_HEADERS)
     if head.method == b"CONNECT":
         host, port = _authority(target, None)
         # What follows is not HTTP.
@@ -148,18 +148,18 @@ def read_head(head: h11.Request, connection: h11.Connection) -> Tunnel | Plain |
         return WhoAmI()
     found = _ABSOLUTE.fullmatch(target)
     if not found:
-        raise Refused(refusals.NOT_ABSOLUTE)
+        raise RequestRefused(refusals.NOT_ABSOLUTE)
     host, port = _authority(found[1], PORTS[Kind.PLAIN])
     named = [value.decode("latin-1") for name, value in head.headers if name == b"host"]
     for value in named:
         other, other_port = _authority(value, PORTS[Kind.PLAIN])
         if (normal(other) or other, other_port) != (normal(host) or host, port):
-            raise Refused(refusals.OTHER_HOST)
+            raise RequestRefused(refusals.OTHER_HOST)
     framing = [name for name, _ in head.headers if name in (b"content-length", b"transfer-encoding")]
     if head.http_version == b"1.0" and b"transfer-encoding" in framing:
-        raise Refused(refusals.CHUNKS_BEFORE_HTTP_1_1)
+        raise RequestRefused(refusals.CHUNKS_BEFORE_HTTP_1_1)
     if len(set(framing)) > 1:
-        raise Refused(refusals.TWO_LENGTHS)
+        raise RequestRefused(refusals.TWO_LENGTHS)
     path, name = found[2] or "/", normal(host) or host
     if path.startswith("?"):
         path = "/" + path
@@ -173,5 +173,5 @@ def read_head(head: h11.Request, connection: h11.Connection) -> Tunnel | Plain |
 def _authority(text: str, default_port: int | None) -> tuple[str, int]:
     found = _AUTHORITY.fullmatch(text)
     if not found or not (found[2] or default_port):
-        raise Refused(refusals.NOT_AN_AUTHORITY)
+        raise RequestRefused(refusals.NOT_AN_AUTHORITY)
     return found[1], int(found[2] or default_port or 0)

@@ -7,7 +7,7 @@ from .decide import Policy, decide_hello
 from .flow import Connected
 from .hello import HEADER_BYTES, MAX_HELLO_BYTES, read_answer, read_hello
 from .refusals import Reason, Refusal
-from .requests import Refused, Tunnel
+from .requests import RequestRefused, Tunnel
 from .splice import Pump, take
 
 HELLO_SECONDS = 10.0
@@ -23,7 +23,7 @@ async def begin(flow: Connected, request: Tunnel, policy: Policy) -> None:
     are judged, so the host gets nothing else until it has answered.
 
     Raises:
-        Refused: a hello is not for the host, or the host's answer is not TLS.
+        RequestRefused: a hello is not for the host, or the host's answer is not TLS.
         OSError: the connection broke, or a side took too long.
     """
     answer = b""
@@ -39,7 +39,7 @@ async def begin(flow: Connected, request: Tunnel, policy: Policy) -> None:
             flow.pumps += [Pump(flow.client, flow.upstream, flow.buckets), Pump(flow.upstream, flow.client, flow.buckets)]
             return
     # A host asks once at most (RFC 8446, section 4.1.4).
-    raise Refused(Refusal(Reason.NOT_TLS, 0, ""))
+    raise RequestRefused(Refusal(Reason.NOT_TLS, 0, ""))
 
 
 async def _read_hello(flow: Connected, received: bytes, policy: Policy) -> tuple[int, bytes]:
@@ -59,7 +59,7 @@ async def _read_hello(flow: Connected, received: bytes, policy: Policy) -> tuple
         reason = Reason.SERVER_NAME  # Where both are allowed, one names the host, the other none.
     if reason:
         # TLS has no message for this. The client sees a closed connection, and operators see the reason.
-        raise Refused(Refusal(reason, 0, ""))
+        raise RequestRefused(Refusal(reason, 0, ""))
     return hello.end, received
 
 
@@ -77,7 +77,7 @@ async def _pass_answer(flow: Connected, received: bytes) -> tuple[bool, bytes]:
             await _pass(flow, flow.client, more)
             received += more
     if not answer.is_tls:
-        raise Refused(Refusal(Reason.NOT_TLS, 0, ""))
+        raise RequestRefused(Refusal(Reason.NOT_TLS, 0, ""))
     return bool(answer.retry_end), received[answer.retry_end :]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from . import refusals
-from .requests import Refused
+from .requests import RequestRefused
 from .source_ports import SourcePorts
 
 CONNECT_SECONDS = 10.0
@@ -29,7 +29,7 @@ async def connect(
         The socket, the host's address, and what must be called at the end, which gives the source port back.
 
     Raises:
-        Refused: no address answers, or all of them have too many connections.
+        RequestRefused: no address answers, or all of them have too many connections.
     """
     full = False
     try:
@@ -50,8 +50,8 @@ async def connect(
     except TimeoutError:
         pass
     if full:
-        raise Refused(refusals.HOST_LIMIT)
-    raise Refused(refusals.UNREACHABLE)
+        raise RequestRefused(refusals.HOST_LIMIT)
+    raise RequestRefused(refusals.UNREACHABLE)
 
 
 async def _connected(address: str, port: int, seconds: float | None) -> socket.socket:

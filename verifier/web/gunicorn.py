@@ -256,7 +256,7 @@ class NoAccessLog(Logger):  # type: ignore[misc]  # gunicorn has no types
     access_log_enabled = False
 
 
-class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+class PortServer(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn with one worker: that keeps metrics and state simple, and the work is I/O and microseconds of HMAC.
 
     Args:

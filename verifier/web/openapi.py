@@ -26,7 +26,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Answer:
+class DocumentedAnswer:
     """An answer that is not a problem.
 
     Attributes:
@@ -63,7 +63,7 @@ class Operation:
 
     id: str
     summary: str
-    answers: Mapping[int, Answer]
+    answers: Mapping[int, DocumentedAnswer]
     problems: Sequence[str]
     body: type[BaseModel] | None
     body_required: bool
@@ -81,7 +81,7 @@ def operation(
     id: str,
     summary: str,
     *,
-    answers: Mapping[int, Answer],
+    answers: Mapping[int, DocumentedAnswer],
     problems: Iterable[str] = (),
     body: type[BaseModel] | None = None,
     body_required: bool = True,
@@ -115,9 +115,9 @@ def operation(
     return declare
 
 
-def json_of(description: str, model: type[BaseModel]) -> Answer:
+def json_of(description: str, model: type[BaseModel]) -> DocumentedAnswer:
     """An answer in JSON."""
-    return Answer(description, {"application/json": model})
+    return DocumentedAnswer(description, {"application/json": model})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from .. import __version__
 from ..store.errors import StoreUnavailable
 from . import bodies
 from .context import services
-from .openapi import Answer, json_of, operation
+from .openapi import DocumentedAnswer, json_of, operation
 
 probes = Blueprint("probes", __name__)
 
@@ -56,7 +56,7 @@ def ready() -> Response:
 
 
 @probes.get("/metrics")
-@operation("metrics", "Metrics for Prometheus", answers={200: Answer("Prometheus' text format", {"text/plain": None})})
+@operation("metrics", "Metrics for Prometheus", answers={200: DocumentedAnswer("Prometheus' text format", {"text/plain": None})})
 def metrics() -> Response:
     """Metrics in Prometheus' text format."""
     return Response(generate_latest(services().metrics.registry), content_type=CONTENT_TYPE_LATEST)

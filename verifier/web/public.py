@@ -6,7 +6,7 @@ from markupsafe import escape
 from . import bodies
 from .context import own_url, services
 from .headers import THIRD_PARTY
-from .openapi import Answer, Interface, Parameter, document, json_of, operation
+from .openapi import DocumentedAnswer, Interface, Parameter, document, json_of, operation
 from .problems import Problem
 
 INTERFACE = Interface(
@@ -23,8 +23,8 @@ def openapi() -> Response:
 
 
 _SCRIPT = {
-    200: Answer("The script", {"text/javascript": None}),
-    304: Answer("The script that the client has, by its ETag, is the present one"),
+    200: DocumentedAnswer("The script", {"text/javascript": None}),
+    304: DocumentedAnswer("The script that the client has, by its ETag, is the present one"),
 }
 
 

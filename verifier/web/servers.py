@@ -19,7 +19,7 @@ from . import bodies, hub, pages, passes
 from .access import access_of, tiers_of
 from .context import asset_path, log_decision, log_refusal, network, own_url, services
 from .headers import SERVER_PAGE
-from .openapi import Answer, json_of, operation
+from .openapi import DocumentedAnswer, json_of, operation
 from .problems import Problem
 
 UNLOCK_WAIT_SECONDS = 2.0
@@ -40,7 +40,9 @@ servers = Blueprint("servers", __name__)
     "showServer",
     "Show what a server may reach",
     answers={
-        200: Answer("What the server may reach", {"application/json": bodies.ServerAnswer, "text/plain": None, "text/html": None})
+        200: DocumentedAnswer(
+            "What the server may reach", {"application/json": bodies.ServerAnswer, "text/plain": None, "text/html": None}
+        )
     },
     problems=["no-such-server", "unavailable"],
     problem_pages=True,

@@ -7,7 +7,7 @@ from click import UsageError
 
 from tests.support.doubles.forge import ANY, API, NAME, Forge
 from verifier.bans.pull_request import BRANCH, TITLE, propose
-from verifier.bans.values_file import Refused
+from verifier.bans.values_file import ProposalRefused
 
 VALUES = b"# ours\nconfig:\n  GitHubRepoProvider:\n    banned_specs:\n      - ^old/.*\n"
 
@@ -80,7 +80,7 @@ def test_existing_bans_need_no_pull_request():
 @pytest.mark.parametrize("private", [False, None])
 def test_public_repository_is_refused_before_anything_is_written(private):
     forge = Forge(VALUES, private=private)
-    with pytest.raises(Refused, match="is public"):
+    with pytest.raises(ProposalRefused, match="is public"):
         run("^eve/.*")
     assert forge.writes == [] and len(responses.calls) == 1
 
@@ -96,7 +96,7 @@ def test_public_repository_is_refused_before_anything_is_written(private):
 )
 def test_file_that_cannot_be_changed_is_refused(content, path, sentence):
     forge = Forge(content)
-    with pytest.raises(Refused, match=sentence):
+    with pytest.raises(ProposalRefused, match=sentence):
         run("^eve/.*", path=path)
     assert forge.writes == []
 
@@ -104,20 +104,20 @@ def test_file_that_cannot_be_changed_is_refused(content, path, sentence):
 @pytest.mark.parametrize(("status", "message"), [(401, "Bad credentials"), (403, "no \x1b[31m"), (422, "x"), (451, "x")])
 def test_refusal_of_the_forge_is_a_sentence(status, message):
     Forge(VALUES).fault = (status, message)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ProposalRefused) as refused:
         run("^eve/.*")
     assert refused.value.format_message() == f"The forge refused hub/secrets: {status} {message!a}."
 
 
 def test_forge_that_says_something_else_is_a_sentence():
     Forge(VALUES, private="yes")
-    with pytest.raises(Refused, match="something else than GitHub does"):
+    with pytest.raises(ProposalRefused, match="something else than GitHub does"):
         run("^eve/.*")
 
 
 def test_forge_that_does_not_answer_is_a_sentence():
     responses.get(ANY, body=requests.ConnectionError("secret"))
-    with pytest.raises(Refused, match=r"^The forge does not answer: ConnectionError\.$"):
+    with pytest.raises(ProposalRefused, match=r"^The forge does not answer: ConnectionError\.$"):
         run("^eve/.*")
 
 

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 import yaml
 
-from verifier.bans.values_file import Refused, decoded, patch, with_bans
+from verifier.bans.values_file import ProposalRefused, decoded, patch, with_bans
 
 SPECS = {"GitHubRepoProvider": ["^eve/.*", "^mallory/a\\-b(?:\\.git)?(?:/.*)?$"], "GitRepoProvider": ["^[^/]*x"]}
 NETWORKS = {"198.51.100.0/24": "a label: with a colon"}
@@ -128,12 +128,12 @@ def test_nothing_to_add_leaves_the_text_as_it_is():
     ],
 )
 def test_file_that_cannot_be_changed_is_refused_with_a_sentence(text, sentence):
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ProposalRefused) as refused:
         with_bans(text, "binderhub.config", SPECS, NETWORKS)
     assert refused.value.format_message() == sentence
 
 
 @pytest.mark.parametrize(("content", "word"), [(b"\0GITCRYPT\0\x13\xed", "git-crypt"), (b"a: \xff", "not UTF-8")])
 def test_file_that_is_no_text_is_refused(content, word):
-    with pytest.raises(Refused, match=word):
+    with pytest.raises(ProposalRefused, match=word):
         decoded(content)

@@ -100,7 +100,7 @@ def test_hub_that_dns_does_not_find_for_a_while_keeps_its_addresses(failure, mon
                 clock.now += own_names.AGAIN_SECONDS
         watching.cancel()
         pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "any")
-        with socket.socket() as client, pytest.raises(requests.Refused) as refused:
+        with socket.socket() as client, pytest.raises(requests.RequestRefused) as refused:
             await proxy._connect(Allowed(Flow("127.0.0.1", client), requests.Tunnel("alias.example", 443), pod))
         assert refused.value.refusal.reason == Reason.OWN_NAME
 
@@ -205,7 +205,7 @@ def test_request_of_a_pod_is_not_that_of_the_next_with_its_address(known):
         asking = asyncio.create_task(proxy._ask(Flow("127.0.0.1", client), first if known else None))
         await asyncio.sleep(0.05)
         proxy.identities.apply(AddressChange(AddressVersion(1), "bob/", (second,)))
-        with client, pytest.raises(requests.Refused) as refused:
+        with client, pytest.raises(requests.RequestRefused) as refused:
             asked = await asking
             assert not asked.pod
             proxy._allow(asked)

@@ -17,7 +17,7 @@ from tests.support.egress_proxy.hellos import (
     server_hello,
     server_name,
 )
-from verifier.proxy.hello import MAX_HELLO_BYTES, Answer, Hello, read_answer, read_hello
+from verifier.proxy.hello import MAX_HELLO_BYTES, Hello, HelloAnswer, read_answer, read_hello
 
 GOOD = hello_for("ok.example")
 EARLY_DATA = b"\x17\x03\x03\0\x05early"
@@ -155,28 +155,28 @@ WARNING, FATAL = b"\x15\x03\x03\0\x02\x01\x70", b"\x15\x03\x03\0\x02\x02\x70"
 @pytest.mark.parametrize(
     ("sent", "answer"),
     [
-        (ASKS, Answer(True, True, len(ASKS))),
-        (ASKS + CHANGE_CIPHER_SPEC, Answer(True, True, len(ASKS))),
-        (CHANGE_CIPHER_SPEC + ASKS, Answer(True, True, len(CHANGE_CIPHER_SPEC + ASKS))),
-        (WARNING + ASKS, Answer(True, True, len(WARNING + ASKS))),
-        (server_hello(RETRY, record=30), Answer(True, True, len(server_hello(RETRY, record=30)))),
-        (server_hello(), Answer(True, True)),
-        (server_hello()[:43], Answer(True, True)),
-        (server_hello(after=bytes(9000)), Answer(True, True)),
-        (WARNING + server_hello(), Answer(True, True)),
-        (FATAL, Answer(True, True)),
-        (WARNING + FATAL, Answer(True, True)),
-        (server_hello(RETRY, after=b"\0"), Answer(True)),
-        (server_hello(RETRY, after=bytes(MAX_HELLO_BYTES))[:60], Answer(True)),
-        (server_hello(RETRY, record=1), Answer(True)),
-        (4 * WARNING + ASKS, Answer(True)),
-        (b"\x15\x03\x03\x40\0", Answer(True)),
-        (b"\x16\x03\x03\0\x04\0\0\0\0", Answer(True)),  # a HelloRequest
-        (b"\x16\x03\x03\0\x01\x02" + WARNING + ASKS, Answer(True)),
-        (EARLY_DATA, Answer(True)),
-        (b"HTTP/1.1 400 Bad Request\r\n", Answer(True)),
-        (b"SSH-2.0-x\r\n", Answer(True)),
-        (b"\0", Answer(True)),
+        (ASKS, HelloAnswer(True, True, len(ASKS))),
+        (ASKS + CHANGE_CIPHER_SPEC, HelloAnswer(True, True, len(ASKS))),
+        (CHANGE_CIPHER_SPEC + ASKS, HelloAnswer(True, True, len(CHANGE_CIPHER_SPEC + ASKS))),
+        (WARNING + ASKS, HelloAnswer(True, True, len(WARNING + ASKS))),
+        (server_hello(RETRY, record=30), HelloAnswer(True, True, len(server_hello(RETRY, record=30)))),
+        (server_hello(), HelloAnswer(True, True)),
+        (server_hello()[:43], HelloAnswer(True, True)),
+        (server_hello(after=bytes(9000)), HelloAnswer(True, True)),
+        (WARNING + server_hello(), HelloAnswer(True, True)),
+        (FATAL, HelloAnswer(True, True)),
+        (WARNING + FATAL, HelloAnswer(True, True)),
+        (server_hello(RETRY, after=b"\0"), HelloAnswer(True)),
+        (server_hello(RETRY, after=bytes(MAX_HELLO_BYTES))[:60], HelloAnswer(True)),
+        (server_hello(RETRY, record=1), HelloAnswer(True)),
+        (4 * WARNING + ASKS, HelloAnswer(True)),
+        (b"\x15\x03\x03\x40\0", HelloAnswer(True)),
+        (b"\x16\x03\x03\0\x04\0\0\0\0", HelloAnswer(True)),  # a HelloRequest
+        (b"\x16\x03\x03\0\x01\x02" + WARNING + ASKS, HelloAnswer(True)),
+        (EARLY_DATA, HelloAnswer(True)),
+        (b"HTTP/1.1 400 Bad Request\r\n", HelloAnswer(True)),
+        (b"SSH-2.0-x\r\n", HelloAnswer(True)),
+        (b"\0", HelloAnswer(True)),
     ],
     ids=lambda _: "bytes",  # they are random
 )
@@ -187,7 +187,7 @@ def test_answer_asks_for_a_second_hello_or_not(sent, answer):
 @pytest.mark.parametrize("sent", [ASKS, WARNING + server_hello(RETRY, record=30)], ids=["one record", "many"])
 def test_every_beginning_of_a_hello_retry_request_needs_more(sent):
     for length in range(len(sent)):
-        assert read_answer(sent[:length]) == Answer(False), length
+        assert read_answer(sent[:length]) == HelloAnswer(False), length
 
 
 @given(st.binary(max_size=400), st.integers(0, len(GOOD)), st.integers(0, 60))

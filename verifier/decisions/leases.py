@@ -108,7 +108,7 @@ def outranking(tier: str, settings: CommonSettings, now: float) -> list[str]:
     def stays(other: str, lease: int) -> bool:
         return tier not in larger(other, int(now) + lease if lease else None, settings, now)
 
-    return [other for other, found in settings.tiers.items() if other != tier and stays(other, found.lease)]
+    return [other for other, has in settings.tiers.items() if other != tier and stays(other, has.lease)]
 
 
 @dataclass(frozen=True)

@@ -147,11 +147,11 @@ class Promises:
             The state; the server that was announced with the promise, as it is or will be (None: there is none); and the
             operators' blocks.
         """
-        found = self._store.promised(promise, network)
-        pending = self._store.pending(found.server, set()) if found.server else None
+        promised = self._store.promised(promise, network)
+        pending = self._store.pending(promised.server, set()) if promised.server else None
         announced = _announced(promise, pending) if pending else None
         if pending is None or announced is None:
-            return (PromiseState.KEPT if found.kept_by else PromiseState.OPEN), None, []
+            return (PromiseState.KEPT if promised.kept_by else PromiseState.OPEN), None, []
         if refusal(Facts.of(announced), pending.blocks, self._settings, now):
             return PromiseState.REFUSED, announced, pending.blocks
         return PromiseState.GRANTED if isinstance(announced.grant, Egress) else PromiseState.ANNOUNCED, announced, pending.blocks

@@ -73,10 +73,10 @@ def egress(context: click.Context) -> None:
 @_as_json
 @click.pass_obj
 def grants(operators: CommandOperators, /, as_json: bool, **only: str) -> None:
-    found = actions.grants(operators, **only)
-    for row in found:
+    rows = actions.grants(operators, **only)
+    for row in rows:
         row["tier"] = row["tier"] + (" (blocked)" if row["blocked"] and not as_json else "")
-    show(found, as_json, ["user", "server", "tier", "rule", "at", "until", "by", "client", "repository"])
+    show(rows, as_json, ["user", "server", "tier", "rule", "at", "until", "by", "client", "repository"])
     _say_if_silent(operators)
 
 
@@ -85,14 +85,14 @@ def grants(operators: CommandOperators, /, as_json: bool, **only: str) -> None:
 @_as_json
 @click.pass_obj
 def explain(operators: CommandOperators, server: str, as_json: bool) -> None:
-    found = actions.explain(operators, operators.find(server))
+    explanation = actions.explain(operators, operators.find(server))
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(explanation, indent=2))
         return
-    click.echo(_clean(found.pop("because")))
-    if found["reconciler_seen"] is None:
+    click.echo(_clean(explanation.pop("because")))
+    if explanation["reconciler_seen"] is None:
         click.echo(SILENT)
-    for name, value in found.items():
+    for name, value in explanation.items():
         if value not in ("", None, []):
             click.echo(f"  {name}: {_cell(name, value)}")
 
@@ -220,10 +220,10 @@ def revoke_key(operators: CommandOperators, key: str, servers: bool, by: str, wh
 
 
 def _seconds(duration: str) -> float:
-    found = re.fullmatch(r"(\d{1,6})([mhd])", duration)
-    if not found:
+    parts = re.fullmatch(r"(\d{1,6})([mhd])", duration)
+    if not parts:
         raise click.BadParameter("say 90m, 12h or 7d.", param_hint="--for")
-    return int(found[1]) * {"m": 60, "h": 3600, "d": 86400}[found[2]]
+    return int(parts[1]) * {"m": 60, "h": 3600, "d": 86400}[parts[2]]
 
 
 def _say(done: dict[str, Any], sentence: str, as_json: bool, recorded: str = "recorded") -> None:

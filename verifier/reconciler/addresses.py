@@ -50,7 +50,7 @@ class AddressBook:
         for first in range(0, len(servers), SERVERS_AT_ONCE):
             with self._lock:
                 pods = {server: self._pods(server) for server in servers[first : first + SERVERS_AT_ONCE]}
-                self._store.publish_many_addresses({server: found for server, found in pods.items() if found is not None})
+                self._store.publish_many_addresses({server: listed for server, listed in pods.items() if listed is not None})
 
     def invalidate(self) -> None:
         """Note that the published addresses may be outdated: Redis was down or wiped, or a list brought changes without events."""

@@ -53,10 +53,10 @@ class Agents:
             ApiServerUnavailable: the API server does not answer, or refuses the request.
             StoreUnavailable: Redis does not answer.
         """
-        found = kubernetes_api.read(self._api, "GET", self._path, query={"labelSelector": self._selector})["items"]
+        pods = kubernetes_api.read(self._api, "GET", self._path, query={"labelSelector": self._selector})["items"]
         nodes = {
             address["ip"]: pod["spec"]["nodeName"]
-            for pod in found
+            for pod in pods
             # The address of a pod that has ended may be another pod's by now, and a pod on its node's network shares it.
             if pod["spec"].get("nodeName") and not pod["spec"].get("hostNetwork") and "deletionTimestamp" not in pod["metadata"]
             if pod.get("status", {}).get("phase") == "Running"

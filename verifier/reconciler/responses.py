@@ -103,8 +103,8 @@ class Responder:
     def _outcome(self, report: Report) -> tuple[Pod | None, str]:
         """Act on one report. Returns the pod that it is about, if there is one, and what became of the report."""
         try:
-            found = self._pod(report)
-            return (None, found) if isinstance(found, str) else (found, self._act(report, found))
+            about = self._pod(report)
+            return (None, about) if isinstance(about, str) else (about, self._act(report, about))
         except StoreUnavailable:
             raise
         except Exception:
@@ -149,16 +149,16 @@ class Responder:
         """The pod that a report is about, or the reason why there is none."""
         if report.namespace and report.namespace != self._settings.namespace:
             return "elsewhere"
-        found = [
+        pods = [
             pod
             for pod in self._cache.all()
             if (not report.uid or pod.uid == report.uid)
             and (not report.pod or pod.name == report.pod)
             and (not (report.user or report.server) or (pod.server.user, pod.server.name) == (report.user, report.server))
         ]
-        if not found:
+        if not pods:
             return "unknown-pod"
-        pod = max(found, key=lambda one: (not one.ended, one.created))
+        pod = max(pods, key=lambda one: (not one.ended, one.created))
         # The receiver is not trusted with the sender's node: it only reports the address (D-335).
         if report.source == AGENT:
             node = self._agents.node_of(report.sender) if self._agents else None

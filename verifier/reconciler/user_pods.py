@@ -135,7 +135,7 @@ class Pod:
             repository=cut(environment.get("BINDER_REPO_URL", "")),
             client=environment.get("BINDER_CLIENT_IP", ""),
             ping=way_to_ping(body["spec"]),
-            addresses=() if body["spec"].get("hostNetwork") else tuple(found["ip"] for found in status.get("podIPs") or []),
+            addresses=() if body["spec"].get("hostNetwork") else tuple(address["ip"] for address in status.get("podIPs") or []),
             # The same object for all pods on a node.
             node=sys.intern(body["spec"].get("nodeName", "")),
             # Not `ready`: a container could make itself unready, and keep its pod that way.

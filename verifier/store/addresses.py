@@ -22,8 +22,8 @@ class ProxyAddresses(Operations):
             pipe = self._redis.pipeline()
             pipe.get(redis_key("changes"))
             pipe.hgetall(redis_key("addresses"))
-            version, found = pipe.execute()
-        pods = {server: readable(text, read_pods, "addresses") for server, text in as_texts(found).items()}
+            version, stored = pipe.execute()
+        pods = {server: readable(text, read_pods, "addresses") for server, text in as_texts(stored).items()}
         return read_version(as_text(version)), {server: of for server, of in pods.items() if of is not None}
 
     @contextmanager

@@ -75,7 +75,7 @@ def as_number(answer: Any, kind: str) -> float | None:
 
     def number(text: str) -> float | None:
         try:
-            return found if math.isfinite(found := float(text)) else None
+            return value if math.isfinite(value := float(text)) else None
         except ValueError:
             return None
 
@@ -84,8 +84,8 @@ def as_number(answer: Any, kind: str) -> float | None:
 
 def as_numbers(answer: Mapping[Any, Any], kind: str) -> dict[str, int]:
     """A hash of whole numbers in an answer from Redis, without what is none (`readable`)."""
-    found = {str(name): as_number(value, kind) for name, value in answer.items()}
-    return {name: int(number) for name, number in found.items() if number is not None}
+    numbers = {str(name): as_number(value, kind) for name, value in answer.items()}
+    return {name: int(number) for name, number in numbers.items() if number is not None}
 
 
 def readable(answer: Any, loads: Callable[[str], Read | None], kind: str) -> Read | None:
@@ -100,20 +100,20 @@ def readable(answer: Any, loads: Callable[[str], Read | None], kind: str) -> Rea
     text = as_text(answer)
     if not text:
         return None
-    found = loads(text)
-    if found is None and time.monotonic() - _said.get(kind, -math.inf) >= SAY_SECONDS:
+    content = loads(text)
+    if content is None and time.monotonic() - _said.get(kind, -math.inf) >= SAY_SECONDS:
         _said[kind] = time.monotonic()
         log.warning("something in Redis cannot be read, and counts as nothing", extra={"fields": {"key": kind}})
-    return found
+    return content
 
 
 def json_objects(text: str) -> list[dict[str, Any]] | None:
     """The JSON objects of a list in JSON; None if it is no such list."""
-    found = from_json(text)
-    return found if isinstance(found, list) and all(isinstance(row, dict) for row in found) else None
+    rows = from_json(text)
+    return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else None
 
 
 def json_object(text: str) -> dict[str, Any] | None:
     """An object in JSON; None if it is none."""
-    found = from_json(text)
-    return found if isinstance(found, dict) else None
+    value = from_json(text)
+    return value if isinstance(value, dict) else None

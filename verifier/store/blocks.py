@@ -115,8 +115,8 @@ class ReconcilerBlocks(Blocks):
 
 def load_blocks(stored: Mapping[Any, Any]) -> list[Block]:
     """The blocks of the hash `blocks`, the oldest first. One that this version cannot read is left out."""
-    found = [readable(text, read_block, "blocks") for text in as_texts(stored).values()]
-    return sorted(filter(None, found), key=lambda block: block.at)
+    blocks = [readable(text, read_block, "blocks") for text in as_texts(stored).values()]
+    return sorted(filter(None, blocks), key=lambda block: block.at)
 
 
 def _is_over(block: Block, now: float, pods: Container[str] | None) -> bool:

@@ -31,14 +31,14 @@ class Detections(Operations):
         """The outcomes of the last reports, the latest first."""
         with unavailable():
             rows: Any = self._redis.xrevrange(redis_key("detected"), count=KEPT_DETECTIONS)
-        found = [readable(fields.get("row"), json_object, "detected") for _, fields in rows]
-        return list(filter(None, found))
+        outcomes = [readable(fields.get("row"), json_object, "detected") for _, fields in rows]
+        return list(filter(None, outcomes))
 
     def lines(self) -> dict[tuple[str, str], int]:
         """The number of lines that detectors sent, by source and outcome."""
         with unavailable():
-            found = as_numbers(self._redis.hgetall(redis_key("lines")), "lines")
-        return {(source, outcome): number for name, number in found.items() for source, _, outcome in [name.partition(":")]}
+            counts = as_numbers(self._redis.hgetall(redis_key("lines")), "lines")
+        return {(source, outcome): number for name, number in counts.items() for source, _, outcome in [name.partition(":")]}
 
 
 class Reports(Operations):

@@ -41,10 +41,10 @@ class Health(Operations):
 class ReconcilerHealth(Health, RevokedKeys, Verifiers):
     """Publishes the findings of the gate check, and tells `doctor` about Redis."""
 
-    def publish_gatecheck(self, found: str) -> None:
+    def publish_gatecheck(self, findings: str) -> None:
         """Publish the findings of the gate check, as JSON."""
         with unavailable():
-            self._redis.set(redis_key("gatecheck"), found, ex=GATECHECK_TTL_SECONDS)
+            self._redis.set(redis_key("gatecheck"), findings, ex=GATECHECK_TTL_SECONDS)
 
     def health(self) -> dict[str, Any]:
         """What `doctor` checks of Redis.

@@ -31,10 +31,10 @@ class Charges(Operations):
             window: seconds for which a charge counts.
         """
         with unavailable():
-            found = self._read_charges(
+            numbers = self._read_charges(
                 keys=[redis_key("epoch"), *(redis_key(f"charges:{network}") for network in networks)], args=[window]
             )
-        return [int(number) for number in found]
+        return [int(number) for number in numbers]
 
 
 class Issuing(Charges, Blocks):

@@ -37,7 +37,7 @@ class PendingDecisions(Operations):
     def pending_all(self, asked: Mapping[Server, set[str]]) -> dict[Server, Pending]:
         """The decisions about many servers, in two round trips."""
         kinds = ("launch", "unlock", "server", "stop")
-        found: dict[Server, Pending] = {}
+        decisions: dict[Server, Pending] = {}
         grants: dict[Server, list[str]] = {}
         with unavailable():
             # No transaction: a full Redis refuses transactions, even for reading.
@@ -53,16 +53,16 @@ class PendingDecisions(Operations):
                     readable(known, read_known, "server"),
                     stop=stop or "",
                 )
-                found[server] = pending
+                decisions[server] = pending
                 grants[server] = sorted(has | {record.grant.id for record in (pending.launch, pending.unlock) if record})
             names = [redis_key(f"{mark}:{grant}") for has in grants.values() for mark in ("withdrawn", "lifted") for grant in has]
             marks = iter(self._redis.mget(names) if names else [])
         sorted_blocks = load_blocks(blocks)
         for server, asked_for in grants.items():
-            found[server].blocks = sorted_blocks
-            found[server].withdrawn = {grant for grant in asked_for if next(marks)}
-            found[server].lifted = {grant for grant in asked_for if next(marks)}
-        return found
+            decisions[server].blocks = sorted_blocks
+            decisions[server].withdrawn = {grant for grant in asked_for if next(marks)}
+            decisions[server].lifted = {grant for grant in asked_for if next(marks)}
+        return decisions
 
     def waiting(self) -> list[Egress | NoEgress]:
         """The grants that wait for their pod. Unlocks that the pod already carries are left out."""

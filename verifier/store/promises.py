@@ -58,8 +58,8 @@ class Promises(Operations):
     def promised(self, promise: str, network: str) -> Promised:
         """What is known of a promise of a client network."""
         with unavailable():
-            found = as_texts(self._redis.hgetall(promise_key(promise, network)))
-        return Promised(_server(found.get("server")), "pass" in found, _pass(found.get("pass")))
+            fields = as_texts(self._redis.hgetall(promise_key(promise, network)))
+        return Promised(_server(fields.get("server")), "pass" in fields, _pass(fields.get("pass")))
 
     def keep(self, promise: str, network: str, kept_by: Pass) -> Server | None:
         """Remember the pass that keeps a promise. A later pass replaces an earlier one.

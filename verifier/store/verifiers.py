@@ -78,8 +78,8 @@ class VerifierReadiness(Verifiers):
 def _said(text: str) -> tuple[int, dict[str, Any]] | None:
     """The time and content of a verifier's report; None if another version wrote it in a form that cannot be read."""
     try:
-        found = from_json(text)
-        said = found["seen"], found["report"]
+        stored = from_json(text)
+        said = stored["seen"], stored["report"]
     except (KeyError, TypeError):
         return None
     return said if isinstance(said[0], int) and isinstance(said[1], dict) else None

@@ -29,12 +29,12 @@ def await_grant(operators: Operators, servers: list[Server], grant: str, stop: b
     the API server has to have accepted the deletion of each, too (D-390)."""
 
     def done() -> bool:
-        found = operators.store.known_of(servers)
-        blocked = {known.grant.id for known in found.values() if block_in(known.grant, operators.clock())} - {grant}
+        published = operators.store.known_of(servers)
+        blocked = {known.grant.id for known in published.values() if block_in(known.grant, operators.clock())} - {grant}
         wanted = {grant} | blocked - operators.store.lifted(blocked)
-        if not all(known.grant.id in wanted for known in found.values()):
+        if not all(known.grant.id in wanted for known in published.values()):
             return False
-        return not stop or all(operators.store.pending(server, set()).stop != known.uid for server, known in found.items())
+        return not stop or all(operators.store.pending(server, set()).stop != known.uid for server, known in published.items())
 
     return _confirmed(done)
 

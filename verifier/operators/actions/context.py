@@ -106,11 +106,11 @@ class CommandOperators(Operators):
 def network_of(text: str) -> IPNetwork:
     """The network that a text names. IPv4 within IPv6 counts as IPv4, as it does for clients (`networks.parse_address`)."""
     try:
-        found = ipaddress.ip_network(text.strip(), strict=False)
+        network = ipaddress.ip_network(text.strip(), strict=False)
     except ValueError:
         raise ActionRefused("bad-request", f"network: {text!r} is no address and no CIDR.") from None
-    inner = found.network_address.ipv4_mapped if isinstance(found, ipaddress.IPv6Network) else None
-    return ipaddress.ip_network((inner, found.prefixlen - 96)) if inner and found.prefixlen >= 96 else found
+    inner = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    return ipaddress.ip_network((inner, network.prefixlen - 96)) if inner and network.prefixlen >= 96 else network
 
 
 def pattern_of(text: str) -> str:

@@ -18,12 +18,12 @@ def wanted_hosts(operators: CommandOperators) -> list[dict[str, Any]]:
 
     The record goes back to the start of the proxy's pods, or a day at most.
     """
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    wanted: dict[tuple[str, str], dict[str, Any]] = {}
     for row in operators.store.wanted_hosts():
-        known = found.setdefault((row["repository"], row["host"]), row | {"times": 0})
+        known = wanted.setdefault((row["repository"], row["host"]), row | {"times": 0})
         known["times"] += row["times"]
         known["last"] = max(known["last"], row["last"])
-    return sorted(found.values(), key=lambda row: -row["times"])
+    return sorted(wanted.values(), key=lambda row: -row["times"])
 
 
 def grants(operators: Operators, user: str = "", tier: str = "", repository: str = "", network: str = "") -> list[dict[str, Any]]:
@@ -54,12 +54,12 @@ def blocks(operators: Operators) -> list[dict[str, Any]]:
     """All blocks of repositories, networks and running servers. Includes those that Redis has forgotten but pods still
     carry, and not those that an operator removed."""
     now, known = operators.clock(), operators.store.all_known()
-    found = {block.id: block_row(block) for block in operators.store.blocks() if _stands(block, now, known)}
+    rows = {block.id: block_row(block) for block in operators.store.blocks() if _stands(block, now, known)}
     carried = [carried_by(server, has, block) for server, has in known.items() if (block := block_in(has.grant, now))]
-    forgotten = {block.id: block_row(block) | {"only_on_pods": True} for block in carried if block.id not in found}
+    forgotten = {block.id: block_row(block) | {"only_on_pods": True} for block in carried if block.id not in rows}
     removed = operators.store.lifted(forgotten)
-    found |= {identity: row for identity, row in forgotten.items() if identity not in removed}
-    return list(found.values())
+    rows |= {identity: row for identity, row in forgotten.items() if identity not in removed}
+    return list(rows.values())
 
 
 def counts(operators: Operators) -> dict[str, int]:
@@ -73,8 +73,8 @@ def counts(operators: Operators) -> dict[str, int]:
 def keys(operators: Operators) -> list[dict[str, Any]]:
     """The API keys that the verifiers have read from the values, by name, with their use. Without hashes."""
     now, revoked = operators.clock(), operators.store.revoked_keys()
-    found = api_keys.reported(operators.store.verifier_reports().values())
-    used = operators.store.charges([f"key:{key.entry.id}" for key in found], api_keys.DAY_SECONDS)
+    reported = api_keys.reported(operators.store.verifier_reports().values())
+    used = operators.store.charges([f"key:{key.entry.id}" for key in reported], api_keys.DAY_SECONDS)
     return [
         {
             "name": key.name,
@@ -88,7 +88,7 @@ def keys(operators: Operators) -> list[dict[str, Any]]:
             "origins": key.entry.origins,
             "repositories": key.entry.repositories,
         }
-        for key, number in zip(found, used, strict=True)
+        for key, number in zip(reported, used, strict=True)
     ]
 
 

@@ -33,10 +33,10 @@ def report(operators: CommandOperators, report: Report) -> dict[str, Any] | None
         raise ActionRefused("refused", "The report names no source: use --source.")
     check_source(operators, report.source)
     entered = operators.store.add_report(report)
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
 
     def done() -> bool:
-        found[:] = [row for row in operators.store.detected() if row["report"] == entered]
-        return bool(found)
+        rows[:] = [row for row in operators.store.detected() if row["report"] == entered]
+        return bool(rows)
 
-    return found[0] if until(done) else None
+    return rows[0] if until(done) else None

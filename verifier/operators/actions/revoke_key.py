@@ -20,10 +20,10 @@ def revoke_key(operators: Operators, key: str, by: str, why: str, servers: bool 
     """
     form = api_keys.FORM.fullmatch(key)
     wanted = form[1] if form else key
-    found = [row for row in keys(operators) if wanted in (row["name"], row["id"])]
-    if not found and not re.fullmatch(r"[0-9a-f]{16}", wanted):
+    named = [row for row in keys(operators) if wanted in (row["name"], row["id"])]
+    if not named and not re.fullmatch(r"[0-9a-f]{16}", wanted):
         raise ActionRefused("no-such-key", "No verifier has a key of this name. `egress keys list` lists them; an id always works.")
-    meant = {row["id"]: row["name"] for row in found} or {wanted: ""}
+    meant = {row["id"]: row["name"] for row in named} or {wanted: ""}
     for identity, called in meant.items():
         operators.store.revoke_key(RevokedKey(identity, called, by, why, int(operators.clock())))
         operators.log("revoke-key", by, why, key=called, id=identity, servers=servers)

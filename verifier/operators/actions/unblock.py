@@ -21,7 +21,7 @@ def unblock(operators: CommandOperators, block: str, by: str, why: str = "") -> 
     Raises:
         ActionRefused: there is no such block, or the server has none of its own.
     """
-    standing = {found["id"]: found for found in blocks(operators)}
+    standing = {row["id"]: row for row in blocks(operators)}
     removed = [block]
     if block not in standing:
         try:
@@ -33,9 +33,9 @@ def unblock(operators: CommandOperators, block: str, by: str, why: str = "") -> 
         known = operators.known(server)
         own = own_blocks(operators.store, server, known, operators.clock())
         # A block may not be on the pod yet.
-        applying = own or [found for found in operators.store.blocks() if applies(found, Facts.of(known), operators.clock())]
-        block = next((found.id for found in applying), known.grant.id)
-        removed = [found.id for found in own] or [block]
+        applying = own or [other for other in operators.store.blocks() if applies(other, Facts.of(known), operators.clock())]
+        block = next((one.id for one in applying), known.grant.id)
+        removed = [one.id for one in own] or [block]
         if block not in standing:
             raise ActionRefused("no-such-block", f"{server.title} is not blocked.")
         if standing[block]["kind"] != "server":

@@ -50,14 +50,14 @@ end
 
 local function read(key)
   local n, old, buckets = 0, {}, {}
-  local found = redis.call('HGETALL', key)
-  for i = 1, #found, 2 do
-    local ends, charges = bucket_end(found[i], request.window), tonumber(found[i + 1])
+  local fields = redis.call('HGETALL', key)
+  for i = 1, #fields, 2 do
+    local ends, charges = bucket_end(fields[i], request.window), tonumber(fields[i + 1])
     if ends > second then
       n = n + charges
       table.insert(buckets, {ends = ends, charges = charges})
     else
-      table.insert(old, found[i])
+      table.insert(old, fields[i])
     end
   end
   return n, old, buckets

@@ -52,10 +52,6 @@ class ProxyAddresses(Operations):
 class ReconcilerAddresses(Operations):
     """Publishes the addresses of pods."""
 
-    def __init__(self, client: redis.Redis):
-        super().__init__(client)
-        self._publish_addresses = self._script("publish_addresses")
-
     def publish_addresses(self, server: Server, pods: Iterable[PodAddresses]) -> None:
         """Publish the addresses of a server's pods for the egress proxy; without pods, forget them."""
         self._publish(server.key, pods, self._redis)
@@ -77,8 +73,11 @@ class ReconcilerAddresses(Operations):
         text = write_pods(listed) if listed else ""
         with unavailable():
             channel = redis_key("addresses")
-            self._publish_addresses(
-                keys=[redis_key("addresses"), redis_key("changes")], args=[channel, server, text], client=client
+            self._run(
+                "publish_addresses",
+                keys=[redis_key("addresses"), redis_key("changes")],
+                args=[channel, server, text],
+                client=client,
             )
 
     def published_addresses(self) -> set[Server]:

@@ -4,8 +4,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import redis
-
 from ..records import Record, Server
 from ..texts import write_record
 from .base import Operations, as_text, unavailable
@@ -56,10 +54,6 @@ class HubAddress(Operations):
 class Announcements(HubAddress, Blocks):
     """Writes down announced launches. Their numbers are part of `health`."""
 
-    def __init__(self, client: redis.Redis):
-        super().__init__(client)
-        self._record_launch = self._script("record_launch")
-
     def record_launch(
         self, server: Server, record: Record, ttl: int, announced: Announced, *, network: str = "", unkept: bool = False
     ) -> None:
@@ -89,6 +83,6 @@ class Announcements(HubAddress, Blocks):
         if record.promise:
             request["promise"] = promise_for_script(record.promise, network) | {"kept": not unkept}
         with unavailable():
-            answer = self._record_launch(keys=[redis_key(f"launch:{server.key}")], args=[json.dumps(request)])
+            answer = self._run("record_launch", keys=[redis_key(f"launch:{server.key}")], args=[json.dumps(request)])
         if self._unless_changed(answer)[0] == "promise-kept":
             raise PromiseKept

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any, TypeVar
@@ -36,15 +36,19 @@ class Operations:
 
     def __init__(self, client: redis.Redis):
         self._redis = client
-        self._begin = self._script("begin")
+        self._scripts: dict[str, Script] = {}
 
-    def _script(self, name: str) -> Script:
-        """The script `lua/<name>.lua`, registered with the connection."""
-        folder = resources.files(__package__) / "lua"
-        return self._redis.register_script((folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text())
+    def _run(self, name: str, keys: list[str], args: Sequence[Any], client: redis.Redis | None = None) -> Any:
+        """Run the script `lua/<name>.lua`, or have a pipeline run it."""
+        if name not in self._scripts:
+            folder = resources.files(__package__) / "lua"
+            text = (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()
+            self._scripts[name] = self._redis.register_script(text)
+        return self._scripts[name](keys, args, client)
 
     def _begin_with(self, types: Mapping[str, str], client: redis.Redis) -> None:
-        self._begin(
+        self._run(
+            "begin",
             keys=[redis_key("epoch")],
             args=[part for name, kind in types.items() for part in (redis_key(name), kind)],
             client=client,

@@ -5,8 +5,6 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-import redis
-
 from ..fairness import REJECTIONS_WINDOW_SECONDS, Charge
 from ..grants import Rule
 from ..passes import LEEWAY_SECONDS
@@ -19,10 +17,6 @@ from .keys import redis_key
 class Charges(Operations):
     """The charges of networks and API keys."""
 
-    def __init__(self, client: redis.Redis):
-        super().__init__(client)
-        self._read_charges = self._script("read_charges")
-
     def charges(self, networks: Sequence[str], window: int) -> list[int]:
         """The charges of networks in the window, in one round trip.
 
@@ -31,19 +25,14 @@ class Charges(Operations):
             window: seconds for which a charge counts.
         """
         with unavailable():
-            numbers = self._read_charges(
-                keys=[redis_key("epoch"), *(redis_key(f"charges:{network}") for network in networks)], args=[window]
+            numbers = self._run(
+                "read_charges", keys=[redis_key("epoch"), *(redis_key(f"charges:{network}") for network in networks)], args=[window]
             )
         return [int(number) for number in numbers]
 
 
 class Issuing(Charges, Blocks):
     """What the verifier asks and writes before it issues a pass."""
-
-    def __init__(self, client: redis.Redis):
-        super().__init__(client)
-        self._use_and_charge_script = self._script("use_and_charge")
-        self._reject = self._script("reject")
 
     def rejections(self, network: str) -> tuple[int, int]:
         """The number of rejected solutions of a client network, and the seconds until they are forgotten."""
@@ -57,7 +46,7 @@ class Issuing(Charges, Blocks):
     def note_rejection(self, network: str) -> None:
         """Count one more rejected solution of a client network."""
         with unavailable():
-            self._reject(keys=[redis_key(f"rejected:{network}")], args=[REJECTIONS_WINDOW_SECONDS])
+            self._run("reject", keys=[redis_key(f"rejected:{network}")], args=[REJECTIONS_WINDOW_SECONDS])
 
     def refusal(self, judge: Judge) -> Rule | None:
         """The rule by which blocks refuse a client, checked before its solution.
@@ -156,7 +145,8 @@ class Issuing(Charges, Blocks):
         judged_by = None if judge(seen.blocks) else seen.version
         while True:
             with unavailable():
-                answer: list[Any] = self._use_and_charge_script(
+                answer: list[Any] = self._run(
+                    "use_and_charge",
                     keys=[redis_key("epoch"), *names],
                     args=[json.dumps(request | {"blocks": redis_key("blocks"), "judged_by": judged_by})],
                 )

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 
-import redis
-
 from ..grants import Block, Egress, NoEgress
 from ..records import Pending, Record, Server
 from ..texts import read_known, read_record, write_block, write_record
@@ -88,11 +86,6 @@ class PendingDecisions(Operations):
 class ReconcilerPendingDecisions(PendingDecisions):
     """Stops pods, and settles launches."""
 
-    def __init__(self, client: redis.Redis):
-        super().__init__(client)
-        self._settle = self._script("settle")
-        self._forget_stop = self._script("forget_stop")
-
     def settle(self, server: Server, launch: Record) -> None:
         """Forget the launch of a server whose pod is ready. A later pod of that name needs a new launch.
 
@@ -101,7 +94,7 @@ class ReconcilerPendingDecisions(PendingDecisions):
             launch: the launch that was read; one written since then stays.
         """
         with unavailable():
-            self._settle(keys=[redis_key(f"launch:{server.key}")], args=[launch.grant.id])
+            self._run("settle", keys=[redis_key(f"launch:{server.key}")], args=[launch.grant.id])
 
     def ask_to_stop(self, server: Server, uid: str) -> None:
         """Ask the reconciler to stop a pod."""
@@ -131,4 +124,4 @@ class ReconcilerPendingDecisions(PendingDecisions):
     def forget_stop(self, server: Server, uid: str) -> None:
         """Forget that a pod must be stopped: it is being deleted, or has ended. The stop of a later pod stays (D-390)."""
         with unavailable():
-            self._forget_stop(keys=[redis_key(f"stop:{server.key}")], args=[uid])
+            self._run("forget_stop", keys=[redis_key(f"stop:{server.key}")], args=[uid])

@@ -5,8 +5,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import redis
-
 from ..passes import LEEWAY_SECONDS, Pass
 from ..records import Server
 from ..texts import from_json
@@ -51,10 +49,6 @@ def promise_for_script(promise: str, network: str) -> dict[str, Any]:
 class Promises(Operations):
     """The promises. `record_launch` and `redeem` write down which server was announced with one."""
 
-    def __init__(self, client: redis.Redis):
-        super().__init__(client)
-        self._keep = self._script("keep")
-
     def promised(self, promise: str, network: str) -> Promised:
         """What is known of a promise of a client network."""
         with unavailable():
@@ -74,7 +68,7 @@ class Promises(Operations):
         # As long as the pass can be presented, with clocks that differ.
         presentable = math.ceil(kept_by.exp - kept_by.iat) + 2 * LEEWAY_SECONDS
         with unavailable():
-            outcome, *server = self._keep(keys=keys, args=[json.dumps(vars(kept_by)), PROMISE_TTL_SECONDS, presentable])
+            outcome, *server = self._run("keep", keys=keys, args=[json.dumps(vars(kept_by)), PROMISE_TTL_SECONDS, presentable])
         if outcome == "used-up":
             raise PassKeepsAnother
         return _server(as_text(server[0]) if server else None)

@@ -3,8 +3,6 @@
 import json
 from typing import Any
 
-import redis
-
 from ..records import Server, Woken
 from .base import Operations, as_number, as_numbers, json_object, readable, unavailable
 from .keys import EVERYTHING, RECONCILER_TYPES, redis_key
@@ -36,10 +34,6 @@ class ReconcilerState(Operations):
 
 class ReconcilerWork(ReconcilerState):
     """What the reconciler is told to do and to log, and its heartbeat."""
-
-    def __init__(self, client: redis.Redis):
-        super().__init__(client)
-        self._count = self._script("count")
 
     def log(self, action: dict[str, Any]) -> None:
         """Have the reconciler log an operator's action. What a command logs itself only reaches the operator's terminal."""
@@ -86,7 +80,7 @@ class ReconcilerWork(ReconcilerState):
             if tiers:
                 pipe.hset(redis_key("tiers"), mapping=dict(tiers.items()))
             if counts:
-                self._count([redis_key("counters")], [part for counter in counts.items() for part in counter], pipe)
+                self._run("count", [redis_key("counters")], [part for counter in counts.items() for part in counter], pipe)
             if counts and FAILURES in counts:
                 pipe.hset(redis_key("counters"), FAILED_AT, int(now))
             return pipe.execute()[1] is not None

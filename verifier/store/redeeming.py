@@ -4,8 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import redis
-
 from ..passes import LEEWAY_SECONDS, Pass
 from ..records import PassOutcome, Record, Server
 from ..texts import write_record
@@ -32,10 +30,6 @@ REDEEMED = frozenset({PassOutcome.HELD, PassOutcome.FREE, PassOutcome.MOVED})
 
 class Redeeming(Blocks):
     """The uses of passes."""
-
-    def __init__(self, client: redis.Redis):
-        super().__init__(client)
-        self._redeem = self._script("redeem")
 
     def redeem(
         self,
@@ -111,7 +105,8 @@ class Redeeming(Blocks):
             request["promise"] = promise_for_script(record.promise, network)
         kind = "unlock" if record.uid else "launch"
         with unavailable():
-            answer = self._redeem(
+            answer = self._run(
+                "redeem",
                 keys=[redis_key("epoch"), redis_key(f"pass:{used.id}"), redis_key(f"{kind}:{server.key}")],
                 args=[json.dumps(request)],
             )

@@ -34,6 +34,8 @@ from verifier.reconciler.user_pods import PODS_PER_PAGE, Pod, UserPods
 from verifier.records import Record, Server
 from verifier.settings import CommonSettings, ReconcilerSettings, load
 from verifier.store.connection import connect
+from verifier.store.keys import redis_key
+from verifier.store.promises import promise_key
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -147,7 +149,16 @@ def measured_passes(url: str) -> dict[str, float]:
         outcome = store.redeem(given, user(number), record, "198.51.100.7/32", 300)
         assert outcome == "free", outcome
 
+    def promise(number: int) -> None:
+        text, network, name = f"promise-{number:032x}", "198.51.100.7/32", user(number).key
+        store.keep(text, network, Pass(f"{number:032x}", "verified", 1, now, now + 300))
+        client.hset(promise_key(text, network), "server", name)
+
     size("solution, and what it is charged, B", solution)
+    size("promise, B", promise)
+    kept = redis_key(f"keeps:{0:032x}")
+    size("that a pass keeps it, B", lambda number: client.set(redis_key(f"keeps:{-number:032x}"), client.get(kept) or "", ex=420))
+    found["promise, B"] -= found["that a pass keeps it, B"]
     size("pass, and launch that waits, B", used)
     found["line of the wake list, B"] = client.memory_usage("binder-egress:wake", samples=0) / PASSES
     before = redis_memory(client)

@@ -52,6 +52,7 @@ def at(seconds, report, **more):
         (LOCKED, {**LOCKED, "access": "packages"}, "server"),
         (LOCKED, {**LOCKED, "unlockable": False}, "server"),
         (LOCKED, {**LOCKED, "until": 20, "expires_in": 20}, "details"),
+        ({**LOCKED, "until": 20, "expires_in": 20}, {**LOCKED, "until": 30, "expires_in": 30}, "details"),
         (SMALL, {**SMALL, "larger": ["large"]}, "details"),
         (LEASED, {**LEASED, "until": 10_300, "expires_in": 900}, "renewed"),
         (LEASED, {**LEASED, "until": 9_000}, "details"),

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .networks import SHARED
+from .clients import SHARED
 from .settings import VerifierSettings
 
 TOLERANCE = 2.0

@@ -36,8 +36,8 @@ from tests.support.detections import killed
 from tests.support.doubles import SECRET, Double, running
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
+from verifier.clients import FEW_LAUNCHES
 from verifier.gatecheck.check import canary_of
-from verifier.networks import FEW_LAUNCHES
 
 FOR = 20
 """Seconds that stand for every `for`: several scrapes, so that one that fails on a busy machine raises no alert about absence."""

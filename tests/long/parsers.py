@@ -29,7 +29,7 @@ with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
     from tests.support.detections import deleted, falco, killed, killed_by_flowkiller
     from tests.support.egress_proxy.hellos import hello, hello_for, server_name
     from tests.support.fuzz import KEY, keys_file
-    from verifier import networks, repositories
+    from verifier import clients, networks, repositories
     from verifier.api_keys import Keys
     from verifier.captcha.altcha import Altcha
     from verifier.captcha.base import Outcome
@@ -103,8 +103,8 @@ def a_body(text: str) -> None:
 def forwarded_for(text: str) -> None:
     """X-Forwarded-For of a proxy gives a public network, or none."""
     trusts = (1, [ipaddress.ip_network("10.0.0.0/24")])
-    addresses = [networks.client_of("10.0.0.1", text, trusted).address for trusted in trusts]
-    for name in (*map(networks.client_network, addresses), networks.client_network(text)):
+    addresses = [clients.client_of("10.0.0.1", text, trusted).address for trusted in trusts]
+    for name in (*map(clients.client_network, addresses), clients.client_network(text)):
         if name:
             network = ipaddress.ip_network(name)
             assert network.prefixlen == (32 if network.version == 4 else 64)

@@ -29,8 +29,8 @@ from tests.support.fuzz import KEY, keys_file
 from tests.support.linear import FLOOR_SECONDS, MOST_TIMES
 from tests.support.store import Store
 from verifier.captcha.altcha import MAX_SOLUTION_BYTES
+from verifier.clients import client_network
 from verifier.grants import Block
-from verifier.networks import client_network
 from verifier.passes import Pass
 from verifier.records import KnownServer, Server
 from verifier.repositories import MAX_URL_CHARACTERS

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.apps import CLIENT, internal_client, launch, make_settings, public_client, run_pod, solve
 from tests.support.public_port import assert_problem
-from verifier.networks import Client, client_of
+from verifier.clients import Client, client_of
 from verifier.web.app import create_public_app, create_services
 
 

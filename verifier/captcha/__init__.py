@@ -45,7 +45,7 @@ class Provider(Protocol):
 
         Args:
             purpose: `launch` or `unlock`. The solution counts only for this purpose.
-            network: the client's network (`networks.client_network`). The solution counts only from there.
+            network: the client's network (`clients.client_network`). The solution counts only from there.
             price: the work, in multiples of the base work, 1 or more. A provider without proof of work ignores it.
         """
 

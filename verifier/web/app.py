@@ -8,13 +8,14 @@ from flask import Flask
 
 from .. import captcha
 from ..api_keys import Keys, WrongKeys
+from ..clients import HiddenClients, client_of
 from ..decisions.presented import Judge
 from ..decisions.promises import Promises
 from ..decisions.rules import Rules
 from ..decisions.unlocks import Unlocks
 from ..fairness import Fairness
 from ..logs import Refusals
-from ..networks import HiddenClients, IPNetwork, client_of
+from ..networks import IPNetwork
 from ..passes import Passes
 from ..settings import InvalidSettings, VerifierSettings
 from ..store.connection import connect

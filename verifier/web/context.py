@@ -10,12 +10,12 @@ from flask import current_app, request
 from .. import logs
 from ..api_keys import Keys, WrongKeys
 from ..captcha import Captcha
+from ..clients import Client, HiddenClients, charged_network, client_network
 from ..decisions.presented import Judge
 from ..decisions.promises import Promises
 from ..decisions.rules import Rules
 from ..decisions.unlocks import Unlocks
 from ..fairness import Fairness
-from ..networks import Client, HiddenClients, charged_network, client_network
 from ..passes import Passes
 from ..settings import VerifierSettings
 from ..store.store import VerifierStore

@@ -5,9 +5,9 @@ import time
 from flask import Blueprint, Response
 
 from .. import logs
+from ..clients import client_network, client_of
 from ..decisions.rules import Launch, believed_time
 from ..grants import UNVERIFIED
-from ..networks import client_network, client_of
 from ..records import PassOutcome, Server
 from ..settings import is_page_address
 from ..store.errors import StoreUnavailable

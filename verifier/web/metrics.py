@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from ..captcha import Captcha, State
-from ..networks import FEW_LAUNCHES, LaunchShares
+from ..clients import FEW_LAUNCHES, LaunchShares
 from ..operators import actions
 from ..operators.actions import Operators
 from ..ping import WAYS

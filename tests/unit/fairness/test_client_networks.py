@@ -9,8 +9,8 @@ from tests.support.apps import NETWORK, admit, get_pass, internal_client, launch
 from tests.support.charges import charge, charges, present, price, public_client_of, unlock
 from tests.support.metrics import value
 from tests.support.public_port import assert_problem
+from verifier.clients import FEW_LAUNCHES, QUIET_SECONDS, SHARED, SHARES_SECONDS, client_network
 from verifier.fairness import BASE_SECONDS, Charge, Fairness
-from verifier.networks import FEW_LAUNCHES, QUIET_SECONDS, SHARED, SHARES_SECONDS, client_network
 from verifier.web.app import create_public_app
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -306,12 +306,12 @@ def test_ipv4_has_one_level(network):
 
 
 def warnings(caplog):
-    return [record for record in caplog.records if record.name == "verifier.networks"]
+    return [record for record in caplog.records if record.name == "verifier.clients"]
 
 
 def test_warning_about_hidden_clients_comes_once_an_hour(services, caplog, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("verifier.networks.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("verifier.clients.time.monotonic", lambda: now[0])
     private, shown = public_client(services, "10.0.0.1"), public_client(services)
     for _ in range(5):
         get_pass(private)
@@ -340,7 +340,7 @@ def test_warning_about_hidden_clients_comes_once_an_hour(services, caplog, monke
 
 def test_share_of_the_address_with_most_launches_is_shown(internal, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("verifier.networks.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("verifier.clients.time.monotonic", lambda: now[0])
 
     def share():
         return value(internal, "binder_egress_launches_largest_share")

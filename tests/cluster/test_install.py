@@ -25,6 +25,18 @@ from tests.support.waiting import eventually, patiently
 
 INSTALL, MAINTENANCE = "docs/install.md", "docs/maintenance.md"
 UPGRADE = "Upgrade, and roll back"
+FILES = ("your-egress-values.yaml", "your-values.yaml")
+"""What `egress plan` writes."""
+
+SEEN = (
+    r"recognised +policies +no NetworkPolicy but JupyterHub's own opens anything for user pods",
+    r"recognised +dns +DNS is the Service kube-system/kube-dns: pods k8s-app=kube-dns, port 53",
+    r"recognised +api-server +the API server has the port 6443",
+    r"not recognised +network-plugin +no DaemonSet of a known network plugin",
+    r"not recognised +ingress +no Ingress and no HTTPRoute leads to BinderHub",
+)
+"""What `egress plan` sees in the local cluster, whose network plugin runs on the node."""
+
 OURS_OVER_BINDERHUBS = {"binder-egress-base", "binder-egress-tier-verified"}
 """Policies for user pods."""
 
@@ -122,8 +134,7 @@ def story(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     own = Stage(stage.context, f"{stage.namespace}-install")
     operator = Operator(own, tmp_path_factory.mktemp("operator"))
     operator.check_out(release_before(tmp_path_factory.mktemp("before") / "chart"))
-    (operator.folder / "your-values.yaml").write_text("jupyterhub: {singleuser: {networkPolicy: {enabled: true}}}\n")
-    values = f"--values={operator.folder}/your-values.yaml"
+    values = "--set=jupyterhub.singleuser.networkPolicy.enabled=true"
     own.helm("install", "binder", str(BINDERHUB), "--create-namespace", "--wait", f"--timeout={ROLLOUT_SECONDS}s", values)
     yield Story(operator, operator.objects())
     own.delete_namespace()
@@ -137,16 +148,21 @@ def link_local_closed() -> Iterator[None]:
 
 
 def test_documented_commands_install_in_mode_observe(story):
-    """Steps 1 to 3."""
+    """The quick path until the gate is shut. `egress plan` looks at a real API server, and changes nothing there."""
+    said = story.operator.type(INSTALL, "Quick path", 0)
+    assert story.operator.objects() == story.before
+    planned, theirs = (yaml.safe_load((story.operator.folder / name).read_text()) for name in FILES)
+    assert theirs == {"jupyterhub": {"singleuser": {"networkPolicy": {"enabled": True}}}}
+    for seen in (*SEEN, f"--namespace {story.stage.namespace}"):
+        assert re.search(seen, said), said
     (values,) = section(INSTALL, "1. Look first", "yaml")
-    story.write_values({**yaml.safe_load(values), **as_values(QUICK)})
+    story.write_values({**planned, **yaml.safe_load(values), **as_values(QUICK)})
     images = story.operator.type(INSTALL, "Chart and images", 1).splitlines()
     assert [re.sub(r":[\w.-]+$", "", image) for image in images] == [
         "image: docker.io/binder-egress/verifier", "image: docker.io/library/redis",
     ]  # fmt: skip
-    story.operator.type(INSTALL, "1. Look first")
+    story.operator.type(INSTALL, "Quick path", 1)
     notes = story.stage.helm("get", "notes", "binder-egress")
-    story.operator.type(INSTALL, "2. Wire BinderHub")
     story.operator.await_binderhub()
     # The command in NOTES makes the same file.
     (command,) = re.findall(r"^ +(kubectl get configmap .*\n.*) > binder-egress.yaml$", notes, re.M)
@@ -167,7 +183,7 @@ def test_documented_commands_install_in_mode_observe(story):
 
 
 def test_documented_commands_close_the_gate(story, link_local_closed):
-    """Step 4, with an API key that the operator made and put into the values."""
+    """The end of the quick path, with an API key that the operator made and put into the values."""
     command = ("exec", "deploy/binder-egress-reconciler", "--", "egress", "keys", "create", "--json")
     made = json.loads(
         story.stage.kubectl(*command, "--name=course", "--tier=verified", "--servers-per-day=500", "--expires=1d", "--why=test")
@@ -176,10 +192,12 @@ def test_documented_commands_close_the_gate(story, link_local_closed):
     story.write_values(made["values"])
     if not os.environ.get("CLUSTER_TARGETS"):
         story.write_values({"gatecheck": {"shut": {"link-local": False}}})
-    story.operator.type(INSTALL, "4. Shut the gate", 0)
+    story.operator.type(INSTALL, "Quick path", 2)
+    *wire, _ = section(INSTALL, "Quick path")[1].splitlines()[-3:]
+    story.operator.run("\n".join(wire))
     story.operator.await_binderhub()
     assert story.policies() >= OURS_OVER_BINDERHUBS and "singleuser" not in story.policies()
-    said = story.operator.type_until_well(INSTALL, "4. Shut the gate", 1)
+    said = story.operator.type_until_well(INSTALL, "4. Shut the gate")
     assert re.search(r"unverified +kubernetes-api +shut +ok", said) and "FAILED" not in said, said
     story.open, story.shut = story.launch_with(story.stage.get_pass()), story.stage.launch().user
 

@@ -143,8 +143,9 @@ def _commands(given: Given, namespace: str, parent: bool) -> list[str]:
     version = f"--version {found}" if VERSION.fullmatch(found) else "--version …"
     setting = "" if given.setting == "open" else f" --values chart/settings/{given.setting}.yaml"
     values = f"kubectl get configmap binder-egress-binderhub-values {where} -o jsonpath='{{.data.values\\.yaml}}'"
+    both = f"--values {files.BINDERHUBS} --values binder-egress.yaml"
     return [
         f"helm install binder-egress chart/ {where}{setting} --values {files.OURS} --set mode=observe --wait",
-        f"{values} | helm upgrade {release} jupyterhub/binderhub {where} {version} --values {files.BINDERHUBS} --values -",
+        f"{values} > binder-egress.yaml && helm upgrade {release} jupyterhub/binderhub {where} {version} {both}",
         doctor,
     ]

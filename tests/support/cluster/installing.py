@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -56,6 +57,12 @@ class Operator:
     def __post_init__(self) -> None:
         self.check_out(TOP / "chart")
         shutil.copytree(BINDERHUB, self.folder / "jupyterhub/binderhub")
+        (self.folder / "bin").mkdir()
+        python = f'PYTHONPATH={TOP} exec {sys.executable} -c "from verifier.egress_cli import main; main()" "$@"'
+        # What the first of them installs is the second.
+        for name, code in (("pipx", '[ "$*" = "install .[plan]" ]'), ("egress", python)):
+            (self.folder / "bin" / name).write_text(f"#!/bin/sh\n{code}\n")
+            (self.folder / "bin" / name).chmod(0o755)
 
     def check_out(self, chart: Path) -> None:
         """Switch to another version of our chart."""
@@ -63,7 +70,7 @@ class Operator:
         shutil.copytree(chart, self.folder / "chart")
 
     def type(self, document: str, heading: str, number: int = 0) -> str:
-        """Run a block of commands of a document unchanged, except for the namespace. Returns the output."""
+        """Run a block of commands of a document unchanged, except for the namespace and the registry. Returns the output."""
         code = section(document, heading)[number]
         self.typed.append(code)
         return self.run(code)
@@ -75,7 +82,8 @@ class Operator:
     def run(self, code: str) -> str:
         """Run commands in the operator's folder. Returns their output, with errors."""
         code = re.sub(r"--namespace binder\b(?!-)", f"--namespace {self.stage.namespace}", code)
-        environment = dict(os.environ)
+        code = code.replace("registry.example.org/", "docker.io/")
+        environment = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
         if self.stage.context:
             config = self.folder / "kubeconfig"
             config.write_text(self.stage.kubectl("config", "view", "--minify", "--flatten"))

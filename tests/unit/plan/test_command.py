@@ -77,7 +77,7 @@ def test_it_reads_no_secret_and_changes_nothing(run, api):
     assert yaml.safe_load(Path("your-values.yaml").read_text()) == {"extraEnv": {"A": "secret-of-mine"}}
     assert yaml.safe_load(Path("your-egress-values.yaml").read_text())["image"]["name"] == "registry.example.org/verifier"
     assert "CiliumClusterwideNetworkPolicy: no right to read them" in out
-    assert "--version 1.0.0-0.dev.git.3901.h2d9b3f7 --values your-values.yaml --values -" in out
+    assert "--version 1.0.0-0.dev.git.3901.h2d9b3f7 --values your-values.yaml --values binder-egress.yaml" in out
 
 
 def test_open_gate_is_an_exit_code_and_a_sentence(run, api):

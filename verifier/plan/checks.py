@@ -18,7 +18,7 @@ CHECKS = (
     Check("ip-families", network_plugin.ip_families, ADMINISTRATOR),
     Check("dns", cluster_services.dns, "See /etc/resolv.conf in a pod: its server must be the pods of `dns`, or in dns.cidrs"),
     Check("api-server", cluster_services.api_server, f"{ADMINISTRATOR}: if its port is neither 443 nor 6443, set it"),
-    Check("ingress", ingress.ingress, "See BinderHub's values"),
+    Check("ingress", ingress.ingress, "See `kubectl get ingress,httproute`"),
     Check("ingress-controller", ingress.controller, f"{ADMINISTRATOR}: its pods or addresses go into publicFrom"),
     Check("pod-security", surroundings.pod_security, ADMINISTRATOR),
     Check("quotas", surroundings.quotas, ADMINISTRATOR),

@@ -33,17 +33,13 @@ def ingress(given: Given) -> Iterator[Finding]:
     except CannotSee:
         wanted = given.value("ingress") or {}
         if not wanted.get("enabled"):
-            yield Finding("ingress", NOT_RECOGNISED, "BinderHub's values switch no Ingress on", ELSEWHERE)
-            return
+            raise
         objects = [_rendered(wanted, given.release)]
     leading = [each for each in objects if _leads_to_binderhub(each)]
     if leading:
         yield _of_ingress(leading[0])
         return
-    try:
-        routes = [each for each in given.objects.see("HTTPRoutes") if _route_leads_to_binderhub(each)]
-    except CannotSee:
-        routes = []
+    routes = [each for each in given.objects.see("HTTPRoutes") if _route_leads_to_binderhub(each)]
     if routes:
         yield _of_route(routes[0])
     else:

@@ -11,14 +11,15 @@ DAEMON_SETS = {
     "calico": ("calico-node", "canal", "rke2-canal"),
     "gke-dataplane-v2": ("anetd",),
     "cilium": ("cilium",),
-    "aws": ("aws-node",),
     "antrea": ("antrea-agent",),
     "ovn-kubernetes": ("ovnkube-node",),
-    "kindnet": ("kindnet",),
     "kube-network-policies": ("kube-network-policies",),
+    "kindnet": ("kindnet",),
+    "aws": ("aws-node",),
     "flannel": ("kube-flannel-ds", "kube-flannel"),
 }
-"""The DaemonSet of each network plugin, by the plugin's id."""
+"""The DaemonSets of each network plugin, by the plugin's id. The first that is there counts: the last ones may give pods their
+addresses while another one enforces policies."""
 
 NOTES = {
     "kube-router": "Policies take effect late, for which the start guard waits, and IPv6 link-local stays open: docs/gatecheck.md",
@@ -39,19 +40,11 @@ def engine_of(given: Given) -> tuple[str, JSON]:
     Raises:
         CannotSee: neither DaemonSets nor nodes can be read.
     """
-    sets = given.objects.see("DaemonSets")
-    found = {
-        engine: daemon_set
-        for engine, names in DAEMON_SETS.items()
-        for daemon_set in sets
-        if daemon_set["metadata"]["name"] in names
-    }
-    if "aws" in found and len(found) > 1:  # Another plugin that enforces policies beside the one that gives addresses.
-        del found["aws"]
-    if "flannel" in found and len(found) > 1:
-        del found["flannel"]
-    if found:
-        return next(iter(found.items()))
+    sets = {each["metadata"]["name"]: each for each in given.objects.see("DaemonSets")}
+    for engine, names in DAEMON_SETS.items():
+        for name in names:
+            if name in sets:
+                return engine, sets[name]
     if any("+k3s" in node["status"]["nodeInfo"]["kubeletVersion"] for node in given.objects.see("nodes")):
         return ("", {}) if "--disable-network-policy" in _k3s_arguments(given) else ("kube-router", {})
     return "", {}

@@ -74,7 +74,7 @@ CILIUM = workload("cilium")
         ([workload("antrea-agent")], {}, "antrea", False),
         ([workload("ovnkube-node", "openshift-ovn-kubernetes")], {}, "ovn-kubernetes", False),
         ([workload("kindnet")], {}, "kindnet", False),
-        ([workload("kube-network-policies"), workload("kindnet")], {}, "kindnet", False),
+        ([workload("kube-network-policies"), workload("kindnet")], {}, "kube-network-policies", False),
         ([workload("kube-flannel-ds", "kube-flannel")], {}, "flannel alone", True),
     ],
 )  # fmt: skip
@@ -236,6 +236,7 @@ def test_gateway_alone_is_a_route():
 
 def test_no_way_in_is_told():
     other = ingress(rules=[{"host": "x.example.org", "http": {"paths": [{"backend": {"service": {"name": "grafana"}}}]}}])
+    assert found("ingress", Given({}, Objects({"Ingresses": [other]}, {"HTTPRoutes": "403"}))).state == CANNOT_SEE
     finding = found("ingress", given(Ingresses=[other]))
     assert finding.state == NOT_RECOGNISED and "publicUrl" in finding.do
     assert "https" in found("ingress", given(Ingresses=[ingress(tls=[])])).do

@@ -80,6 +80,12 @@ def test_it_reads_no_secret_and_changes_nothing(run, api):
     assert "--version 1.0.0-0.dev.git.3901.h2d9b3f7 --values your-values.yaml --values binder-egress.yaml" in out
 
 
+def test_kind_that_the_cluster_does_not_have_is_no_object(run, api):
+    api.objects["Ingresses"].clear()
+    _, out = run()
+    assert "no Ingress and no HTTPRoute leads to BinderHub" in out
+
+
 def test_open_gate_is_an_exit_code_and_a_sentence(run, api):
     api.objects["NetworkPolicies"].append(policy("wide", {}, egress=[{}]))
     code, out = run()

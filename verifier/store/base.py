@@ -26,7 +26,7 @@ _said: dict[str, float] = {}  # by kind: when such a line was last logged, monot
 
 
 class Operations:
-    """Operations on Redis. Each subject derives classes from this; `store.py` has those of each process.
+    """Operations on Redis. Each subject derives classes from this; `store.py` says which a process has.
 
     Every method raises `StoreUnavailable` if Redis fails.
 

@@ -162,7 +162,8 @@ def test_command_needs_the_extra():
         "    def find_spec(self, name, path, target=None):\n"
         "        if name.split('.')[0] in ('github', 'ruamel') or name == 'verifier.bans': raise ModuleNotFoundError(name)\n"
         "import importlib.util\nreal = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, package=None: None if name == 'github' else real(name, package)\n"
+        "gone = ('github', 'ruamel')\n"
+        "importlib.util.find_spec = lambda name, package=None: None if name in gone else real(name, package)\n"
         "sys.meta_path.insert(0, Absent())\n"
         "from verifier.egress_cli import egress\nprint('propose-bans' in egress.commands, 'doctor' in egress.commands)\n"
     )

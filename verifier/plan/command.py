@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
-from kubernetes.config import ConfigException
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from . import cluster, files
+from . import files
 from .binderhub import VERSION, rewritten, version_of
 from .checks import examine
 from .findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Objects, Setting, shown
@@ -71,6 +70,11 @@ def plan(
     overwrite: bool,
     check: bool,
 ) -> None:
+    # Not at the top: no other command needs the Kubernetes client.
+    from kubernetes.config import ConfigException
+
+    from . import cluster
+
     values = _values(source)
     inner = values.get(BINDERHUB) if parent else values
     if not isinstance(inner, Mapping):

@@ -14,6 +14,7 @@ import click
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from .. import __version__
 from . import files
 from .binderhub import VERSION, rewritten, version_of
 from .checks import examine
@@ -112,8 +113,19 @@ def _read(path: Path) -> str:
 
 def _fixed(image: str | None, parent: bool) -> list[tuple[Setting, str]]:
     """The settings that follow from the command line."""
-    settings = [(Setting(("image", "name"), image), "--image")] if image else []
-    return [(Setting(("mode",), "observe"), "take this out to shut the gate"), *settings] if parent else settings
+    if not parent:
+        return [(Setting(("image", "name"), image), "--image")] if image else []
+    custom = (BINDERHUB, "jupyterhub", "custom", "binderEgress")
+    later = "take this out to shut the gate: chart/README.md"
+    settings = [
+        (Setting((OURS, "enabled"), True), "--parent"),
+        (Setting((OURS, "mode"), "observe"), later),
+        (Setting((*custom, "closePing"), False), later),
+    ]
+    if image:
+        settings.append((Setting((OURS, "image", "name"), image), "--image"))
+        settings.append((Setting((*custom, "startGuard", "image"), f"{image}:{__version__}"), "--image, for user pods"))
+    return settings
 
 
 def _show(findings: list[Finding]) -> None:

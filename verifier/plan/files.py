@@ -28,20 +28,21 @@ def our_values(findings: Iterable[Finding], fixed: Iterable[tuple[Setting, str]]
 
     Args:
         findings: all findings.
-        fixed: settings that follow from the command line, each with its comment.
+        fixed: settings that follow from the command line, each with its comment; their paths begin with `top`, if any.
         top: the key of our chart in a parent chart; empty without one.
     """
     findings = list(findings)
     values = CommentedMap()
     last: tuple[tuple[str, ...], str] = (), ""
-    for setting, comment in [*fixed, *((setting, finding.seen) for finding in findings for setting in finding.settings)]:
-        path = (*([top] if top else []), *setting.path)
-        here = path[:-1], shown(comment)
-        _put(values, path, setting.value, here[1] if here != last else None)
+    above = (top,) if top else ()
+    seen = [(Setting((*above, *each.path), each.value), finding.seen) for finding in findings for each in finding.settings]
+    for setting, comment in [*fixed, *seen]:
+        here = setting.path[:-1], shown(comment)
+        _put(values, setting.path, setting.value, here[1] if here != last else None)
         last = here
-    seen = "".join(f"{SEEN}{finding.id}: {shown(finding.seen)}\n" for finding in findings)
+    lines = "".join(f"{SEEN}{finding.id}: {shown(finding.seen)}\n" for finding in findings)
     head = "# Written by `egress plan`, which reads only. What is not here has the chart's default.\n"
-    return f"{head}{_dump(values)}\n# What `egress plan --check` compares.\n{seen}"
+    return f"{head}{_dump(values)}\n# What `egress plan --check` compares.\n{lines}"
 
 
 def _put(values: CommentedMap, path: tuple[str, ...], value: Any, comment: str | None) -> None:

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from tests.support.api_server import ApiServer
 from tests.support.plan_objects import k3s, policy
+from verifier import __version__
 from verifier.egress_cli import egress
 from verifier.plan.cluster import PATHS
 
@@ -119,11 +120,16 @@ def test_values_alone_are_enough(run, api):
 
 def test_parent_chart_has_both_below_their_keys(run):
     parent = "binderhub:\n  extraEnv: [{name: A, value: b}]\nother: 1\n"
-    code, out = run("--parent", values=parent)
+    code, out = run("--parent", "--image", "registry.example.org/verifier", values=parent)
     assert code == 0 and "helm dependency update" in out
     assert yaml.safe_load(Path("your-values.yaml").read_text()) == {"binderhub": {"extraEnv": {"A": "b"}}, "other": 1}
     ours = yaml.safe_load(Path("your-egress-values.yaml").read_text())
-    assert set(ours) == {"binder-egress"} and ours["binder-egress"]["mode"] == "observe"
+    assert set(ours) == {"binder-egress", "binderhub"}
+    fixed = {"enabled": True, "mode": "observe", "image": {"name": "registry.example.org/verifier"}}
+    assert fixed.items() <= ours["binder-egress"].items()
+    image = f"registry.example.org/verifier:{__version__}"
+    wiring = {"closePing": False, "startGuard": {"image": image}}
+    assert ours["binderhub"] == {"jupyterhub": {"custom": {"binderEgress": wiring}}}
     assert run("--parent", values="other: 1")[0] == 2
 
 

@@ -122,7 +122,8 @@ def sign_in(given: Given) -> Iterator[Finding]:
     if given.value("config", "BinderHub", "auth_enabled"):
         settings = Setting(("base", "allowHub"), True), Setting(("base", "allowDns"), True)
         text = "BinderHub has auth_enabled, so user servers need the hub's API, and DNS to find it"
-        yield Finding("sign-in", RECOGNISED, text, "Every server reaches both: docs/launch-page.md", settings=settings)
+        do = "Every server then reaches both, and DNS can carry a slow tunnel"
+        yield Finding("sign-in", RECOGNISED, text, do, settings=settings)
         return
     nobody = (Setting(("rules", "authenticatedUsers"), {"*": False}),) if given.setting == "strict" else ()
     yield Finding("sign-in", RECOGNISED, "nobody signs in to BinderHub (auth_enabled is off)", settings=nobody)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given
 
@@ -22,8 +21,8 @@ DAEMON_SETS = {
 addresses while another one enforces policies."""
 
 NOTES = {
-    "kube-router": "Policies take effect late, for which the start guard waits, and IPv6 link-local stays open: docs/gatecheck.md",
-    "calico": "With IPv4 alone, IPv6 link-local to the node stays open: docs/gatecheck.md",
+    "kube-router": "Policies take effect late, for which the start guard waits, and IPv6 link-local stays open: docs/link-local.md",
+    "calico": "With IPv4 alone, IPv6 link-local to the node stays open: docs/link-local.md",
     "kindnet": "kind before 0.24 enforced nothing: only packets tell (`helm test`)",
     "kube-network-policies": "Its --fail-open is on by default: new pods are open while it is away",
 }
@@ -94,7 +93,7 @@ def _aws(daemon_set: JSON) -> Finding:
     return Finding("network-plugin", RECOGNISED, f"aws, NETWORK_POLICY_ENFORCING_MODE {mode}", do)
 
 
-def cilium_settings(given: Given) -> dict[str, Any]:
+def cilium_settings(given: Given) -> dict[str, str]:
     """The data of the ConfigMap cilium-config.
 
     Raises:
@@ -103,12 +102,21 @@ def cilium_settings(given: Given) -> dict[str, Any]:
     return {key: value for found in given.objects.see("Cilium's settings") for key, value in (found.get("data") or {}).items()}
 
 
+def cidr_match_mode(given: Given) -> str:
+    """What Cilium's policies match by address besides the world: `nodes` or `none`.
+
+    Raises:
+        CannotSee: its settings cannot be read.
+    """
+    return cilium_settings(given).get("policy-cidr-match-mode") or "none"
+
+
 def _cilium(given: Given) -> Finding:
     try:
         settings = cilium_settings(given)
     except CannotSee as error:
         return Finding("network-plugin", RECOGNISED, f"cilium; its settings cannot be read: {error}", "Ask who runs the cluster")
-    wait, match = settings.get("identity-max-jitter") or "30s", settings.get("policy-cidr-match-mode") or "none"
+    wait, match = settings.get("identity-max-jitter") or "30s", cidr_match_mode(given)
     text = f"cilium, identity-max-jitter {wait}, policy-cidr-match-mode {match}"
     late = f"An unlocked server waits up to {wait} for its network: docs/guarantees.md" if wait not in ("0", "0s") else ""
     if settings.get("enable-policy") == "never":

@@ -1,12 +1,16 @@
 """Each check of `egress plan`, with the objects of a cluster: what it recognises, and each trap."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from tests.support.plan_objects import TRAEFIK, dns_service, given, ingress, node, policy, workload
 from verifier.plan.checks import CHECKS, examine
 from verifier.plan.findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED, Finding, Given, Objects
+
+TOP = Path(__file__).parents[3]
 
 HUB = {"enabled": True, "hosts": ["hub.example.org"]}
 
@@ -263,6 +267,9 @@ def test_controller_in_its_nodes_network_is_known_by_the_nodes():
     assert {peer["ipBlock"]["cidr"] for peer in wanted.values()} == {"10.1.0.1/32", "10.42.0.0/32"}
     here = given(Deployments=[], DaemonSets=[in_node, CILIUM])
     assert found("ingress-controller", here).state == NOT_RECOGNISED
+    matched = {"Cilium's settings": [{"data": {"policy-cidr-match-mode": "nodes"}}]}
+    here = given(Deployments=[], DaemonSets=[in_node, CILIUM], **matched)
+    assert settings(found("ingress-controller", here)) == {"verifier.networkPolicy.publicFrom": cidrs}
 
 
 def test_controllers_that_are_none_or_several_are_not_recognised():
@@ -315,6 +322,12 @@ def test_nothing_in_the_cluster_or_the_values_raises(what):
     for values in ({"extraEnv": [what], "config": what, "ingress": what, "jupyterhub": {"singleuser": what}}, {"extraEnv": what}):
         assert examine(Given(values, Objects({name: [what] for name in names})))
         assert examine(Given(values, Objects(), setting="strict"))
+
+
+def test_pages_that_sentences_name_exist():
+    for module in (TOP / "verifier/plan").glob("*.py"):
+        for page in re.findall(r"(?:docs|chart)/[\w-]+\.\w+", module.read_text()):
+            assert (TOP / page).is_file(), (module, page)
 
 
 def test_each_check_has_an_id_of_its_own_and_says_whom_to_ask():

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import altcha
@@ -31,7 +32,7 @@ from tests.support.doubles import SECRET, Double
 from tests.support.launch_page import HEADER, TOP, BinderHub, Build, Gate, bundle
 from tests.support.store import Store
 from verifier.captcha import ROWS, Outcome, Remote
-from verifier.captcha.altcha import Altcha
+from verifier.captcha.altcha import Altcha, Options
 from verifier.store.connection import connect
 from verifier.web.assets import Assets
 
@@ -40,6 +41,9 @@ CACHED, BUILD = 2.0, 8.0
 
 LOADED = 1.0
 """Seconds for which a browser loads BinderHub's page script (large; launch.js comes first) where it does not have it yet."""
+
+SLOWER = 4
+"""How many times slower a slow device is. Chromium slows down a page's script, and no worker: a worker gets so much more work."""
 
 
 @dataclass
@@ -63,12 +67,13 @@ class Noted(Gate):
 
 
 @contextmanager
-def running_verifier() -> Iterator[tuple[VerifierProcess, Store]]:
-    """A verifier with the default proof of work, and what a reconciler would write to."""
+def running_verifier(times: int = 1) -> Iterator[tuple[VerifierProcess, Store]]:
+    """A verifier with so many times the default proof of work, and what a reconciler would write to."""
     server = RedisServer()
     server.start()
+    work = {"counterMax": times * Options().counterMax}
     # Quiet, since nobody reads its log.
-    process = VerifierProcess(server, captcha_providers={"altcha": {}}, fairness_doubled_after=0, log_level="warning")
+    process = VerifierProcess(server, captcha_providers={"altcha": work}, fairness_doubled_after=0, log_level="warning")
     client = connect(make_settings(server))
     try:
         yield process, Store(client)
@@ -118,8 +123,10 @@ class TimedBinderHub(BinderHub):
         requested: when the build request arrived, Unix time in seconds.
         announced: when the launch was announced.
         ready_at: when the event `ready` was sent.
+        slower: how many times slower than this machine the visitor's device is.
     """
 
+    slower = 1
     build_seconds = 0.0
     requested = announced = ready_at = 0.0
 
@@ -171,26 +178,31 @@ CASES = [
 
 def launch() -> None:
     """From the launch page to the server's page, with what the chart puts into the page and without it, in turns."""
-    script = bundle()
-    with running_verifier() as (process, store), chromium() as browser:
-        hub = TimedBinderHub((process.public, process.internal), script)
-        hub.launched = lambda user: run_pod(store, user)
-        launch_once(browser, hub, CASES[0])
-        for processors in (0, os.cpu_count() or 1):
+    script, processors = bundle(), os.cpu_count() or 1
+    with chromium() as browser:
+        for name, spinning, slower in (
+            ("quiet", 0, 1),
+            (f"{processors} processors busy with something else", processors, 1),
+            (f"a device {SLOWER} times slower", 0, SLOWER),
+        ):
             # With fewer than 20 launches the 95th percentile is the worst of them.
             table = Table(
                 "", "times", "lost: median", "p95", "kept: median", "p95", "worst", "announced", "ready", "held", "never",
-                title=f"Seconds, with {processors} processors busy with something else; pods start in {CACHED:g} s",
+                title=f"Seconds, {name}; pods start in {CACHED:g} s",
                 caption="kept: the promise, after the build request; how often before the launch was announced, before the server"
                 " was ready, while it waited, and never",
                 title_justify="left",
                 caption_justify="left",
             )  # fmt: skip
-            with busy(processors):
+            with busy(spinning), running_verifier(slower) as (process, store):
+                hub = TimedBinderHub((process.public, process.internal), script)
+                hub.slower = slower
+                hub.launched = partial(run_pod, store)
+                launch_once(browser, hub, CASES[0])
                 for case in CASES:
                     table.add_row(case.name, str(case.times), *measured(browser, hub, case))
+                hub.stop()
             console.print(table)
-        hub.stop()
 
 
 def measured(browser: Browser, hub: TimedBinderHub, case: Case) -> list[str]:
@@ -227,6 +239,7 @@ def launch_once(browser: Browser, hub: TimedBinderHub, case: Case) -> Launched:
     """Launch once, with empty caches."""
     solved = hub.gates["passes"] = Noted()
     with fresh_page(browser, REMEMBER) as page:
+        page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": hub.slower})
         if case.form:
             page.goto(hub.url)
             page.locator("input[name=repository]").fill("o/cached")

@@ -19,7 +19,7 @@ from ..ping import way_to_ping
 from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
-from ..store.health import NEARLY_FULL
+from ..store.health import NEARLY_FULL, SLOW_LABELS_SECONDS
 from ..store.reconciler_counters import (
     ACCESS,
     ACCESS_TIMES,
@@ -32,7 +32,7 @@ from ..store.reconciler_counters import (
 from ..store.store import ReconcilerStore
 from ..store.verifiers import VERIFIER_TTL_SECONDS
 from .check import Canary, Findings, Namespace, check
-from .label_delay import LIMIT_SECONDS, SLOW_SECONDS
+from .label_delay import LIMIT_SECONDS
 from .netpol import OTHER_KINDS, Labels, admits_anybody
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -353,7 +353,7 @@ def _label_delay(settings: ReconcilerSettings, found: dict[str, Any]) -> Check:
         return Check("labels", OK, f"how long they take to act is not measured yet: {reason}")
     on, off = (f"{found[way]:.1f}" if found[way] < LIMIT_SECONDS else f"more than {LIMIT_SECONDS:.0f}" for way in ("on", "off"))
     text = f"act {on} s after they were set, and {off} s after they were taken off"
-    if max(found["on"], found["off"]) <= SLOW_SECONDS:
+    if max(found["on"], found["off"]) <= SLOW_LABELS_SECONDS:
         return Check("labels", OK, text)
     text += (
         ": a tier opens, and a block closes, that much later, except in the egress proxy. With Cilium, set identity-max-jitter to "

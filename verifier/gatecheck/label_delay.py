@@ -20,15 +20,13 @@ from .. import kubernetes_api
 from ..kubernetes_api import ApiServerUnavailable
 from ..labels import GATECHECK_LABEL, TIER_LABEL
 from ..pods import start_guard
+from ..store.health import SLOW_LABELS_SECONDS
 from .probe import MARK_PORT
 
 log = logging.getLogger("binder-egress")
 
 MARK = "label.delay"
 """The value of the tier label while the reconciler measures. The names of tiers have no dots."""
-
-SLOW_SECONDS = 5.0
-"""Above this, people are told to wait, and an alert fires. Plugins that act on the label itself need less than a second."""
 
 LIMIT_SECONDS = 60.0
 """Seconds after which a measurement ends: twice the longest wait that Cilium has by default."""
@@ -188,7 +186,7 @@ class LabelDelays:
         More than `LIMIT_SECONDS` is not known, so nobody is told to wait for that.
         """
         worst = self.worst()
-        return round(worst.on) if worst and SLOW_SECONDS < worst.on < LIMIT_SECONDS else 0
+        return round(worst.on) if worst and SLOW_LABELS_SECONDS < worst.on < LIMIT_SECONDS else 0
 
     def findings(self) -> dict[str, Any]:
         """What the gate check publishes: `on` and `off`, or the reason why nothing was measured."""
@@ -213,5 +211,5 @@ class LabelDelays:
             log.exception("fault while measuring the delay of labels")
             self.reason = "a fault: see the reconciler's log"
         worst = self.worst()
-        if worst and worst.longest > SLOW_SECONDS and not (before and before.longest > SLOW_SECONDS):
+        if worst and worst.longest > SLOW_LABELS_SECONDS and not (before and before.longest > SLOW_LABELS_SECONDS):
             log.warning("labels act late: docs/gatecheck.md says what to do", extra={"fields": asdict(worst)})

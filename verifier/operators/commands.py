@@ -22,6 +22,7 @@ from ..grants import BLOCK_KINDS
 from ..settings import CommonSettings, InvalidSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
+from ..store.health import SLOW_LABELS_SECONDS
 from ..store.store import ReconcilerStore
 from . import actions
 from .actions import ActionRefused, CommandOperators
@@ -116,11 +117,8 @@ def grant(operators: CommandOperators, server: str, tier: str, by: str, why: str
 @_as_json
 @click.pass_obj
 def revoke(operators: CommandOperators, server: str, stop: bool, by: str, why: str, as_json: bool) -> None:
-    _say(
-        actions.revoke(operators, operators.find(server), by, why, stop),
-        f"{server} is blocked{' and stops' if stop else ''}.",
-        as_json,
-    )
+    done = actions.revoke(operators, operators.find(server), by, why, stop)
+    _say(done, f"{server} is blocked{' and stops' if stop else ''}.{'' if stop else _late(operators)}", as_json)
 
 
 @egress.command(help="Block a server, a repository (host/owner/name, or host/owner/*) or a network of clients (CIDR).")
@@ -136,7 +134,8 @@ def block(operators: CommandOperators, kind: str, what: str, duration: str, by: 
     done = actions.block(operators, kind, what, by, why, until)
     _say(
         done,
-        f"Blocked: {done['what']}, as {done['block']}. Running servers that lost network, or are kept from it: {done['servers']}.",
+        f"Blocked: {done['what']}, as {done['block']}. Running servers that lost network, or are kept from it: {done['servers']}."
+        f"{_late(operators)}",
         as_json,
         f"recorded as {done['block']} (running servers that it applies to: {done['servers']})",
     )
@@ -237,6 +236,14 @@ def _say(done: dict[str, Any], sentence: str, as_json: bool, recorded: str = "re
         click.echo(sentence)
     if pending:
         sys.exit(PENDING)
+
+
+def _late(operators: CommandOperators) -> str:
+    """What is said of a block where the network plugin acts late on labels."""
+    seconds = operators.label_off_seconds()
+    if seconds <= SLOW_LABELS_SECONDS:
+        return ""
+    return f" For up to {seconds:.0f} s new connections still open, except in the egress proxy: labels act late here."
 
 
 def _say_if_silent(operators: CommandOperators) -> None:

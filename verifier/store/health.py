@@ -12,6 +12,9 @@ from .verifiers import Verifiers
 GATECHECK_TTL_SECONDS = 600
 """Seconds for which findings count. New ones come every minute."""
 
+SLOW_LABELS_SECONDS = 5.0
+"""Above this delay of labels, people are told to wait, and an alert fires. Most plugins need less than a second."""
+
 NEARLY_FULL = 0.9
 """The share of Redis' memory above which it is nearly full. A full Redis accepts no grants."""
 

@@ -520,6 +520,17 @@ def test_commands_perform_their_actions(egress, reconciler, cluster):
         assert "Blocked: 192.0.2.0/24, as " in egress("block", "network", "192.0.2.7/24", "--why", "mining")[1]
 
 
+def test_blocks_say_where_labels_act_late(egress, reconciler, cluster, store):
+    start(cluster, reconciler)
+    store.publish_gatecheck('{"label_delay": {"on": 1.0, "off": 26.4}}')
+    late = " For up to 26 s new connections still open, except in the egress proxy: labels act late here.\n"
+    with running(reconciler):
+        assert egress("block", "network", "192.0.2.7/24", "--why", "mining")[1].endswith(f"from it: 0.{late}")
+        assert egress("revoke", "alice", "--why", "mining")[1] == f"alice is blocked.{late}"
+        store.publish_gatecheck('{"label_delay": {"on": 26.4, "off": 5.0}}')
+        assert egress("revoke", "alice", "--why", "mining")[1] == "alice is blocked.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

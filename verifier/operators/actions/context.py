@@ -63,6 +63,12 @@ class Operators:
         """Whether the reconciler is silent, so that what is known about servers may be old, or lost in a wipe of Redis."""
         return self.store.reconciler_state()[0] is None
 
+    def label_off_seconds(self) -> float:
+        """Seconds until a label that is taken off acts, as it was measured last; 0 if it was not measured."""
+        measured = (self.store.gatecheck() or {}).get("label_delay")
+        seconds = measured.get("off") if isinstance(measured, dict) else None
+        return seconds if isinstance(seconds, int | float) else 0.0
+
     def known(self, server: Server) -> KnownServer:
         """What is known of a server that runs."""
         known = self.store.known(server)

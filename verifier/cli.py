@@ -52,7 +52,9 @@ def reconciler() -> None:
     )
     user_pods = UserPods(settings.namespace, settings.user_pod_labels)
     delays = LabelDelays(Canary(settings.namespace) if settings.canary else None)
-    process = Reconciler(settings, user_pods, ReconcilerStore(connect(settings)), agents=agents)
+    process = Reconciler(
+        settings, user_pods, ReconcilerStore(connect(settings)), agents=agents, opening_seconds=delays.opening_seconds
+    )
     if agents:
         threading.Thread(target=agents.run, name="agents", daemon=True).start()
     # The gate check has its own connection and thread, so that it never slows down the reconciler.

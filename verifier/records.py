@@ -3,6 +3,7 @@
 `texts` writes it as JSON, and reads it.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -105,6 +106,7 @@ class KnownServer:
         pod: the pod's name.
         label: the value of its tier label; empty if it has none.
         promise: the promise that came with its launch; empty: none did, or Redis was wiped since.
+        opens_at: Unix time in seconds by which the network plugin acts on its label, where that takes long (D-477); 0 elsewhere.
     """
 
     uid: str
@@ -114,6 +116,11 @@ class KnownServer:
     pod: str = ""
     label: str = ""
     promise: str = ""
+    opens_at: int = 0
+
+    def opens_in(self, now: float) -> int:
+        """Seconds until its tier is open, from a Unix time in seconds; 0: it is open, or there is none."""
+        return max(0, math.ceil(self.opens_at - now)) if isinstance(self.grant, Egress) else 0
 
     @property
     def tier(self) -> str:

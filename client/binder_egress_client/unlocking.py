@@ -102,6 +102,8 @@ def unlock(
     had = None
     try:
         shown = verifier.show(server)
+        if shown.get("opens_in") and (found := await_egress(verifier, server, PENDING)):
+            return found
         if shown["tier"] != UNVERIFIED:
             had = shown
             if had.get("expires_in") is not None and had.get("renewable_in") is None:
@@ -238,8 +240,8 @@ def _confirmed(verifier: Verifier, server: Server, had: dict[str, Any] | None, a
 
 
 def _is_done(shown: dict[str, Any], had: dict[str, Any] | None) -> bool:
-    """Whether a server has a tier or, if it had one before, whether its lease is longer now."""
-    if shown["tier"] == UNVERIFIED:
+    """Whether a server has a tier that is open or, if it had one before, whether its lease is longer now."""
+    if shown["tier"] == UNVERIFIED or shown.get("opens_in"):
         return False
     until = shown.get("until")
     return had is None or until is None or bool(until > (had.get("until") or 0))

@@ -1,6 +1,8 @@
 """Promises: a launch that is announced before its solution, and the pass that keeps it."""
 
 import threading
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -86,6 +88,9 @@ def test_promise_that_is_kept_once_there_is_a_pod_unlocks_it(public, internal, s
     assert store.pending(ALICE, set()).unlock.grant.rule == "unlock"
     list_and_converge(reconciler)
     assert (label(cluster), state(public, promise)) == ("verified", "granted")
+    # Where the network opens the tier late, the launch page does not call it access before.
+    store.publish(ALICE, replace(store.known(ALICE), opens_at=int(time.time()) + 30))
+    assert public.get(f"/egress/promises/{promise}").json == {"state": "announced", "tier": "verified", "access": "none"}
 
 
 def test_promise_says_nothing_of_a_grant_before_the_pod_carries_it(public, internal, promise, reconciler, cluster):

@@ -7,7 +7,16 @@ import pytest
 
 import verifier.reconciler.loop
 from tests.support.apps import carried
-from tests.support.reconciling import ALICE, converge_due, granted, known, list_and_converge, make_grant, record_launch
+from tests.support.reconciling import (
+    ALICE,
+    converge_due,
+    granted,
+    known,
+    list_and_converge,
+    make_grant,
+    record_launch,
+    record_unlock,
+)
 from verifier.grants import Egress, Rule
 from verifier.reconciler.cache import PodCache
 from verifier.records import KnownServer, Server
@@ -24,14 +33,14 @@ FULL = Egress("g", "verified", Rule.OPERATOR, 1000, read_origin("eve"), "a cours
         pytest.param(
             KnownServer("uid-1", FULL, "https://example.com/a/b", "192.0.2.1", "jupyter-alice--", "verified"),
             '{"uid": "uid-1", "tier": "verified", "grant": "g", "repository": "https://example.com/a/b", "client": "192.0.2.1", '
-            '"pod": "jupyter-alice--", "label": "verified", "promise": "", "rule": "operator", "at": 1000, "by": "eve", '
-            '"why": "a course", "until": 2000, "may_stop": true}',
+            '"pod": "jupyter-alice--", "label": "verified", "promise": "", "opens_at": 0, "rule": "operator", "at": 1000, '
+            '"by": "eve", "why": "a course", "until": 2000, "may_stop": true}',
             id="a grant",
         ),
         pytest.param(
             KnownServer("uid-1", label="foreign"),
             '{"uid": "uid-1", "tier": "unverified", "grant": "", "repository": "", "client": "", "pod": "", "label": "foreign", '
-            '"promise": "", "rule": "", "at": 0, "by": "", "why": "", "until": null, "may_stop": false}',
+            '"promise": "", "opens_at": 0, "rule": "", "at": 0, "by": "", "why": "", "until": null, "may_stop": false}',
             id="no grant",
         ),
     ],
@@ -55,6 +64,25 @@ def test_published_text_stays_the_same(store, in_redis, server, text):
 def test_text_of_another_version_is_read(store, in_redis, text, server):
     in_redis.set("binder-egress:server:alice/", text)
     assert store.known(ALICE) == server
+
+
+def test_where_labels_act_late_it_is_published_when_they_will(make_reconciler, cluster, store):
+    now, measured = [1000.5], [26]
+    cluster.add()
+    reconciler = make_reconciler(clock=lambda: now[0], opening_seconds=lambda: measured[0])
+    list_and_converge(reconciler)
+    assert store.known(ALICE).opens_at == 0, "it has no label"
+    record_unlock(store, make_grant())
+    list_and_converge(reconciler)
+    assert store.known(ALICE).opens_at == 1027
+    # What is measured later, and a renewal, change nothing for a label that stays.
+    now[0], measured[0] = 2000.0, 9
+    record_unlock(store, make_grant(rule="renewal"))
+    list_and_converge(make_reconciler(clock=lambda: now[0], opening_seconds=lambda: measured[0]))
+    assert (store.known(ALICE).grant.rule, store.known(ALICE).opens_at) == ("renewal", 1027)
+    record_unlock(store, Egress.new("small", Rule.OPERATOR, time.time() + 5))
+    list_and_converge(reconciler)
+    assert store.known(ALICE).opens_at == 2009
 
 
 def test_restart_with_an_empty_redis_publishes_every_pod_and_patches_none(make_reconciler, cluster, store, redis_server):

@@ -45,14 +45,16 @@ BLOCKS = {
 
 SERVERS = {
     "with egress": '{"uid": "uid-1", "tier": "verified", "grant": "g", "repository": "r", "client": "c", "pod": "p", '
-    '"label": "verified", "promise": "promise-0", "rule": "api-client", "at": 1000, "by": "' + KEY + '", "why": "", '
+    '"label": "verified", "promise": "promise-0", "opens_at": 0, "rule": "api-client", "at": 1000, "by": "' + KEY + '", "why": "", '
     '"until": 2000, "may_stop": true}',
     "with a block": '{"uid": "uid-1", "tier": "unverified", "grant": "b", "repository": "r", "client": "c", "pod": "p", '
-    '"label": "", "promise": "", "rule": "blocked", "at": 1000, "by": "eve", "why": "mining", "until": 2000, "may_stop": false}',
+    '"label": "", "promise": "", "opens_at": 0, "rule": "blocked", "at": 1000, "by": "eve", "why": "mining", '
+    '"until": 2000, "may_stop": false}',
     "with an ended lease": '{"uid": "uid-1", "tier": "unverified", "grant": "g", "repository": "", "client": "", "pod": "", '
-    '"label": "", "promise": "", "rule": "expired", "at": 1000, "by": "' + KEY + '", "why": "", "until": 1120, "may_stop": true}',
+    '"label": "", "promise": "", "opens_at": 0, "rule": "expired", "at": 1000, "by": "' + KEY + '", "why": "", '
+    '"until": 1120, "may_stop": true}',
     "with nothing": '{"uid": "uid-1", "tier": "unverified", "grant": "", "repository": "", "client": "", "pod": "", "label": "", '
-    '"promise": "", "rule": "", "at": 0, "by": "", "why": "", "until": null, "may_stop": false}',
+    '"promise": "", "opens_at": 0, "rule": "", "at": 0, "by": "", "why": "", "until": null, "may_stop": false}',
 }
 
 PODS = (

@@ -1,5 +1,6 @@
 """Unlocks of running servers, and the page of each server."""
 
+import math
 import re
 import threading
 import time
@@ -23,6 +24,7 @@ from tests.support.apps import (
 from verifier.grants import Block
 from verifier.passes import Passes
 from verifier.records import KnownServer, Server
+from verifier.settings import Tier
 from verifier.texts import read_origin
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
@@ -41,7 +43,7 @@ def test_pass_unlocks_a_running_server(public, store):
     assert answer.status_code == 200
     assert answer.json == {
         "state": "granted", "user": "alice", "server": "", "tier": "verified", "access": "network",
-        "reach": "", "why": "", "contact": "",
+        "reach": "", "why": "", "opens_in": 0, "contact": "",
         "until": None, "expires_in": None, "on_expiry": None,
         "unlockable": False, "larger": [], "renewable_in": None,
     }  # fmt: skip
@@ -52,6 +54,38 @@ def test_solution_unlocks_a_running_server(public, store):
     with reconciler(store):
         answer = unlock(public, provider="altcha", solution=solve(public, "unlock"))
     assert (answer.status_code, answer.json["state"]) == (200, "granted")
+
+
+def opening(grant, seconds=25.5):
+    return KnownServer("uid-1", grant, opens_at=math.ceil(time.time() + seconds))
+
+
+def test_tier_that_the_network_opens_late_is_not_called_open_before(public, store):
+    store.publish(Server("alice"), opening(carried("verified", "g")))
+    shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
+    assert (shown["tier"], shown["access"], shown["unlockable"]) == ("verified", "none", False)
+    assert 25 <= shown["opens_in"] <= 27
+    assert shown["why"] == f"Access has been granted, and opens within {shown['opens_in']} s."
+    for accept in ("text/plain", "text/html"):
+        text = public.get("/egress/servers/alice", headers={"Accept": accept}).get_data(as_text=True)
+        assert "Your server has no internet access. Access has been granted, and opens within" in text
+    store.publish(Server("alice"), opening(carried("verified", "g"), -1))
+    shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
+    assert (shown["access"], shown["opens_in"], shown["why"]) == ("network", 0, "")
+
+
+def test_egress_proxy_does_not_wait_for_the_network(settings, store):
+    tiers = {"verified": Tier(internet=True, hosts=["python"], description={"en": "Everything."})}
+    public = public_client(create_services(settings.model_copy(update={"tiers": tiers})))
+    store.publish(Server("alice"), opening(carried("verified", "g")))
+    shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
+    assert (shown["access"], shown["reach"]) == ("packages", "What works: pip.")
+
+
+def test_block_is_said_before_the_network_opens(public, store):
+    store.publish(Server("alice"), opening(carried("unverified", "b", rule="blocked")))
+    shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
+    assert shown["opens_in"] == 0 and "blocked it" in shown["why"]
 
 
 class Waits:
@@ -358,7 +392,7 @@ def test_json_names_the_state_of_the_server(public, store):
     answer = public.get("/egress/servers/alice", headers={"Accept": "application/json"})
     assert answer.json == {
         "user": "alice", "server": "", "tier": "unverified", "access": "none",
-        "reach": "Programs in it cannot open connections to the internet.", "why": "", "contact": "",
+        "reach": "Programs in it cannot open connections to the internet.", "why": "", "opens_in": 0, "contact": "",
         "until": None, "expires_in": None, "on_expiry": None,
         "unlockable": True, "larger": [], "renewable_in": None,
     }  # fmt: skip

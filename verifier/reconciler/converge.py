@@ -1,6 +1,7 @@
 """Converges one server: its pods get the grant that they should carry, and the result is published for the verifier."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 
 from .. import logs
@@ -44,6 +45,7 @@ class Converger:
         tally: the counts for the next heartbeat.
         stopper: deletes the pods that must be stopped.
         clock: Unix time in seconds.
+        opening_seconds: returns how long the network plugin takes to act on a label, where that is long; else 0.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Converger:
         tally: Tally,
         stopper: Stopper,
         clock: Callable[[], float],
+        opening_seconds: Callable[[], int] = lambda: 0,
     ):
         self._settings = settings
         self._user_pods = user_pods
@@ -63,6 +66,7 @@ class Converger:
         self._tally = tally
         self._stopper = stopper
         self._clock = clock
+        self._opening_seconds = opening_seconds
         self.started = clock()
         """Unix time in seconds. Older pods were counted by an earlier process."""
 
@@ -202,12 +206,20 @@ class Converger:
             pod=pod.name,
             label=pod.label or "",
             promise=promise_of(pod, pending),
+            opens_at=self._opens_at(pod, pending.known),
         )
         if known != pending.known:
             self._store.publish(pod.server, known)
         launch = launch_of(pod, pending)
         if launch and (pod.ready or _had(pod, launch.grant.id, pending.known)):
             self._store.settle(pod.server, launch)
+
+    def _opens_at(self, pod: Pod, before: KnownServer | None) -> int:
+        """When the network plugin acts on a pod's label, as `KnownServer` has it. A label that stays the same keeps its time."""
+        if before and before.uid == pod.uid and before.label == (pod.label or ""):
+            return before.opens_at
+        seconds = self._opening_seconds() if pod.label else 0
+        return math.ceil(self._clock()) + seconds if seconds else 0
 
     def _log_and_count_start(self, pod: Pod, pending: Pending) -> None:
         """Log and count, once for each pod, a launch without a record, a way to ping and the outcome of the start guard."""

@@ -93,6 +93,7 @@ class Reconciler:
         clock: Unix time in seconds.
         steady: monotonic time in seconds.
         agents: which address is on which node; None: there are no agents.
+        opening_seconds: returns how long the network plugin takes to act on a label, where that is long; else 0.
 
     Attributes:
         queue: the servers to converge.
@@ -107,6 +108,7 @@ class Reconciler:
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
         agents: Agents | None = None,
+        opening_seconds: Callable[[], int] = lambda: 0,
     ):
         self._user_pods = user_pods
         self._store = store
@@ -117,7 +119,7 @@ class Reconciler:
         self._cache = PodCache()
         self._tally = Tally()
         self._stopper = Stopper(settings, user_pods, self._cache, store, clock, steady)
-        self._converger = Converger(settings, user_pods, self._cache, store, self._tally, self._stopper, clock)
+        self._converger = Converger(settings, user_pods, self._cache, store, self._tally, self._stopper, clock, opening_seconds)
         self._addresses = AddressBook(self._cache, store, clock) if settings.proxy else None
         self._responder = (
             Responder(settings, self._cache, store, self._tally, agents, self.queue, clock) if settings.detections else None

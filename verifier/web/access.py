@@ -18,8 +18,17 @@ def access_of(known: KnownServer, blocks: list[Block], now: float) -> Access | N
         return None
     if blocks_on(Facts.of(known), blocks, now):
         return "none"
-    tier = tiers_of(known).get(known.tier)
+    tier = tier_now(known, now)
     return tier.access if tier else None
+
+
+def tier_now(known: KnownServer, now: float) -> Tier | None:
+    """What a server's tier gives it now; None if the site no longer has that tier. Until the network plugin acts on the label, that
+    is only what goes through the egress proxy (D-477)."""
+    tier = tiers_of(known).get(known.tier)
+    if tier is None or not known.opens_in(now):
+        return tier
+    return tier.model_copy(update={"direct": False, "internet": False, "description": {}})
 
 
 def tiers_of(known: KnownServer) -> dict[str, Tier]:

@@ -259,7 +259,7 @@ class PromiseAnswer(BaseModel):
         PromiseState,
         Field(
             description="open: no pass keeps it, and no launch was announced with it; kept: a pass keeps it; announced: a launch "
-            "was announced with it, and has no tier; granted: that launch has a tier; refused: a rule refuses that launch"
+            "was announced with it, and has no open tier; granted: that launch has a tier; refused: a rule refuses that launch"
         ),
     ]
     tier: Annotated[str | None, Field(description="the tier of the launch; null: no launch was announced with it")]
@@ -311,7 +311,17 @@ class ServerAnswer(BaseModel):
     reach: Annotated[str, Field(description="what it reaches, for people, in the language of Accept-Language; empty: not known")]
     why: Annotated[
         str,
-        Field(description="why it has no tier, and since when: its lease ended, or operators blocked it; empty: nothing ended"),
+        Field(
+            description="why it has no tier, and since when: its lease ended, or operators blocked it; or that its tier opens "
+            "soon; empty: neither"
+        ),
+    ]
+    opens_in: Annotated[
+        int,
+        Field(
+            description="seconds until its tier opens, where the network acts late on labels; until then access says what is "
+            "open; 0: it is open"
+        ),
     ]
     contact: Annotated[str, Field(description="whom to ask: an address or a mail address; empty: the site names none")]
     until: Annotated[

@@ -107,8 +107,8 @@ def reach_observed(language: str) -> str:
     return messages["reach-observe"]
 
 
-def why(grant: Grant, now: float, refused: bool, language: str) -> str:
-    """A sentence that says why a server has no tier, and since when; empty: it has one, or never had one.
+def why(grant: Grant, now: float, refused: bool, language: str, opens_in: int = 0) -> str:
+    """A sentence that says why a server has no tier, and since when, or when its tier opens; empty: neither is to say.
 
     Everybody who knows a server's page may read it, so it says nothing of the reason for a block, or of its end.
 
@@ -117,12 +117,15 @@ def why(grant: Grant, now: float, refused: bool, language: str) -> str:
         now: Unix time in seconds.
         refused: whether the client that asks would be refused an unlock.
         language: one of `LANGUAGES`.
+        opens_in: seconds until its tier opens.
     """
     messages, since = MESSAGES[language], moment(grant.at)
     if block_in(grant, now):
         return messages["blocked"].format(since=since)
     if refused and not isinstance(grant, Egress):
         return messages["not-offered"]
+    if opens_in:
+        return messages["opening"].format(seconds=opens_in)
     return messages["expired"].format(since=since) if isinstance(grant, EndedLease) else ""
 
 

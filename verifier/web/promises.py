@@ -6,7 +6,7 @@ from contextlib import suppress
 from flask import Blueprint, Response, request
 
 from ..decisions.presented import REJECTED_PASSES
-from ..decisions.promises import Kept
+from ..decisions.promises import Kept, PromiseState
 from ..grants import UNVERIFIED
 from ..passes import BadPass, Pass
 from ..promises import is_promise
@@ -84,6 +84,8 @@ def _answer(promise: str) -> bodies.PromiseAnswer:
     state, server, blocks = services().promises.state(promise, network(), now)
     if server is None:
         return bodies.PromiseAnswer(state=state, tier=None, access=None)
+    if state == PromiseState.GRANTED and server.opens_in(now):
+        state = PromiseState.ANNOUNCED  # The launch page would say that the server has internet access (D-477).
     return bodies.PromiseAnswer(state=state, tier=server.tier, access=access_of(server, blocks, now))
 
 

@@ -16,7 +16,7 @@ from ..settings import Access
 from ..store.errors import StoreUnavailable
 from ..store.redeeming import REDEEMED
 from . import bodies, hub, pages, passes
-from .access import access_of, tiers_of
+from .access import access_of, tier_now, tiers_of
 from .context import asset_path, log_decision, log_refusal, network, own_url, services
 from .headers import SERVER_PAGE
 from .openapi import DocumentedAnswer, json_of, operation
@@ -256,23 +256,24 @@ def _larger(known: KnownServer, now: float) -> list[str]:
     return [tier for tier in larger if tier in offered]
 
 
-def _reach(known: KnownServer, access: Access | None, more: bool) -> str:
+def _reach(known: KnownServer, access: Access | None, more: bool, now: float) -> str:
     """What a server reaches, as a sentence in the visitor's language; empty for a tier that the site no longer has.
 
     Args:
         known: what the reconciler published about the server.
         access: what it reaches, in one word.
         more: whether the client that asks can get more for it.
+        now: Unix time in seconds.
     """
     language = pages.choose_language(request.accept_languages)
     if services().settings.mode == "observe":
         return pages.reach_observed(language)
-    tier = tiers_of(known).get(known.tier)
+    tier = tier_now(known, now)
     return pages.reach(None if access == "none" else tier, language, more) if tier else ""
 
 
 def _why(known: KnownServer, blocks: list[Block], now: float, refused: bool) -> str:
-    """Why a server has no tier, and since when (D-425), in the visitor's language; empty: it has one, or never had one.
+    """Why a server has no tier, and since when (D-425), or when its tier opens, in the visitor's language; may be empty.
 
     Args:
         known: what the reconciler published about the server.
@@ -283,7 +284,7 @@ def _why(known: KnownServer, blocks: list[Block], now: float, refused: bool) -> 
     if services().settings.mode == "observe":
         return ""
     grant = next(iter(blocks_on(Facts.of(known), blocks, now)), known.grant)
-    return pages.why(grant, now, refused, pages.choose_language(request.accept_languages))
+    return pages.why(grant, now, refused, pages.choose_language(request.accept_languages), known.opens_in(now))
 
 
 def _description(server: Server, known: KnownServer, blocks: list[Block], now: float, refused: bool = False) -> dict[str, Any]:
@@ -306,8 +307,9 @@ def _description(server: Server, known: KnownServer, blocks: list[Block], now: f
         "server": server.name,
         "tier": known.tier,
         "access": access,
-        "reach": _reach(known, access, unlockable or bool(larger)),
+        "reach": _reach(known, access, unlockable or bool(larger), now),
         "why": _why(known, blocks, now, refused),
+        "opens_in": known.opens_in(now),
         "contact": settings.branding.contact,
         "until": left and left.until,
         "expires_in": left and left.expires_in,

@@ -1,6 +1,7 @@
 """The client unlocks running servers, shows their status, and solves challenges at the price of the verifier."""
 
 import json
+import math
 import re
 import time
 
@@ -108,6 +109,17 @@ def test_unknown_server_and_failed_verifier_have_own_exit_codes(hub, run, store,
         code, _, err = run(which, address)
         assert code == 4 and "Traceback" not in err, (fault, err)
         assert ("no verifier" in err) == (fault in ("404", "unrouted")), (fault, err)
+
+
+def test_unlock_waits_until_the_network_has_opened_the_tier(hub, run, store):
+    opens_at = math.ceil(time.time()) + 2
+    for known in (
+        KnownServer("uid-1", carried("verified", "g"), opens_at=opens_at),
+        KnownServer("uid-1", carried("verified", "g")),
+    ):
+        store.publish(Server("alice"), known)
+        code, out, _ = run("unlock", f"{hub.url}egress/servers/alice/", "--json")
+        assert (code, json.loads(out)["tier"]) == (0, "verified") and time.time() >= opens_at
 
 
 def test_unlock_that_operators_refuse_is_not_solved_for(serve, open_hub, run, store):

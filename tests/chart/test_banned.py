@@ -179,7 +179,7 @@ def test_reconciler_expects_what_is_rendered(helm, many, tmp_path):
         if document["kind"] == "NetworkPolicy" and document["metadata"]["labels"]["app.kubernetes.io/component"] == "user-pods"
     }
     assert json.loads(expected["policies.json"]) == there
-    assert set(there) == {"binder-egress-base", "binder-egress-tier-verified"}
+    assert set(there) == {"binder-egress-base", "binder-egress-label-delay", "binder-egress-tier-verified"}
 
 
 def test_ban_wins_over_cidrs_inside_it(helm, tmp_path):

@@ -1,6 +1,7 @@
 {{- /*
 binder-egress.binderhubValues: the values for a BinderHub that is a release of its own: `integration.binderhub`, with the names and
-the path of this release. In modes without our policies, JupyterHub's own policy and ping stay as they are.
+the path of this release. In modes without our policies, JupyterHub's own policy and ping stay as they are, and nothing
+is said about missing access.
 */}}
 {{- define "binder-egress.binderhubValues" -}}
 {{- $token := dict "name" (include "binder-egress.secretName" .) "key" "api-token" "optional" true -}}
@@ -35,6 +36,8 @@ The launch page looks for the verifier at `egress/` below BinderHub's base_url, 
 {{- if not (include "binder-egress.enforcing" .) -}}
 {{- $_ := unset $values.jupyterhub.singleuser "networkPolicy" -}}
 {{- $_ := set $values.jupyterhub.custom.binderEgress "closePing" false -}}
+{{- else if .Values.hint -}}
+{{- $values = mergeOverwrite $values (deepCopy .Values.integration.hint) -}}
 {{- end -}}
 {{ toYaml $values }}
 {{- end }}

@@ -4,13 +4,12 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import requests
 from tornado.websocket import websocket_connect
 
-from tests.support.cluster.stage import Launched, Stage
+from tests.support.cluster.stage import QUICK, Launched, Stage
 from tests.support.cluster.timeouts import HUB_ANSWER_SECONDS, POD_SECONDS
 
 SAID = "This server may have no internet access, or only packages."
@@ -27,12 +26,12 @@ PLACES = {
 
 
 @pytest.fixture(scope="module")
-def hinted(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """BinderHub with the second values file of the ConfigMap, as NOTES and docs say."""
-    file: Path = tmp_path_factory.mktemp("values") / "hint.yaml"
-    file.write_text(stage.get("configmap", "binder-egress-binderhub-values")["data"]["hint.yaml"])
-    stage.install_binderhub(f"--values={file}")
+def hinted(stage: Stage) -> Iterator[Stage]:
+    """BinderHub with the values of a chart that has the hint."""
+    stage.install_gate(*QUICK, "--set=hint=true")
+    stage.install_binderhub()
     yield stage
+    stage.install_gate(*QUICK)
     stage.install_binderhub()
 
 

@@ -25,7 +25,7 @@ def figure(pattern: str) -> float:
 PASS = figure(r"(\d+) bytes for 70 minutes \(the pass\)")
 SOLUTION = figure(r"(\d+) for an hour \(the solution")
 LAUNCH = figure(r"(\d+) until the pod is ready")
-PROMISE = figure(r"(\d+) for an hour \(the promise\)")
+PROMISE = figure(r"(\d+) for a quarter of an hour \(the promise\)")
 KEEPS = figure(r"(\d+) for seven minutes")
 SERVER = figure(r"Redis has (\d+) bytes for each server") + figure(r"and (\d+) for its addresses")
 
@@ -53,7 +53,7 @@ def test_redis_has_for_servers_what_the_page_says(redis_server, in_redis):
 def kept(launches: int) -> float:
     """Bytes of Redis for a running server, with so many launches an hour."""
     waits = LAUNCH * VALUES["launch"]["timeout"] / 3600
-    return SERVER + launches * (PASS * 70 / 60 + SOLUTION + waits + PROMISE + KEEPS * 7 / 60)
+    return SERVER + launches * (PASS * 70 / 60 + SOLUTION + waits + PROMISE / 4 + KEEPS * 7 / 60)
 
 
 def test_redis_is_full_where_the_page_says():

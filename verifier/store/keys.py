@@ -10,7 +10,7 @@
 | `rejected:<network>` | the number of rejected solutions of a client network | `REJECTIONS_WINDOW_SECONDS` after the first |
 | `revoked` | a hash: API keys that operators revoked, by id | for ever |
 | `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
-| `promise:<promise>:<network>` | a hash: the server announced with a promise, and the pass that keeps it | `PROMISE_TTL_SECONDS` |
+| `promise:<promise>:<network>` | a hash: the server launched with it, its pass | `PROMISE_TTL_SECONDS`, `ANNOUNCED_TTL_SECONDS` |
 | `keeps:<pass>` | the promise that a pass keeps: one pass keeps one | until nobody can present the pass |
 | `launch:<server>` | the latest decision about a launch, with or without egress | the launch timeout, or until the pod is ready |
 | `unlock:<server>` | a grant for a running pod | `UNLOCK_TTL_SECONDS` |

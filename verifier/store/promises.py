@@ -13,7 +13,11 @@ from .errors import PassKeepsAnother
 from .keys import redis_key
 
 PROMISE_TTL_SECONDS = 3600
-"""Seconds that a promise is remembered after it was announced or kept: as long as a build may take (`BUILD_LIMIT_SECONDS`)."""
+"""Seconds that a promise which was kept waits for its launch: as long as a build may take (`BUILD_LIMIT_SECONDS`)."""
+
+ANNOUNCED_TTL_SECONDS = 900
+"""Seconds that a promise is remembered after its launch. Pages ask until the server is ready, and a server that takes longer to
+start has failed: JupyterHub waits 300 s by default. It bounds what a hundred thousand launches in an hour take of Redis (D-466)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def promise_key(promise: str, network: str) -> str:
 
 def promise_for_script(promise: str, network: str) -> dict[str, Any]:
     """What `announce` in `common.lua` expects of the promise that came with a launch. See `promise_key` for the arguments."""
-    return {"id": promise, "key": promise_key(promise, network), "ttl": PROMISE_TTL_SECONDS}
+    return {"id": promise, "key": promise_key(promise, network), "ttl": ANNOUNCED_TTL_SECONDS}
 
 
 class Promises(Operations):

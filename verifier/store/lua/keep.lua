@@ -1,6 +1,6 @@
 -- Keep a promise with a pass. A pass keeps one promise: otherwise one solution could fill Redis with promises.
 -- KEYS: promise (a hash), the promise that the pass keeps
--- ARGV: the pass as JSON, seconds for which the promise is remembered, seconds for which the pass can be presented
+-- ARGV: the pass as JSON, seconds for which the promise waits for its launch, seconds for which the pass can be presented
 -- Returns {used-up} if the pass keeps another promise, or {kept, the server that was announced with the promise, or false}.
 local kept = redis.call('GET', KEYS[2])
 if kept and kept ~= KEYS[1] then
@@ -8,5 +8,8 @@ if kept and kept ~= KEYS[1] then
 end
 redis.call('SET', KEYS[2], KEYS[1], 'EX', ARGV[3])
 redis.call('HSET', KEYS[1], 'pass', ARGV[1])
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-return {'kept', redis.call('HGET', KEYS[1], 'server')}
+local server = redis.call('HGET', KEYS[1], 'server')
+if not server then
+  redis.call('EXPIRE', KEYS[1], ARGV[2])
+end
+return {'kept', server}

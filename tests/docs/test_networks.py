@@ -1,20 +1,50 @@
-"""The table of docs/supported.md about network plugins says what the tests know, and each of its rows is seen with packets."""
+"""The tables of docs/networks.md: one says what `egress plan` knows, the other what the tests see with packets."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.support.cluster.networks import TABLE
+from verifier.plan.network_plugin import PLUGINS
 
 TOP = Path(__file__).parents[2]
+PAGE = (TOP / "docs/networks.md").read_text()
 NETWORKS, PROPERTIES = TABLE["networks"], TABLE["properties"]
+
+
+COLUMNS = {
+    "start": "a new pod, until its policies are in force",
+    "connections": "open connections when a tier is taken away",
+    "label": "a changed label acts on new connections after",
+    "exceptions": "exceptions in a CIDR",
+    "outside": "what policies do not cover",
+}
+
+
+def test_table_says_what_plan_knows():
+    rows = [["network plugin", *COLUMNS.values()], ["---"] * (1 + len(COLUMNS))]
+    rows += [[plugin["title"], *(plugin[column] for column in COLUMNS)] for plugin in PLUGINS.values()]
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows).replace(" --- ", "---")
+    assert table in PAGE, table
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_what_is_said_of_a_plugin_has_its_source(name):
+    marks = ("*seen here*", "*their code*", "*their words*")
+    for column in COLUMNS:
+        said = PLUGINS[name][column]
+        assert said == "–" or said.startswith("not known") or any(mark in said for mark in marks), said
+
+
+def test_only_networks_that_are_tried_were_seen():
+    assert {name for name, plugin in PLUGINS.items() if "*seen here*" in str(plugin)} == set(NETWORKS)
 
 
 def test_table_says_what_the_tests_expect():
     rows = [["", *NETWORKS.values()], ["---"] * (1 + len(NETWORKS))]
     rows += [[row["what"], *(row[name] for name in NETWORKS)] for row in PROPERTIES.values()]
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows).replace("|  |", "| |").replace(" --- ", "---")
-    assert table in (TOP / "docs/supported.md").read_text(), table
+    assert table in PAGE, table
 
 
 def test_each_network_can_be_started():

@@ -1,34 +1,17 @@
 """Checks of the network: which plugin enforces policies, with which settings, and which IP families there are."""
 
 import json
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given
 
-DAEMON_SETS = {
-    "kube-router": ("kube-router",),
-    "calico": ("calico-node", "canal", "rke2-canal"),
-    "gke-dataplane-v2": ("anetd",),
-    "cilium": ("cilium",),
-    "antrea": ("antrea-agent",),
-    "ovn-kubernetes": ("ovnkube-node",),
-    "kube-network-policies": ("kube-network-policies",),
-    "kindnet": ("kindnet",),
-    "aws": ("aws-node",),
-    "flannel": ("kube-flannel-ds", "kube-flannel"),
-}
-"""The DaemonSets of each network plugin, by the plugin's id. The first that is there counts: the last ones may give pods their
-addresses while another one enforces policies."""
+PLUGINS: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "network_plugins.toml").read_text(encoding="utf-8"))
+"""What each network plugin does, by its id."""
 
-NOTES = {
-    "kube-router": "Policies take effect late, for which the start guard waits, and IPv6 link-local stays open: docs/link-local.md",
-    "calico": "With IPv4 alone, IPv6 link-local to the node stays open: docs/link-local.md",
-    "kindnet": "kind before 0.24 enforced nothing: only packets tell (`helm test`)",
-    "kube-network-policies": "Its --fail-open is on by default: new pods are open while it is away",
-}
-"""What an operator has to know about a plugin in any case."""
-
-NOTHING_ENFORCES = "Nothing enforces policies, so there can be no gate: install a network plugin that does (docs/supported.md)"
+NOTHING_ENFORCES = "Nothing enforces policies, so there can be no gate: install a network plugin that does (docs/networks.md)"
 
 
 def engine_of(given: Given) -> tuple[str, JSON]:
@@ -40,8 +23,8 @@ def engine_of(given: Given) -> tuple[str, JSON]:
         CannotSee: neither DaemonSets nor nodes can be read.
     """
     sets = {each["metadata"]["name"]: each for each in given.objects.see("DaemonSets")}
-    for engine, names in DAEMON_SETS.items():
-        for name in names:
+    for engine, plugin in PLUGINS.items():
+        for name in plugin["daemon_sets"]:
             if name in sets:
                 return engine, sets[name]
     if any("+k3s" in node["status"]["nodeInfo"]["kubeletVersion"] for node in given.objects.see("nodes")):
@@ -78,7 +61,7 @@ def network_plugin(given: Given) -> Iterator[Finding]:
         yield _cilium(given)
     else:
         embedded = "" if daemon_set else ", in k3s"
-        yield Finding("network-plugin", RECOGNISED, f"{engine}{embedded}", NOTES.get(engine, ""))
+        yield Finding("network-plugin", RECOGNISED, f"{engine}{embedded}", PLUGINS[engine].get("note", ""))
 
 
 def _aws(daemon_set: JSON) -> Finding:
@@ -89,7 +72,7 @@ def _aws(daemon_set: JSON) -> Finding:
     variables = {item["name"]: item.get("value") for container in containers for item in container.get("env") or []}
     mode = variables.get("NETWORK_POLICY_ENFORCING_MODE") or "standard"
     late = "" if mode == "strict" else "In this mode new pods are open for a second or two, for which the start guard waits. "
-    do = f"{late}The agent may leave out pods without a controller, which user pods are: docs/supported.md"
+    do = f"{late}{PLUGINS['aws']['note']}"
     return Finding("network-plugin", RECOGNISED, f"aws, NETWORK_POLICY_ENFORCING_MODE {mode}", do)
 
 

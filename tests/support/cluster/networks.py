@@ -1,5 +1,5 @@
 """What the network plugins of `ci/cluster` leave open, as tests expect it, with packets, and as operators read it in the table of
-docs/supported.md."""
+docs/networks.md."""
 
 import json
 import os

@@ -32,7 +32,7 @@ from verifier.grants import Egress
 from verifier.labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL
 from verifier.records import Record, Server
 from verifier.settings import CommonSettings, load
-from verifier.store import decisions
+from verifier.store import pending
 from verifier.store.announcements import Announced
 from verifier.store.connection import connect
 from verifier.texts import write_grant
@@ -342,7 +342,7 @@ def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log
 
 def scale(kubeall: str, sizes: list[int]) -> list[Figures]:
     """Measure with more and more servers."""
-    decisions.UNLOCK_TTL_SECONDS = WAITS
+    pending.UNLOCK_TTL_SECONDS = WAITS
     found: list[Figures] = []
     with tempfile.TemporaryDirectory() as folder:
         server = RedisServer()

@@ -59,7 +59,8 @@ def logged():
     """Returns the events, messages and fields that the code logs."""
     events, messages, fields = set(), set(), {"user", "server"}  # log_decision adds the path's arguments
     for function, calls in functions():
-        deciding = [call for call in calls if name(call) in ("decision", "log_decision", "log_refusal", "_log", "_Attempt")]
+        deciding = [call for call in calls if name(call) in ("decision", "log_decision", "log_refusal", "_Attempt")]
+        deciding += [call for call in calls if ast.unparse(call.func) == "operators.log"]
         telling = [call for call in calls if is_logging(call) or name(call) == "_log_change"]
         events.update(text(call.args[0]) for call in deciding if call.args)
         messages.update(text(call.args[2] if name(call) == "_log_change" else call.args[0]) for call in telling)
@@ -72,7 +73,7 @@ def logged():
         for call in deciding + telling:
             fields.update(key for argument in call.args for key in keys(argument))
             fields.update(key for word in call.keywords if word.arg in (None, "extra") for key in keys(word.value))
-        if function.name == "_log":
+        if function.name == "log":
             fields.update(keys(function))
     return events - {None}, messages - {None, "…"}, fields - {None, "fields", "event"}
 

@@ -18,7 +18,7 @@ from werkzeug.test import EnvironBuilder
 from tests.support.apps import API_TOKEN, CLIENT, DIRECT, VerifierProcess, is_withdrawn
 from verifier.store.redeeming import MOVES
 from verifier.web.context import place_given_back
-from verifier.web.gunicorn import MAX_HEAD_BYTES, RECEIVE_SECONDS, Server, Threads
+from verifier.web.gunicorn import MAX_HEAD_BYTES, RECEIVE_SECONDS, PortServer, Threads
 
 WITHOUT_IPV6 = """
 import errno, os, socket
@@ -262,7 +262,7 @@ def test_headers_have_a_limit(verifier):
 
 def test_gunicorn_makes_no_line_of_log_for_a_request():
     """It would write one that nobody reads: any configuration of its log switches access logs on."""
-    server = Server(None, [0], "info", lambda: Threads(1, internal_port=0))
+    server = PortServer(None, [0], "info", lambda: Threads(1, internal_port=0))
     assert server.cfg.logconfig_dict
     assert server.cfg.logger_class.access_log_enabled is False
 

@@ -163,7 +163,7 @@ def test_unlock_is_refused_by_the_rules_of_a_launch(site, store, known, values, 
     assert not in_redis.keys("binder-egress:pass:*")
     shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
     assert (shown["tier"], shown["access"], shown["unlockable"]) == ("unverified", "none", False)
-    lease = {"until", "expires_in", "on_expiry", "renewable_in"}
+    lease = {"until", "expires_in", "on_expiry", "opens_in", "renewable_in"}
     assert set(shown) == {"user", "server", "tier", "access", "reach", "why", "contact", "unlockable", "larger"} | lease
     assert shown["larger"] == []
     for kind in ("text/plain", "text/html"):

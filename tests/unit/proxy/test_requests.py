@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from verifier.proxy.decide import Kind
 from verifier.proxy.hosts import normal
-from verifier.proxy.requests import Refused, Tunnel, WhoAmI, read_head
+from verifier.proxy.requests import RequestRefused, Tunnel, WhoAmI, read_head
 
 
 def read(raw: bytes):
@@ -66,7 +66,7 @@ def test_own_page_is_for_the_proxy():
     ],
 )
 def test_other_request_is_refused(raw):
-    with pytest.raises(Refused) as error:
+    with pytest.raises(RequestRefused) as error:
         read(raw)
     assert error.value.refusal.status == 400
 
@@ -102,6 +102,6 @@ def test_any_target_is_read_or_refused(target, method):
     connection.receive_data(raw)
     try:
         asked = read_head(connection.next_event(), connection)
-    except (Refused, h11.RemoteProtocolError):
+    except (RequestRefused, h11.RemoteProtocolError):
         return
     assert isinstance(asked, WhoAmI | Tunnel) or normal(asked.host) == "ok.example" or asked.host == "ok.example"

@@ -131,6 +131,27 @@ def test_first_diff_brings_the_chart_into_each_workflow_that_fetches_charts(depl
     assert "/binder-egress" in (deploy / ".gitignore").read_text().splitlines()
 
 
+def test_forks_check_out_the_chart_too():
+    """GitHub gives their pull requests no variables of the repository."""
+    assert "${{ vars." not in PAGE
+
+
+def test_lost_wiring_is_alerted_in_the_words_of_the_hook(deploy, render):
+    apply(deploy, 1)
+    regex = re.compile(seen(render("staging"), "k8s-log-alerter-zulip")["rules"]["Egress wiring"]["regex"])
+    hook = (CHART / "integration/launch_hook.py").read_text()
+    errors = re.findall(r'"(binder-egress: [^"]*(?:missing|verifier fails)[^"]*)"', hook)
+    assert len(errors) == 2 and all(regex.search(error) for error in errors)
+
+
+def test_variables_of_binderhub_as_a_list_are_refused(deploy, render):
+    for number in (1, 2):
+        apply(deploy, number)
+    render("prod", "--set-json", 'binderhub.extraEnv=[{"name":"A","value":"b"}]')
+    with pytest.raises(AssertionError, match="extraEnv of BinderHub is a list"):
+        render("staging", "--set-json", 'binderhub.extraEnv=[{"name":"A","value":"b"}]')
+
+
 def test_minesweeper_leaves_the_canary_alone(deploy, render):
     for number in (1, 2):
         apply(deploy, number)
@@ -226,12 +247,15 @@ def test_fifth_diff_gives_staging_packages_without_a_pass(deploy, render):
     apply(deploy, 5)
     objects = render("staging")
     assert objects["Deployment", "binder-egress-proxy"]["spec"]["replicas"] == 2
+    assert objects["Deployment", "binder-egress-proxy"]["spec"]["template"]["spec"]["priorityClassName"] == "binderhub-core"
     tiers = json.loads(objects["ConfigMap", "binder-egress-proxy"]["data"]["tiers.json"])
     assert tiers["unverified"]["hosts"] == ["conda", "julia", "python", "r"] and tiers["verified"]["hosts"] == ["*"]
     assert set(tiers["verified"]["ports"]) == {str(port) for port in PORTS}
     (proxy,) = objects["Deployment", "binder-egress-proxy"]["spec"]["template"]["spec"]["containers"]
     annotations = objects["Deployment", "binder-egress-proxy"]["spec"]["template"]["metadata"]["annotations"]
     assert {"name": "admin", "containerPort": int(annotations["prometheus.io/port"]), "protocol": "TCP"} in proxy["ports"]
+    (rate,) = [one["value"] for one in proxy["env"] if one["name"] == "BINDER_EGRESS_PROXY_BYTES_PER_SECOND"]
+    assert int(rate) * 8 == 1_000_000
     (names,) = [one["value"] for one in proxy["env"] if one["name"] == "BINDER_EGRESS_PROXY_OWN_NAMES"]
     assert set(json.loads(names)) == {f"{host}staging.mybinder.org" for host in ("", "hub.", "hub.ovh.", "ovh.")}
     # The page of a server says so.

@@ -62,7 +62,7 @@ class Tab:
         preview = urlsplit(message.location.get("url", "")).hostname == PREVIEW
         noise = preview or any(re.search(pattern, message.text) for pattern in self.noise)
         if message.type in ("error", "warning") and not noise:
-            self.faults.append(f"console: {message.text}")
+            self.faults.append(f"console: {message.text} {message.location.get('url', '')}")
 
     @property
     def states(self):

@@ -409,6 +409,7 @@ ELSEWHERE = {
     "BinderEgressAgentReportsFail",
     "BinderEgressRedisNearlyFull",
     "BinderEgressDetectionsLimited",
+    "BinderEgressLabelsLate",
     "BinderEgressProxyAddressesHidden",
     "BinderEgressProxyAddressesClaimedTwice",
 }
@@ -544,6 +545,8 @@ def test_alerts_all_have_a_fault(rules):
 @pytest.mark.parametrize("day", DAYS)
 def test_faults_fire_their_alerts_and_no_other(place, rules, tmp_path, day):
     place.heal(**VALUES.get(day, {}))
+    # A plugin that hangs makes labels late, if they are measured at that moment.
+    rules = [rule for rule in rules if rule["alert"] != "BinderEgressLabelsLate"]
     if day not in VALUES:
         rules = [rule for rule in rules if not rule["alert"].startswith("BinderEgressProxy")]
     with prometheus(place.stage, rules, tmp_path) as seen:

@@ -85,6 +85,16 @@ def test_where_labels_act_late_it_is_published_when_they_will(make_reconciler, c
     assert store.known(ALICE).opens_at == 2009
 
 
+def test_where_labels_act_late_the_next_pod_of_the_name_waits_again(make_reconciler, cluster, store):
+    now = [1000.0]
+    cluster.add("alice", "uid-1", **granted(make_grant()))
+    list_and_converge(make_reconciler(clock=lambda: now[0], opening_seconds=lambda: 26))
+    now[0] = 2000.0
+    cluster.add("alice", "uid-2", **granted(make_grant()))
+    list_and_converge(make_reconciler(clock=lambda: now[0], opening_seconds=lambda: 26))
+    assert (store.known(ALICE).uid, store.known(ALICE).opens_at) == ("uid-2", 2026)
+
+
 def test_restart_with_an_empty_redis_publishes_every_pod_and_patches_none(make_reconciler, cluster, store, redis_server):
     grant = make_grant()
     cluster.add("alice", **granted(grant))

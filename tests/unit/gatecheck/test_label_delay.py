@@ -82,6 +82,28 @@ def test_one_connection_that_fails_by_chance_does_not_look_like_a_refusal():
     assert network.measured().off == pytest.approx(3, abs=0.1)
 
 
+def test_refusal_counts_from_the_beginning_of_a_connection(monkeypatch):
+    """A plugin that drops packets lets each connection run into its time limit."""
+    network = Network(on=0.5, off=3.0)
+    before = network.answers
+
+    def answers(pod):
+        if not before(pod):
+            network.now += 2
+            return False
+        return True
+
+    monkeypatch.setattr(network, "answers", answers)
+    assert network.measured().off == pytest.approx(3, abs=0.1)
+
+
+def test_longest_time_of_each_kind_counts():
+    delays = LabelDelays(Network())
+    for found in (LabelDelay(1, 9), LabelDelay(7, 2)):
+        delays.run_once(Network(), lambda canary, found=found: found)
+    assert delays.worst() == LabelDelay(7, 9)
+
+
 def test_label_that_never_acts_is_measured_as_the_limit():
     network = Network(on=1000.0)
     assert network.measured() == LabelDelay(LIMIT_SECONDS, LIMIT_SECONDS)

@@ -6,6 +6,7 @@
     studies/economics.py --check    says by the exit code whether tables and plots are what is computed
     studies/economics.py --series   prints the plots' figures, as JSON
     studies/economics.py --tax 0.1  prints `counterMax` for some leases, for a tax of 0.1 %
+    studies/economics.py --assumptions    prints each assumption, and what the settings cost at both ends of its range
 """
 
 import hashlib
@@ -214,7 +215,7 @@ def sensitivity_table() -> str:
     kept = [setting.with_open_connections() for setting in settings]
     lines = [
         ["*all as assumed*", "", *(percent(cheapest(setting, USUAL)) for setting in settings), "", ""],
-        [f"*{OPEN_CONNECTIONS}*", "", *(percent(cheapest(setting, USUAL)) for setting in kept), "", "[leases.md](leases.md)"],
+        [f"*{OPEN_CONNECTIONS}*", "", *(percent(cheapest(setting, USUAL)) for setting in kept), "", "docs/leases.md"],
     ]
     for key, assumption in ASSUMPTIONS.items():
         ends = [{**USUAL, key: assumption.low}, {**USUAL, key: assumption.high}]
@@ -246,7 +247,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "attackers": attackers_table,
     "honest": honest_table,
     "tax": tax_table,
-    "sensitivity": sensitivity_table,
 }
 
 
@@ -320,6 +320,9 @@ def main(arguments: list[str]) -> int:
         return 0
     if arguments[:1] == ["--tax"] and len(arguments) == 2:
         print(*counters(float(arguments[1])), sep="\n")
+        return 0
+    if arguments == ["--assumptions"]:
+        print(sensitivity_table())
         return 0
     if arguments not in ([], ["--check"]):
         print(__doc__, file=sys.stderr)

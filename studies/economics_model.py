@@ -149,7 +149,7 @@ def base_tries() -> float:
     return VALUES["captcha"]["providers"]["altcha"]["counterMax"] / 2 + 1
 
 
-ADDRESSES = {"1 address": 1, "10 addresses": 10, "1,000 addresses": 1000, "a /48": 0}
+ADDRESSES = {"1 address": 1, "10 addresses": 10, "a /48": 0}
 """The networks of a script: IPv4 addresses, or a whole IPv6 /48."""
 
 

@@ -1,4 +1,4 @@
-"""The commands of docs/install.md, unchanged: from a BinderHub without us to a BinderHub without us again.
+"""The commands of docs/install.md and docs/uninstall.md, unchanged: from a BinderHub without us to a BinderHub without us again.
 
 One story: each test begins where the previous one ended. At first, the chart of an earlier release is installed.
 """
@@ -23,7 +23,7 @@ from tests.support.cluster.timeouts import HUB_SECONDS, ROLLOUT_SECONDS, TIER_SE
 from tests.support.doc_examples import section
 from tests.support.waiting import eventually, patiently
 
-INSTALL, MAINTENANCE = "docs/install.md", "docs/maintenance.md"
+INSTALL, MAINTENANCE, UNINSTALL = "docs/install.md", "docs/maintenance.md", "docs/uninstall.md"
 UPGRADE = "Upgrade, and roll back"
 FILES = ("your-egress-values.yaml", "your-values.yaml")
 """What `egress plan` writes."""
@@ -277,7 +277,7 @@ def test_emergency_command_denies_and_an_upgrade_allows_again(story):
 def test_uninstalling_leaves_what_notes_say(story):
     notes = story.stage.helm("get", "notes", "binder-egress")
     servers = {pod["metadata"]["uid"] for pod in story.stage.pods()}
-    story.operator.type(INSTALL, "Take it out", 0)
+    story.operator.type(UNINSTALL, "The commands", 0)
     story.operator.await_binderhub()
     tests = {f"pod/binder-egress-test{part}" for part in ("", "-control", "-unverified", "-tier-verified")}
     left = story.operator.await_left(story.before, lambda left: left == {"secret/binder-egress", *tests})
@@ -294,11 +294,11 @@ def test_uninstalling_leaves_what_notes_say(story):
         # Our policies are gone when the command ends, and stop taking effect a moment later.
         eventually(lambda reached=reached: reached() == theirs, TIER_SECONDS, reached)
     assert story.stage.launch().ready
-    # NOTES have the commands of docs/install.md, and these remove everything.
+    # NOTES have the commands of docs/uninstall.md, and these remove everything.
     assert story.operator.delete_as_told(notes) == left
     story.operator.await_left(story.before, lambda left: not left)
     told = {line.strip().removesuffix(" --ignore-not-found") for line in notes.splitlines() if "kubectl delete" in line}
-    ours = section(INSTALL, "Take it out")[1]
+    ours = section(UNINSTALL, "The commands")[1]
     assert {frozenset(line.replace(story.stage.namespace, "binder").split()) for line in told} == {
         frozenset(line.split()) for line in ours.splitlines()
     }
@@ -329,4 +329,5 @@ def test_policies_alone_shut_the_gate(story, link_local_closed):
 def test_commands_were_all_typed(story):
     headings = re.findall(r"^## (.*)$", (TOP / INSTALL).read_text(), re.M)
     written = [code for heading in headings for code in section(INSTALL, heading) if not code.startswith("docker ")]
-    assert set(story.operator.typed) == {*written, *section(MAINTENANCE, "Changing secrets")}
+    more = [*section(MAINTENANCE, "Changing secrets"), *section(UNINSTALL, "The commands")]
+    assert set(story.operator.typed) == {*written, *more}

@@ -56,7 +56,7 @@ def test_uninstalling_leaves_what_the_pages_say(parent):
     assert {pod["metadata"]["uid"] for pod in operator.stage.pods()} == servers, "user pods go on"
     ours = "instance=binder-egress"
     assert f"the parent's release takes the place of `{ours}`" in (TOP / "chart/README.md").read_text()
-    commands = section("docs/install.md", "Take it out")[1]
+    commands = section("docs/uninstall.md", "The commands")[1]
     assert ours in commands
     operator.run(commands.replace(ours, "instance=parent"))
     operator.await_left(before, lambda left: not left)

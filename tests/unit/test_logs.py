@@ -18,9 +18,9 @@ LEVELS = ("info", "warning", "error", "exception")
 
 
 def section(title):
-    """Returns the first cells of the table below a heading, without the marks of code spans."""
+    """Returns what the first cells of the table below a heading name, without the marks of code spans."""
     (text,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL)
-    found = re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE)
+    found = [one for cell in re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE) for one in cell.split("`, `")]
     assert len(found) == len(set(found))
     return set(found)
 

@@ -16,7 +16,7 @@ TOP = Path(__file__).parents[2]
 DOCUMENTS = sorted([TOP / "README.md", *TOP.glob("docs/*.md"), TOP / "chart/README.md"])
 
 
-@pytest.mark.parametrize("document", ["README.md", "chart/README.md", "docs/install.md", "docs/economics.md"])
+@pytest.mark.parametrize("document", ["README.md", "chart/README.md", "docs/install.md", "docs/abuse.md", "docs/economics.md"])
 def test_install_command_is_accepted(helm, document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("your-egress-values.yaml").write_text(*section("docs/install.md", "1. Look first", "yaml"))
@@ -97,7 +97,7 @@ def test_pods_of_helm_test_are_deleted_in_one_release_only():
 
 
 def test_annotations_for_prometheus_name_the_ports_that_the_monitors_scrape(helm, tmp_path):
-    _, annotations = section("docs/operating.md", "Metrics", "yaml")
+    _, annotations = section("docs/alerts.md", "Metrics", "yaml")
     (tmp_path / "values.yaml").write_text(annotations)
     parts = "proxy.enabled=true,agent.enabled=true,agent.configMap=lists,metrics.podMonitor.enabled=true"
     options = ("--values", str(tmp_path / "values.yaml"), "--set", parts)

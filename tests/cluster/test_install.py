@@ -1,4 +1,4 @@
-"""The commands of docs/install.md and docs/uninstall.md, unchanged: from a BinderHub without us to a BinderHub without us again.
+"""The commands of docs/install.md, and of the pages that lead back out, unchanged: from a BinderHub without us to a BinderHub without us again.
 
 One story: each test begins where the previous one ended. At first, the chart of an earlier release is installed.
 """
@@ -23,7 +23,8 @@ from tests.support.cluster.timeouts import HUB_SECONDS, ROLLOUT_SECONDS, TIER_SE
 from tests.support.doc_examples import section
 from tests.support.waiting import eventually, patiently
 
-INSTALL, MAINTENANCE, UNINSTALL = "docs/install.md", "docs/maintenance.md", "docs/uninstall.md"
+INSTALL, MAINTENANCE = "docs/install.md", "docs/maintenance.md"
+ABUSE, UNINSTALL = "docs/abuse.md", "docs/uninstall.md"
 UPGRADE = "Upgrade, and roll back"
 FILES = ("your-egress-values.yaml", "your-values.yaml")
 """What `egress plan` writes."""
@@ -266,7 +267,7 @@ def test_documented_commands_change_the_secrets(story):
 
 
 def test_emergency_command_denies_and_an_upgrade_allows_again(story):
-    story.operator.type(INSTALL, "On a bad day")
+    story.operator.type(ABUSE, "Two switches")
     story.await_network(story.open, False)
     # Back, with the command of an upgrade. BinderHub's token is still valid, and servers that had egress have it again.
     story.operator.type(INSTALL, UPGRADE, 0)
@@ -329,5 +330,6 @@ def test_policies_alone_shut_the_gate(story, link_local_closed):
 def test_commands_were_all_typed(story):
     headings = re.findall(r"^## (.*)$", (TOP / INSTALL).read_text(), re.M)
     written = [code for heading in headings for code in section(INSTALL, heading) if not code.startswith("docker ")]
-    more = [*section(MAINTENANCE, "Changing secrets"), *section(UNINSTALL, "The commands")]
+    elsewhere = ((MAINTENANCE, "Changing secrets"), (ABUSE, "Two switches"), (UNINSTALL, "The commands"))
+    more = [code for page, heading in elsewhere for code in section(page, heading)]
     assert set(story.operator.typed) == {*written, *more}

@@ -94,8 +94,8 @@ def documented(stage: Stage, script: str) -> str:
 def test_deny_needs_one_policy(stage, switch, bypass, tmp_path):
     switch("captcha")
     verified = stage.launch_verified()
-    # As docs/operating.md says, what ends with `deny` can be saved, and the servers that had a tier are still known.
-    page = (TOP / "docs/operating.md").read_text()
+    # As docs/abuse.md says, what ends with `deny` can be saved, and the servers that had a tier are still known.
+    page = (TOP / "docs/abuse.md").read_text()
     ((save, find),) = re.findall(
         r"^   ```sh\n(   egress=.*?)^   ```\n.*?In `mode: deny`.*?`(kubectl .*?)`", page, re.MULTILINE | re.DOTALL
     )

@@ -37,9 +37,9 @@ def test_connection_to_an_unanswered_name_gets_an_answer_in_time(seen):
     assert seen["seconds"][0] >= TRIES * TRY_SECONDS and seen["seconds"][1] < 10 * TIMEOUT_SECONDS
 
 
-def test_lost_question_costs_a_second_and_not_the_connection(seen):
-    answer, seconds = seen["lost"]
-    assert answer == "HTTP/1.1 200 OK" and TRY_SECONDS <= seconds < TIMEOUT_SECONDS
+def test_lost_question_does_not_cost_the_connection(seen):
+    """It is asked once more. A name that takes longer than the proxy's limit would be refused."""
+    assert seen["lost"] == "HTTP/1.1 200 OK"
 
 
 def test_failure_of_dns_is_not_reported_as_a_name_without_an_address(seen):

@@ -72,6 +72,31 @@ def test_wrong_arguments_run_nothing_and_say_why(arguments, said):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"ci/test: {said}\n")
 
 
+@pytest.fixture
+def run(tmp_path):
+    """A function that runs `ci/test` on a project's tests, part → code, where there is nothing to build and no cluster."""
+    (tmp_path / "ci").mkdir()
+    for name in ("test", "test_summary.py"):
+        (tmp_path / "ci" / name).symlink_to(TOP / "ci" / name)
+    (tmp_path / "ci/lib.sh").write_text((TOP / "ci/lib.sh").read_text() + "packages() { :; }\n")
+    commands = ("frontend", "thebe", "tools/build", "images/build", "cluster/up", "cluster/load", "cluster/down", "cluster/in")
+    for name, code in {**dict.fromkeys(commands, ":"), "cluster/in": '"$@"', "venv": f"echo {sys.prefix}"}.items():
+        (tmp_path / "ci" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "ci" / name).write_text(f"#!/bin/sh\n{code}\n")
+        (tmp_path / "ci" / name).chmod(0o755)
+    plugins = "-p no:schemathesis -p no:hypothesispytest -p no:anyio"  # They take seconds to load.
+    environment = {**os.environ, "BINDER_EGRESS_CACHE": str(tmp_path / "cache"), "PYTEST_ADDOPTS": plugins}
+
+    def run(arguments, **tests):
+        for part, code in tests.items():
+            (tmp_path / "tests" / part).mkdir(parents=True)
+            (tmp_path / "tests" / part / "test_any.py").write_text(code)
+        command = [tmp_path / "ci/test", *arguments.split()]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -81,22 +106,30 @@ def test_wrong_arguments_run_nothing_and_say_why(arguments, said):
         ("--long -- tests/docs/test_any.py", 0),
     ],
 )
-def test_run_that_selects_no_test_fails(tmp_path, arguments, code):
+def test_run_that_selects_no_test_fails(run, arguments, code):
     """With several parts, a part that selects none is no failure, unless no other does."""
-    for part in ("unit", "docs"):
-        (tmp_path / "tests" / part).mkdir(parents=True)
-    (tmp_path / "tests/docs/test_any.py").write_text("def test_one(): pass")
-    (tmp_path / "tests/unit/test_any.py").write_text("def test_two(): pass")
-    (tmp_path / "ci").mkdir()
-    for name in ("test", "test_summary.py"):
-        (tmp_path / "ci" / name).symlink_to(TOP / "ci" / name)
-    (tmp_path / "ci/lib.sh").write_text((TOP / "ci/lib.sh").read_text() + "packages() { :; }\n")
-    (tmp_path / "ci/frontend").write_text("#!/bin/sh\n")
-    (tmp_path / "ci/venv").write_text(f"#!/bin/sh\necho {sys.prefix}\n")
-    for name in ("frontend", "venv"):
-        (tmp_path / "ci" / name).chmod(0o755)
-    command = [tmp_path / "ci/test", *arguments.split()]
-    plugins = "-p no:schemathesis -p no:hypothesispytest -p no:anyio"  # They take seconds to load.
-    environment = {**os.environ, "BINDER_EGRESS_CACHE": str(tmp_path / "cache"), "PYTEST_ADDOPTS": plugins}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = run(arguments, docs="def test_one(): pass", unit="def test_two(): pass")
     assert (done.returncode, "ci/test: no test was selected" in done.stderr) == (code, code == 1), done.stdout + done.stderr
+
+
+MEETS = """
+import pathlib, time
+
+def test_{0}():
+    pathlib.Path("{0}").touch()
+    until = time.monotonic() + 60
+    while not pathlib.Path("{1}").exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+def test_fails():
+    assert "{0}" == "docs"
+"""
+
+
+def test_cluster_tests_run_beside_the_others(run):
+    done = run("--clusters 1 docs cluster", docs=MEETS.format("docs", "cluster"), cluster=MEETS.format("cluster", "docs"))
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "3 passed, 0 flaky, 1 failed, 0 skipped"), (
+        done.stdout + done.stderr
+    )
+    assert "  tests/cluster/test_any::test_fails\n" in done.stdout

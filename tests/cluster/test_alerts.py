@@ -19,7 +19,7 @@ import pytest
 import requests
 import yaml
 
-from tests.support.cluster.canary import canary
+from tests.support.cluster.canary import await_canary, canary
 from tests.support.cluster.commands import egress, keys
 from tests.support.cluster.hub import start_by_hub
 from tests.support.cluster.packets import python_in
@@ -37,7 +37,6 @@ from tests.support.doubles import SECRET, Double, running
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 from verifier.clients import FEW_LAUNCHES
-from verifier.gatecheck.check import canary_of
 
 FOR = 20
 """Seconds that stand for every `for`: several scrapes, so that one that fails on a busy machine raises no alert about absence."""
@@ -83,10 +82,7 @@ class Place:
 
     def look(self) -> None:
         """Make the reconciler read policies and the canary now, by a restart."""
-        eventually(
-            lambda: canary_of(self.stage.get("pods", "-l", "binder-egress/gatecheck=canary")["items"]).state != "starting",
-            CANARY_SECONDS,
-        )
+        eventually(lambda: canary(self.stage).state != "starting", CANARY_SECONDS)
         self.stage.restart("reconciler")
         self.unseen, self.looked = False, True
 
@@ -110,8 +106,9 @@ class Place:
         self.stage.kubectl("scale", "--replicas=1", *deployments)
         self.values = {}
         self.install(**self.healthy, **more)
+        await_canary(self.stage, "kubernetes-api", True)
         self.look()
-        eventually(lambda: canary(self.stage).get("kubernetes-api") == 1, CANARY_SECONDS)
+        eventually(lambda: self.stage.metrics().get('binder_egress_canary_shut{target="kubernetes-api"}') == 1, CANARY_SECONDS)
 
     def patch(self, kind: str, name: str, *operations: dict[str, Any]) -> None:
         """Change an object by hand."""

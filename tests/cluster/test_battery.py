@@ -23,7 +23,7 @@ import pytest
 import requests
 import yaml
 
-from tests.support.cluster.canary import canary
+from tests.support.cluster.canary import await_canary
 from tests.support.cluster.commands import doctor, egress
 from tests.support.cluster.hub import start_by_hub, stop_by_hub
 from tests.support.cluster.made_up_sources import ELSEWHERE, ELSEWHERE4, MadeUp, hearing, send, send_from_here
@@ -32,7 +32,6 @@ from tests.support.cluster.node_guard import TABLE, is_whole, node_guard
 from tests.support.cluster.stage import LABEL, QUICK, TOP, USER_PODS, Stage, lines
 from tests.support.cluster.timeouts import (
     ANSWER_SECONDS,
-    CANARY_SECONDS,
     POD_SECONDS,
     RECONCILED_SECONDS,
     RECONCILER_SECONDS,
@@ -542,7 +541,7 @@ def test_ping_without_the_sysctl_is_reported(stage, network):
         user = stage.launch().user
         assert stage.battery(user, {"ping": f"icmp://{known['public_ip']}"}) == {"ping": network.ping_open}
         eventually(lambda: stage.metrics()[COUNTED] == before + 1, RECONCILER_SECONDS)
-        eventually(lambda: canary(stage).get("ping") == int(not network.ping_open), CANARY_SECONDS)
+        await_canary(stage, "ping", not network.ping_open)
         ((state, text),) = doctor(stage)["ping"]
         assert state == ("warning" if network.ping_open else "ok")
         told = "; 1 without the sysctl" if network.ping_open else ", but the network stops the canary's pings"

@@ -5,12 +5,11 @@ import time
 
 import pytest
 
-from tests.support.cluster.canary import canary
+from tests.support.cluster.canary import await_canary
 from tests.support.cluster.commands import cells, doctor, helm_test
 from tests.support.cluster.stage import LABEL, QUICK, SINGLEUSER, Failed, Stage
 from tests.support.cluster.timeouts import CANARY_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS
 from tests.support.waiting import eventually
-from verifier.gatecheck.check import canary_of
 from verifier.labels import GRANT_ANNOTATION
 
 
@@ -33,24 +32,22 @@ def test_doctor_finds_no_problem_and_says_what_it_sees(stage):
 
 
 def test_policy_of_jupyterhub_is_found_and_opens_the_canary(stage, bypass):
-    eventually(lambda: canary(stage).get("kubernetes-api") == 1, CANARY_SECONDS)
+    found, shut = (
+        'binder_egress_bypasses{direction="egress",policy="singleuser"}',
+        'binder_egress_canary_shut{target="kubernetes-api"}',
+    )
+    await_canary(stage, "kubernetes-api", True)
     bypass(SINGLEUSER)
     ((state, text),) = doctor(stage)["bypass"]
     assert state == "problem" and "egressAllowRules.nonPrivateIPs: false" in text
-    name = 'binder_egress_bypasses{direction="egress",policy="singleuser"}'
-    eventually(lambda: stage.metrics().get(name) == 1, RECONCILER_SECONDS)
-    eventually(lambda: canary(stage).get("kubernetes-api") == 0, CANARY_SECONDS)
+    await_canary(stage, "kubernetes-api", False)
     assert "kubernetes-api" in doctor(stage)["canary"][0][1]
+    stage.restart("reconciler")  # It looks when it starts, and then once a minute.
+    eventually(lambda: (stage.metrics().get(found), stage.metrics().get(shut)) == (1, 0), RECONCILER_SECONDS)
     stage.kubectl("delete", "networkpolicy", "singleuser")
-
-    def says_shut() -> bool:
-        return canary_of(stage.get("pods", "-l", "binder-egress/gatecheck=canary")["items"]).targets.get("kubernetes-api", False)
-
-    # The reconciler has found the policy within its minute. It also looks when it starts.
-    eventually(says_shut, CANARY_SECONDS)
+    await_canary(stage, "kubernetes-api", True)
     stage.restart("reconciler")
-    eventually(lambda: name not in stage.metrics(), RECONCILER_SECONDS)
-    eventually(lambda: canary(stage).get("kubernetes-api") == 1, CANARY_SECONDS)
+    eventually(lambda: (stage.metrics().get(found), stage.metrics().get(shut)) == (None, 1), RECONCILER_SECONDS)
 
 
 OWN_KIND = {
@@ -66,11 +63,11 @@ def test_policy_of_the_network_plugins_own_kind_is_seen_by_packets(stage, networ
     assert (OWN_KIND["apiVersion"] in stage.kubectl("api-versions").split()) == network.own_policies
     if not network.own_policies:
         return
-    eventually(lambda: canary(stage).get("kubernetes-api") == 1, CANARY_SECONDS)
+    await_canary(stage, "kubernetes-api", True)
     assert doctor(stage)["other policies"][0][0] == "ok"
     stage.kubectl("apply", "-f", "-", stdin=json.dumps(OWN_KIND))
     try:
-        eventually(lambda: canary(stage).get("kubernetes-api") == 0, CANARY_SECONDS)
+        await_canary(stage, "kubernetes-api", False)
         found = doctor(stage)
         assert found["canary"][0][0] == "problem" and "kubernetes-api" in found["canary"][0][1]
         ((state, text),) = found["other policies"]
@@ -78,7 +75,7 @@ def test_policy_of_the_network_plugins_own_kind_is_seen_by_packets(stage, networ
         assert [state for state, _ in found["bypass"]] == ["ok"], "it cannot be judged"
     finally:
         stage.kubectl("delete", "-f", "-", stdin=json.dumps(OWN_KIND))
-    eventually(lambda: canary(stage).get("kubernetes-api") == 1, CANARY_SECONDS)
+    await_canary(stage, "kubernetes-api", True)
 
 
 def test_missing_base_policy_is_reported(stage):
@@ -144,7 +141,7 @@ def test_link_local_is_seen_and_a_sysctl_closes_it(stage, network):
     found = cells(table)
     assert found["unverified", "link-local"] == found["verified", "link-local"]
     assert found["unverified", "link-local"] == ("open FAILED: must be shut" if is_open else "shut ok")
-    eventually(lambda: canary(stage).get("link-local") == int(not is_open), CANARY_SECONDS)
+    await_canary(stage, "link-local", not is_open)
     ((state, text),) = doctor(stage)["canary"]
     assert state == ("problem" if is_open else "ok") and "link-local" in text
     stage.install_gate(*QUICK, *dead, "--set-string=gatecheck.sysctls.net\\.ipv6\\.conf\\.all\\.disable_ipv6=1")

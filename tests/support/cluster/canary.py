@@ -1,14 +1,16 @@
-"""The canary's metric."""
-
-import re
+"""The canary's result."""
 
 from tests.support.cluster.stage import Stage
+from tests.support.cluster.timeouts import CANARY_SECONDS
+from tests.support.waiting import eventually
+from verifier.gatecheck.check import Canary, canary_of
 
 
-def canary(stage: Stage) -> dict[str, float]:
-    """The canary's metric: target → 1 if shut."""
-    return {
-        found[1]: value
-        for name, value in stage.metrics().items()
-        if (found := re.fullmatch(r'binder_egress_canary_shut\{target="(.+)"\}', name))
-    }
+def canary(stage: Stage) -> Canary:
+    """The canary, read from its pod, as the reconciler reads it once a minute and when it starts."""
+    return canary_of(stage.get("pods", "-l", "binder-egress/gatecheck=canary")["items"])
+
+
+def await_canary(stage: Stage, target: str, shut: bool) -> None:
+    """Wait until the canary has found a target shut, or open."""
+    eventually(lambda: canary(stage).targets.get(target) is shut, CANARY_SECONDS, lambda: canary(stage))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.support.apps import admit, get_pass, internal_client, launch, make_settings, new_promise, public_client, solve
 from tests.support.fake_cluster import FakeCluster
@@ -67,7 +69,8 @@ class ChartRedis:
         client.close()
 
     def client(self, **access):
-        return redis.Redis(port=self.port, decode_responses=True, **access)
+        # The client would try again after seconds, with the same password.
+        return redis.Redis(port=self.port, decode_responses=True, retry=Retry(NoBackoff(), 0), **access)
 
     def settings(self, kind, **access):
         url = f"redis://127.0.0.1:{self.port}/0"

@@ -1,4 +1,4 @@
-"""The change that docs/mybinder.md describes: its diffs apply in order, and each member is rendered as the page says."""
+"""The change of docs/mybinder.md: the diffs in docs/mybinder apply in order, and each member is rendered as the page says."""
 
 import json
 import re
@@ -12,12 +12,15 @@ import yaml
 TOP = Path(__file__).parents[2]
 CHART = TOP / "chart"
 PAGE = (TOP / "docs/mybinder.md").read_text()
-DIFFS = re.findall(r"^```diff\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+EMERGENCY = (TOP / "docs/mybinder-emergency.md").read_text()
+DIFFS = sorted((TOP / "docs/mybinder").iterdir())
+APPLY = re.findall(r"^```sh\n(apply\(\) .*?)^```", PAGE, re.MULTILINE | re.DOTALL)[0]
 SECRETS = re.findall(r"`secrets/config/common/binder-egress.yaml`:\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
 BANS = re.findall(r"use it:\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
 MEMBERS = {"hetzner-2i2c": "2i2c", "hetzner-gesis": "gesis", "bids-ovh": "bids"}
 OBSERVED = ("hetzner-2i2c", "hetzner-gesis")
-"""Members that only observe at the end of the diffs."""
+"""Members that only observe after the fourth diff."""
+IMAGE = "REGISTRY/binder-egress-verifier"
 PORTS = {80, 443, 9418, 873, 1094, 1095, 16286, 4001}
 
 pytestmark = pytest.mark.timeout(1800)
@@ -44,21 +47,22 @@ def deploy(tmp_path):
     """The imitation of the repository, with its dependencies."""
     path = tmp_path / "mybinder.org-deploy"
     shutil.copytree(TOP / "tests/chart/mybinder", path)
+    (tmp_path / "binder-egress").symlink_to(TOP)
     charts = path / "mybinder/charts"
     wired = ("config", "extraConfig", "extraEnv", "extraVolumes", "extraVolumeMounts", "ingress", "jupyterhub", "networkPolicy")
     stand_in(charts / "binderhub", wired)
-    stand_in(charts / "binderhub/charts/jupyterhub", ("hub", "singleuser", "ingress", "custom"))
+    stand_in(charts / "binderhub/charts/jupyterhub", ("cull", "hub", "singleuser", "ingress", "custom"))
     write(charts / "binderhub/charts/jupyterhub/values.yaml", {"singleuser": {"extraEnv": {}, "networkPolicy": {"enabled": True}}})
     stand_in(charts / "k8s-log-alerter-zulip", ("enabled", "rules"))
     return path
 
 
 def apply(deploy, number, *options):
-    """Apply a diff of the page."""
+    """Apply a diff with the function of the page."""
     if number == 1 and not options:
         shutil.copytree(CHART, deploy / "mybinder/charts/binder-egress", ignore=shutil.ignore_patterns("tests", "ci"))
-    command = ["git", "apply", *options, "-"]
-    done = subprocess.run(command, cwd=deploy, input=DIFFS[number - 1], capture_output=True, text=True)
+    command = ["bash", "-euo", "pipefail", "-c", f'{APPLY}\napply "$@"', "apply", str(number), *options]
+    done = subprocess.run(command, cwd=deploy, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -100,8 +104,8 @@ def of_user_pods(objects):
     } - {"binder-egress-label-delay"}
 
 
-def test_page_has_five_diffs():
-    assert len(DIFFS) == 5
+def test_page_has_each_diff_in_order():
+    assert re.findall(r"`apply (\d)`\]\(mybinder/(.+?)\)", PAGE) == [(file.name[0], file.name) for file in DIFFS]
 
 
 def test_diff_that_does_not_apply_is_noticed(deploy):
@@ -133,7 +137,7 @@ def test_first_diff_brings_the_chart_into_each_workflow_that_fetches_charts(depl
 
 def test_forks_check_out_the_chart_too():
     """GitHub gives their pull requests no variables of the repository."""
-    assert "${{ vars." not in PAGE
+    assert not [file for file in DIFFS if "${{ vars." in file.read_text()]
 
 
 def test_lost_wiring_is_alerted_in_the_words_of_the_hook(deploy, render):
@@ -176,8 +180,24 @@ def test_second_diff_shuts_the_gate_of_staging(deploy, render):
     assert f'content="{address}"' in binderhub["config"]["BinderHub"]["extra_header_html"]["binder-egress-address"]
     assert hub["singleuser"]["extraEnv"]["BINDER_EGRESS_URL"].startswith(f"{address}servers/$(JUPYTERHUB_USER)/")
     assert objects["Ingress", "binder-egress"]["spec"]["rules"][0]["host"] == "ovh.staging.mybinder.org"
+    # Our pods and user pods have the same image, which is nobody else's.
+    (container,) = objects["Deployment", "binder-egress-verifier"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == hub["custom"]["binderEgress"]["startGuard"]["image"] == f"{IMAGE}:0.1.0"
+    public = objects["NetworkPolicy", "binder-egress-verifier"]["spec"]["ingress"][0]
+    assert public["from"] == [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "traefik"}}}]
     settings = objects["ConfigMap", "binder-egress"]["data"]
     assert json.loads(settings["BINDER_EGRESS_ALLOWED_ORIGINS"]) == ["https://staging.mybinder.org"]
+
+
+def test_node_guard_runs_with_the_gate(deploy, render):
+    apply(deploy, 1)
+    assert ("DaemonSet", "binder-egress-node-guard") not in render("staging")
+    apply(deploy, 2)
+    guard = render("staging")["DaemonSet", "binder-egress-node-guard"]
+    wanted = yaml.safe_load((TOP / "docs/node-guard.yaml").read_text())
+    (container,) = wanted["spec"]["template"]["spec"]["containers"]
+    container["image"] = "REGISTRY/binder-egress-node-guard:0.1.0"
+    assert guard == wanted
 
 
 @pytest.mark.parametrize(("member", "host"), MEMBERS.items())
@@ -206,11 +226,13 @@ def test_third_diff_makes_each_member_observe(deploy, render, member, host):
     settings = objects["ConfigMap", "binder-egress"]["data"]
     assert json.loads(settings["BINDER_EGRESS_ALLOWED_ORIGINS"]) == ["https://mybinder.org"]
     assert settings["BINDER_EGRESS_MODE"] == "observe"
+    networks = json.loads(settings["BINDER_EGRESS_SELF_NETWORKS"])
+    assert {"10.42.0.0/16", "192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32"} <= set(networks)
 
 
 def test_redirecting_member_does_not_change(deploy, render):
     before = render("prod")
-    for number in (1, 2, 3, 4):
+    for number in range(1, 8):
         apply(deploy, number)
     after = render("prod")
     alerter = ("ConfigMap", "k8s-log-alerter-zulip")
@@ -239,12 +261,23 @@ def test_fourth_diff_shuts_the_gate_of_one_member(deploy, render):
         assert "singleuser-server" in users(others) and not of_user_pods(others)
 
 
-def test_fifth_diff_gives_staging_packages_without_a_pass(deploy, render):
-    for number in (1, 2, 3, 4):
+def test_fifth_diff_shuts_the_other_gates(deploy, render):
+    for number in range(1, 6):
+        apply(deploy, number)
+    for member in MEMBERS:
+        objects = render(member)
+        assert users(objects) == {"dind", "image-builder"}
+        assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
+        hub = seen(objects, "jupyterhub")
+        assert hub["singleuser"]["networkPolicy"]["enabled"] is False and hub["custom"]["binderEgress"]["closePing"] is True
+
+
+def test_sixth_diff_gives_staging_packages_without_a_pass(deploy, render):
+    for number in range(1, 6):
         apply(deploy, number)
     before = {member: render(member) for member in ("staging", *MEMBERS)}
     assert not [name for _, name in before["staging"] if "proxy" in name and name.startswith("binder-egress")]
-    apply(deploy, 5)
+    apply(deploy, 6)
     objects = render("staging")
     assert objects["Deployment", "binder-egress-proxy"]["spec"]["replicas"] == 2
     assert objects["Deployment", "binder-egress-proxy"]["spec"]["template"]["spec"]["priorityClassName"] == "binderhub-core"
@@ -267,9 +300,25 @@ def test_fifth_diff_gives_staging_packages_without_a_pass(deploy, render):
         assert render(member).keys() == before[member].keys()
 
 
+def test_seventh_diff_gives_all_members_what_staging_has(deploy, render):
+    for number in range(1, 7):
+        apply(deploy, number)
+    tried = render("staging")
+    apply(deploy, 7)
+    for member in ("staging", *MEMBERS):
+        objects = render(member)
+        for kind, name in (("ConfigMap", "binder-egress-proxy"), ("PodDisruptionBudget", "binder-egress-proxy")):
+            assert objects[kind, name].get("data") == tried[kind, name].get("data")
+        (proxy,) = objects["Deployment", "binder-egress-proxy"]["spec"]["template"]["spec"]["containers"]
+        variables = {one["name"]: one.get("value") for one in proxy["env"]}
+        assert variables["BINDER_EGRESS_PROXY_BYTES_PER_SECOND"] == "125000"
+        host = MEMBERS.get(member, "ovh.staging")
+        assert {"mybinder.org", f"{host}.mybinder.org"} <= set(json.loads(variables["BINDER_EGRESS_PROXY_OWN_NAMES"]))
+
+
 def of_deny():
     """The values of the page's last command for mode `deny`."""
-    command = re.findall(r"^helm upgrade bids-ovh .*binder-egress.mode=deny.*$", PAGE, re.MULTILINE)[-1]
+    command = re.findall(r"^helm upgrade bids-ovh .*binder-egress.mode=deny.*$", EMERGENCY, re.MULTILINE)[-1]
     return [part for option in re.findall(r"--set (\S+)", command) for part in ("--set", option)]
 
 
@@ -298,9 +347,9 @@ def test_emergency_modes_keep_the_base_policy(deploy, render, mode):
 
 def test_reversed_diffs_end_where_they_began(deploy, render):
     before = render("bids-ovh")
-    for number in (1, 2, 3, 4, 5):
+    for number in range(1, 8):
         apply(deploy, number)
-    for number in (5, 4, 3, 2, 1):
+    for number in range(7, 0, -1):
         apply(deploy, number, "--reverse")
     shutil.rmtree(deploy / "mybinder/charts/binder-egress")
     assert render("bids-ovh") == before

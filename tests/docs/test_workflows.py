@@ -144,6 +144,8 @@ def test_a_release_is_refused_while_a_file_has_another_version():
         "docs/bans.md",
         "docs/install.md",
         "docs/mybinder.md",
+        "docs/mybinder/1-nothing-happens.diff",
+        "docs/mybinder/2-staging-shuts.diff",
         "docs/node-guard.yaml",
         "pyproject.toml",
         "client/pyproject.toml",

@@ -408,6 +408,18 @@ def test_parent_imports_the_wiring_beside_its_own(render, parent):
     assert ("Service", "binder-egress") in objects and ("Secret", "binder-egress") in objects
 
 
+def test_parent_gets_no_copy_of_what_it_imports(render, parent):
+    templates = parent / "charts/binder-egress/templates"
+    notes = (templates / "NOTES.txt").read_text()
+    shown = "kind: ConfigMap\nmetadata: {name: notes}\ndata:\n  text: {{ include \"notes\" . | quote }}\n"
+    (templates / "notes.yaml").write_text(f'{{{{ define "notes" }}}}{notes}{{{{ end }}}}\n{shown}')
+    objects = render(chart=parent)
+    text = objects["ConfigMap", "notes"]["data"]["text"]
+    name = "binder-egress-binderhub-values"
+    assert ("ConfigMap", name) in render() and ("ConfigMap", name) not in objects
+    assert name not in text and "`import-values` in your Chart.yaml" in text
+
+
 def test_parent_has_to_switch_off_jupyterhubs_policy_itself(render, parent):
     explicit = "binderhub.jupyterhub.singleuser.networkPolicy.enabled=false"
     assert seen(render("--set", explicit, chart=parent), "jupyterhub")["singleuser"]["networkPolicy"] == {"enabled": False}

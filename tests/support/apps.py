@@ -293,8 +293,9 @@ def is_withdrawn(store: Store, grant: str) -> bool:
 
 
 @contextmanager
-def reconciler(store: Store, server: Server | None = None, delay: float = 0.0, lease: int = 0) -> Iterator[None]:
-    """A thread that plays the reconciler: it publishes the grant of an unlock after `delay` seconds, for `lease` seconds."""
+def reconciler(store: Store, server: Server | None = None, delay: float = 0.0, lease: int = 0, late: int = 0) -> Iterator[None]:
+    """A thread that plays the reconciler: it publishes the grant of an unlock after `delay` seconds, for `lease` seconds, with a
+    label that acts `late` seconds later."""
     server = server or Server("alice")
     done = threading.Event()
 
@@ -306,7 +307,8 @@ def reconciler(store: Store, server: Server | None = None, delay: float = 0.0, l
                 known, grant = pending.known, pending.unlock.grant
                 until = int(time.time()) + lease if lease else None
                 new = carried(grant.tier, grant.id, until=until, may_stop=getattr(known.grant, "may_stop", False))
-                store.publish(server, KnownServer(known.uid, new, known.repository))
+                opens_at = int(time.time()) + late if late else 0
+                store.publish(server, KnownServer(known.uid, new, known.repository, opens_at=opens_at))
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -74,6 +74,17 @@ def test_tier_that_the_network_opens_late_is_not_called_open_before(public, stor
     assert (shown["access"], shown["opens_in"], shown["why"]) == ("network", 0, "")
 
 
+def test_unlock_is_pending_until_the_network_opens(public, store):
+    run_pod(store)
+    with reconciler(store, late=25):
+        for _ in "once", "again":
+            answer = unlock(public, token=get_pass(public))
+            assert (answer.status_code, answer.json["state"], answer.json["tier"]) == (202, "pending", "verified")
+    store.publish(Server("alice"), opening(carried("verified", "g"), -1))
+    answer = unlock(public, token=get_pass(public))
+    assert (answer.status_code, answer.json["state"]) == (200, "granted")
+
+
 def test_egress_proxy_does_not_wait_for_the_network(settings, store):
     tiers = {"verified": Tier(internet=True, hosts=["python"], description={"en": "Everything."})}
     public = public_client(create_services(settings.model_copy(update={"tiers": tiers})))

@@ -125,8 +125,8 @@ def _address(server: Server) -> str:
     "Unlock a server with a pass or a solution",
     body=bodies.UnlockBody,
     answers={
-        200: json_of("The pod has the tier", bodies.UnlockAnswer),
-        202: json_of("Accepted; the reconciler has not confirmed it yet", bodies.UnlockAnswer),
+        200: json_of("The tier is open", bodies.UnlockAnswer),
+        202: json_of("Accepted; the reconciler has not confirmed it yet, or the tier has not opened", bodies.UnlockAnswer),
     },
     problems=["forbidden-origin", "pass-refused", "no-such-server", *passes.SOLUTION_PROBLEMS],
 )
@@ -145,13 +145,13 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     presented = _read_pass(body.token, known.repository, now) if body.token and useful != [] else None
     if useful is not None and _presented_tier(body, presented) not in useful:
         _note("had-it", known.repository, known.tier)
-        return bodies.answer(bodies.UnlockAnswer(state="granted", **_description(asked, known, blocks, now))), 200
+        return _unlocked(_description(asked, known, blocks, now), confirmed=True)
     if presented is None:
         presented = Presented(passes.from_solution(body.provider or "", body.solution or "", "unlock"))
     # A second request with this pass for this server could only wait for the same grant, and each wait holds a thread (D-240).
     with services().unlocks_underway.begin((asked, presented.issued.id)) as is_first:
         if not is_first:
-            return bodies.answer(bodies.UnlockAnswer(state="pending", **_description(asked, known, blocks, now))), 202
+            return _unlocked(_description(asked, known, blocks, now), confirmed=False)
         return _unlock(asked, known, blocks, presented, now)
 
 
@@ -171,18 +171,27 @@ def _unlock(server: Server, known: KnownServer, blocks: list[Block], presented: 
     outcome, grant = services().unlocks.redeem(server, known, presented, network(), now)
     if outcome == PassOutcome.OUTRANKED:
         _note(outcome, known.repository)
-        return bodies.answer(bodies.UnlockAnswer(state="pending", **_description(server, known, blocks, now))), 202
+        return _unlocked(_description(server, known, blocks, now), confirmed=False)
     if outcome not in REDEEMED:
         _note(outcome, known.repository)
         raise Problem("pass-refused", REJECTED_PASSES[outcome])
     more = {"by": grant.origin.text} if grant.origin.text else {}
     log_decision("unlock", grant.tier, grant.rule, repository=known.repository, pass_outcome=outcome, grant=grant.id, **more)
     seen = _await_grant(server, grant)
-    state: Literal["granted", "pending"] = "granted" if seen else "pending"
-    services().metrics.unlocks.labels(state).inc()
+    services().metrics.unlocks.labels("granted" if seen else "pending").inc()
     # The wait took up to two seconds, and a lease may have begun meanwhile.
-    description = _description(server, seen or known, blocks, time.time())
-    return bodies.answer(bodies.UnlockAnswer(state=state, **description)), 200 if seen else 202
+    return _unlocked(_description(server, seen or known, blocks, time.time()), confirmed=seen is not None)
+
+
+def _unlocked(description: dict[str, Any], confirmed: bool) -> tuple[Response, int]:
+    """The answer to an unlock. It is pending until the reconciler has confirmed it and the tier has opened (D-477).
+
+    Args:
+        description: the server.
+        confirmed: whether its pod carries the tier.
+    """
+    state: Literal["granted", "pending"] = "granted" if confirmed and not description["opens_in"] else "pending"
+    return bodies.answer(bodies.UnlockAnswer(state=state, **description)), 200 if state == "granted" else 202
 
 
 def _note(outcome: str, repository: str, tier: str = UNVERIFIED) -> None:

@@ -51,7 +51,7 @@ def reconciler() -> None:
         Agents(settings.namespace, settings.agent_labels, ReconcilerStore(connect(settings))) if settings.agent_labels else None
     )
     user_pods = UserPods(settings.namespace, settings.user_pod_labels)
-    delays = LabelDelays(Canary(settings.namespace) if settings.canary else None)
+    delays = LabelDelays(Canary(settings.namespace) if settings.canary else None, ReconcilerStore(connect(settings)))
     process = Reconciler(
         settings, user_pods, ReconcilerStore(connect(settings)), agents=agents, opening_seconds=delays.opening_seconds
     )

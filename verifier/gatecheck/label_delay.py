@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ from .. import kubernetes_api
 from ..kubernetes_api import ApiServerUnavailable
 from ..labels import GATECHECK_LABEL, TIER_LABEL
 from ..pods import start_guard
-from ..store.health import SLOW_LABELS_SECONDS
+from ..store.errors import StoreUnavailable
+from ..store.health import SLOW_LABELS_SECONDS, Health
 from .probe import MARK_PORT
 
 log = logging.getLogger("binder-egress")
@@ -167,11 +169,16 @@ class LabelDelays:
 
     Args:
         canary: the pod to measure with; None: there is no canary, and nothing is measured.
+        store: Redis, which has what an earlier process published last. That counts as one measurement.
     """
 
-    def __init__(self, canary: Canary | None):
+    def __init__(self, canary: Canary | None, store: Health):
         self._canary = canary
         self._measured: deque[LabelDelay] = deque(maxlen=REMEMBERED)
+        if canary:
+            with suppress(StoreUnavailable, KeyError, TypeError, ValueError):
+                before = (store.gatecheck() or {})["label_delay"]
+                self._measured.append(LabelDelay(float(before["on"]), float(before["off"])))
         self.reason = "" if canary else "there is no canary"
         """Why the last attempt measured nothing; empty: it did, or there was none yet."""
 

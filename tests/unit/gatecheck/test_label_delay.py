@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.api_server import ApiServer
 from verifier.gatecheck import probe
+from verifier.gatecheck.check import Findings
 from verifier.gatecheck.label_delay import (
     HURRY_SECONDS,
     LIMIT_SECONDS,
@@ -22,6 +23,7 @@ from verifier.gatecheck.label_delay import (
 )
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.labels import TIER_LABEL
+from verifier.store.errors import StoreUnavailable
 
 
 class Network:
@@ -97,8 +99,8 @@ def test_refusal_counts_from_the_beginning_of_a_connection(monkeypatch):
     assert network.measured().off == pytest.approx(3, abs=0.1)
 
 
-def test_longest_time_of_each_kind_counts():
-    delays = LabelDelays(Network())
+def test_longest_time_of_each_kind_counts(store):
+    delays = LabelDelays(Network(), store)
     for found in (LabelDelay(1, 9), LabelDelay(7, 2)):
         delays.run_once(Network(), lambda canary, found=found: found)
     assert delays.worst() == LabelDelay(7, 9)
@@ -150,8 +152,8 @@ def test_label_is_taken_off_after_a_fault(monkeypatch):
 # -- the latest measurements
 
 
-def test_longest_of_the_latest_measurements_count():
-    delays = LabelDelays(Network())
+def test_longest_of_the_latest_measurements_count(store):
+    delays = LabelDelays(Network(), store)
     assert delays.findings() == {"reason": ""}
     for on in (20.0, 3.0, *[1.0] * (REMEMBERED - 2)):
         delays.run_once(Network(), lambda _, on=on: LabelDelay(on, 2.0))
@@ -160,9 +162,31 @@ def test_longest_of_the_latest_measurements_count():
     assert delays.findings() == {"on": 3.0, "off": 2.0}
 
 
+def test_restarted_reconciler_knows_what_was_measured_before(store):
+    before = LabelDelays(Network(), store)
+    before.run_once(Network(), lambda _: LabelDelay(26.4, 2.0))
+    store.publish_gatecheck(Findings(1.0, label_delay=before.findings()).dumps())
+    after = LabelDelays(Network(), store)
+    assert (after.findings(), after.opening_seconds()) == ({"on": 26.4, "off": 2.0}, 26)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"label_delay": {"reason": "no canary"}}', '{"label_delay": {"on": [], "off": 1}}'])
+def test_findings_without_a_measurement_say_nothing(store, text):
+    store.publish_gatecheck(text)
+    assert LabelDelays(Network(), store).worst() is None
+
+
+def test_reconciler_starts_without_redis(store, monkeypatch):
+    def away():
+        raise StoreUnavailable("Redis does not answer")
+
+    monkeypatch.setattr(store, "gatecheck", away)
+    assert LabelDelays(Network(), store).worst() is None
+
+
 @pytest.mark.parametrize(("on", "said"), [(0.2, 0), (5.0, 0), (26.4, 26), (LIMIT_SECONDS, 0)])
-def test_people_wait_where_labels_are_slow(on, said):
-    delays = LabelDelays(Network())
+def test_people_wait_where_labels_are_slow(on, said, store):
+    delays = LabelDelays(Network(), store)
     delays.run_once(Network(), lambda _: LabelDelay(on, 0.1))
     assert delays.opening_seconds() == said
 
@@ -170,11 +194,11 @@ def test_people_wait_where_labels_are_slow(on, said):
 @pytest.mark.parametrize(
     "error", [NotMeasured("the canary does not run"), ApiServerUnavailable("403 Forbidden"), KeyError("podIP")]
 )
-def test_failed_measurement_says_why_and_keeps_what_was_measured(error):
+def test_failed_measurement_says_why_and_keeps_what_was_measured(error, store):
     def fails(_):
         raise error
 
-    delays = LabelDelays(Network())
+    delays = LabelDelays(Network(), store)
     delays.run_once(Network(), fails)
     assert delays.findings()["reason"]
     delays.run_once(Network(), lambda _: LabelDelay(9.0, 1.0))
@@ -182,15 +206,15 @@ def test_failed_measurement_says_why_and_keeps_what_was_measured(error):
     assert delays.findings() == {"on": 9.0, "off": 1.0}
 
 
-def test_late_labels_are_logged_once(caplog):
-    delays = LabelDelays(Network())
+def test_late_labels_are_logged_once(caplog, store):
+    delays = LabelDelays(Network(), store)
     for on in (1.0, 9.0, 12.0):
         delays.run_once(Network(), lambda _, on=on: LabelDelay(on, 1.0))
     assert [record.message for record in caplog.records] == ["labels act late: docs/gatecheck.md says what to do"]
 
 
-def test_first_measurements_are_in_quick_succession(monkeypatch):
-    delays, pauses = LabelDelays(Network()), []
+def test_first_measurements_are_in_quick_succession(monkeypatch, store):
+    delays, pauses = LabelDelays(Network(), store), []
     monkeypatch.setattr(delays, "run_once", lambda canary: delays._measured.append(LabelDelay(1, 1)))
 
     def sleep(seconds):
@@ -204,8 +228,9 @@ def test_first_measurements_are_in_quick_succession(monkeypatch):
     assert pauses == [HURRY_SECONDS] * (REMEMBERED - 1) + [PERIOD_SECONDS] * 2
 
 
-def test_without_a_canary_nothing_is_measured():
-    delays = LabelDelays(None)
+def test_without_a_canary_nothing_is_measured(store):
+    store.publish_gatecheck('{"label_delay": {"on": 26.4, "off": 2.0}}')
+    delays = LabelDelays(None, store)
     delays.run()
     assert delays.findings() == {"reason": "there is no canary"} and delays.opening_seconds() == 0
 

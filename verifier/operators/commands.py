@@ -215,7 +215,8 @@ def revoke_key(operators: CommandOperators, key: str, servers: bool, by: str, wh
     lost = f"Grants withdrawn: {done['withdrawn']}." if done["withdrawn"] else ""
     remove = f"Now remove {', '.join(done['remove'])} from the values: after a wipe of Redis it would be valid again."
     slip = "The id is revoked, but no verifier has a key with it: is it the right one?"
-    _say(done, " ".join(filter(None, ["Revoked." if done["remove"] else slip, lost, remove if done["remove"] else ""])), as_json)
+    said = " ".join(filter(None, ["Revoked." if done["remove"] else slip, lost, remove if done["remove"] else ""]))
+    _say(done, f"{said}{_late(operators) if servers else ''}", as_json)
 
 
 def _seconds(duration: str) -> float:
@@ -239,7 +240,7 @@ def _say(done: dict[str, Any], sentence: str, as_json: bool, recorded: str = "re
 
 
 def _late(operators: CommandOperators) -> str:
-    """What is said of a block where the network plugin acts late on labels."""
+    """What is said of tiers that were taken away where the network plugin acts late on labels."""
     seconds = operators.label_off_seconds()
     if seconds <= SLOW_LABELS_SECONDS:
         return ""

@@ -527,6 +527,9 @@ def test_blocks_say_where_labels_act_late(egress, reconciler, cluster, store):
     with running(reconciler):
         assert egress("block", "network", "192.0.2.7/24", "--why", "mining")[1].endswith(f"from it: 0.{late}")
         assert egress("revoke", "alice", "--why", "mining")[1] == f"alice is blocked.{late}"
+        key = "0123456789abcdef"
+        assert egress("keys", "revoke", key, "--servers", "--why", "leaked")[1].endswith(late)
+        assert "late" not in egress("keys", "revoke", key, "--why", "leaked")[1]
         store.publish_gatecheck('{"label_delay": {"on": 26.4, "off": 5.0}}')
         assert egress("revoke", "alice", "--why", "mining")[1] == "alice is blocked.\n"
 

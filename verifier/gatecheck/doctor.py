@@ -34,6 +34,7 @@ from ..store.verifiers import VERIFIER_TTL_SECONDS
 from .check import Canary, Findings, Namespace, check
 from .label_delay import LIMIT_SECONDS
 from .netpol import OTHER_KINDS, Labels, admits_anybody
+from .surroundings import FLOW_KILLER
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -56,6 +57,9 @@ VERIFIER_LABELS: Labels = {
     "app.kubernetes.io/component": "verifier",
 }
 """The labels by which the chart's policy selects the verifier. The first two values depend on the installation."""
+
+SIGKILLED = 137
+"""The exit code of a container that SIGKILL ended."""
 
 MAX_PODS = 500
 """The most user pods whose labels are read."""
@@ -112,13 +116,14 @@ def examine(
     except ApiServerUnavailable as error:
         checks.append(Check("clock of the API server", WARNING, f"unknown: {error}"))
     without_proxy = "programs that use its variables fail, in pods with a tier too"
-    checks += _pods(namespace, settings.proxy_labels, "pods of the egress proxy", without_proxy)
+    checks += _pods(namespace, settings.proxy_labels, "pods of the egress proxy", without_proxy, FLOW_KILLER)
     checks += _pods(namespace, settings.receiver_labels, "pod of the receiver", "reports of detectors and agents are lost")
     return checks + _gate(settings, namespace, now())
 
 
-def _pods(namespace: Namespace, labels: dict[str, str], name: str, otherwise: str) -> list[Check]:
-    """The line about the pods of a component, if it is on. `otherwise` is what follows if none is ready."""
+def _pods(namespace: Namespace, labels: dict[str, str], name: str, otherwise: str, killer: str = "") -> list[Check]:
+    """The line about the pods of a component, if it is on. `otherwise` is what follows if none is ready; `killer`, what is known to
+    kill them."""
     if not labels:
         return []
     try:
@@ -127,9 +132,17 @@ def _pods(namespace: Namespace, labels: dict[str, str], name: str, otherwise: st
         return [Check(name, WARNING, f"unknown: {error}")]
     states = [{item["type"]: item["status"] for item in pod["status"].get("conditions") or []} for pod in pods]
     ready = sum(state.get("Ready") == "True" for state in states)
+    killed = sum(_was_killed(pod) for pod in pods) if killer else 0
+    by = f"; something on their nodes has killed {killed}: {killer}" if killed else ""
     if ready:
-        return [Check(name, OK, f"{ready} of {len(pods)} ready")]
-    return [Check(name, PROBLEM, f"none is ready: {otherwise}. Look at its pods")]
+        return [Check(name, WARNING if killed else OK, f"{ready} of {len(pods)} ready{by}")]
+    return [Check(name, PROBLEM, f"none is ready: {otherwise}. Look at its pods{by}")]
+
+
+def _was_killed(pod: dict[str, Any]) -> bool:
+    """Whether a container of a pod last ended by SIGKILL that was not for its memory."""
+    ends = [status.get("lastState", {}).get("terminated") or {} for status in pod["status"].get("containerStatuses") or []]
+    return any(end.get("exitCode") == SIGKILLED and end.get("reason") != "OOMKilled" for end in ends)
 
 
 def _mode(settings: ReconcilerSettings) -> Check:
@@ -394,9 +407,7 @@ def _policies(findings: Findings) -> list[Check]:
         checks.append(Check("policies", WARNING, text))
     checks = checks or [Check("policies", OK, "as the chart renders them")]
     for bypass in judgement.bypasses:
-        way = "lets every user pod reach" if bypass.direction == "egress" else "lets others reach every user pod:"
-        text = f"{bypass.policy}, {bypass.direction} rule {bypass.rule}, {way} {bypass.opens}. To change: {bypass.change}"
-        checks.append(Check("bypass", PROBLEM, text))
+        checks.append(Check("bypass", PROBLEM, f"{bypass.sentence}. To change: {bypass.change}"))
     return checks if judgement.bypasses else [*checks, Check("bypass", OK, "no other NetworkPolicy opens anything for user pods")]
 
 

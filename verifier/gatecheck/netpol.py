@@ -69,6 +69,12 @@ class Bypass:
     opens: str
     change: str
 
+    @property
+    def sentence(self) -> str:
+        """What it opens, as `egress plan` and `egress doctor` say it."""
+        way = "lets every user pod reach" if self.direction == "egress" else "lets others reach every user pod:"
+        return f"{self.policy}, {self.direction} rule {self.rule}, {way} {self.opens}"
+
 
 @dataclass
 class Judgement:

@@ -28,9 +28,7 @@ def policies(given: Given) -> Iterator[Finding]:
     base: dict[str, Any] = {"metadata": {"name": ""}, "spec": BASE}
     bypasses = judge([base, *others], expected, _user_pods(given)).bypasses
     for bypass in bypasses:
-        way = "lets every user pod reach" if bypass.direction == "egress" else "lets others reach every user pod:"
-        text = f"the NetworkPolicy {bypass.policy}, {bypass.direction} rule {bypass.rule}, {way} {bypass.opens}"
-        yield Finding("policies", RECOGNISED, text, f"To change: {bypass.change}", True)
+        yield Finding("policies", RECOGNISED, f"the NetworkPolicy {bypass.sentence}", f"To change: {bypass.change}", True)
     if not bypasses:
         yield Finding("policies", RECOGNISED, "no NetworkPolicy but JupyterHub's own opens anything for user pods")
 

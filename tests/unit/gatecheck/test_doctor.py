@@ -229,6 +229,18 @@ def test_components_that_are_not_ready_are_a_problem(ours, well, namespace, sett
     assert states(examine(ours, well, namespace))[name] == WARNING
 
 
+@pytest.mark.parametrize(("reason", "state"), [("Error", WARNING), ("OOMKilled", OK)])
+def test_egress_proxy_that_something_kills_is_told_of_the_flow_killer(ours, well, namespace, reason, state):
+    labels = {"app.kubernetes.io/component": "proxy"}
+    namespace.found_pods = pods_that_are(labels, "True", "True")
+    ended = {"lastState": {"terminated": {"exitCode": 137, "reason": reason}}}
+    namespace.found_pods[0]["status"]["containerStatuses"] = [{"lastState": {}}, ended]
+    checks = examine(ours.model_copy(update={"proxy_labels": labels, "receiver_labels": labels}), well, namespace)
+    name = "pods of the egress proxy"
+    assert states(checks)[name] == state and ("has killed 1: cryptnono's flow killer" in text(checks, name)) == (state == WARNING)
+    assert states(checks)["pod of the receiver"] == OK
+
+
 def test_components_that_are_off_have_no_line(ours, well, namespace):
     assert not {"pods of the egress proxy", "pod of the receiver"} & set(states(examine(ours, well, namespace)))
 

@@ -1,0 +1,6 @@
+"""What `egress plan` sees before the installation and `egress doctor` after it, in the same words."""
+
+FLOW_KILLER = (
+    "cryptnono's flow killer ends every process of a node that connects to many addresses, and the egress proxy is one: run one or "
+    "the other (docs/proxy.md)"
+)

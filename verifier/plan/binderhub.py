@@ -167,3 +167,17 @@ def user_proxy(given: Given) -> Iterator[Finding]:
         text = f"user servers have {', '.join(names)}, which the wiring replaces"
         do = "Name them again in a values file after binder-egress.yaml, and open that proxy in tiers.verified.extraEgress"
         yield Finding("user-proxy", RECOGNISED, text, do)
+
+
+def captcha(given: Given) -> Iterator[Finding]:
+    """Whether the captcha that the setting *strict* needs is in the parent chart's values; elsewhere it is in a file of ours."""
+    if given.setting != "strict":
+        return
+    providers = given.of_parent("binder-egress", "captcha", "providers") or {}
+    names = sorted(name for name, provider in providers.items() if name != "altcha" and provider.get("enabled"))
+    if names:
+        yield Finding("captcha", RECOGNISED, f"the captcha of strict is {', '.join(names)}")
+    else:
+        do = "Choose one in captcha.providers, with keys of yours (docs/captcha-providers.md): without it, Helm refuses to install"
+        seen = "strict needs a captcha provider, and these values name none"
+        yield Finding("captcha", NOT_RECOGNISED, seen, do, stops=bool(given.parent))

@@ -94,10 +94,17 @@ class Given:
 
     def value(self, *path: str) -> Any:
         """A value of BinderHub's; None if it is not set."""
-        found: Any = self.values
-        for key in path:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found
+        return _at(self.values, path)
+
+    def of_parent(self, *path: str) -> Any:
+        """A value of the parent chart's; None if it is not set."""
+        return _at(self.parent, path)
+
+
+def _at(values: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
 
 
 @dataclass(frozen=True)

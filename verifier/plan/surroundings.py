@@ -3,9 +3,18 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..gatecheck.surroundings import FLOW_KILLER
+from ..ping import SYSCTL
 from .findings import NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting
 
 ENFORCED = "pod-security.kubernetes.io/enforce"
+
+SYSCTL_JUDGES = {
+    "constraints.gatekeeper.sh": "Gatekeeper",
+    "kyverno.io": "Kyverno",
+    "security.openshift.io": "OpenShift",
+}
+"""API groups of programs that may refuse pods with a sysctl. Pod Security's levels allow ours, which Kubernetes calls safe."""
 
 TC_INIT_BYTES_PER_SECOND = 125_000
 """The rate that mybinder.org's tc-init gives a user pod, 1 Mbit/s."""
@@ -17,6 +26,38 @@ def pod_security(given: Given) -> Iterator[Finding]:
         level = (namespace["metadata"].get("labels") or {}).get(ENFORCED, "nothing")
         do = "The agent (agent.enabled) needs hostPID, which that refuses" if level in ("baseline", "restricted") else ""
         yield Finding("pod-security", RECOGNISED, f"the namespace enforces {level} of Pod Security's levels", do)
+
+
+def ping(given: Given) -> Iterator[Finding]:
+    """Whether something may refuse pods with the sysctl that closes ping, which no kubelet has to allow."""
+    pods = given.value("jupyterhub", "singleuser", "extraPodConfig") or {}
+    if pods.get("hostNetwork") or any(pod["spec"].get("hostNetwork") for pod in given.objects.see("user pods")):
+        do = "Set jupyterhub.custom.binderEgress.closePing to false (docs/link-local.md); policies do not select such pods either"
+        yield Finding("ping", RECOGNISED, "user pods are in their node's network, where the kubelet refuses our sysctl", do, True)
+        return
+    groups = sorted(SYSCTL_JUDGES[group["name"]] for group in given.objects.see("API groups") if group["name"] in SYSCTL_JUDGES)
+    if groups:
+        do = f"Allow the sysctl {SYSCTL} in user pods, or no server starts"
+        yield Finding("ping", NOT_RECOGNISED, f"rules of {', '.join(groups)} may refuse it", do)
+    else:
+        yield Finding("ping", RECOGNISED, f"nothing that is known here refuses the sysctl {SYSCTL}")
+
+
+def pre_puller(given: Given) -> Iterator[Finding]:
+    """JupyterHub's pre-puller, which does not know the image of our init container."""
+    puller = given.value("jupyterhub", "prePuller") or {}
+    is_on = any((puller.get(way) or {}).get("enabled") for way in ("hook", "continuous"))
+    if is_on and "binder-egress" not in (puller.get("extraImages") or {}):
+        do = "Add our image as binder-egress to jupyterhub.prePuller.extraImages, or the first server of a node waits for it"
+        yield Finding("pre-puller", RECOGNISED, "JupyterHub's pre-puller is on, and does not fetch the start guard's image", do)
+
+
+def minesweeper(given: Given) -> Iterator[Finding]:
+    """mybinder.org's minesweeper, which deletes user pods that are older than servers may become."""
+    for each in given.objects.see("DaemonSets"):
+        if each["metadata"]["name"] == "minesweeper":
+            do = "Let its label selector leave out binder-egress/gatecheck, or it deletes the canary, which runs forever"
+            yield Finding("minesweeper", RECOGNISED, f"minesweeper runs in {each['metadata']['namespace']}", do)
 
 
 def quotas(given: Given) -> Iterator[Finding]:
@@ -50,8 +91,8 @@ def flow_killer(given: Given) -> Iterator[Finding]:
     if running or in_values:
         text = f"cryptnono's flow killer: {', '.join([*running, *in_values])}"
         needed = given.setting != "open"
-        do = "choose --setting open, or take the flow killer away" if needed else "do not switch it on"
-        yield Finding("flow-killer", RECOGNISED, text, f"It would end the egress proxy, so {do}", needed)
+        here = "--setting open does without the proxy" if needed else "this setting does without the proxy"
+        yield Finding("flow-killer", RECOGNISED, text, f"{FLOW_KILLER}; {here}", needed)
 
 
 def _enabled(values: Any, word: str, path: str = "") -> Iterator[str]:

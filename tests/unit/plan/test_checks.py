@@ -291,6 +291,42 @@ def test_tc_init_gives_the_egress_proxy_a_rate():
     assert not settings(found("tc-init", given(values)))
 
 
+def test_strict_names_its_captcha_provider():
+    assert not [finding for finding in examine(given()) if finding.id == "captcha"]
+    finding = found("captcha", given(setting="strict"))
+    assert finding.state == NOT_RECOGNISED and "captcha.providers" in finding.do and not finding.stops
+    providers = {"altcha": {"enabled": True}, "turnstile": {"enabled": False}}
+    parent = {"binder-egress": {"captcha": {"providers": providers}}}
+    assert found("captcha", Given({}, setting="strict", parent=parent)).stops
+    providers["turnstile"]["enabled"] = True
+    finding = found("captcha", Given({}, setting="strict", parent=parent))
+    assert finding.state == RECOGNISED and finding.seen.endswith("turnstile")
+
+
+def test_sysctl_against_ping_may_be_refused():
+    assert found("ping", given()).state == RECOGNISED
+    finding = found("ping", given(**{"API groups": [{"name": "kyverno.io"}]}))
+    assert finding.state == NOT_RECOGNISED and "Kyverno" in finding.seen
+    in_node = {"jupyterhub": {"singleuser": {"extraPodConfig": {"hostNetwork": True}}}}
+    pod = {"metadata": {"labels": {"component": "singleuser-server"}}, "spec": {"hostNetwork": True}}
+    for here in (given(in_node), given(**{"user pods": [pod]})):
+        assert found("ping", here).stops and "closePing" in found("ping", here).do
+
+
+def test_pre_puller_is_told_unless_it_has_our_image():
+    def told(puller):
+        return [finding for finding in examine(given({"jupyterhub": {"prePuller": puller}})) if finding.id == "pre-puller"]
+
+    ours = {"binder-egress": {"name": "x", "tag": "1"}}
+    assert not told({}) and not told({"hook": {"enabled": False}})
+    assert not told({"hook": {"enabled": True}, "extraImages": ours})
+    assert "prePuller.extraImages" in told({"continuous": {"enabled": True}})[0].do
+
+
+def test_minesweeper_has_to_spare_the_canary():
+    assert "binder-egress/gatecheck" in found("minesweeper", given(DaemonSets=[workload("minesweeper", "prod")])).do
+
+
 def test_surroundings_are_told():
     namespace = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}}
     here = given(

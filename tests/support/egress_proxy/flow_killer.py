@@ -1,0 +1,123 @@
+"""A stand-in for cryptnono's flow killer beside the egress proxy, which is a process of its own here.
+
+It follows that program's rule: SIGKILL for a process with more than 24 public destinations, each an address and a port, in 60 s.
+That program is told of each connection by the kernel; this one looks at the connections that are open.
+
+`seen` runs both in the lab's network namespace.
+"""
+
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from tests.support.egress_proxy import attempts, lab
+from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PORT, Pod, open_tunnel
+from tests.support.egress_proxy.internet import start_internet
+from tests.support.waiting import eventually
+
+MOST, SECONDS = 24, 60
+"""mybinder.org's `unique_destinations_threshold`, and the time that cryptnono remembers a destination."""
+
+NETWORK = "11.1.1.0/24"
+"""The internet's hosts. The addresses for documentation would count as private."""
+
+HOSTS = [str(host) for host in ipaddress.ip_network(NETWORK).hosts()][: MOST + 1]
+PODS = (LISTED, ANY, COURSE)
+"""The servers, which take turns. None of them has more than nine hosts."""
+
+
+def seen() -> dict:
+    """What answers the `first` 24 tunnels, whether the proxy then `lives`, the `signal` that ended it after one more, and the error
+    of a pod that connects `afterwards`."""
+    return lab.in_namespace(__spec__.name)
+
+
+class Killer:
+    """The flow killer, for one process."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.destinations: dict[tuple[str, int], float] = {}
+
+    def look(self) -> None:
+        """Look at the open connections of the process, and kill it if it has had too many destinations."""
+        now = time.monotonic()
+        self.destinations |= dict.fromkeys(self._connections(), now)
+        if sum(now - at <= SECONDS for at in self.destinations.values()) > MOST:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _connections(self) -> list[tuple[str, int]]:
+        files = Path(f"/proc/{self.pid}/fd").iterdir()
+        sockets = {os.readlink(file).removeprefix("socket:[").removesuffix("]") for file in files}
+        found = []
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            address, port = fields[2].split(":")
+            host = socket.inet_ntoa(bytes.fromhex(address)[::-1])
+            if fields[9] in sockets and not ipaddress.ip_address(host).is_private:
+                found.append((host, int(port, 16)))
+        return found
+
+
+def serve() -> None:
+    """In the process of the proxy: run it until the end."""
+
+    class Public(lab.Lab):
+        def resolve(self, name: str) -> list[str]:
+            self.asked.add(name)
+            return [HOSTS[int(name.split(".")[0])]] if name[0].isdigit() else super().resolve(name)
+
+    proxy = Public()
+    for name in PODS:
+        proxy.publish(name, lab.PODS[name], "full")
+    print("ready", flush=True)
+    signal.pause()
+
+
+def main() -> None:
+    """In the namespace: open tunnels beside the flow killer, and print what was seen."""
+    attempts.answer_seconds = lab.WAIT_SECONDS
+    subprocess.run(["ip", "route", "add", "local", NETWORK, "dev", "lo"], check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        start_internet(Path(folder), [*HOSTS, attempts.OWN])
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.dup2(writing, 1)
+        serve()
+    assert os.read(reading, 5) == b"ready"
+    killer, open_ones = Killer(pid), []
+
+    def tunnel(number: int) -> str:
+        pod: Pod = lab.PODS[PODS[number % len(PODS)]]
+        connection, line = open_tunnel(pod, f"{number}.example:443")
+        open_ones.append(connection)
+        return str(line)
+
+    found: dict = {"first": [tunnel(number) for number in range(MOST)]}
+    killer.look()
+    found["destinations"] = len(killer.destinations)
+    found["lives"] = os.waitpid(pid, os.WNOHANG) == (0, 0)
+    found["last"] = tunnel(MOST)
+
+    def ended() -> bool:
+        killer.look()
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        found["signal"] = os.WTERMSIG(status) if ended else 0
+        return bool(ended)
+
+    eventually(ended)
+    try:
+        socket.create_connection((lab.PROXY, PORT), lab.WAIT_SECONDS)
+    except OSError as error:
+        found["afterwards"] = str(error)
+    lab.end(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,10 +2,12 @@
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 import click
 import demo_packages
@@ -13,7 +15,11 @@ import requests
 from rich.console import Console
 from rich.table import Table
 
+from tests.support.cluster.installing import Operator
 from tests.support.cluster.stage import OPEN, Failed, Stage
+from verifier.plan.files import OURS
+
+PLAN = "helm get values binder --namespace binder | egress plan --from - --namespace binder"
 
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 150)
 
@@ -28,9 +34,14 @@ def step(text: str, work: Callable[[], object]) -> object:
 
 
 def install(stage: Stage, *values: str) -> None:
-    """Install the chart, and a BinderHub wired with the values that the chart generates."""
-    step("helm install binder-egress", partial(stage.install_gate, *values))
-    step("helm install BinderHub, with the generated values", stage.install_binderhub)
+    """Install the chart beside a BinderHub, with the values that `egress plan` writes, and wire BinderHub."""
+    step("helm install BinderHub", partial(stage.install_binderhub, values=""))
+    with tempfile.TemporaryDirectory() as folder:
+        operator = Operator(stage, Path(folder))
+        said = step("egress plan", partial(operator.run, PLAN))
+        console.print(said, highlight=False, markup=False)
+        step("helm install binder-egress", partial(stage.install_gate, f"--values={folder}/{OURS}", *values))
+    step("helm upgrade BinderHub, with the generated values", stage.install_binderhub)
 
 
 def launches(stage: Stage) -> list[tuple[str, str, bool]]:

@@ -25,7 +25,7 @@ def test_verifier_may_be_on_another_host(start, make_hub, tab):
     origin = page.url.rstrip("/")
     try:
         elsewhere = start(allowed_origins=[origin])
-        page.verifier = elsewhere.verifier
+        page.verifier, page.launched = elsewhere.verifier, elsewhere.launched
         page.header_html["binder-egress"] = f'<meta name="binder-egress" content="{elsewhere.url}egress">'
         opened = tab()
         page.bundle.close()

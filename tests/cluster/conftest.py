@@ -30,6 +30,8 @@ collect_ignore: list[str] = []
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leave these files out unless one of them is named."""
+    text = "any_network: a cluster test whose result does not depend on the network plugin; the part `calico` leaves it out"
+    config.addinivalue_line("markers", text)
     if not any(Path(argument.partition("::")[0]).name in LONG_FILES for argument in config.args):
         collect_ignore.extend(LONG_FILES)
 

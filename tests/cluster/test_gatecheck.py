@@ -13,6 +13,7 @@ from tests.support.waiting import eventually
 from verifier.labels import GRANT_ANNOTATION
 
 
+@pytest.mark.any_network
 def test_doctor_finds_no_problem_and_says_what_it_sees(stage):
     stage.launch()
     eventually(lambda: doctor(stage)["canary"][0][0] != "warning", CANARY_SECONDS)
@@ -78,6 +79,7 @@ def test_policy_of_the_network_plugins_own_kind_is_seen_by_packets(stage, networ
     await_canary(stage, "kubernetes-api", True)
 
 
+@pytest.mark.any_network
 def test_missing_base_policy_is_reported(stage):
     saved = stage.get("networkpolicy", "binder-egress-base")
     stage.kubectl("delete", "networkpolicy", "binder-egress-base")
@@ -122,6 +124,7 @@ def test_helm_test_fails_if_a_policy_opens_the_gate(stage, without_link_local, b
     assert cells(table)["unverified", "kubernetes-api"] == "open FAILED: must be shut"
 
 
+@pytest.mark.any_network
 def test_helm_test_fails_if_every_target_is_dead(stage):
     """Every target is dead: unreachable proves nothing."""
     dead = [f"--set=gatecheck.shut.{name}=tcp://192.0.2.250:9" for name in ("kubernetes-api", "kubelet", "hub", "verifier")]
@@ -150,6 +153,7 @@ def test_link_local_is_seen_and_a_sysctl_closes_it(stage, network):
     assert cells(table)["unverified", "link-local"] == "– cannot try"
 
 
+@pytest.mark.any_network
 def test_canary_is_not_counted_as_a_user_pod(stage):
     """Not for JupyterHub, nor the reconciler, nor BinderHub's quota, which counts `app=jupyterhub,component=singleuser-server`."""
     (pod,) = [
@@ -191,6 +195,7 @@ FORBIDDEN_FOR_RECONCILER = {
 }
 
 
+@pytest.mark.any_network
 @pytest.mark.parametrize("what", FORBIDDEN_FOR_RECONCILER)
 def test_reconciler_can_change_nothing_else_of_a_pod(stage, kept_users, what):
     pod = stage.pod(kept_users[0])
@@ -201,6 +206,7 @@ def test_reconciler_can_change_nothing_else_of_a_pod(stage, kept_users, what):
         patch(stage, pod["metadata"]["name"], change, stage.as_reconciler)
 
 
+@pytest.mark.any_network
 @pytest.mark.parametrize("subresource", [[], ["--subresource=status"]], ids=["pod", "status"])
 @pytest.mark.parametrize("where", ["labels", "annotations"])
 def test_others_cannot_set_change_or_remove_ours(stage, kept_users, subresource, where):
@@ -215,16 +221,19 @@ def test_others_cannot_set_change_or_remove_ours(stage, kept_users, subresource,
         patch(stage, stage.pod(plain)["metadata"]["name"], change, *subresource)
 
 
+@pytest.mark.any_network
 def test_others_can_change_everything_else_of_a_user_pod(stage, kept_users):
     for user in kept_users:
         patch(stage, stage.pod(user)["metadata"]["name"], {"metadata": {"labels": {"x": "y"}, "annotations": {"x": "y"}}})
 
 
+@pytest.mark.any_network
 def test_reconciler_can_change_our_label_and_annotation(stage):
     pod = stage.pod(stage.launch().user)["metadata"]["name"]
     patch(stage, pod, {"metadata": {"labels": {LABEL: "verified"}, "annotations": {GRANT_ANNOTATION: "x"}}}, stage.as_reconciler)
 
 
+@pytest.mark.any_network
 def test_pod_created_with_our_label_starts_and_loses_it(stage):
     """A slip in the hub's configuration must not cost a launch."""
     pod = stage.pod(stage.launch().user)

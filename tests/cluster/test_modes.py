@@ -55,6 +55,7 @@ def test_allow_gives_everybody_the_tier_and_captcha_leaves_it_to_those_who_solve
     assert_reaches(stage, plain, egress=False, closing=OPEN)
 
 
+@pytest.mark.any_network
 def test_allow_works_without_redis_and_verifier(stage, switch):
     switch("allow")
     try:
@@ -140,6 +141,7 @@ def test_off_leaves_nothing_behind_and_launches_go_on(stage, switch):
     await_open(stage, stage.launch().user, stage.targets())
 
 
+@pytest.mark.any_network
 def test_launches_are_served_after_a_rollback_out_of_deny(stage, switch):
     """BinderHub is not restarted, and its token is still valid. test_rollback.py tests each mode."""
     switch("captcha")
@@ -154,6 +156,7 @@ def test_launches_are_served_after_a_rollback_out_of_deny(stage, switch):
     assert_reaches(stage, verified, egress=True)
 
 
+@pytest.mark.any_network
 def test_wrong_value_is_refused_with_a_sentence(stage):
     with pytest.raises(Failed, match="mode"):
         stage.install_gate("--set=mode=closed")

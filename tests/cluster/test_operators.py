@@ -30,6 +30,7 @@ def _no_blocks_left(stage: Stage) -> Iterator[None]:
         egress(stage, "unblock", block["id"])
 
 
+@pytest.mark.any_network
 def test_servers_are_listed_and_explained(stage, verified):
     other = stage.launch("fake/somebody/else/main").user
     rows: dict[str, dict] = {}
@@ -79,6 +80,7 @@ def test_blocked_repository_has_no_egress_now_and_later(stage, verified):
     assert_reaches(stage, again, egress=False)
 
 
+@pytest.mark.any_network
 def test_block_on_a_pod_outlives_redis(stage, verified):
     egress(stage, "block", "repository", "example.com/owner/repo", "--why", "a test")
     stage.await_tier(verified, None)

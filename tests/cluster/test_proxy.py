@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support.cluster.canary import canary
 from tests.support.cluster.commands import cells, doctor, egress, helm_test
 from tests.support.cluster.egress_proxy import HOLD, LISTED, OTHER, PRIVATE, VALUES, ask, ask_until, await_variables, who
 from tests.support.cluster.packets import assert_reaches, python_in
@@ -51,6 +52,7 @@ def test_pod_without_a_pass_reaches_a_listed_host_and_nothing_else(stage):
     assert_reaches(stage, user, egress=False)
 
 
+@pytest.mark.any_network
 def test_repository_has_a_host_of_its_own(stage):
     """The host is allowed, and has no address here."""
     course, other = stage.launch("fake/owner/course/main").user, stage.launch().user
@@ -77,6 +79,7 @@ def test_unlock_opens_other_hosts_and_a_revocation_cuts_them(stage):
     ask_until(stage, user, f"http://{LISTED}/", "blocked by the operators")
 
 
+@pytest.mark.any_network
 def test_groups_of_the_image_have_the_hosts_of_its_tools(stage):
     found = egress(stage, "hosts", "list")
     assert len(found["python"]) == 2 and len(found["node"]) == 1
@@ -97,6 +100,7 @@ def test_first_request_of_a_pod_is_served(stage):
         assert json.loads(status["state"]["terminated"]["message"])["outcome"] in ("closed", "blocked")
 
 
+@pytest.mark.any_network
 def test_pod_that_the_proxy_does_not_know_starts_after_the_timeout(stage):
     """The proxy knows the second pod, but with another uid than the pod's guard is told."""
     guard = with_variables(guard_of(stage.pod(stage.launch().user)), BINDER_EGRESS_START_GUARD_TIMEOUT="15")
@@ -158,6 +162,7 @@ def test_address_that_is_used_again_is_that_of_the_new_pod(stage, local_cluster)
     assert pod.said["outcome"] in ("closed", "blocked")
 
 
+@pytest.mark.any_network
 def test_address_that_two_pods_have_is_served_nothing(stage):
     """The second pod does not run; somebody has written the first pod's address into its status."""
     user = stage.launch().user
@@ -220,8 +225,10 @@ def test_network_that_hides_addresses_is_noticed(stage, hide):
     assert attempts(stage)["early-hidden"].said["outcome"] == "unknown_to_proxy"
     passed, table = helm_test(stage)
     assert not passed and cells(table)["verified", "egress proxy"].startswith("hidden FAILED"), table
-    eventually(lambda: stage.metrics().get(hidden) == 1, CANARY_SECONDS)
+    eventually(lambda: canary(stage).proxy == "hidden", CANARY_SECONDS)
     assert doctor(stage)["egress proxy"][0][0] == "problem"
+    stage.restart("reconciler")  # It looks when it starts, and then once a minute.
+    eventually(lambda: stage.metrics().get(hidden) == 1, RECONCILER_SECONDS)
     hide("-D")
     ask_until(stage, user, f"http://{LISTED}/", "200")
 
@@ -234,6 +241,7 @@ def test_user_pods_do_not_reach_the_ports_of_the_proxys_probes(stage):
     assert reached == dict.fromkeys(reached, False) and len(reached) == 2
 
 
+@pytest.mark.any_network
 def test_pods_of_the_proxy_have_many_source_ports(stage):
     """The kernel's range comes from the values, and the proxy calculates with it."""
     pods = [pod["metadata"]["name"] for pod in stage.get("pods", "-l", "app.kubernetes.io/component=proxy")["items"]]
@@ -244,6 +252,7 @@ def test_pods_of_the_proxy_have_many_source_ports(stage):
     assert len(pods) == 2
 
 
+@pytest.mark.any_network
 def test_pods_of_the_proxy_ask_dns_again_after_a_second(stage):
     resolv_conf = stage.kubectl("exec", "deployment/binder-egress-proxy", "--", "cat", "/etc/resolv.conf")
     options = next(line.split()[1:] for line in resolv_conf.splitlines() if line.startswith("options"))
@@ -270,6 +279,7 @@ def test_replica_that_goes_costs_new_connections_nothing(stage):
     assert seen == {"200"}
 
 
+@pytest.mark.any_network
 def test_upgrade_leaves_what_the_reconciler_wrote(stage):
     """A stray key stays, and a removed key is back after a restart of the reconciler."""
     change = {"data": {"address": None, "tests": "mine"}}

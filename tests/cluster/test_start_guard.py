@@ -59,6 +59,7 @@ def test_pod_that_is_never_isolated_starts_after_the_timeout(stage, guard):
     assert pod.said["outcome"] in ("open", "unclear") and 1.5 <= pod.said["seconds"] <= POD_SECONDS and all(pod.reached)
 
 
+@pytest.mark.any_network
 def test_guard_does_not_wait_if_policies_are_off(stage, guard):
     (source,) = [entry["valueFrom"] for entry in guard["env"] if entry["name"] == "BINDER_EGRESS_ISOLATED"]
     source["configMapKeyRef"]["name"] = "what-the-chart-removes-with-its-policies"
@@ -67,6 +68,7 @@ def test_guard_does_not_wait_if_policies_are_off(stage, guard):
     assert pod.said["outcome"] == "off" and pod.said["seconds"] < float(timeout_of(guard))
 
 
+@pytest.mark.any_network
 def test_guards_of_jupyterhubs_servers_are_counted(stage):
     before = stage.metrics()
     (status,) = stage.pod(stage.launch().user)["status"]["initContainerStatuses"]
@@ -102,6 +104,7 @@ print(json.dumps({{
 """
 
 
+@pytest.mark.any_network
 def test_server_has_the_jupyterlab_extension(stage):
     pod = stage.pod(stage.launch().user)
     found = json.loads(stage.kubectl("exec", pod["metadata"]["name"], "-c", "notebook", "--", "python3", "-c", LOOK))
@@ -109,6 +112,7 @@ def test_server_has_the_jupyterlab_extension(stage):
     assert (found["writable"], found["bytes"] > 10_000) == (False, True)
 
 
+@pytest.mark.any_network
 def test_pod_starts_even_if_the_extension_cannot_be_copied(stage, guard):
     # The guard of a pod without a volume for it.
     start_pod(stage, "early-without-volume", guard, seconds=1)

@@ -1,5 +1,6 @@
 """Unlocks a running server."""
 
+import pytest
 import requests
 
 from tests.support.cluster.commands import egress
@@ -19,11 +20,13 @@ def test_solution_unlocks_a_running_server(stage):
     assert_reaches(stage, user, egress=True)
 
 
+@pytest.mark.any_network
 def test_pass_unlocks_a_running_server(stage):
     user = stage.launch().user
     stage.unlock_well(user, token=stage.get_pass())
 
 
+@pytest.mark.any_network
 def test_used_pass_unlocks_nothing(stage):
     token = stage.get_pass()
     first = stage.launch("fake/owner/repo/main", token=token).user
@@ -34,6 +37,7 @@ def test_used_pass_unlocks_nothing(stage):
     assert (stage.tier(first), stage.tier(second)) == ("verified", None)
 
 
+@pytest.mark.any_network
 def test_unknown_server_is_not_found(stage):
     for method in ("GET", "POST"):
         address, headers = f"{stage.verifier}/servers/nobody-here/", {"Accept": "application/json"}
@@ -41,6 +45,7 @@ def test_unknown_server_is_not_found(stage):
         assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
 
 
+@pytest.mark.any_network
 def test_page_of_a_server_is_gone_with_its_pod(stage):
     user = stage.launch().user
     await_page(stage, user)
@@ -48,6 +53,7 @@ def test_page_of_a_server_is_gone_with_its_pod(stage):
     eventually(lambda: address(stage, user).status_code == 404, RECONCILER_SECONDS)
 
 
+@pytest.mark.any_network
 def test_page_of_a_server_tells_no_more_than_it_must(stage):
     user = stage.launch("fake/secret-owner/secret-repo/main").user
     await_page(stage, user)
@@ -58,12 +64,14 @@ def test_page_of_a_server_tells_no_more_than_it_must(stage):
         assert "secret" not in shown and CLIENT not in shown and "default" not in shown
 
 
+@pytest.mark.any_network
 def test_label_set_by_hand_is_taken_off(stage):
     user = stage.launch().user
     stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier=verified", stage.as_reconciler)
     stage.await_tier(user, None)
 
 
+@pytest.mark.any_network
 def test_label_taken_off_by_hand_comes_back(stage):
     user = stage.launch_verified()
     stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier-", stage.as_reconciler)

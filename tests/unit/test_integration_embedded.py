@@ -1,6 +1,7 @@
 """The code that BinderHub, JupyterHub and user servers run: files in chart/integration, and texts in the chart's values."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -44,16 +45,23 @@ def test_values_have_the_files():
 
 
 def test_each_file_has_a_place(copy):
-    """The check finds a change in any file, which is then written."""
-    for file in sorted((copy / "chart/integration").iterdir()):
-        if file.suffix in (".py", ".sh", ".js", ".html"):
-            before = file.read_text()
-            file.write_text(f"{before}true\n" if file.suffix != ".html" else before.replace("<p>", "<p>Sorry. "))
-            code, message = check(copy)
-            name = file.with_suffix(".html").name if file.suffix == ".js" else file.name
-            assert code == 1 and message.endswith(f" is not chart/integration/{name}; run ci/embed-integration\n"), file.name
-            subprocess.run([sys.executable, copy / "ci/embed-integration"], check=True)
-            assert check(copy) == (0, "") and "true" in (copy / "chart/values.yaml").read_text()
+    """The check finds a change in any file. All are then written."""
+    files = [file for file in (copy / "chart/integration").iterdir() if file.suffix in (".py", ".sh", ".js", ".html")]
+    changed = {}
+    for file in files:
+        before = file.read_text()
+        changed[file] = f"{before}true\n" if file.suffix != ".html" else before.replace("<p>", "<p>Sorry. ")
+        file.write_text(changed[file])
+        code, message = check(copy)
+        name = file.with_suffix(".html").name if file.suffix == ".js" else file.name
+        assert code == 1 and message.endswith(f" is not chart/integration/{name}; run ci/embed-integration\n"), file.name
+        file.write_text(before)
+    for file, text in changed.items():
+        file.write_text(text)
+    subprocess.run([sys.executable, copy / "ci/embed-integration"], check=True)
+    assert check(copy) == (0, "")
+    values = (copy / "chart/values.yaml").read_text()
+    assert "Sorry. " in values and len(re.findall("^ *true$", values, re.M)) == len(files) - sum(f.suffix == ".html" for f in files)
 
 
 def test_values_are_short():

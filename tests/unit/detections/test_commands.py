@@ -1,14 +1,12 @@
 """`egress detect` and `egress detections`: detectors' lines entered by hand, and the outcomes of all reports."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 
 import pytest
 
 from tests.support.detections import Site, deleted, killed
+from tests.support.egress_command import run_egress
 from tests.support.reconciling import converge_due, granted, list_and_converge, make_grant
 from verifier.detections.reporters import Reporters
 
@@ -16,15 +14,12 @@ SOURCES = {"cryptnono": {"on_match": "revoke"}, "minesweeper": {}}
 
 
 @pytest.fixture
-def egress(redis_server, store):
+def egress(redis_server, store, monkeypatch, capsys):
     """Run the command as in the reconciler's pod. Returns exit code, standard output and standard error."""
 
     def run(*arguments, lines="", sources=SOURCES):
-        environment = {name: text for name, text in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
-        environment |= {"BINDER_EGRESS_REDIS_URL": redis_server.url, "BINDER_EGRESS_DETECTIONS": json.dumps(sources)}
-        command = [sys.executable, "-c", "from verifier.egress_cli import main; main()", *arguments]
-        done = subprocess.run(command, env=environment, input=lines.encode(), capture_output=True, timeout=60)
-        return done.returncode, done.stdout.decode(), done.stderr.decode()
+        settings = {"BINDER_EGRESS_REDIS_URL": redis_server.url, "BINDER_EGRESS_DETECTIONS": json.dumps(sources)}
+        return run_egress(monkeypatch, capsys, *arguments, lines=lines, **settings)
 
     return run
 

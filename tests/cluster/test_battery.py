@@ -1,7 +1,9 @@
 """The probe battery: everything that a user may want to reach, from inside user pods in each state.
 
-A table in docs/battery.md, which operators read, says what is open and what is shut. The test fails if a cell is wrong in either
-direction. After it come attacks without packets, except what other tests try: passes that are forged, used by many at once, or
+A table in docs/battery-tables.md, which operators read, says what is open and what is shut on which network plugin. The test fails
+if a cell is wrong in either direction.
+
+After it come attacks without packets, except what other tests try: passes that are forged, used by many at once, or
 repeated by BinderHub under a new user name (test_launches.py), solving again after a revocation (test_operators.py), a label set by
 hand (test_unlock.py, test_gatecheck.py).
 """
@@ -27,7 +29,7 @@ from tests.support.cluster.canary import await_canary
 from tests.support.cluster.commands import doctor, egress
 from tests.support.cluster.hub import start_by_hub, stop_by_hub
 from tests.support.cluster.made_up_sources import ELSEWHERE, ELSEWHERE4, MadeUp, hearing, send, send_from_here
-from tests.support.cluster.networks import Network
+from tests.support.cluster.networks import Network, cells
 from tests.support.cluster.node_guard import TABLE, is_whole, node_guard
 from tests.support.cluster.stage import LABEL, QUICK, TOP, USER_PODS, Stage, lines
 from tests.support.cluster.timeouts import (
@@ -66,29 +68,15 @@ socketserver.ThreadingTCPServer((sys.argv[1], int(sys.argv[2])), Relay).serve_fo
 """Runs on the internet: forwards a port to the node's. Arguments: address and port here, address and port there."""
 
 
-PAGE = (TOP / "docs/battery.md").read_text().split("## The battery")[1].split("\n## ")[0]
+def is_open(cell: str, network: Network) -> bool:
+    """What a cell of the page means in this cluster: `⁴` is open with IPv4 alone."""
+    return network.node_link_local_open if cell == "open⁴" else cell != "–"
 
 
-def cells() -> dict[str, dict[str, str]]:
-    """The page's table: state → target → `–`, or `open` with the number of a note."""
-    head, _, *rows = [[cell.strip() for cell in row.split(" | ")] for row in re.findall(r"^\|(.+)\|$", PAGE, re.MULTILINE)]
-    for row in rows:
-        assert len(row) == len(head) and all(re.fullmatch(r"–|open[¹²³]?", cell) for cell in row[1:]), row
-    return {state: {row[0]: row[number] for row in rows} for number, state in enumerate(head) if number}
-
-
-def is_open(name: str, cell: str, network: Network) -> bool:
-    """What a cell of the page means on a network: `¹` and `³` are what some leave open."""
-    if cell in ("open¹", "open³"):
-        if name == "kubelet, IPv6 link-local":
-            return network.node_link_local_open
-        return network.link_local_open if "link-local" in name else network.made_up_open
-    return cell != "–"
-
-
-def table(tried: set[str], network: Network) -> dict[str, dict[str, bool]]:
-    """The same as the expected result: state → target → whether it is open."""
-    return {state: {name: is_open(name, found[name], network) for name in tried} for state, found in cells().items()}
+def table(network: Network) -> dict[str, dict[str, str]]:
+    """The page's table: state → target → cell."""
+    found = cells(network.name)
+    return {state: {name: cell[state == "verified"] for name, cell in found.items()} for state in STATES}
 
 
 def alive(names: Iterable[str], network: Network) -> set[str]:
@@ -98,7 +86,7 @@ def alive(names: Iterable[str], network: Network) -> set[str]:
 
 def rows(family: str) -> set[str]:
     """The targets in a cluster of this kind. A cluster without IPv6 has only link-local IPv6 addresses, which nobody configured."""
-    return {name for name in cells()["unverified"] if family == "dual" or "IPv6" not in name or "link-local" in name}
+    return {name for name in cells("kube-router") if family == "dual" or "IPv6" not in name or "link-local" in name}
 
 
 @dataclass
@@ -344,10 +332,12 @@ def seen(stage: Stage, network: Network) -> Seen:
                 if answers >= alive(tried, network) or time.monotonic() > deadline:
                     break
 
+            expected = table(network)
+
             def await_shut(state: str) -> None:
                 """Wait until the targets of the tier are shut: the network plugin closes them a moment after the label is gone."""
-                opened = {name: tried[name] for name, cell in cells()["verified"].items() if name in tried and cell == "open"}
-                opened = {name: target for name, target in opened.items() if cells()[state][name] == "–"}
+                opened = {name: tried[name] for name, cell in expected["verified"].items() if name in tried and cell == "open"}
+                opened = {name: target for name, target in opened.items() if expected[state][name] == "–"}
                 eventually(lambda: not any(stage.battery_in(pods[state], opened).values()), TIER_SECONDS, f"{state} is not shut")
 
             def await_ears(word: str) -> None:
@@ -438,7 +428,18 @@ def try_tokens(stage: Stage, known: dict, user: str, token: str) -> dict[str, in
 
 @pytest.mark.parametrize("state", STATES)
 def test_pod_reaches_what_the_table_says_and_nothing_else(seen, network, state):
-    assert seen.reached[state] == table(seen.rows, network)[state]
+    expected = {name: cell for name, cell in table(network)[state].items() if name in seen.rows}
+    assert seen.reached[state] == {name: is_open(cell, network) for name, cell in expected.items()}
+
+
+def test_what_no_policy_covers_is_as_the_network_is_known(seen, network):
+    known = {
+        "public IPv6 address, UDP, made-up source": network.made_up_open,
+        "verified neighbour, IPv6 link-local, TCP": network.link_local_open,
+        "kubelet, IPv6 link-local": network.node_link_local_open,
+    }
+    for name in known.keys() & seen.rows:
+        assert seen.reached["unverified"][name] == known[name], name
 
 
 def test_targets_all_answer_somebody(seen, network):
@@ -462,8 +463,8 @@ def test_tokens_found_in_a_user_pod_open_nothing(seen):
 
 @pytest.mark.parametrize("state", STATES)
 def test_node_guard_closes_what_the_network_plugin_leaves_open(seen, network, state):
-    left = {name: cell.replace("open¹", "–") for name, cell in cells()[state].items()}
-    assert seen.guarded[state] == {name: is_open(name, left[name], network) for name in seen.rows}
+    left = {name: cell for name, cell in table(network)[state].items() if name in seen.rows}
+    assert seen.guarded[state] == {name: cell not in ("open¹", "open⁴") and is_open(cell, network) for name, cell in left.items()}
 
 
 def test_node_guard_puts_its_rules_back(seen):
@@ -472,7 +473,7 @@ def test_node_guard_puts_its_rules_back(seen):
 
 def test_node_guard_leaves_nothing_behind(seen, network):
     assert len(seen.unguarded) == 7
-    assert seen.unguarded == {name: is_open(name, cells()["unverified"][name], network) for name in seen.unguarded}
+    assert seen.unguarded == {name: is_open(table(network)["unverified"][name], network) for name in seen.unguarded}
 
 
 def test_sysctl_of_the_page_closes_link_local(stage, network):

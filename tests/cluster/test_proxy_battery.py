@@ -1,4 +1,4 @@
-"""The battery of escapes through the egress proxy, from inside user pods. Its table is in docs/battery.md.
+"""The battery of escapes through the egress proxy, from inside user pods. Its table is in docs/battery-tables.md.
 
 The attempts are the lab's (tests/support/egress_proxy), with the chart's proxy, the kubelet's pods and the cluster's DNS,
 which gets lying names from a server on the internet. Only the lab has the cases that no pod can cause: addresses that two pods have

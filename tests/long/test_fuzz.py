@@ -8,7 +8,7 @@ from tests.support.fuzz import by_bytes, by_document, faults, keys_file, memory
 REQUESTS = 100_000
 
 GROWTH = 12
-"""MiB by which the verifier may grow after the first fifth of the requests. docs/battery.md has the measured value."""
+"""MiB by which the verifier may grow after the first fifth of the requests. docs/faults.md has the measured value."""
 
 
 @pytest.mark.timeout(7200)

@@ -291,7 +291,7 @@ class Attempt:
     """One attempt.
 
     Attributes:
-        kind: what is tried, as in the table of docs/battery.md.
+        kind: what is tried, as in the table of docs/battery-tables.md.
         name: the name within its kind.
         act: makes the attempt for a pod, and returns what the pod saw.
         pod: which pod.

@@ -1,4 +1,4 @@
-"""The table of the egress proxy's battery in docs/battery.md."""
+"""The table of the egress proxy's battery in docs/battery-tables.md."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.support.egress_proxy.attempts import USE, Attempt
 
-PAGE = Path(__file__).parents[3] / "docs/battery.md"
+PAGE = Path(__file__).parents[3] / "docs/battery-tables.md"
 
 
 @dataclass(frozen=True)

@@ -411,7 +411,7 @@ def test_parent_imports_the_wiring_beside_its_own(render, parent):
 def test_parent_gets_no_copy_of_what_it_imports(render, parent):
     templates = parent / "charts/binder-egress/templates"
     notes = (templates / "NOTES.txt").read_text()
-    shown = "kind: ConfigMap\nmetadata: {name: notes}\ndata:\n  text: {{ include \"notes\" . | quote }}\n"
+    shown = 'kind: ConfigMap\nmetadata: {name: notes}\ndata:\n  text: {{ include "notes" . | quote }}\n'
     (templates / "notes.yaml").write_text(f'{{{{ define "notes" }}}}{notes}{{{{ end }}}}\n{shown}')
     objects = render(chart=parent)
     text = objects["ConfigMap", "notes"]["data"]["text"]

@@ -1,4 +1,4 @@
-"""The commands of docs/install.md, and of the pages that lead back out, unchanged: from a BinderHub without us to a BinderHub without us again.
+"""The commands of docs/install.md and of the pages that lead back out, unchanged: to a BinderHub with us, and without us again.
 
 One story: each test begins where the previous one ended. At first, the chart of an earlier release is installed.
 """

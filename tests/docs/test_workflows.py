@@ -147,6 +147,7 @@ def test_a_release_is_refused_while_a_file_has_another_version():
         "docs/mybinder/1-nothing-happens.diff",
         "docs/mybinder/2-staging-shuts.diff",
         "docs/node-guard.yaml",
+        "docs/propose-bans.yaml",
         "pyproject.toml",
         "client/pyproject.toml",
         "frontend/pages/package.json",

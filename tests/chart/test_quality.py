@@ -74,7 +74,7 @@ def test_values_for_openshift_leave_every_id_to_the_cluster(helm, tmp_path):
 
     Everything that has pods is on, so that no component is forgotten. The page says of the agent that it needs ids of its own.
     """
-    section = (TOP / "docs/install.md").read_text().split("## OpenShift\n", 1)[1].split("\n## ", 1)[0]
+    section = (TOP / "docs/supported.md").read_text().split("## OpenShift\n", 1)[1].split("\n## ", 1)[0]
     values = tmp_path / "values.yaml"
     values.write_text(re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0])
     everything = "canary.readiness=true,proxy.enabled=true,agent.enabled=true,agent.configMap=lists"

@@ -1,4 +1,4 @@
-"""The commands of docs/install.md and of the pages that lead back out, unchanged: to a BinderHub with us, and without us again.
+"""The commands of docs/install.md and of the pages that follow it, unchanged: to a BinderHub with us, and without us again.
 
 One story: each test begins where the previous one ended. At first, the chart of an earlier release is installed.
 """
@@ -210,7 +210,7 @@ def under_load(story: Story, number: int) -> None:
     earned = patiently(story.stage.get_pass, HUB_SECONDS)
     waiting = patiently(lambda: ask(story.stage, story.key), HUB_SECONDS).json()["token"]
     with Load(story.stage, story.open, story.shut, story.key) as load:
-        story.operator.type(INSTALL, UPGRADE, number)
+        story.operator.type(MAINTENANCE, UPGRADE, number)
         load.await_some()
     changed = {component for component, before in pods.items() if not before & story.uids(component)}
     assert changed == {"verifier", "reconciler", "canary"}
@@ -270,7 +270,7 @@ def test_emergency_command_denies_and_an_upgrade_allows_again(story):
     story.operator.type(ABUSE, "Two switches")
     story.await_network(story.open, False)
     # Back, with the command of an upgrade. BinderHub's token is still valid, and servers that had egress have it again.
-    story.operator.type(INSTALL, UPGRADE, 0)
+    story.operator.type(MAINTENANCE, UPGRADE, 0)
     story.await_network(story.open, True)
     story.launch_with(patiently(story.stage.get_pass, HUB_SECONDS))
 
@@ -330,6 +330,6 @@ def test_policies_alone_shut_the_gate(story, link_local_closed):
 def test_commands_were_all_typed(story):
     headings = re.findall(r"^## (.*)$", (TOP / INSTALL).read_text(), re.M)
     written = [code for heading in headings for code in section(INSTALL, heading) if not code.startswith("docker ")]
-    elsewhere = ((MAINTENANCE, "Changing secrets"), (ABUSE, "Two switches"), (UNINSTALL, "The commands"))
+    elsewhere = ((MAINTENANCE, UPGRADE), (MAINTENANCE, "Changing secrets"), (ABUSE, "Two switches"), (UNINSTALL, "The commands"))
     more = [code for page, heading in elsewhere for code in section(page, heading)]
     assert set(story.operator.typed) == {*written, *more}

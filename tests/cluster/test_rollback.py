@@ -134,7 +134,7 @@ def roll_back_through_all(release: Release) -> None:
 
 
 def roll_back_from_nothing(release: Release) -> None:
-    """As docs/install.md says: Helm 3 cannot do this, so use `mode: off` instead."""
+    """As docs/maintenance.md says: Helm 3 cannot do this, so use `mode: off` instead."""
     release.upgrade("captcha", enabled=False)
     release.revisions["captcha"] -= 1
     assert set(release.objects()) == {"Secret/binder-egress"}

@@ -179,7 +179,7 @@ def test_all_files_have_one_version():
         ("chart/README.md", "    repository: …"),
         ("docs/bans.md", "with: {ref: 0.1.0}  # the id of a commit, until this tag exists"),
         ("docs/agent.md", "The agent has an image of its own: build it (`docker build --target agent .`)."),
-        ("docs/install.md", "Build and push the images of the new version first, as long as none are published."),
+        ("docs/maintenance.md", "Build and push the images of the new version first, as long as none are published."),
     ],
 )
 def test_pages_that_say_that_there_is_no_release_are_found(tmp_path, page, line):

@@ -55,3 +55,16 @@ def test_planned_values_are_accepted(render, tmp_path, name, setting):
     if name == "Gateway alone":
         (rule,) = rendered["HTTPRoute", "binder-egress"]["spec"]["rules"]
         assert rule["matches"][0]["path"]["value"] == "/binder/egress/"
+
+
+def test_planned_ports_are_the_only_ones_of_each_tier(render, tmp_path):
+    """Also of the tier of *strict* for people who sign in, whose addresses the settings file opens."""
+    file = tmp_path / "values.yaml"
+    values = {"config": {"BinderHub": {"auth_enabled": True}}, "networkPolicy": {"egress": {"tcpPorts": [80, 443]}}}
+    file.write_text(our_values(examine(given(values, "strict")), []))
+    turnstile = [f"--set=captcha.providers.turnstile.{each}" for each in ("enabled=true", "siteKey=x", "existingSecret=y")]
+    rendered = render(f"--values={CHART}/settings/strict.yaml", f"--values={file}", *turnstile)
+    for tier in ("verified", "signed-in"):
+        egress = rendered["NetworkPolicy", f"binder-egress-tier-{tier}"]["spec"]["egress"]
+        (world,) = [rule for rule in egress if any(peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0" for peer in rule["to"])]
+        assert {(port["protocol"], port["port"]) for port in world["ports"]} == {("TCP", 80), ("TCP", 443)}

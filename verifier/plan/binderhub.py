@@ -169,6 +169,16 @@ def user_proxy(given: Given) -> Iterator[Finding]:
         yield Finding("user-proxy", RECOGNISED, text, do)
 
 
+def ports(given: Given) -> Iterator[Finding]:
+    """The list of ports that mybinder.org's chart keeps among BinderHub's values. A tier without a list opens all."""
+    listed = given.value("networkPolicy", "egress", "tcpPorts")
+    if listed:
+        tiers = ["verified", *(["signed-in"] if given.setting == "strict" else [])]
+        settings = tuple(Setting(("tiers", tier, "ports", "tcp"), {int(port): True for port in listed}) for tier in tiers)
+        text = f"networkPolicy.egress.tcpPorts opens the TCP ports {', '.join(map(str, listed))}"
+        yield Finding("ports", RECOGNISED, text, "The tiers open the same ports, and no others", settings=settings)
+
+
 def captcha(given: Given) -> Iterator[Finding]:
     """Whether the captcha that the setting *strict* needs is in the parent chart's values; elsewhere it is in a file of ours."""
     if given.setting != "strict":

@@ -12,6 +12,7 @@ CHECKS = (
     Check("base-url", binderhub.base_url, "See config.BinderHub.base_url"),
     Check("user-labels", binderhub.user_labels, "See `kubectl get pods --show-labels`"),
     Check("user-proxy", binderhub.user_proxy, "See jupyterhub.singleuser.extraEnv"),
+    Check("ports", binderhub.ports, "See networkPolicy.egress.tcpPorts"),
     Check("captcha", binderhub.captcha, "See captcha.providers"),
     Check("policies", policies.policies, "`egress doctor` and `helm test` tell, after the gate is shut"),
     Check("other-policies", policies.other_policies, f"{ADMINISTRATOR}; `helm test` tells, after the gate is shut"),

@@ -291,6 +291,15 @@ def test_tc_init_gives_the_egress_proxy_a_rate():
     assert not settings(found("tc-init", given(values)))
 
 
+def test_ports_of_the_site_are_the_ports_of_each_tier():
+    values = {"networkPolicy": {"egress": {"tcpPorts": [80, 443]}}}
+    wanted = {"tiers.verified.ports.tcp": {80: True, 443: True}}
+    assert settings(found("ports", given(values))) == wanted
+    wanted["tiers.signed-in.ports.tcp"] = {80: True, 443: True}
+    assert settings(found("ports", given(values, "strict"))) == wanted
+    assert not [finding for finding in examine(given()) if finding.id == "ports"]
+
+
 def test_strict_names_its_captcha_provider():
     assert not [finding for finding in examine(given()) if finding.id == "captcha"]
     finding = found("captcha", given(setting="strict"))

@@ -247,6 +247,8 @@ def test_fourth_diff_shuts_the_gate_of_one_member(deploy, render):
     assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
     hub = seen(objects, "jupyterhub")
     assert hub["singleuser"]["networkPolicy"]["enabled"] is False and hub["custom"]["binderEgress"]["closePing"] is True
+    # Only what the emergency page deletes opens anything.
+    assert re.findall(r"kubectl delete networkpolicy (\S+)", EMERGENCY) == ["binder-egress-tier-verified"]
     assert not objects["NetworkPolicy", "binder-egress-base"]["spec"].get("egress")
     egress = objects["NetworkPolicy", "binder-egress-tier-verified"]["spec"]["egress"]
     (world,) = [rule for rule in egress for peer in rule["to"] if peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0"]

@@ -1,4 +1,4 @@
-"""What `egress plan` sees before the installation and `egress doctor` after it, in the same words."""
+"""What `egress plan` sees before the installation and `egress doctor` after it, in the same words (D-467)."""
 
 FLOW_KILLER = (
     "cryptnono's flow killer ends every process of a node that connects to many addresses, and the egress proxy is one: run one or "

@@ -123,7 +123,7 @@ _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")  # K
 
 Access = Literal["none", "packages", "hosts", "network"]
 """What a server reaches, for people and programs: nothing; only package servers, or also other listed hosts, both through the
-egress proxy; or what the policy of its tier opens."""
+egress proxy; or what the policy of its tier opens, or the internet through the proxy."""
 
 MORE_HOSTS = "…"
 """The entry that stands for a repository's own hosts. Pages say *hosts that the operators chose*, as names would reveal the
@@ -137,7 +137,7 @@ class Tier(BaseModel):
         description: the operator's words by language; empty: the page's own words.
         direct: whether its policy opens anything; if not, the egress proxy is the only way out.
         internet: whether it opens the internet, or only some addresses; None if that is unknown.
-        hosts: the hosts behind the egress proxy that pages name: all groups, and some hosts; empty if it opens the internet.
+        hosts: the hosts behind the egress proxy that pages name: all groups, and some hosts.
         ports: the ports that it opens, as people read them (`443`, `6000-6010`, `53/UDP`); empty: all ports.
         lease: seconds after which a grant ends unless it is renewed; 0: it never ends.
         on_expiry: what happens then: `end` takes the tier away, `stop` also stops the server.
@@ -156,7 +156,7 @@ class Tier(BaseModel):
     @property
     def access(self) -> Access:
         """What a server with it reaches, in one word (`Access`)."""
-        if self.direct:
+        if self.direct or self.internet:
             return "network"
         if not self.hosts:
             return "none"

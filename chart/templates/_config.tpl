@@ -47,7 +47,8 @@ binder-egress.toldTier: what verifier and reconciler know about a tier besides i
 {{- if and (has "*" $hosts) (not $told.internet) -}}
 {{- $_ := set $told "internet" true -}}
 {{- $ports = $ports | default (list "443" "80") -}}
-{{- else if and $hosts (not $told.internet) -}}
+{{- end -}}
+{{- if $hosts -}}
 {{- $_ := set $told "hosts" $hosts -}}
 {{- if not $direct }}{{ $_ := set $told "direct" false }}{{ end -}}
 {{- end -}}

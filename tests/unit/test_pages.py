@@ -147,6 +147,7 @@ def test_tier_is_described_in_words(told, said):
         ({"direct": False, "hosts": ["python", "data"]}, "hosts"),
         ({"direct": False, "hosts": ["python", "pypi.example.org"]}, "hosts"),
         ({"direct": False, "hosts": ["*"]}, "hosts"),
+        ({"direct": False, "hosts": ["*"], "internet": True}, "network"),
     ],
 )
 def test_access_is_one_word(told, access):

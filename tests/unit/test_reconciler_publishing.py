@@ -85,6 +85,13 @@ def test_where_labels_act_late_it_is_published_when_they_will(make_reconciler, c
     assert store.known(ALICE).opens_at == 2009
 
 
+def test_tier_behind_the_egress_proxy_alone_waits_for_no_label(make_reconciler, cluster, store):
+    cluster.add("alice", **granted(make_grant()))
+    tiers = {"verified": {"direct": False, "hosts": ["python"], "internet": False}}
+    list_and_converge(make_reconciler(opening_seconds=lambda: 26, tiers=tiers))
+    assert store.known(ALICE).opens_at == 0
+
+
 def test_where_labels_act_late_the_next_pod_of_the_name_waits_again(make_reconciler, cluster, store):
     now = [1000.0]
     cluster.add("alice", "uid-1", **granted(make_grant()))

@@ -218,7 +218,9 @@ class Converger:
         """When the network plugin acts on a pod's label, as `KnownServer` has it. A label that stays the same keeps its time."""
         if before and before.uid == pod.uid and before.label == (pod.label or ""):
             return before.opens_at
-        seconds = self._opening_seconds() if pod.label else 0
+        tier = self._settings.tiers.get(pod.label or "")
+        # A tier that opens hosts behind the egress proxy alone waits for no label.
+        seconds = self._opening_seconds() if pod.label and (tier is None or tier.direct) else 0
         return math.ceil(self._clock()) + seconds if seconds else 0
 
     def _log_and_count_start(self, pod: Pod, pending: Pending) -> None:

@@ -28,6 +28,15 @@ def test_unlock_takes_one_click_and_a_reload_shows_it(page_address, store, open_
     tab.picture("verified")
 
 
+def test_tier_that_opens_late_is_not_called_access_before(page_address, store, open_tab):
+    tab = open_tab(page_address)
+    with reconciler(store, late=4):
+        tab.button.click()
+        expect(tab.state).to_contain_text(f"{NO_ACCESS} Access has been granted, and opens within")
+        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    assert tab.posts == 1
+
+
 def test_keyboard_is_enough(page_address, store, open_tab):
     tab = open_tab(page_address)
     tab.page.keyboard.press("Tab")

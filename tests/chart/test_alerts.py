@@ -377,7 +377,7 @@ def test_alert_fires_when_something_is_wrong_and_only_then(rules, tmp_path, case
         test | {"input_series": series(wrong, "binder") + series(well, "elsewhere")},
         quiet | {"input_series": series(well, "binder") + series(wrong, "elsewhere")},
     ]
-    assert promtool(tmp_path, rules, tests) == ""
+    assert promtool(tmp_path, {name: rules[name]}, tests) == ""
 
 
 def test_promtool_notices_an_alert_that_does_not_fire(rules, tmp_path):

@@ -154,11 +154,3 @@ def test_launches_are_served_after_a_rollback_out_of_deny(stage, switch):
     stage.await_address("binder-egress", 8081, "/healthz")
     verified = stage.launch_verified()
     assert_reaches(stage, verified, egress=True)
-
-
-@pytest.mark.any_network
-def test_wrong_value_is_refused_with_a_sentence(stage):
-    with pytest.raises(Failed, match="mode"):
-        stage.install_gate("--set=mode=closed")
-    with pytest.raises(Failed, match="nonsense"):
-        stage.install_gate("--set=nonsense=1")

@@ -5,7 +5,7 @@ import requests
 
 from tests.support.cluster.commands import egress
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.stage import CLIENT, QUICK, UNLOCKED, Stage
+from tests.support.cluster.stage import QUICK, UNLOCKED, Stage
 from tests.support.cluster.timeouts import ANSWER_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
@@ -38,30 +38,11 @@ def test_used_pass_unlocks_nothing(stage):
 
 
 @pytest.mark.any_network
-def test_unknown_server_is_not_found(stage):
-    for method in ("GET", "POST"):
-        address, headers = f"{stage.verifier}/servers/nobody-here/", {"Accept": "application/json"}
-        answer = requests.request(method, address, json={"token": "x"}, headers=headers, timeout=ANSWER_SECONDS)
-        assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
-
-
-@pytest.mark.any_network
 def test_page_of_a_server_is_gone_with_its_pod(stage):
     user = stage.launch().user
     await_page(stage, user)
     stage.delete_user_pods()
     eventually(lambda: address(stage, user).status_code == 404, RECONCILER_SECONDS)
-
-
-@pytest.mark.any_network
-def test_page_of_a_server_tells_no_more_than_it_must(stage):
-    user = stage.launch("fake/secret-owner/secret-repo/main").user
-    await_page(stage, user)
-    for kind in ("text/html", "text/plain", "application/json"):
-        answer = requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": kind}, timeout=ANSWER_SECONDS)
-        assert answer.headers["Content-Type"].startswith(kind)
-        shown = answer.text.replace(user, "")  # BinderHub makes the repository part of the user's name
-        assert "secret" not in shown and CLIENT not in shown and "default" not in shown
 
 
 @pytest.mark.any_network

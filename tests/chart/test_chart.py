@@ -561,6 +561,27 @@ def test_values_and_schema_agree():
     compare(VALUES, schema, ())
 
 
+def test_schema_accepts_no_unknown_values():
+    """Except in what belongs to others: BinderHub's values, and entries that become objects of Kubernetes."""
+
+    def open_objects(node, path):
+        children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        if isinstance(node, dict) and "properties" in node and node.get("additionalProperties") is not False:
+            yield path
+        for key, child in children:
+            yield from open_objects(child, f"{path}/{key}")
+
+    found = set(open_objects(json.loads((CHART / "values.schema.json").read_text()), ""))
+    assert found == {
+        "/properties/global",
+        "/properties/global/properties/imagePullSecrets/items/anyOf/1",
+        "/properties/httpRoute/properties/parentRefs/items",
+        "/properties/integration",
+        "/definitions/ingressRules/additionalProperties/properties/ports/items",
+        "/definitions/egressRules/additionalProperties/properties/ports/items",
+    }
+
+
 def test_labels_of_every_user_pod_are_those_that_the_gate_check_knows():
     """The chart looks for a policy that selects by these alone. The others differ between pods of one site."""
     (listed,) = re.findall(r"\$usual := dict (.*?) }}", (CHART / "templates" / "validate.yaml").read_text(), re.DOTALL)

@@ -1,8 +1,9 @@
 """The verifier's two Flask apps, one for each port."""
 
 import threading
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Flask
 
@@ -159,7 +160,7 @@ def _app(services: Services, max_body: int) -> Flask:
     return app
 
 
-def public_document(base_path: str) -> dict[str, Any]:
+def public_document(base_path: str) -> dict[str, object]:
     """The OpenAPI document of the public interface, for use without a running app.
 
     Args:
@@ -170,14 +171,14 @@ def public_document(base_path: str) -> dict[str, Any]:
     return document(PUBLIC, app, base_path)
 
 
-def internal_document() -> dict[str, Any]:
+def internal_document() -> dict[str, object]:
     """The OpenAPI document of the in-cluster interface."""
     app = Flask(__name__, static_folder=None)
     _register_internal(app)
     return document(IN_CLUSTER, app, "/")
 
 
-def create_app(services: Services) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
+def create_app(services: Services) -> WSGIApplication:
     """The WSGI application for gunicorn: the port on which a connection arrived decides which app answers.
 
     The listening socket has the port, which no header can change.
@@ -185,7 +186,7 @@ def create_app(services: Services) -> Callable[[dict[str, Any], Callable[..., An
     settings = services.settings
     apps = {str(settings.public_port): create_public_app(services), str(settings.internal_port): create_internal_app(services)}
 
-    def dispatch(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def dispatch(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         return apps[environ["SERVER_PORT"]](environ, start_response)
 
     return dispatch

@@ -5,7 +5,7 @@ from flask import Blueprint, Response, request
 from ..fairness import BASE_SECONDS, WORKERS
 from . import bodies, pages
 from .context import network, paying_network, services
-from .openapi import Parameter, json_of, operation
+from .openapi import Operation, Parameter, json_of
 from .problems import Problem
 
 PURPOSES = ("launch", "unlock")
@@ -14,7 +14,7 @@ challenges = Blueprint("challenges", __name__)
 
 
 @challenges.get("/challenge")
-@operation(
+@Operation(
     "getChallenge",
     "Get a challenge from each captcha provider",
     answers={200: json_of("The challenges", bodies.ChallengeAnswer)},

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
@@ -58,8 +59,6 @@ KEEPALIVE_SECONDS = 75
 
 GRACEFUL_SECONDS = 10
 """How long requests under way may go on when the process is told to stop."""
-
-WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class Threads(ThreadPoolExecutor):
@@ -118,10 +117,10 @@ class Threads(ThreadPoolExecutor):
         self._internal.shutdown(*args, **kwargs)
         super().shutdown(*args, **kwargs)
 
-    def whole_requests(self, app: WSGI) -> WSGI:
+    def whole_requests(self, app: WSGIApplication) -> WSGIApplication:
         """The WSGI application, called for a request to the public port once its body has arrived and a place is free."""
 
-        def receive_first(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def receive_first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             if environ["SERVER_PORT"] == str(self._internal_port):
                 return app(environ, start_response)
             length = int(environ.get("CONTENT_LENGTH") or 0)
@@ -215,7 +214,7 @@ class _Parser(RequestParser):  # type: ignore[misc]  # gunicorn has no types
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's threaded worker, with the pools of `Threads`."""
 
-    wsgi: WSGI
+    wsgi: WSGIApplication
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -12,7 +12,7 @@ from ..operators.actions import ActionRefused, Operators
 from ..records import Server
 from . import bodies
 from .context import services
-from .openapi import Interface, Parameter, View, document, json_of, operation
+from .openapi import Interface, Operation, Parameter, View, document, json_of
 from .problems import Problem, response
 
 internal = Blueprint("internal", __name__)
@@ -55,7 +55,7 @@ def _for_operators(
     if "state" in model.model_fields:
         answers[202] = json_of("Recorded; the reconciler has not confirmed it yet", model)
     types = ["unauthorized", "unavailable", *problems]
-    return operation(id, summary, answers=answers, problems=types, body=body, parameters=parameters, security=BEARER)
+    return Operation(id, summary, answers=answers, problems=types, body=body, parameters=parameters, security=BEARER)
 
 
 @internal.errorhandler(ActionRefused)

@@ -15,13 +15,13 @@ from . import bodies
 from .claims import claim_of
 from .context import logged_network, services
 from .internal import BEARER, check_bearer_token
-from .openapi import json_of, operation
+from .openapi import Operation, json_of
 
 launches = Blueprint("launches", __name__)
 
 
 @launches.post("/api/launches")
-@operation(
+@Operation(
     "decideLaunch",
     "Decide a launch that BinderHub is about to make",
     body=bodies.LaunchBody,

@@ -1,18 +1,18 @@
 """OpenAPI documents, made from the routes: each view declares its operation, and pydantic models give the schemas.
 
 @public.post("/passes")
-@operation("createPass", "Exchange a solution for a pass", answers={201: json_of("A pass", bodies.PassAnswer)}, …)
+@Operation("createPass", "Exchange a solution for a pass", answers={201: json_of("A pass", bodies.PassAnswer)}, …)
 def issue_pass(): …
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, TypeVar
 
 from flask import Flask
-from pydantic import BaseModel
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
 from werkzeug.routing import Rule
 
 from .. import __version__
@@ -21,7 +21,7 @@ from .problems import TITLES
 
 COMPONENTS = "#/components/schemas/{model}"
 
-Schema = dict[str, Any]
+Schema = Mapping[str, object]
 View = TypeVar("View", bound=Callable[..., Any])
 
 
@@ -31,11 +31,11 @@ class DocumentedAnswer:
 
     Attributes:
         description: its content in words.
-        media_types: media type → model of the body; None: any text. Empty: there is no body.
+        media_types: media type → pydantic model or TypedDict of the body; None: any text. Empty: there is no body.
     """
 
     description: str
-    media_types: Mapping[str, type[BaseModel] | None] = field(default_factory=dict)
+    media_types: Mapping[str, type | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,47 +52,16 @@ class Parameter:
 
     name: str
     place: Literal["query", "path"] = "query"
-    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+    schema: Schema = field(default_factory=lambda: {"type": "string"})
     description: str = ""
     required: bool = False
 
 
 @dataclass(frozen=True)
 class Operation:
-    """The operation of a view. Its attributes are the arguments of `operation`."""
+    """The operation of a view, and the decorator that declares it, which goes between the view and its routes.
 
-    id: str
-    summary: str
-    answers: Mapping[int, DocumentedAnswer]
-    problems: Sequence[str]
-    body: type[BaseModel] | None
-    body_required: bool
-    parameters: Sequence[Parameter]
-    security: Sequence[Mapping[str, list[str]]]
-    description: str
-    problem_pages: bool
-
-
-_OPERATIONS: dict[Callable[..., Any], Operation] = {}
-"""View function → its operation."""
-
-
-def operation(
-    id: str,
-    summary: str,
-    *,
-    answers: Mapping[int, DocumentedAnswer],
-    problems: Iterable[str] = (),
-    body: type[BaseModel] | None = None,
-    body_required: bool = True,
-    parameters: Sequence[Parameter] = (),
-    security: Sequence[Mapping[str, list[str]]] = (),
-    description: str = "",
-    problem_pages: bool = False,
-) -> Callable[[View], View]:
-    """Declare the operation of a view. This decorator goes between the view and its routes.
-
-    Args:
+    Attributes:
         id: the operation's id. For a route without the server's name, `Server` in it becomes `DefaultServer`.
         summary: a description in one line.
         answers: HTTP status → answer.
@@ -105,17 +74,30 @@ def operation(
         description: a longer description.
         problem_pages: whether people see problems as pages.
     """
-    types = ["bad-request", "internal", *problems, *(["not-json", "too-large"] if body else [])]
-    made = Operation(id, summary, answers, types, body, body_required, parameters, security, description, problem_pages)
 
-    def declare(view: View) -> View:
-        _OPERATIONS[view] = made
+    id: str
+    summary: str
+    _: KW_ONLY
+    answers: Mapping[int, DocumentedAnswer]
+    problems: Sequence[str] = ()
+    body: type[BaseModel] | None = None
+    body_required: bool = True
+    parameters: Sequence[Parameter] = ()
+    security: Sequence[Mapping[str, list[str]]] = ()
+    description: str = ""
+    problem_pages: bool = False
+
+    def __call__(self, view: View) -> View:
+        """Declare that this is the operation of a view."""
+        _OPERATIONS[view] = self
         return view
 
-    return declare
+
+_OPERATIONS: dict[Callable[..., Any], Operation] = {}
+"""View function → its operation."""
 
 
-def json_of(description: str, model: type[BaseModel]) -> DocumentedAnswer:
+def json_of(description: str, model: type) -> DocumentedAnswer:
     """An answer in JSON."""
     return DocumentedAnswer(description, {"application/json": model})
 
@@ -130,10 +112,10 @@ class Interface:
     """
 
     title: str
-    security_schemes: Mapping[str, Any]
+    security_schemes: Mapping[str, Schema]
 
 
-def document(interface: Interface, app: Flask, base_path: str) -> dict[str, Any]:
+def document(interface: Interface, app: Flask, base_path: str) -> dict[str, object]:
     """The OpenAPI document of an app's routes that declare an operation.
 
     Args:
@@ -147,7 +129,7 @@ def document(interface: Interface, app: Flask, base_path: str) -> dict[str, Any]
         if (found := _OPERATIONS.get(app.view_functions[rule.endpoint]))
     ]
     schemas = _Schemas([found for _, found in declared])
-    paths: dict[str, dict[str, Any]] = {}
+    paths: dict[str, dict[str, object]] = {}
     for rule, found in declared:
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", "/" + rule.rule.removeprefix(base_path))
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
@@ -165,25 +147,26 @@ class _Schemas:
     """The schemas of all models that operations use. A model that is used for both requests and answers has two."""
 
     def __init__(self, operations: Iterable[Operation]):
-        models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(ProblemDetails, "serialization")]
+        models: list[tuple[type, JsonSchemaMode]] = [(ProblemDetails, "serialization")]
         for found in operations:
             if found.body:
                 models.append((found.body, "validation"))
             for answer in found.answers.values():
                 models += [(model, "serialization") for model in answer.media_types.values() if model]
-        self._references, definitions = models_json_schema(list(dict.fromkeys(models)), ref_template=COMPONENTS)
+        adapters = [(model, mode, TypeAdapter[Any](model)) for model, mode in dict.fromkeys(models)]
+        self._references, definitions = TypeAdapter.json_schemas(adapters, ref_template=COMPONENTS)
         self.components: dict[str, Schema] = definitions["$defs"]
 
-    def sent(self, model: type[BaseModel]) -> Schema:
+    def sent(self, model: type) -> Schema:
         return self._references[model, "validation"]
 
-    def answered(self, model: type[BaseModel] | None) -> Schema:
+    def answered(self, model: type | None) -> Schema:
         return self._references[model, "serialization"] if model else {"type": "string"}
 
 
-def _described(rule: Rule, found: Operation, schemas: _Schemas) -> dict[str, Any]:
+def _described(rule: Rule, found: Operation, schemas: _Schemas) -> dict[str, object]:
     default_server = "server" in (rule.defaults or {})
-    described: dict[str, Any] = {
+    described: dict[str, object] = {
         "operationId": found.id.replace("Server", "DefaultServer") if default_server else found.id,
         "summary": found.summary.replace("a server", "a user's default server") if default_server else found.summary,
     }
@@ -203,17 +186,18 @@ def _described(rule: Rule, found: Operation, schemas: _Schemas) -> dict[str, Any
     return described
 
 
-def _answered(description: str, content: Mapping[str, Schema]) -> dict[str, Any]:
-    answered: dict[str, Any] = {"description": description}
+def _answered(description: str, content: Mapping[str, Schema]) -> dict[str, object]:
+    answered: dict[str, object] = {"description": description}
     if content:
         answered["content"] = {media_type: {"schema": schema} for media_type, schema in content.items()}
     return answered
 
 
-def _problems(found: Operation, schemas: _Schemas) -> dict[str, Any]:
+def _problems(found: Operation, schemas: _Schemas) -> dict[str, object]:
     """HTTP status → the problems with that status."""
     titles: dict[int, list[str]] = {}
-    for problem_type in dict.fromkeys(found.problems):
+    of_bodies = ("not-json", "too-large") if found.body else ()
+    for problem_type in dict.fromkeys(["bad-request", "internal", *found.problems, *of_bodies]):
         status, title = TITLES[problem_type]
         titles.setdefault(status, []).append(title)
     content = {"application/problem+json": schemas.answered(ProblemDetails)}
@@ -222,7 +206,7 @@ def _problems(found: Operation, schemas: _Schemas) -> dict[str, Any]:
     return {str(status): _answered("; or: ".join(listed), content) for status, listed in titles.items()}
 
 
-def _parameters(rule: Rule, found: Operation) -> list[dict[str, Any]]:
+def _parameters(rule: Rule, found: Operation) -> list[dict[str, object]]:
     declared = {parameter.name for parameter in found.parameters}
     in_path = [
         Parameter(name, "path", {"type": "string", "minLength": 1}, required=True)

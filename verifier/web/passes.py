@@ -16,7 +16,7 @@ from ..passes import Pass, Passes
 from ..store.errors import BudgetSpent, ClientRefused, KeyRevoked, PriceRisen, Replayed, StoreUnavailable
 from . import bodies, promises
 from .context import log_decision, log_refusal, network, paying_network, place_given_back, services
-from .openapi import json_of, operation
+from .openapi import Operation, json_of
 from .problems import Problem
 
 passes = Blueprint("passes", __name__)
@@ -54,7 +54,7 @@ PROBLEM_TYPES = {
 
 
 @passes.post("/passes")
-@operation(
+@Operation(
     "createPass",
     "Exchange a solution, or an API key, for a pass",
     description="With an API key, the body is empty or an empty object. With a solution, Authorization is ignored, and the pass "

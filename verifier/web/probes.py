@@ -11,13 +11,13 @@ from .. import __version__
 from ..store.errors import StoreUnavailable
 from . import bodies
 from .context import services
-from .openapi import DocumentedAnswer, json_of, operation
+from .openapi import DocumentedAnswer, Operation, json_of
 
 probes = Blueprint("probes", __name__)
 
 
 @probes.get("/healthz")
-@operation("alive", "Whether the process answers", answers={200: json_of("Yes", bodies.StatusAnswer)})
+@Operation("alive", "Whether the process answers", answers={200: json_of("Yes", bodies.StatusAnswer)})
 def alive() -> Response:
     """Whether the process answers."""
     return jsonify(status="ok")
@@ -37,7 +37,7 @@ def _report() -> dict[str, object]:
 
 
 @probes.get("/readyz")
-@operation("ready", "Whether it can decide", answers={200: json_of("Yes", bodies.StatusAnswer)}, problems=["unavailable"])
+@Operation("ready", "Whether it can decide", answers={200: json_of("Yes", bodies.StatusAnswer)}, problems=["unavailable"])
 def ready() -> Response:
     """Whether it can decide: Redis answers, or has answered since the process started (D-085)."""
     store, was_ready = services().store, services().was_ready
@@ -56,7 +56,7 @@ def ready() -> Response:
 
 
 @probes.get("/metrics")
-@operation("metrics", "Metrics for Prometheus", answers={200: DocumentedAnswer("Prometheus' text format", {"text/plain": None})})
+@Operation("metrics", "Metrics for Prometheus", answers={200: DocumentedAnswer("Prometheus' text format", {"text/plain": None})})
 def metrics() -> Response:
     """Metrics in Prometheus' text format."""
     return Response(generate_latest(services().metrics.registry), content_type=CONTENT_TYPE_LATEST)

@@ -15,14 +15,14 @@ from ..store.errors import StoreUnavailable
 from . import bodies
 from .access import access_of
 from .context import log_decision, log_refusal, network, services
-from .openapi import json_of, operation
+from .openapi import Operation, json_of
 from .problems import Problem
 
 promises = Blueprint("promises", __name__)
 
 
 @promises.get("/promises/<promise>")
-@operation(
+@Operation(
     "showPromise",
     "Show what is so of a promise",
     answers={200: json_of("What is so of the promise", bodies.PromiseAnswer)},
@@ -34,7 +34,7 @@ def show_promise(promise: str) -> Response:
 
 
 @promises.post("/promises/<promise>")
-@operation(
+@Operation(
     "keepPromise",
     "Keep a promise with a pass",
     body=bodies.PromiseBody,

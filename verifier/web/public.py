@@ -6,7 +6,7 @@ from markupsafe import escape
 from . import bodies
 from .context import own_url, services
 from .headers import THIRD_PARTY
-from .openapi import DocumentedAnswer, Interface, Parameter, document, json_of, operation
+from .openapi import DocumentedAnswer, Interface, Operation, Parameter, document, json_of
 from .problems import Problem
 
 INTERFACE = Interface(
@@ -29,14 +29,14 @@ _SCRIPT = {
 
 
 @public.get("/launch.js")
-@operation("getLaunchScript", "Get the script for launch pages", answers=_SCRIPT)
+@Operation("getLaunchScript", "Get the script for launch pages", answers=_SCRIPT)
 def launch_script() -> Response:
     """The script for launch pages. Its address is fixed, so browsers check each time whether it has changed."""
     return _script(services().assets.file("launch.js"))
 
 
 @public.get("/v1/third-party.json")
-@operation(
+@Operation(
     "getThirdParty",
     "Get the script tag for third-party pages",
     answers={200: json_of("The tag, and the scripts' addresses", bodies.ThirdPartyAnswer)},
@@ -52,7 +52,7 @@ def third_party() -> Response:
 
 
 @public.get("/v1/<file>")
-@operation(
+@Operation(
     "getThirdPartyScript",
     "Get the script for third-party pages",
     answers=_SCRIPT,

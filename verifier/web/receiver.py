@@ -6,7 +6,6 @@ It is a separate process because the verifier faces strangers, and an attacker w
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 from flask import Blueprint, Flask, Response, current_app, jsonify, request
 
@@ -17,7 +16,7 @@ from ..settings import ReceiverSettings
 from ..store.errors import StoreUnavailable
 from ..store.store import ReceiverStore
 from . import bodies, problems
-from .openapi import Interface, document, json_of, operation
+from .openapi import Interface, Operation, document, json_of
 from .problems import Problem
 
 detections = Blueprint("detections", __name__)
@@ -66,7 +65,7 @@ def create_receiver_app(services: Services) -> Flask:
     return app
 
 
-def receiver_document() -> dict[str, Any]:
+def receiver_document() -> dict[str, object]:
     """The OpenAPI document of the receiver."""
     app = Flask(__name__, static_folder=None)
     app.register_blueprint(detections)
@@ -80,7 +79,7 @@ def _services() -> Services:
 
 
 @detections.post("/api/detections")
-@operation(
+@Operation(
     "reportDetections",
     "Report pods that run what they should not",
     answers={202: json_of("Read; what follows is in the log and the metrics", bodies.ReportsAnswer)},
@@ -148,14 +147,14 @@ def _count_refused(source: str, outcome: str, number: int) -> None:
 
 
 @detections.get("/healthz")
-@operation("alive", "Whether the process answers", answers={200: json_of("Yes", bodies.StatusAnswer)})
+@Operation("alive", "Whether the process answers", answers={200: json_of("Yes", bodies.StatusAnswer)})
 def alive() -> Response:
     """Whether the process answers."""
     return jsonify(status="ok")
 
 
 @detections.get("/readyz")
-@operation("ready", "Whether it can queue reports", answers={200: json_of("Yes", bodies.StatusAnswer)}, problems=["unavailable"])
+@Operation("ready", "Whether it can queue reports", answers={200: json_of("Yes", bodies.StatusAnswer)}, problems=["unavailable"])
 def ready() -> Response:
     """Whether it can queue reports: Redis answers, and lets its user do so."""
     # PING would succeed even with a password that allows nothing else.

@@ -19,7 +19,7 @@ from . import bodies, hub, pages, passes
 from .access import access_of, tier_now, tiers_of
 from .context import asset_path, log_decision, log_refusal, network, own_url, services
 from .headers import SERVER_PAGE
-from .openapi import DocumentedAnswer, json_of, operation
+from .openapi import DocumentedAnswer, Operation, json_of
 from .problems import Problem
 
 UNLOCK_WAIT_SECONDS = 2.0
@@ -36,7 +36,7 @@ servers = Blueprint("servers", __name__)
 
 @servers.get("/servers/<user>", defaults={"server": ""}, strict_slashes=False)
 @servers.get("/servers/<user>/<server>")
-@operation(
+@Operation(
     "showServer",
     "Show what a server may reach",
     answers={
@@ -120,7 +120,7 @@ def _address(server: Server) -> str:
 
 @servers.post("/servers/<user>", defaults={"server": ""}, strict_slashes=False)
 @servers.post("/servers/<user>/<server>")
-@operation(
+@Operation(
     "unlockServer",
     "Unlock a server with a pass or a solution",
     body=bodies.UnlockBody,

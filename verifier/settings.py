@@ -269,13 +269,13 @@ def _blocked(patterns: list[str]) -> list[str]:
     return names
 
 
-def _strict(repositories: dict[str, Any]) -> dict[str, Any]:
+def _strict(repositories: dict[str, list[str]]) -> dict[str, list[str]]:
     """The same map with patterns that are made only once; as written, they may begin with `https://`."""
     return {strict(pattern.removeprefix("https://")): value for pattern, value in repositories.items()}
 
 
 def _strict_patterns(patterns: list[str]) -> list[str]:
-    return list(_strict(dict.fromkeys(patterns)))
+    return list(_strict({pattern: [] for pattern in patterns}))
 
 
 _Tiers = Annotated[dict[str, str], NoDecode, BeforeValidator(_json)]
@@ -392,10 +392,10 @@ class VerifierSettings(CommonSettings):
     pass_lifetime: int = Field(300, ge=10, le=300, json_schema_extra=_value("passes.lifetime"))
     pass_servers: int = Field(1, ge=1, le=100, json_schema_extra=_value("passes.servers"))
     launch_timeout: int = Field(600, ge=10, le=86400, json_schema_extra=_value("launch.timeout"))
-    captcha_providers: Annotated[dict[str, dict[str, Any]], NoDecode, BeforeValidator(_json)] = Field(
+    captcha_providers: Annotated[dict[str, dict[str, object]], NoDecode, BeforeValidator(_json)] = Field(
         {"altcha": {}}, min_length=1, json_schema_extra=_value("captcha.providers")
     )
-    captcha_proof_of_work: Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)] = Field(
+    captcha_proof_of_work: Annotated[dict[str, object], NoDecode, BeforeValidator(_json)] = Field(
         {}, json_schema_extra=_value("captcha.providers.altcha")
     )
     captcha_on_outage: Literal["deny", "proofOfWork", "allow"] = Field("proofOfWork", json_schema_extra=_value("captcha.onOutage"))

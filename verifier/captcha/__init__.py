@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 from .altcha import Altcha
 from .base import Outcome, Verdict
@@ -25,35 +25,8 @@ CHECK_GAP_SECONDS = 10.0
 __all__ = ["Captcha", "Outcome", "Provider", "Remote", "State", "Verdict"]
 
 
-class Provider(Protocol):
-    """A captcha provider, as the verifier uses it."""
-
-    name: str
-    tier: str
-    order: int
-
-    @property
-    def kind(self) -> Literal["proof-of-work", "interactive", "automatic"]:
-        """What a solution takes: work by the browser, a person's click, or neither. Clients receive it."""
-
-    @property
-    def usable(self) -> bool:
-        """Whether it is offered at present."""
-
-    def challenge(self, purpose: str, network: str, price: float) -> dict[str, Any]:
-        """A challenge: a JSON object with what the client needs to solve it.
-
-        Args:
-            purpose: `launch` or `unlock`. The solution counts only for this purpose.
-            network: the client's network (`clients.client_network`). The solution counts only from there.
-            price: the work, in multiples of the base work, 1 or more. A provider without proof of work ignores it.
-        """
-
-    def verify(self, solution: str, purpose: str, network: str, address: str) -> Verdict:
-        """Check a solution. Never raises because of what a client sent. Takes what `Captcha.verify` takes."""
-
-    def csp(self) -> dict[str, list[str]]:
-        """What its widget needs in a page's Content-Security-Policy: directive → sources."""
+Provider = Altcha | Remote
+"""A captcha provider. Both kinds have the same methods, and none raises because of what a client sent."""
 
 
 class Captcha:
@@ -75,14 +48,14 @@ class Captcha:
 
     def __init__(
         self,
-        configured: dict[str, dict[str, Any]],
+        configured: Mapping[str, Mapping[str, object]],
         keys: list[str],
         tiers: set[str],
         *,
         secrets: Mapping[str, str] = {},
         hostnames: frozenset[str] = frozenset(),
         on_outage: Literal["deny", "proofOfWork", "allow"] = "proofOfWork",
-        proof_of_work: dict[str, Any] | None = None,
+        proof_of_work: Mapping[str, object] = {},
         allow_test_keys: bool = False,
     ):
         listed: list[Provider] = []
@@ -105,7 +78,7 @@ class Captcha:
         if self.remotes and on_outage != "deny" and Altcha.name not in self.providers:
             # Its secrets differ from an enabled ALTCHA's. A challenge from an enabled ALTCHA, issued here earlier or by
             # another member of a federation with the same keys, must not replace another provider's (D-050).
-            self._stand_in = Altcha.from_options(proof_of_work or {}, keys, "challenge in place of another provider")
+            self._stand_in = Altcha.from_options(proof_of_work, keys, "challenge in place of another provider")
         for provider in [*self.providers.values(), *([self._stand_in] if self._stand_in else [])]:
             if provider.tier not in tiers:
                 raise ValueError(f"captcha.providers.{provider.name}.tier: there is no tier {provider.tier!r}.")
@@ -115,7 +88,9 @@ class Captcha:
         """Whether proof of work replaces a provider at present."""
         return self._stand_in is not None and not all(provider.usable for provider in self.remotes)
 
-    def _offered(self) -> list[Provider]:
+    @property
+    def offered(self) -> list[Provider]:
+        """The usable providers, in order."""
         offered: list[Provider] = []
         for provider in self.providers.values():
             if provider.usable:
@@ -124,28 +99,11 @@ class Captcha:
                 offered.append(self._stand_in)
         return offered
 
-    def offers(self, purpose: str, network: str, price: float) -> list[dict[str, Any]]:
-        """A challenge from each usable provider. Takes what `Provider.challenge` takes."""
-        return [
-            {
-                "name": provider.name,
-                "tier": provider.tier,
-                "kind": provider.kind,
-                "challenge": provider.challenge(purpose, network, price),
-            }
-            for provider in self._offered()
-        ]
-
     @property
     def names(self) -> list[str]:
         """The providers whose solutions are accepted."""
         # Solutions of the replacement count even after the provider is back: a challenge may be older, or from another replica.
         return [*self.providers, *([self._stand_in.name] if self._stand_in else [])]
-
-    @property
-    def kinds(self) -> list[Literal["proof-of-work", "interactive", "automatic"]]:
-        """What a solution takes with each of the providers now offered, in their order."""
-        return [provider.kind for provider in self._offered()]
 
     def tier_of(self, name: str) -> str | None:
         """The tier that a provider's solution earns; None if the name is not one of `names`."""
@@ -188,11 +146,11 @@ class Captcha:
 
     def page_csp(self) -> dict[str, list[str]]:
         """What the offered providers' widgets need in a page's Content-Security-Policy: directive → sources."""
-        return _merged(provider.csp() for provider in self._offered())
+        return _merged(provider.csp() for provider in self.offered)
 
     def worker_csp(self) -> dict[str, list[str]]:
         """What workers need in their Content-Security-Policy: a worker's script has its own."""
-        return _merged(provider.csp() for provider in self._offered() if isinstance(provider, Altcha))
+        return _merged(provider.csp() for provider in self.offered if isinstance(provider, Altcha))
 
     def start(self) -> None:
         """Start the self-checks, each in its own thread: a provider that hangs delays neither the start nor other providers."""

@@ -15,15 +15,16 @@ import json
 import secrets
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from importlib.util import find_spec
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
 import altcha
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..validation import sentences
-from .base import Outcome, Verdict
+from .base import Outcome, ProofOfWork, Verdict
 
 MAX_SOLUTION_BYTES = 4096
 """The longest payload that is decoded. For our challenges, altcha 2.3 makes payloads of 750 to 1000 bytes."""
@@ -103,7 +104,7 @@ class Altcha:
         self._few = threading.BoundedSemaphore(DERIVATIONS) if options.algorithm in HARD else nullcontext()
 
     @classmethod
-    def from_options(cls, options: dict[str, Any], keys: list[str], use: str = "challenge") -> Self:
+    def from_options(cls, options: Mapping[str, object], keys: list[str], use: str = "challenge") -> Self:
         """Make the provider from chart values.
 
         Args:
@@ -115,19 +116,25 @@ class Altcha:
             ValueError: with one sentence for each wrong option, which names the chart value.
         """
         try:
-            return cls(Options(**options), keys, use)
+            return cls(Options.model_validate(options), keys, use)
         except ValidationError as error:
             raise ValueError("\n".join(f"{line}." for line in sentences(error, "captcha.providers.altcha"))) from None
 
-    def challenge(self, purpose: str, network: str, price: float) -> dict[str, Any]:
-        """A new signed challenge, bound to a purpose and a client network. On average it takes `price` times `counterMax` / 2 key
-        derivations, in whatever order the counters are tried."""
+    def challenge(self, purpose: str, network: str, price: float) -> ProofOfWork:
+        """A new signed challenge.
+
+        Args:
+            purpose: `launch` or `unlock`. The solution counts only for this purpose.
+            network: the client's network (`clients.client_network`). The solution counts only from there.
+            price: the work, in multiples of the base work, 1 or more. On average the challenge takes `price` times `counterMax` / 2
+                key derivations, in whatever order the counters are tried.
+        """
         most = min(MAX_COUNTER, round(self.options.counterMax * price))
         challenge_secret, key_secret = self._secrets[0]
         hard = self.options.algorithm in HARD
         with self._few:
             now = time.time()
-            made: dict[str, Any] = altcha.create_challenge(
+            made = altcha.create_challenge(
                 self.options.algorithm,
                 self.options.cost,
                 counter=secrets.randbelow(most + 1),  # D-210
@@ -139,7 +146,7 @@ class Altcha:
                 hmac_secret=challenge_secret,
                 hmac_key_secret=key_secret,
             ).to_dict()
-            return made
+        return {"parameters": made["parameters"], "signature": made["signature"]}
 
     def csp(self) -> dict[str, list[str]]:
         """What a page, and a worker, need in their Content-Security-Policy to solve: directive → sources."""

@@ -1,7 +1,35 @@
-"""The answer that every captcha provider gives about a solution."""
+"""What captcha providers give: challenges, and an answer about each solution."""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import (
+    Annotated,
+    NotRequired,  # as in `records`
+)
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+
+class ProofOfWork(TypedDict):
+    """A challenge of ALTCHA, version 2."""
+
+    parameters: dict[str, object]
+    signature: str
+
+
+class Widget(TypedDict):
+    """What a remote captcha provider's widget needs."""
+
+    site_key: str
+    script: Annotated[
+        str,
+        Field(description="the widget's script; for mcaptcha, the page to show in a frame", json_schema_extra={"format": "uri"}),
+    ]
+    action: Annotated[str, Field(description="the purpose of the solution, to be given to the widget")]
+    endpoint: NotRequired[
+        Annotated[str, Field(description="the address that the widget calls", json_schema_extra={"format": "uri"})]
+    ]
 
 
 class Outcome(StrEnum):

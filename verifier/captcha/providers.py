@@ -5,8 +5,8 @@ chart lists its values.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from .base import Outcome
 from .siteverify import DAY_SECONDS, Row
@@ -14,26 +14,26 @@ from .siteverify import DAY_SECONDS, Row
 _REJECTED, _MISCONFIGURED, _UNAVAILABLE = Outcome.REJECTED, Outcome.MISCONFIGURED, Outcome.UNAVAILABLE
 
 
-def _read_success(status: int, body: dict[str, Any]) -> tuple[Any, Any]:
+def _read_success(status: int, body: Mapping[str, object]) -> tuple[object, object]:
     """hCaptcha, Turnstile and reCAPTCHA: `{"success": …, "error-codes": […]}`."""
     return body.get("success"), body.get("error-codes") or []
 
 
-def _read_friendly(status: int, body: dict[str, Any]) -> tuple[Any, Any]:
+def _read_friendly(status: int, body: Mapping[str, object]) -> tuple[object, object]:
     error = body.get("error")
     return body.get("success"), [error.get("error_code")] if isinstance(error, dict) else []
 
 
-def _read_cap(status: int, body: dict[str, Any]) -> tuple[Any, Any]:
+def _read_cap(status: int, body: Mapping[str, object]) -> tuple[object, object]:
     # The status alone is ambiguous: 403 and 404 may mean our keys, or the client's token.
     return body.get("success", False if "error" in body else None), [body["error"]] if "error" in body else []
 
 
-def _read_mcaptcha(status: int, body: dict[str, Any]) -> tuple[Any, Any]:
+def _read_mcaptcha(status: int, body: Mapping[str, object]) -> tuple[object, object]:
     return (body.get("valid"), []) if status == 200 else (False, [f"HTTP {status}"])
 
 
-def _read_prosopo(status: int, body: dict[str, Any]) -> tuple[Any, Any]:
+def _read_prosopo(status: int, body: Mapping[str, object]) -> tuple[object, object]:
     # `status` in the body is a text in some language.
     return (body.get("verified"), []) if status == 200 else (False, [f"HTTP {status}"])
 
@@ -166,7 +166,7 @@ ROWS = {
         solved_at=("data", "challenge", "timestamp"),
         hostname=("data", "challenge", "origin"),
         hostname_may_lack=True,
-        extra={"endpoint": "{api}"},
+        endpoint="{api}",
         # The widget's endpoint has fallbacks with other host names.
         csp={
             "script-src": ("{widget}/npm/@friendlycaptcha/",),
@@ -189,7 +189,7 @@ ROWS = {
             "Token expired": _REJECTED,
         },
         life=2 * 3600,
-        extra={"endpoint": "{widget}/{site_key}/"},
+        endpoint="{widget}/{site_key}/",
         # Its widget fetches WebAssembly, makes workers from text, and puts inline styles into the page.
         csp={
             "script-src": ("{widget}/assets/", "'wasm-unsafe-eval'"),

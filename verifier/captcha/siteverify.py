@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..logs import LINES_WINDOW_SECONDS, MAX_LINES, Counts
 from ..validation import sentences
-from .base import Outcome, Verdict
+from .base import Outcome, Verdict, Widget
 
 CONNECT_SECONDS, READ_SECONDS = 2.0, 3.0
 """Time limits for connecting and for each part of the answer, in seconds."""
@@ -52,7 +52,7 @@ ACCEPTS_ANYTHING = "it accepts a solution that is none"
 
 log = logging.getLogger(__name__)
 
-Read = Callable[[int, dict[str, Any]], tuple[Any, Any]]
+Read = Callable[[int, Mapping[str, object]], tuple[object, object]]
 
 
 class State(StrEnum):
@@ -87,7 +87,7 @@ class Row:
         hostname_may_lack: whether that host may be missing, empty or `NO_HOSTNAME`.
         action: whether an answer repeats the widget's action, which is our purpose.
         score: whether an answer has a score between 0 (a bot) and 1.
-        extra: more fields of the challenge for the widget; `{api}` and `{widget}` are the addresses, `{site_key}` the key.
+        endpoint: what the widget calls; `{api}` and `{widget}` are the addresses, `{site_key}` the key. Empty: it knows.
         csp: directive of a Content-Security-Policy → sources; `{api}` and `{widget}` are the addresses, `{api_origin}` and
             `{widget_origin}` only their origins.
         test_site_keys: public keys for which every solution is right.
@@ -115,7 +115,7 @@ class Row:
     hostname_may_lack: bool = False
     action: bool = False
     score: bool = False
-    extra: Mapping[str, str] = field(default_factory=dict)
+    endpoint: str = ""
     csp: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     test_site_keys: frozenset[str] = frozenset()
     test_secrets: frozenset[str] = frozenset()
@@ -200,7 +200,7 @@ class Remote:
 
     @classmethod
     def from_options(
-        cls, name: str, row: Row, options: dict[str, Any], secret: str, hostnames: frozenset[str], allow_test_keys: bool
+        cls, name: str, row: Row, options: Mapping[str, object], secret: str, hostnames: frozenset[str], allow_test_keys: bool
     ) -> Self:
         """Make the provider from chart values.
 
@@ -217,7 +217,7 @@ class Remote:
         """
         value = f"captcha.providers.{name}"
         try:
-            checked = Options(**options)
+            checked = Options.model_validate(options)
         except ValidationError as error:
             raise ValueError("\n".join(f"{line}." for line in sentences(error, value))) from None
         if checked.score is not None and not row.score:
@@ -246,14 +246,10 @@ class Remote:
         """Whether it is offered."""
         return self.state is State.UP
 
-    def challenge(self, purpose: str, network: str, price: float) -> dict[str, Any]:
+    def challenge(self, purpose: str, network: str, price: float) -> Widget:
         """What the widget needs. A remote provider ignores network and price."""
-        return {
-            "site_key": self._options.siteKey,
-            "script": self._widget + self._row.script,
-            "action": purpose,
-            **{name: self._fill(text) for name, text in self._row.extra.items()},
-        }
+        needed: Widget = {"site_key": self._options.siteKey, "script": self._widget + self._row.script, "action": purpose}
+        return {**needed, "endpoint": self._fill(self._row.endpoint)} if self._row.endpoint else needed
 
     def csp(self) -> dict[str, list[str]]:
         """What a page with the widget needs in its Content-Security-Policy: directive → sources."""

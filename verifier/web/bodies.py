@@ -6,6 +6,7 @@ from flask import Response, request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..api_keys import MAX_SERVERS_PER_DAY
+from ..captcha.base import ProofOfWork, Widget
 from ..decisions.promises import PromiseState
 from ..grants import BlockKind
 from ..promises import PATTERN
@@ -186,25 +187,6 @@ class ProblemDetails(BaseModel):
     title: str
     status: int
     detail: str
-
-
-class ProofOfWork(BaseModel):
-    """A challenge of ALTCHA, version 2."""
-
-    parameters: dict[str, Any]
-    signature: str
-
-
-class Widget(BaseModel):
-    """What a remote captcha provider's widget needs."""
-
-    site_key: str
-    script: Annotated[
-        str,
-        Field(description="the widget's script; for mcaptcha, the page to show in a frame", json_schema_extra={"format": "uri"}),
-    ]
-    action: Annotated[str, Field(description="the purpose of the solution, to be given to the widget")]
-    endpoint: Annotated[str, Field(description="the address that the widget calls", json_schema_extra={"format": "uri"})] = ""
 
 
 class WorkOffer(BaseModel):

@@ -38,9 +38,9 @@ def challenge() -> Response:
     price = fairness.price(levels, services().store.charges([level.network for level in levels], fairness.window))
     services().metrics.prices.observe(price)
     settings = services().settings
-    offers = services().captcha.offers(purpose, network(), price)
+    offered = services().captcha.offered
     # More often than not, a server would wait in vain (D-225).
-    in_vain = offers and offers[0]["kind"] == "proof-of-work" and price * BASE_SECONDS / WORKERS > settings.launch_hold
+    in_vain = offered and offered[0].kind == "proof-of-work" and price * BASE_SECONDS / WORKERS > settings.launch_hold
     access = None if settings.mode == "observe" else settings.unverified.access
     language = pages.choose_language(request.accept_languages)
     return bodies.answer(
@@ -51,7 +51,10 @@ def challenge() -> Response:
                 "reach": pages.reach(settings.unverified, language, more=True) if access else "",
                 "hold": 0 if in_vain else settings.launch_hold,
                 "interactive_hold": settings.launch_interactive_hold,
-                "providers": offers,
+                "providers": [
+                    {"name": by.name, "tier": by.tier, "kind": by.kind, "challenge": by.challenge(purpose, network(), price)}
+                    for by in offered
+                ],
             }
         )
     )

@@ -59,7 +59,7 @@ def show_server(user: str, server: str) -> Response:
     description = _description(asked, known, blocks, now, refused)
     if media_type == "application/json":
         return bodies.answer(bodies.ServerAnswer(**description))
-    settings, kinds = services().settings, services().captcha.kinds
+    settings, kinds = services().settings, [provider.kind for provider in services().captcha.offered]
     text = pages.server_page(
         media_type,
         pages.choose_language(request.accept_languages),

@@ -360,7 +360,7 @@ def test_few_hard_derivations_run_at_a_time(make, monkeypatch):
 
     monkeypatch.setattr(altcha, "create_challenge", slow)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: services.captcha.offers("launch", "198.51.100.7/32", 1), range(16)))
+        list(pool.map(lambda _: services.captcha.offered[0].challenge("launch", "198.51.100.7/32", 1), range(16)))
     assert max(most) == 2
 
 

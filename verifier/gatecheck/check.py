@@ -15,7 +15,7 @@ from typing import Any
 from kubernetes import client
 
 from .. import kubernetes_api
-from ..kubernetes_api import ApiServerUnavailable
+from ..kubernetes_api import JSON, ApiServerUnavailable
 from ..labels import GATECHECK_LABEL, LabelSet
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
@@ -67,7 +67,7 @@ class Namespace:
         self._api = api or kubernetes_api.in_cluster_client()
         self._namespace = namespace
 
-    def policies(self) -> list[dict[str, Any]]:
+    def policies(self) -> list[JSON]:
         """All NetworkPolicies."""
         path = f"/apis/networking.k8s.io/v1/namespaces/{self._namespace}/networkpolicies"
         return list(kubernetes_api.read(self._api, "GET", path)["items"])
@@ -76,7 +76,7 @@ class Namespace:
         """The API groups of this cluster whose policies cannot be judged (`OTHER_KINDS`)."""
         return sorted({group["name"] for group in kubernetes_api.read(self._api, "GET", "/apis/")["groups"]} & set(OTHER_KINDS))
 
-    def pods(self, selector: str, most: int = 100) -> list[dict[str, Any]]:
+    def pods(self, selector: str, most: int = 100) -> list[JSON]:
         """The pods that a label selector matches.
 
         Args:
@@ -99,7 +99,7 @@ class Namespace:
             raise ApiServerUnavailable("its answers have no date") from None
 
 
-def canary_of(pods: list[dict[str, Any]]) -> Canary:
+def canary_of(pods: list[JSON]) -> Canary:
     """The canary, read from its pod. Its container ends with a message after each change in its results, and is started again.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from ..api_keys import reported
-from ..kubernetes_api import ApiServerUnavailable
+from ..kubernetes_api import JSON, ApiServerUnavailable
 from ..labels import GATECHECK_LABEL, LabelSet, shared_labels
 from ..ping import way_to_ping
 from ..settings import ReconcilerSettings, load
@@ -139,7 +139,7 @@ def _pods(namespace: Namespace, labels: dict[str, str], name: str, otherwise: st
     return [Check(name, PROBLEM, f"none is ready: {otherwise}. Look at its pods{by}")]
 
 
-def _was_killed(pod: dict[str, Any]) -> bool:
+def _was_killed(pod: JSON) -> bool:
     """Whether a container of a pod last ended by SIGKILL that was not for its memory."""
     ends = [status.get("lastState", {}).get("terminated") or {} for status in pod["status"].get("containerStatuses") or []]
     return any(end.get("exitCode") == SIGKILLED and end.get("reason") != "OOMKilled" for end in ends)
@@ -462,7 +462,7 @@ def _seen_by_proxy(seen: str) -> list[Check]:
     return [Check("egress proxy", OK, "saw the canary's own address when it last answered")] if seen else []
 
 
-def _ping(pods: list[dict[str, Any]], findings: Findings) -> Check:
+def _ping(pods: list[JSON], findings: Findings) -> Check:
     ways = Counter(filter(None, (way_to_ping(pod["spec"]) for pod in pods)))
     if not ways:
         return Check("ping", OK, "closed in every user pod" if pods else "no user pod runs")

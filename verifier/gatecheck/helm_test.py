@@ -7,7 +7,8 @@ cannot send their results anywhere, so the results are in their status.
 import json
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+
+from ..kubernetes_api import JSON
 
 CONTROL = ""
 """The role of the pod that no policy for user pods selects. A target that it cannot reach is dead, or guarded by something else
@@ -17,7 +18,7 @@ Reached = Mapping[str, bool | None]
 """Target → whether it was reached; None: the pod cannot try it."""
 
 
-def results(pods: list[dict[str, Any]]) -> dict[str, Reached]:
+def results(pods: list[JSON]) -> dict[str, Reached]:
     """The result of each test pod, by the pod's role. Pods without a result are left out.
 
     Args:
@@ -26,7 +27,7 @@ def results(pods: list[dict[str, Any]]) -> dict[str, Reached]:
     return {role: said["reached"] for role, said in _messages(pods) if "reached" in said}
 
 
-def _messages(pods: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _messages(pods: list[JSON]) -> Iterator[tuple[str, JSON]]:
     for pod in sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"]):
         role = pod["metadata"]["annotations"]["binder-egress/stands-for"]
         for status in pod["status"].get("containerStatuses") or []:
@@ -75,7 +76,7 @@ def verdicts(
     return rows, passed
 
 
-def seen_by_proxy(pods: list[dict[str, Any]], expected: Container[str]) -> tuple[list[tuple[str, str, str, str]], bool]:
+def seen_by_proxy(pods: list[JSON], expected: Container[str]) -> tuple[list[tuple[str, str, str, str]], bool]:
     """Judge what the egress proxy saw of the test pods (`probe.seen_by_proxy`).
 
     Args:

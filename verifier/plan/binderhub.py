@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .findings import NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting
+from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting
 
 Path = tuple[str, ...]
 
@@ -49,7 +49,7 @@ def version(given: Given) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def rewritten(values: Mapping[str, Any]) -> dict[str, Any]:
+def rewritten(values: JSON) -> JSON:
     """BinderHub's values with variables as maps, and without what our wiring adds to them (`integration.binderhub`)."""
     found = dict(values)
     for path in VARIABLES:

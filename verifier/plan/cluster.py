@@ -1,7 +1,5 @@
 """Reads the cluster with an operator's kubeconfig. Every request is a GET, and none is for a Secret (D-485)."""
 
-from typing import Any
-
 from kubernetes import client, config
 
 from ..gatecheck.netpol import OTHER_KINDS
@@ -72,10 +70,10 @@ def look(api: client.ApiClient, namespace: str) -> Objects:
     return Objects(found, unseen)
 
 
-def _of(api: client.ApiClient, group: JSON, namespace: str) -> list[dict[str, Any]]:
+def _of(api: client.ApiClient, group: JSON, namespace: str) -> list[JSON]:
     """The policies of another kind that may apply to user pods; for a kind that cannot be read, one entry without a name."""
     path = f"/apis/{group['preferredVersion']['groupVersion']}"
-    policies = []
+    policies: list[JSON] = []
     for kind in read(api, "GET", path)["resources"]:
         is_policy = kind["kind"].endswith(("NetworkPolicy", "SecurityPolicy", "EgressFirewall")) and "/" not in kind["name"]
         if not is_policy or kind["kind"].startswith("Staged"):

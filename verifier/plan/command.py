@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import click
 from ruamel.yaml import YAML
@@ -18,7 +18,7 @@ from .. import __version__
 from . import files
 from .binderhub import VERSION, rewritten, version_of
 from .checks import examine
-from .findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Objects, Setting, shown
+from .findings import CANNOT_SEE, JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Objects, Setting, shown
 
 COLOURS = {RECOGNISED: "green", NOT_RECOGNISED: "yellow", CANNOT_SEE: "cyan"}
 
@@ -26,7 +26,7 @@ BINDERHUB, OURS = "binderhub", "binder-egress"
 """The keys of the two charts in a parent chart's values."""
 
 
-def _values(file: IO[str]) -> dict[str, Any]:
+def _values(file: IO[str]) -> JSON:
     """The values, as `helm get values` prints them.
 
     Raises:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from .cluster_services import NAMESPACE_LABEL
 from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting
@@ -46,7 +45,7 @@ def ingress(given: Given) -> Iterator[Finding]:
         yield Finding("ingress", NOT_RECOGNISED, "no Ingress and no HTTPRoute leads to BinderHub", ELSEWHERE)
 
 
-def _rendered(wanted: JSON, release: str) -> dict[str, Any]:
+def _rendered(wanted: JSON, release: str) -> JSON:
     """The Ingress that BinderHub's chart makes of its values, as far as it matters here."""
     hosts, tls = list(wanted.get("hosts") or []), list(wanted.get("tls") or [])
     https = wanted.get("https") or {}

@@ -4,11 +4,10 @@ import json
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given
 
-PLUGINS: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "network_plugins.toml").read_text(encoding="utf-8"))
+PLUGINS: dict[str, JSON] = tomllib.loads((Path(__file__).parent / "network_plugins.toml").read_text(encoding="utf-8"))
 """What each network plugin does, by its id."""
 
 NOTHING_ENFORCES = "Nothing enforces policies, so there can be no gate: install a network plugin that does (docs/networks.md)"

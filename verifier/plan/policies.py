@@ -1,10 +1,9 @@
 """Checks of the policies over user pods. Policies add up, so another one that opens the network voids the gate."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from ..gatecheck.netpol import Labels, is_jupyterhubs, is_ours, judge, usual_labels
-from .findings import NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given
+from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given
 
 USER_POD = {"component": "singleuser-server"}
 
@@ -25,7 +24,7 @@ def policies(given: Given) -> Iterator[Finding]:
     # Our wiring switches JupyterHub's off when the gate is shut.
     others = [policy for policy in found if not is_jupyterhubs(policy) and not is_ours(policy)]
     expected = {"": BASE}
-    base: dict[str, Any] = {"metadata": {"name": ""}, "spec": BASE}
+    base: JSON = {"metadata": {"name": ""}, "spec": BASE}
     bypasses = judge([base, *others], expected, _user_pods(given)).bypasses
     for bypass in bypasses:
         yield Finding("policies", RECOGNISED, f"the NetworkPolicy {bypass.sentence}", f"To change: {bypass.change}", True)

@@ -16,7 +16,7 @@ from kubernetes import client
 
 from .. import kubernetes_api
 from ..grants import Carried, label_of
-from ..kubernetes_api import REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
+from ..kubernetes_api import JSON, REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
 from ..labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL, LabelSet, shared_labels
 from ..ping import way_to_ping
 from ..records import Server
@@ -103,7 +103,7 @@ class Pod:
     ready_at: float | None = None
 
     @classmethod
-    def from_json(cls, body: dict[str, Any]) -> "Pod | None":
+    def from_json(cls, body: JSON) -> "Pod | None":
         """The pod in an answer of the API server, or None if KubeSpawner did not create it.
 
         KubeSpawner 7.1 writes the names into annotations unchanged, and the server's name only if it is not empty.
@@ -154,7 +154,7 @@ def _time(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _guard(body: dict[str, Any]) -> tuple[str, float] | None:
+def _guard(body: JSON) -> tuple[str, float] | None:
     """The start guard's outcome and seconds, as in `Pod.guard`."""
     if not any(container["name"] == START_GUARD_CONTAINER for container in body["spec"].get("initContainers") or []):
         return "absent", 0.0
@@ -282,7 +282,7 @@ class UserPods:
             ApiServerUnavailable: the API server does not answer, or refuses the request.
         """
         label = label_of(grant)
-        metadata: dict[str, Any] = {
+        metadata: dict[str, object] = {
             "uid": pod.uid,
             "resourceVersion": pod.version,
             "annotations": {GRANT_ANNOTATION: write_grant(grant) if grant else None},

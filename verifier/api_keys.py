@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,7 +26,7 @@ from .grants import Origin
 from .logs import Counts
 from .origins import origin
 from .passes import BadPass
-from .records import PassOutcome
+from .records import PassOutcome, VerifierReport
 from .repositories import strict, within
 from .texts import by_key
 from .validation import sentences
@@ -122,7 +122,7 @@ class Key:
         """Whether it has expired by a Unix time in seconds."""
         return at >= ends(self.entry.expires)
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> dict[str, object]:
         """The entry without the hash."""
         return {"name": self.name, **self.entry.model_dump(exclude={"hash"})}
 
@@ -132,16 +132,17 @@ def ends(expires: str) -> float:
     return datetime.fromisoformat(expires).replace(tzinfo=UTC).timestamp() + DAY_SECONDS  # 9999-12-31 has no next day
 
 
-def reported(reports: Iterable[dict[str, Any]]) -> list[Key]:
+def reported(reports: Iterable[VerifierReport]) -> list[Key]:
     """The keys in the verifiers' reports, each once, by name. An unreadable entry of another version is left out."""
     found = {}
     for report in reports:
-        listed = report.get("api_keys")
-        for described in listed if isinstance(listed, list) else []:
+        for described in report.get("api_keys", []):
+            if not isinstance(described, dict):
+                continue
             try:
                 known = {name: described[name] for name in Entry.model_fields if name in described}
                 key = Key(str(described["name"]), Entry.model_validate({**known, "hash": "0" * 64}))
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, ValueError):
                 continue
             found[key.name, key.entry.id] = key
     return [key for _, key in sorted(found.items())]

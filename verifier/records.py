@@ -9,6 +9,8 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import quote, unquote
 
+from typing_extensions import TypedDict  # pydantic takes no other one below Python 3.12, and brings this one
+
 from .grants import NO_GRANT, UNVERIFIED, Block, Egress, Grant, NoEgress
 
 MAX_TIME = 10**11
@@ -195,6 +197,52 @@ class RevokedKey:
     by: str
     why: str
     at: int
+
+
+class Detection(TypedDict):
+    """A detector's report, what became of it, and the pod and server that it is about, which the report names if none runs."""
+
+    at: float  # Unix time in seconds at which the match was seen
+    source: str
+    list: str
+    label: str
+    outcome: str  # one of `reconciler_counters.DETECTION_OUTCOMES`
+    user: str
+    server: str
+    pod: str
+    uid: str
+    report: str  # its id
+
+
+class UnreadableLine(TypedDict):
+    """The beginning of a line of a detector that could not be read, at a Unix time in seconds, and what is wrong with it."""
+
+    at: int
+    source: str
+    why: str
+    line: str
+
+
+class VerifierReport(TypedDict, total=False):
+    """What a verifier reports about itself for `doctor`, without secrets. One of another version may lack fields."""
+
+    version: str
+    at: float  # Unix time in seconds, by the verifier's clock
+    proxies: str  # `number` or `networks`: the form of `trustedProxies`
+    signing_keys: int  # how many there are
+    api_keys: list[object]  # `api_keys.Key.described` of each
+    api_keys_wrong: list[str]  # a sentence for each wrong entry
+    providers: dict[str, str]  # name → `captcha.State`
+
+
+class WantedHost(TypedDict):
+    """A host that unverified servers of one repository asked the egress proxy for and did not get: how often, and the Unix time in
+    seconds of the last request."""
+
+    repository: str
+    host: str
+    times: int
+    last: float
 
 
 @dataclass

@@ -8,7 +8,7 @@ Whoever takes over a pod or a process may have written any text. What `read_…`
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from sys import intern
 from typing import Annotated, Any, TypeVar
@@ -75,7 +75,7 @@ class _Change(BaseModel):
 
 
 _GRANT, _BLOCK, _CHANGE = TypeAdapter(_Grant), TypeAdapter(_Block), TypeAdapter(_Change)
-_RECORD, _SERVER, _PODS = TypeAdapter(Record), TypeAdapter(KnownServer), TypeAdapter(list[PodAddresses])
+_RECORD, _SERVER = TypeAdapter(Record), TypeAdapter(KnownServer)
 
 
 def from_json(text: str | None) -> Any:
@@ -97,6 +97,22 @@ def _checked(type_: TypeAdapter[_Found], content: Any) -> _Found | None:
         return type_.validate_python(content)
     except ValidationError:
         return None
+
+
+def reader(type_: type[_Found]) -> Callable[[str | None], _Found | None]:
+    """A function that reads a type, such as a list of a TypedDict, from JSON, and returns None if the text is something else."""
+    adapter = TypeAdapter(type_)
+
+    def read(text: str | None) -> _Found | None:
+        try:
+            return adapter.validate_json(text or "", strict=True)
+        except ValidationError:
+            return None
+
+    return read
+
+
+_pods = reader(list[PodAddresses])
 
 
 def _compact(content: Any) -> str:
@@ -228,11 +244,8 @@ def write_pods(pods: Iterable[PodAddresses]) -> str:
 
 def read_pods(text: str) -> list[PodAddresses] | None:
     """The pods of one server. Values that many pods have in common are in memory only once."""
-    try:
-        pods = _PODS.validate_json(text, strict=True)
-    except ValidationError:
-        return None
-    return [replace(pod, tier=intern(pod.tier), repository=intern(pod.repository)) for pod in pods]
+    pods = _pods(text)
+    return pods and [replace(pod, tier=intern(pod.tier), repository=intern(pod.repository)) for pod in pods]
 
 
 def read_version(text: str | None) -> AddressVersion:

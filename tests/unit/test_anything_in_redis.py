@@ -18,7 +18,7 @@ from verifier.detections.reports import Report
 from verifier.gatecheck.check import Findings, Watcher
 from verifier.grants import NO_GRANT, Block, Egress, block_in
 from verifier.reconciler import agents
-from verifier.records import KnownServer, PodAddresses, Record
+from verifier.records import Detection, KnownServer, PodAddresses, Record, UnreadableLine, VerifierReport, WantedHost
 from verifier.settings import ReconcilerSettings, load
 from verifier.store import base, keys
 from verifier.texts import MAX_TEXT_CHARACTERS, fields_of, read_block, read_origin, read_record, write_block, write_record
@@ -34,6 +34,7 @@ NAMES = [re.sub("<server>", ALICE.key, name) for name, _ in TABLE]
 MESSAGES = (Record, KnownServer, PodAddresses, Report, Findings)
 FIELDS = sorted(
     {part.name for message in MESSAGES for part in fields(message)}
+    | {name for row in (Detection, UnreadableLine, VerifierReport, WantedHost) for name in row.__annotations__}
     | fields_of(NO_GRANT).keys()
     | {"kind", "what", "number", "began", "pods", "event", "seen", "report"}
 )
@@ -194,3 +195,11 @@ def test_grant_that_would_not_fit_on_a_pod_counts_as_none():
     assert read_block(write_block(Block("x", "repository", "*", read_origin("eve"), long[1:], 0)))
     assert read_block(write_block(Block("x", "repository", "*", read_origin("eve"), long, 0))) is None
     assert read_record(write_record(Record(Egress(long, "verified", "valid-pass", 1), image="image:1"))) is None
+
+
+@pytest.mark.parametrize("text", ["no JSON", "5", "{}", "[5]", "[{}]", '{"at": "x"}', '[{"at": 1, "host": 5}]'])
+def test_operators_lists_leave_out_what_no_process_writes(text, store, in_redis):
+    in_redis.xadd(keys.redis_key("detected"), {"row": text})
+    in_redis.mset({keys.redis_key("unreadable"): text, keys.redis_key("wanted:proxy"): text})
+    in_redis.hset(keys.redis_key("verifiers"), "host", json.dumps({"seen": int(time.time()), "report": {"signing_keys": text}}))
+    assert (store.detected(), store.unreadable(), store.wanted_hosts(), store.verifier_reports()) == ([], [], [], {})

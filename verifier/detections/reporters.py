@@ -18,8 +18,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
+from ..records import UnreadableLine
 from .reports import escaped
 
 REPORTS_PER_MINUTE = 600
@@ -124,7 +124,7 @@ class UnreadableLines:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: dict[str, deque[dict[str, Any]]] = {}
+        self._kept: dict[str, deque[UnreadableLine]] = {}
 
     def keep(self, source: str, line: str, why: str, at: float) -> None:
         """Keep the beginning of a line, with its control characters written out.
@@ -140,7 +140,7 @@ class UnreadableLines:
             kept = self._kept.setdefault(source, deque(maxlen=KEPT_UNREADABLE))
             kept.append({"at": int(at), "source": source, "why": why, "line": text})
 
-    def all(self) -> list[dict[str, Any]]:
-        """All lines that are kept: `at` in Unix time, `source`, `why`, `line`."""
+    def all(self) -> list[UnreadableLine]:
+        """All lines that are kept."""
         with self._lock:
             return [row for kept in self._kept.values() for row in kept]

@@ -16,19 +16,12 @@ from ..api_keys import reported
 from ..kubernetes_api import JSON, ApiServerUnavailable
 from ..labels import GATECHECK_LABEL, LabelSet, shared_labels
 from ..ping import way_to_ping
+from ..records import VerifierReport
 from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
-from ..store.health import NEARLY_FULL, SLOW_LABELS_SECONDS
-from ..store.reconciler_counters import (
-    ACCESS,
-    ACCESS_TIMES,
-    FAILED_AT,
-    FAILURES,
-    NOT_ISOLATED,
-    START_GUARD,
-    WITHOUT_RECORD,
-)
+from ..store.health import NEARLY_FULL, SLOW_LABELS_SECONDS, RedisHealth
+from ..store.reconciler_counters import ACCESS, ACCESS_TIMES, FAILED_AT, FAILURES, NOT_ISOLATED, START_GUARD, WITHOUT_RECORD
 from ..store.store import ReconcilerStore
 from ..store.verifiers import VERIFIER_TTL_SECONDS
 from .check import Canary, Findings, Namespace, check
@@ -176,7 +169,7 @@ def _admission(settings: ReconcilerSettings) -> Check:
     return Check("admission policies", WARNING, text)
 
 
-def _redis(health: dict[str, Any]) -> list[Check]:
+def _redis(health: RedisHealth) -> list[Check]:
     policy, maxmemory, used = health["maxmemory_policy"], health["maxmemory"], health["used_memory"]
     if policy is None:
         redis = Check("Redis", WARNING, "answers, but does not show its maxmemory-policy: make sure that it is noeviction")
@@ -235,7 +228,7 @@ def _reconciler(heartbeat: float | None, counters: dict[str, int], now: float) -
     return Check("reconciler", OK if age < RECONCILER_LATE_SECONDS else WARNING, text)
 
 
-def _verifiers(reports: dict[str, dict[str, Any]], now: float) -> list[Check]:
+def _verifiers(reports: dict[str, VerifierReport], now: float) -> list[Check]:
     if not reports:
         text = "none is ready: nobody can solve a captcha, and launches have no egress. Check its pods"
         return [Check("verifier", PROBLEM, text)]
@@ -276,7 +269,7 @@ def _provider(name: str, states: set[str]) -> Check:
     return Check(f"provider {name}", OK, "up")
 
 
-def check_api_keys(reports: dict[str, dict[str, Any]], revoked: set[str], now: float) -> list[Check]:
+def check_api_keys(reports: dict[str, VerifierReport], revoked: set[str], now: float) -> list[Check]:
     """The lines about API keys.
 
     Args:
@@ -330,7 +323,7 @@ def _access(counters: dict[str, int]) -> Check:
     return Check("access", OK, f"{text}, {later} later, {never} never")
 
 
-def _public_port(namespace: Namespace, reports: dict[str, dict[str, Any]]) -> Check:
+def _public_port(namespace: Namespace, reports: dict[str, VerifierReport]) -> Check:
     """Who may connect to the verifier's public port, and so state a client's address (D-214)."""
     try:
         anybody = admits_anybody(namespace.policies(), VERIFIER_LABELS, PUBLIC_PORT)

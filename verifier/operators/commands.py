@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ import click
 from .. import __version__
 from ..api_keys import MAX_SERVERS_PER_DAY
 from ..grants import BLOCK_KINDS
+from ..records import MAX_TIME
 from ..settings import CommonSettings, InvalidSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
@@ -253,7 +254,7 @@ def _say_if_silent(operators: CommandOperators) -> None:
         click.echo(SILENT, err=True)
 
 
-def show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
+def show(rows: Sequence[Mapping[str, object]], as_json: bool, columns: list[str]) -> None:
     """Print a table as kubectl does. The output may be piped into other commands, so it does not depend on a terminal's width.
 
     Args:
@@ -270,8 +271,8 @@ def show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _cell(name: str, value: Any) -> str:
-    if name in ("at", "until", "last", "reconciler_seen") and value:
+def _cell(name: str, value: object) -> str:
+    if name in ("at", "until", "last", "reconciler_seen") and isinstance(value, int | float) and 0 < value <= MAX_TIME:
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return _clean("" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 

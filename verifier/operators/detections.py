@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from dataclasses import replace
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
@@ -48,19 +48,15 @@ def detect(operators: CommandOperators, lines: TextIO, source: str, as_json: boo
             others += 1
             continue
         pending += row is None
-        _tell(row or {"outcome": "pending", "about": report.about}, report.about, as_json)
+        if as_json:
+            click.echo(json.dumps(row or {"outcome": "pending", "about": report.about}))
+        else:
+            click.echo(f"{escaped((row and row['pod']) or report.about)}: {row['outcome'] if row else 'pending'}")
     if unreadable or others:
         click.echo(f"Lines that report nothing: {others}. Lines that cannot be read: {unreadable}.", err=True)
     if pending:
         click.echo("What is pending is recorded: see `egress detections list`.", err=True)
         sys.exit(PENDING)
-
-
-def _tell(row: dict[str, Any], about: str, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(row))
-    else:
-        click.echo(f"{escaped(row.get('pod') or about)}: {row['outcome']}")
 
 
 @click.group(help="What detectors reported, and their tokens.")

@@ -4,8 +4,8 @@ wanted`."""
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+
+from ..records import WantedHost
 
 KEPT_SECONDS = 86_400
 """Seconds after its last request for which a row is kept."""
@@ -23,14 +23,6 @@ MOST_CHARACTERS = 200
 """How many characters of a repository's name are kept. Its URL is a stranger's own spelling, of any length."""
 
 
-@dataclass
-class _Row:
-    repository: str
-    host: str
-    times: int
-    last: float
-
-
 class WantedHosts:
     """The table.
 
@@ -40,7 +32,7 @@ class WantedHosts:
 
     def __init__(self, clock: Callable[[], float] = time.time):
         self._clock = clock
-        self._rows: dict[tuple[str, str], _Row] = {}
+        self._rows: dict[tuple[str, str], WantedHost] = {}
 
     def note(self, repository: str, host: str) -> None:
         """Count a request of a server of this repository for this host, which was refused. If the table is full, it replaces the
@@ -48,24 +40,24 @@ class WantedHosts:
         repository = repository[:MOST_CHARACTERS]
         key = repository, host
         if key not in self._rows:
-            of_one = [row for row in self._rows.values() if row.repository == repository]
+            of_one = [row for row in self._rows.values() if row["repository"] == repository]
             full = of_one if len(of_one) >= OF_ONE else list(self._rows.values()) if len(self._rows) >= ROWS else []
             if full:
-                least = min(full, key=lambda row: (row.times, row.last))
-                del self._rows[least.repository, least.host]
-            self._rows[key] = _Row(repository, host, 0, 0.0)
-        self._rows[key].times += 1
-        self._rows[key].last = self._clock()
+                least = min(full, key=lambda row: (row["times"], row["last"]))
+                del self._rows[least["repository"], least["host"]]
+            self._rows[key] = {"repository": repository, "host": host, "times": 0, "last": 0.0}
+        self._rows[key]["times"] += 1
+        self._rows[key]["last"] = self._clock()
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All rows, those with the most requests first: `repository`, `host`, `times`, and `last` in Unix time."""
+    def rows(self) -> list[WantedHost]:
+        """All rows, those with the most requests first."""
         oldest = self._clock() - KEPT_SECONDS
-        self._rows = {key: row for key, row in self._rows.items() if row.last > oldest}
-        return [asdict(row) for row in sorted(self._rows.values(), key=lambda row: -row.times)]
+        self._rows = {key: row for key, row in self._rows.items() if row["last"] > oldest}
+        return [row.copy() for row in sorted(self._rows.values(), key=lambda row: -row["times"])]
 
     def most(self) -> dict[str, int]:
         """The `SHOWN` most requested hosts, for all repositories together, and the number of requests for each."""
         hosts: Counter[str] = Counter()
         for row in self._rows.values():
-            hosts[row.host] += row.times
+            hosts[row["host"]] += row["times"]
         return dict(hosts.most_common(SHOWN))

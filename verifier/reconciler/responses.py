@@ -8,14 +8,13 @@ Decisions: D-321, D-322, D-324, D-325, D-354.
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from .. import logs
 from ..decisions.server_blocks import own_block
 from ..detections.reports import AGENT, Report
 from ..detections.share_limit import ShareLimit, in_window
 from ..grants import NO_GRANT, Block, Egress, block_in, new_id
-from ..records import KnownServer, Server
+from ..records import Detection, KnownServer, Server
 from ..settings import OnMatch, ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import Tally, detection_counter
@@ -83,22 +82,23 @@ class Responder:
                 self._count("", "", "failed")
                 unreadable += 1
             else:
-                rows.append(self._answer(report) | {"report": identity})
+                rows.append(self._answer(identity, report))
         if unreadable:
             log.warning("reports that this version cannot read, and ignores: %d", unreadable)
         self._store.answer_reports([identity for identity, _ in waiting], rows)
 
-    def _answer(self, report: Report) -> dict[str, Any]:
+    def _answer(self, identity: str, report: Report) -> Detection:
         """Act on one report. Returns the row that operators see."""
         pod, outcome = self._outcome(report)
         self._count(report.source, report.list_name, outcome)
-        where = {"user": report.user, "server": report.server, "pod": report.pod}
-        if pod:
-            where = {"user": pod.server.user, "server": pod.server.name, "pod": pod.name}
-        fields = {"source": report.source, "list": report.list_name, "label": report.label, "outcome": outcome}
+        user, server, name = (pod.server.user, pod.server.name, pod.name) if pod else (report.user, report.server, report.pod)
+        row: Detection = {
+            "at": report.at, "source": report.source, "list": report.list_name, "label": report.label, "outcome": outcome,
+            "user": user, "server": server, "pod": name, "uid": pod.uid if pod else report.uid, "report": identity,
+        }  # fmt: skip
         if pod is None or outcome in ("revoked", "stopped") or self._is_first(pod, report, outcome):
-            logs.decision("detection", **where, **fields)
-        return {"at": report.at, **fields, **where, "uid": pod.uid if pod else report.uid}
+            logs.decision("detection", **{key: value for key, value in row.items() if key not in ("at", "uid", "report")})
+        return row
 
     def _outcome(self, report: Report) -> tuple[Pod | None, str]:
         """Act on one report. Returns the pod that it is about, if there is one, and what became of the report."""

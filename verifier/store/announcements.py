@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from ..records import Record, Server
 from ..texts import write_record
@@ -29,7 +28,7 @@ class Announced:
     judged_by: str
     hub_url: str = ""
 
-    def for_script(self) -> dict[str, Any]:
+    def for_script(self) -> dict[str, object]:
         """What `changed_blocks` and `count` in `common.lua` expect."""
         return {
             "blocks": redis_key("blocks"),
@@ -71,7 +70,7 @@ class Announcements(HubAddress, Blocks):
             BlocksChanged: the blocks have changed since the launch was decided. Nothing is written.
             PromiseKept: a pass has kept the promise since. Nothing is written.
         """
-        request: dict[str, Any] = {
+        request: dict[str, object] = {
             "record": write_record(record),
             "ttl": ttl,
             "server": server.key,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import redis
 from redis.commands.core import Script
 
-from ..texts import from_json
+from ..texts import reader
 from .errors import StoreUnavailable
 from .keys import redis_key
 
@@ -111,13 +111,5 @@ def readable(answer: Any, loads: Callable[[str], Read | None], kind: str) -> Rea
     return content
 
 
-def json_objects(text: str) -> list[dict[str, Any]] | None:
-    """The JSON objects of a list in JSON; None if it is no such list."""
-    rows = from_json(text)
-    return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else None
-
-
-def json_object(text: str) -> dict[str, Any] | None:
-    """An object in JSON; None if it is none."""
-    value = from_json(text)
-    return value if isinstance(value, dict) else None
+json_object = reader(dict[str, Any])
+"""Reads an object of any form in JSON."""

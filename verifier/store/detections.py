@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..detections.reports import Report
-from .base import Operations, as_numbers, json_object, json_objects, readable, unavailable
+from ..records import Detection, UnreadableLine
+from ..texts import reader
+from .base import Operations, as_numbers, readable, unavailable
 from .keys import redis_key
 
 MAX_REPORTS = 1000
@@ -23,15 +25,17 @@ DETECTED_TTL_SECONDS = 86400
 AGENTS_TTL_SECONDS = 300
 """Seconds for which the addresses of agents count. The reconciler publishes them three times a minute."""
 
+_read_detection, _read_unreadable = reader(Detection), reader(list[UnreadableLine])
+
 
 class Detections(Operations):
     """What became of detectors' reports and lines, for operators and the metrics."""
 
-    def detected(self) -> list[dict[str, Any]]:
+    def detected(self) -> list[Detection]:
         """The outcomes of the last reports, the latest first."""
         with unavailable():
             rows: Any = self._redis.xrevrange(redis_key("detected"), count=KEPT_DETECTIONS)
-        outcomes = [readable(fields.get("row"), json_object, "detected") for _, fields in rows]
+        outcomes = [readable(fields.get("row"), _read_detection, "detected") for _, fields in rows]
         return list(filter(None, outcomes))
 
     def lines(self) -> dict[tuple[str, str], int]:
@@ -70,7 +74,7 @@ class ReceiverReports(Reports):
                     pipe.hincrby(redis_key("lines"), f"{source}:{outcome}", number)
             pipe.execute()
 
-    def keep_unreadable(self, rows: list[dict[str, Any]]) -> None:
+    def keep_unreadable(self, rows: list[UnreadableLine]) -> None:
         """Keep the last lines that could not be read (`UnreadableLines.all`), in place of the earlier ones."""
         with unavailable():
             self._redis.set(redis_key("unreadable"), json.dumps(rows), ex=DETECTED_TTL_SECONDS)
@@ -85,8 +89,8 @@ class ReconcilerReports(Reports):
             rows: Any = self._redis.xrange(redis_key("detections"), count=most)
         return [(str(identity), readable(fields.get("report"), Report.loads, "detections")) for identity, fields in rows]
 
-    def answer_reports(self, reports: list[str], detected: list[dict[str, Any]]) -> None:
-        """Forget reports, by id, and keep their outcomes: the rows of `egress detections list`."""
+    def answer_reports(self, reports: list[str], detected: list[Detection]) -> None:
+        """Forget reports, by id, and keep their outcomes."""
         with unavailable():
             pipe = self._redis.pipeline()
             for row in detected:
@@ -96,10 +100,10 @@ class ReconcilerReports(Reports):
             pipe.xdel(redis_key("detections"), *reports)
             pipe.execute()
 
-    def unreadable(self) -> list[dict[str, Any]]:
+    def unreadable(self) -> list[UnreadableLine]:
         """The last lines that could not be read."""
         with unavailable():
-            return readable(self._redis.get(redis_key("unreadable")), json_objects, "unreadable") or []
+            return readable(self._redis.get(redis_key("unreadable")), _read_unreadable, "unreadable") or []
 
     def publish_agents(self, nodes: dict[str, str]) -> None:
         """Publish the agents: address → node. This replaces those published before."""

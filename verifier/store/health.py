@@ -1,9 +1,10 @@
 """How an installation is doing: what the gate check found, and what `doctor` checks of Redis."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 import redis
 
+from ..records import VerifierReport
 from .base import Operations, as_number, as_numbers, json_object, readable, unavailable
 from .keys import redis_key
 from .revoked_keys import RevokedKeys
@@ -19,6 +20,19 @@ NEARLY_FULL = 0.9
 """The share of Redis' memory above which it is nearly full. A full Redis accepts no grants."""
 
 
+class RedisHealth(TypedDict):
+    """What `doctor` checks of Redis. Times are Unix times in seconds."""
+
+    wiring: dict[str, int]
+    verifiers: dict[str, VerifierReport]  # by host
+    revoked_keys: set[str]  # their ids
+    epoch: float | None
+    now: float  # by Redis' clock
+    maxmemory_policy: str | None  # None, here and below: Redis does not reveal it
+    maxmemory: int | None  # bytes
+    used_memory: int | None  # bytes
+
+
 class Health(Operations):
     """How an installation is doing, for `doctor` and the metrics."""
 
@@ -29,16 +43,17 @@ class Health(Operations):
 
     def memory_used(self) -> float | None:
         """The share of its memory that Redis uses, 0 to 1; None if it has no limit, or does not reveal it."""
-        memory = self._memory()
-        return memory["used_memory"] / memory["maxmemory"] if memory["used_memory"] and memory["maxmemory"] else None
+        _, most, used = self._memory()
+        return used / most if used and most else None
 
-    def _memory(self) -> dict[str, Any]:
+    def _memory(self) -> tuple[str | None, int | None, int | None]:
+        """What Redis says of `maxmemory_policy`, `maxmemory` and `used_memory`; None for what it does not reveal."""
         with unavailable():
             try:
                 memory = self._redis.info("memory")
             except redis.ResponseError:  # Not every operator's own Redis allows this command.
                 memory = {}
-        return {name: memory.get(name) for name in ("maxmemory_policy", "maxmemory", "used_memory")}
+        return memory.get("maxmemory_policy"), memory.get("maxmemory"), memory.get("used_memory")
 
 
 class ReconcilerHealth(Health, RevokedKeys, Verifiers):
@@ -49,25 +64,22 @@ class ReconcilerHealth(Health, RevokedKeys, Verifiers):
         with unavailable():
             self._redis.set(redis_key("gatecheck"), findings, ex=GATECHECK_TTL_SECONDS)
 
-    def health(self) -> dict[str, Any]:
-        """What `doctor` checks of Redis.
-
-        Returns:
-            `wiring` (its numbers), `verifiers` (host → report), `revoked_keys` (ids), `epoch` (Unix seconds, or None), `now`
-            (Redis' clock, Unix seconds), and from Redis' own information `maxmemory_policy`, `maxmemory` and `used_memory` (bytes),
-            each None if Redis does not reveal it.
-        """
+    def health(self) -> RedisHealth:
+        """What `doctor` checks of Redis."""
         with unavailable():
             pipe = self._redis.pipeline(transaction=False)
             pipe.hgetall(redis_key("wiring"))
             pipe.get(redis_key("epoch"))
             pipe.time()
             wiring, epoch, (seconds, micro) = pipe.execute()
+        policy, most, used = self._memory()
         return {
             "wiring": as_numbers(wiring, "wiring"),
             "verifiers": self.verifier_reports(),
             "revoked_keys": self.revoked_keys(),
             "epoch": as_number(epoch, "epoch"),
             "now": seconds + micro / 1e6,
-            **self._memory(),
+            "maxmemory_policy": policy,
+            "maxmemory": most,
+            "used_memory": used,
         }

@@ -86,7 +86,7 @@ class Issuing(Charges, Blocks):
             PriceRisen: a network has so many charges by now that the challenge was too cheap.
             BudgetSpent: a network has used its budget.
         """
-        request: dict[str, Any] = {
+        request: dict[str, object] = {
             "issued": issued_at,
             "ttl": max(1, int(lifetime) + LEEWAY_SECONDS) if expires_at is None else LEEWAY_SECONDS,
             "word": secrets.token_hex(8),
@@ -139,7 +139,7 @@ class Issuing(Charges, Blocks):
             raise BudgetSpent(more[0])
         return float(outcome)
 
-    def _use_and_charge(self, names: list[str], request: dict[str, Any], judge: Judge) -> list[Any]:
+    def _use_and_charge(self, names: list[str], request: dict[str, object], judge: Judge) -> list[Any]:
         """What `use_and_charge.lua` returns for a client that the current blocks do not refuse."""
         seen = self.seen_blocks  # Read once: other threads replace it.
         judged_by = None if judge(seen.blocks) else seen.version

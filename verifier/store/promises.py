@@ -3,11 +3,10 @@
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from ..passes import LEEWAY_SECONDS, Pass
 from ..records import Server
-from ..texts import from_json
+from ..texts import reader
 from .base import Operations, as_text, as_texts, unavailable
 from .errors import PassKeepsAnother
 from .keys import redis_key
@@ -35,6 +34,9 @@ class Promised:
     kept_by: Pass | None = None
 
 
+_pass = reader(Pass)
+
+
 def promise_key(promise: str, network: str) -> str:
     """The key of a promise.
 
@@ -45,7 +47,7 @@ def promise_key(promise: str, network: str) -> str:
     return redis_key(f"promise:{promise}:{network}")
 
 
-def promise_for_script(promise: str, network: str) -> dict[str, Any]:
+def promise_for_script(promise: str, network: str) -> dict[str, object]:
     """What `announce` in `common.lua` expects of the promise that came with a launch. See `promise_key` for the arguments."""
     return {"id": promise, "key": promise_key(promise, network), "ttl": ANNOUNCED_TTL_SECONDS}
 
@@ -80,11 +82,3 @@ class Promises(Operations):
 
 def _server(key: str | None) -> Server | None:
     return Server.from_key(key) if key else None
-
-
-def _pass(text: str | None) -> Pass | None:
-    """The pass that JSON describes, or None if it describes none."""
-    try:
-        return Pass(**from_json(text))
-    except (ValueError, TypeError):
-        return None

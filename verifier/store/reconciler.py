@@ -35,7 +35,7 @@ class ReconcilerState(Operations):
 class ReconcilerWork(ReconcilerState):
     """What the reconciler is told to do and to log, and its heartbeat."""
 
-    def log(self, action: dict[str, Any]) -> None:
+    def log(self, action: dict[str, object]) -> None:
         """Have the reconciler log an operator's action. What a command logs itself only reaches the operator's terminal."""
         with unavailable():
             self._redis.rpush(redis_key("actions"), json.dumps(action))

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from ..passes import LEEWAY_SECONDS, Pass
 from ..records import PassOutcome, Record, Server
@@ -71,7 +70,7 @@ class Redeeming(Blocks):
             BlocksChanged: the blocks have changed since the launch was decided. Nothing is written.
             LaunchChanged: the launch to be replaced no longer waits for its pod. Nothing is written.
         """
-        request: dict[str, Any] = {
+        request: dict[str, object] = {
             "iat": used.iat,
             "key": used.key,
             # The leeway counts twice: once for a pass that is presented late, once for the clock of another replica.

@@ -1,11 +1,12 @@
 """The verifiers' reports about themselves."""
 
 import json
-from typing import Any
 
 import redis
+from typing_extensions import TypedDict  # as in `records`
 
-from ..texts import from_json
+from ..records import VerifierReport
+from ..texts import reader
 from .base import Operations, unavailable
 from .keys import VERIFIER_TYPES, redis_key
 
@@ -13,13 +14,21 @@ VERIFIER_TTL_SECONDS = 60
 """Seconds without a report after which a verifier counts as gone. One comes with each readiness probe."""
 
 
+class _Reported(TypedDict):
+    seen: int  # Unix time in seconds
+    report: VerifierReport
+
+
+_read = reader(_Reported)
+
+
 class Verifiers(Operations):
     """The verifiers' reports about themselves, by host."""
 
-    def verifier_reports(self) -> dict[str, dict[str, Any]]:
+    def verifier_reports(self) -> dict[str, VerifierReport]:
         """The latest reports of all verifiers that still report, by host."""
         now, texts = self._verifier_reports()
-        return {host: said[1] for host, text in texts.items() if (said := _said(text)) and now - said[0] < VERIFIER_TTL_SECONDS}
+        return {host: said["report"] for host, text in texts.items() if (said := _recent(text, now))}
 
     def verifier_is_there(self) -> bool:
         """Whether any verifier has reported recently."""
@@ -59,13 +68,13 @@ class VerifierReadiness(Verifiers):
             for connection in opened:
                 pool.release(connection)
 
-    def report_verifier(self, host: str, report: dict[str, Any]) -> None:
-        """Publish a verifier's report about itself, without secrets, and remove the reports of verifiers that have gone silent.
+    def report_verifier(self, host: str, report: VerifierReport) -> None:
+        """Publish a verifier's report about itself, and remove the reports of verifiers that have gone silent.
 
         The time of the report is Redis' time, so that a verifier whose clock is off is noticed.
         """
         now, texts = self._verifier_reports()
-        silent = [other for other, text in texts.items() if not ((said := _said(text)) and now - said[0] < VERIFIER_TTL_SECONDS)]
+        silent = [other for other, text in texts.items() if not _recent(text, now)]
         with unavailable():
             pipe = self._redis.pipeline()
             if silent:
@@ -75,11 +84,7 @@ class VerifierReadiness(Verifiers):
             pipe.execute()
 
 
-def _said(text: str) -> tuple[int, dict[str, Any]] | None:
-    """The time and content of a verifier's report; None if another version wrote it in a form that cannot be read."""
-    try:
-        stored = from_json(text)
-        said = stored["seen"], stored["report"]
-    except (KeyError, TypeError):
-        return None
-    return said if isinstance(said[0], int) and isinstance(said[1], dict) else None
+def _recent(text: str, now: int) -> _Reported | None:
+    """A verifier's report; None if it is old, or another version wrote it in a form that cannot be read."""
+    said = _read(text)
+    return said if said and now - said["seen"] < VERIFIER_TTL_SECONDS else None

@@ -8,6 +8,7 @@ from flask import Blueprint, Response, jsonify
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from .. import __version__
+from ..records import VerifierReport
 from ..store.errors import StoreUnavailable
 from . import bodies
 from .context import services
@@ -23,8 +24,8 @@ def alive() -> Response:
     return jsonify(status="ok")
 
 
-def _report() -> dict[str, object]:
-    """This replica's report for `doctor`. It contains no secrets."""
+def _report() -> VerifierReport:
+    """This replica's report."""
     return {
         "version": __version__,
         "at": time.time(),

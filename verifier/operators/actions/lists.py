@@ -7,20 +7,20 @@ from ... import api_keys
 from ...decisions.server_blocks import carried_by
 from ...grants import BLOCK_KINDS, Block, block_in
 from ...networks import in_networks
-from ...records import KnownServer, Server
+from ...records import KnownServer, Server, UnreadableLine, WantedHost
 from ...repositories import covers, name
 from .context import CommandOperators, Operators, network_of, pattern_of
 from .rows import block_row, server_row
 
 
-def wanted_hosts(operators: CommandOperators) -> list[dict[str, Any]]:
+def wanted_hosts(operators: CommandOperators) -> list[WantedHost]:
     """What unverified servers asked the egress proxy for and did not get, the most wanted first.
 
     The record goes back to the start of the proxy's pods, or a day at most.
     """
-    wanted: dict[tuple[str, str], dict[str, Any]] = {}
+    wanted: dict[tuple[str, str], WantedHost] = {}
     for row in operators.store.wanted_hosts():
-        known = wanted.setdefault((row["repository"], row["host"]), row | {"times": 0})
+        known = wanted.setdefault((row["repository"], row["host"]), {**row, "times": 0})
         known["times"] += row["times"]
         known["last"] = max(known["last"], row["last"])
     return sorted(wanted.values(), key=lambda row: -row["times"])
@@ -92,8 +92,8 @@ def keys(operators: Operators) -> list[dict[str, Any]]:
     ]
 
 
-def unreadable(operators: CommandOperators) -> list[dict[str, Any]]:
-    """The last lines of each source that the receiver could not read: `at`, `source`, `why`, `line`, the latest first."""
+def unreadable(operators: CommandOperators) -> list[UnreadableLine]:
+    """The last lines of each source that the receiver could not read, the latest first."""
     return sorted(operators.store.unreadable(), key=lambda row: -row["at"])
 
 

@@ -1,8 +1,7 @@
 """Enter a detector's report."""
 
-from typing import Any
-
 from ...detections.reports import Report
+from ...records import Detection
 from .confirmation import until
 from .context import ActionRefused, CommandOperators, Operators
 
@@ -20,7 +19,7 @@ def check_source(operators: Operators, source: str) -> None:
         )
 
 
-def report(operators: CommandOperators, report: Report) -> dict[str, Any] | None:
+def report(operators: CommandOperators, report: Report) -> Detection | None:
     """Queue a detector's report, and wait for the reconciler.
 
     Returns:
@@ -33,7 +32,7 @@ def report(operators: CommandOperators, report: Report) -> dict[str, Any] | None
         raise ActionRefused("refused", "The report names no source: use --source.")
     check_source(operators, report.source)
     entered = operators.store.add_report(report)
-    rows: list[dict[str, Any]] = []
+    rows: list[Detection] = []
 
     def done() -> bool:
         rows[:] = [row for row in operators.store.detected() if row["report"] == entered]

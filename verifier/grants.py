@@ -204,7 +204,7 @@ class Block(_Ending):
 
     Attributes:
         id: random; also the id of the grant that it puts on pods.
-        kind: one of `BLOCK_KINDS`.
+        kind: what it applies to.
         what: the key of a server, a pattern for repositories, or a CIDR of clients.
         origin: the operator, or the detector.
         why: the reason.
@@ -214,7 +214,7 @@ class Block(_Ending):
     """
 
     id: str
-    kind: str
+    kind: BlockKind
     what: str
     origin: Origin
     why: str

@@ -18,7 +18,7 @@ import click
 
 from .. import __version__
 from ..api_keys import MAX_SERVERS_PER_DAY
-from ..grants import BLOCK_KINDS
+from ..grants import BLOCK_KINDS, BlockKind
 from ..records import MAX_TIME
 from ..settings import CommonSettings, InvalidSettings, load
 from ..store.connection import connect
@@ -91,11 +91,11 @@ def explain(operators: CommandOperators, server: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(explanation, indent=2))
         return
-    click.echo(_clean(explanation.pop("because")))
+    click.echo(_clean(explanation["because"]))
     if explanation["reconciler_seen"] is None:
         click.echo(SILENT)
     for name, value in explanation.items():
-        if value not in ("", None, []):
+        if name != "because" and value not in ("", None, []):
             click.echo(f"  {name}: {_cell(name, value)}")
 
 
@@ -130,7 +130,7 @@ def revoke(operators: CommandOperators, server: str, stop: bool, by: str, why: s
 @_why
 @_as_json
 @click.pass_obj
-def block(operators: CommandOperators, kind: str, what: str, duration: str, by: str, why: str, as_json: bool) -> None:
+def block(operators: CommandOperators, kind: BlockKind, what: str, duration: str, by: str, why: str, as_json: bool) -> None:
     until = time.time() + _seconds(duration) if duration else None
     done = actions.block(operators, kind, what, by, why, until)
     _say(
@@ -227,7 +227,7 @@ def _seconds(duration: str) -> float:
     return int(parts[1]) * {"m": 60, "h": 3600, "d": 86400}[parts[2]]
 
 
-def _say(done: dict[str, Any], sentence: str, as_json: bool, recorded: str = "recorded") -> None:
+def _say(done: Mapping[str, object], sentence: str, as_json: bool, recorded: str = "recorded") -> None:
     """Print what was done. Exits with `PENDING` if the reconciler has not confirmed it."""
     pending = done["state"] != "done"
     if as_json:

@@ -1,6 +1,6 @@
 """Bodies of requests, which pydantic checks, and of answers. The OpenAPI documents are made from the same models."""
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from flask import Response, request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -9,6 +9,7 @@ from ..api_keys import MAX_SERVERS_PER_DAY
 from ..captcha.base import ProofOfWork, Widget
 from ..decisions.promises import PromiseState
 from ..grants import BlockKind
+from ..operators.actions.answers import BlockRow, GrantRow, KeyRow
 from ..promises import PATTERN
 from ..records import MAX_TIME
 from ..repositories import cut
@@ -307,8 +308,7 @@ class ServerAnswer(BaseModel):
     ]
     contact: Annotated[str, Field(description="whom to ask: an address or a mail address; empty: the site names none")]
     until: Annotated[
-        int | None,
-        Field(description="Unix time in seconds at which the tier ends or, after that, the server; null: neither ends"),
+        int | None, Field(description="Unix time in seconds at which the tier ends or, after that, the server; null: neither ends")
     ]
     expires_in: Annotated[int | None, Field(description="the same in seconds from now, for clients whose clock is wrong")]
     on_expiry: Annotated[
@@ -333,9 +333,6 @@ class UnlockAnswer(ServerAnswer):
 
 # -- answers of the in-cluster interface
 
-_UnixTime = Annotated[float | None, Field(description="Unix time in seconds")]
-_State = Annotated[Literal["done", "pending"], Field(description="pending: the reconciler has not confirmed it yet")]
-
 
 class StatusAnswer(BaseModel):
     """`GET /healthz`, `GET /readyz`."""
@@ -352,60 +349,16 @@ class LaunchAnswer(BaseModel):
     grant: str
 
 
-class GrantRow(BaseModel):
-    """A running server, as operators see it."""
-
-    user: str
-    server: str
-    pod: str
-    tier: str
-    rule: Annotated[str, Field(description="the rule that decided")]
-    blocked: bool
-    at: _UnixTime
-    until: _UnixTime
-    by: str
-    why: str
-    grant: str
-    repository: str
-    client: Annotated[str, Field(description="the address of the client that launched it")]
-
-
 class GrantsAnswer(BaseModel):
     """`GET /api/grants`."""
 
     grants: list[GrantRow]
 
 
-class BlockRow(BaseModel):
-    """An operator's block."""
-
-    id: str
-    kind: BlockKind
-    what: str
-    by: str
-    why: str
-    at: _UnixTime
-    until: _UnixTime
-    only_on_pods: Annotated[bool, Field(description="Redis has forgotten it; it still applies to the pods that carry it")] = False
-
-
 class BlocksAnswer(BaseModel):
     """`GET /api/blocks`."""
 
     blocks: list[BlockRow]
-
-
-class Explanation(GrantRow):
-    """`GET /api/servers/…`."""
-
-    because: Annotated[str, Field(description="one sentence")]
-    mode: str
-    uid: str
-    label: str | None
-    waiting: list[dict[str, Any]]
-    blocks: list[BlockRow]
-    detections: Annotated[list[dict[str, Any]], Field(description="recent reports about it, the latest first")]
-    reconciler_seen: _UnixTime
 
 
 class ReportsAnswer(BaseModel):
@@ -417,59 +370,10 @@ class ReportsAnswer(BaseModel):
     unreadable: Annotated[list[str], Field(description="why the other lines could not be read")]
 
 
-class ActionAnswer(BaseModel):
-    """`POST /api/grants`, `POST /api/revocations`."""
-
-    state: _State
-    user: str
-
-
-class BlockAnswer(BaseModel):
-    """`POST /api/blocks`."""
-
-    state: _State
-    block: str
-    what: str
-    servers: int
-
-
-class KeyRow(BaseModel):
-    """An API key, and its use."""
-
-    name: str
-    id: str
-    state: Literal["valid", "expired", "revoked"]
-    tier: str
-    used: Annotated[int, Field(description="passes, each for one server, in the last 24 hours")]
-    servers_per_day: int
-    expires: Annotated[str, Field(description="the last day, in UTC", json_schema_extra={"format": "date"})]
-    until: Annotated[float, Field(description="Unix time in seconds")]
-    origins: list[str]
-    repositories: list[str]
-
-
 class KeysAnswer(BaseModel):
     """`GET /api/keys`."""
 
     keys: list[KeyRow]
-
-
-class KeyAnswer(BaseModel):
-    """`POST /api/keys`."""
-
-    name: str
-    id: str
-    key: Annotated[str, Field(description="shown only this once")]
-    values: dict[str, Any]
-
-
-class KeyRevocationAnswer(BaseModel):
-    """`POST /api/keys/revocations`."""
-
-    state: _State
-    keys: list[str]
-    withdrawn: int
-    remove: Annotated[list[str], Field(description="what to remove from the chart's values")]
 
 
 def answer(body: BaseModel) -> Response:

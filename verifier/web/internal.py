@@ -1,18 +1,18 @@
 """What operators may do over HTTP, on the in-cluster port. BinderHub's hook is in `launches`, Kubernetes' probes in `probes`."""
 
 import hmac
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import get_type_hints
 
 from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import BaseModel
 
 from ..operators import actions
-from ..operators.actions import ActionRefused, Operators
+from ..operators.actions import ActionRefused, Operators, answers
 from ..records import Server
 from . import bodies
 from .context import services
-from .openapi import Interface, Operation, Parameter, View, document, json_of
+from .openapi import Interface, Operation, Parameter, document, json_of
 from .problems import Problem, response
 
 internal = Blueprint("internal", __name__)
@@ -43,19 +43,14 @@ def _operators() -> Operators:
 
 
 def _for_operators(
-    id: str,
-    summary: str,
-    model: type[BaseModel],
-    *problems: str,
-    body: type[BaseModel] | None = None,
-    parameters: Sequence[Parameter] = (),
-) -> Callable[[View], View]:
+    id: str, summary: str, model: type, *problems: str, body: type[BaseModel] | None = None, parameters: Sequence[Parameter] = ()
+) -> Operation:
     """Declare an operation for operators. If it changes something, its result may be pending."""
-    answers = {200: json_of("Done", model)}
-    if "state" in model.model_fields:
-        answers[202] = json_of("Recorded; the reconciler has not confirmed it yet", model)
+    declared = {200: json_of("Done", model)}
+    if "state" in get_type_hints(model):
+        declared[202] = json_of("Recorded; the reconciler has not confirmed it yet", model)
     types = ["unauthorized", "unavailable", *problems]
-    return Operation(id, summary, answers=answers, problems=types, body=body, parameters=parameters, security=BEARER)
+    return Operation(id, summary, answers=declared, problems=types, body=body, parameters=parameters, security=BEARER)
 
 
 @internal.errorhandler(ActionRefused)
@@ -63,16 +58,13 @@ def _action_refused(error: ActionRefused) -> Response:
     return response(error.kind, str(error))
 
 
-def _done(answer: dict[str, Any]) -> tuple[Response, int]:
+def _done(answer: Mapping[str, object]) -> tuple[Response, int]:
     return jsonify(answer), 200 if answer["state"] == "done" else 202
 
 
 @internal.get("/api/grants")
 @_for_operators(
-    "listGrants",
-    "List running servers, and what they have",
-    bodies.GrantsAnswer,
-    parameters=[Parameter(name) for name in FILTERS],
+    "listGrants", "List running servers, and what they have", bodies.GrantsAnswer, parameters=[Parameter(name) for name in FILTERS]
 )
 def list_grants() -> Response:
     """Running servers and their tiers."""
@@ -82,14 +74,14 @@ def list_grants() -> Response:
 
 @internal.get("/api/servers/<user>", defaults={"server": ""}, strict_slashes=False)
 @internal.get("/api/servers/<user>/<server>")
-@_for_operators("explainServer", "Say why a server has egress, or has none", bodies.Explanation, "no-such-server")
+@_for_operators("explainServer", "Say why a server has egress, or has none", answers.Explanation, "no-such-server")
 def explain_server(user: str, server: str) -> Response:
     """Why a server has egress, or has none."""
     return jsonify(actions.explain(_operators(), Server(user, server)))
 
 
 @internal.post("/api/grants")
-@_for_operators("grant", "Give a running server a tier", bodies.ActionAnswer, "no-such-server", "refused", body=bodies.GrantBody)
+@_for_operators("grant", "Give a running server a tier", answers.ActionAnswer, "no-such-server", "refused", body=bodies.GrantBody)
 def grant() -> tuple[Response, int]:
     """Give a running server a tier."""
     operators, body = _operators(), bodies.read(bodies.GrantBody)
@@ -98,7 +90,7 @@ def grant() -> tuple[Response, int]:
 
 @internal.post("/api/revocations")
 @_for_operators(
-    "revoke", "Take a tier away, and block", bodies.ActionAnswer, "no-such-server", "refused", body=bodies.RevocationBody
+    "revoke", "Take a tier away, and block", answers.ActionAnswer, "no-such-server", "refused", body=bodies.RevocationBody
 )
 def revoke() -> tuple[Response, int]:
     """Take a running server's tier away and block it."""
@@ -114,7 +106,7 @@ def list_blocks() -> Response:
 
 
 @internal.post("/api/blocks")
-@_for_operators("block", "Block", bodies.BlockAnswer, "no-such-server", "refused", body=bodies.BlockBody)
+@_for_operators("block", "Block", answers.BlockAnswer, "no-such-server", "refused", body=bodies.BlockBody)
 def block() -> tuple[Response, int]:
     """Block a server, a repository or a client network."""
     operators, body = _operators(), bodies.read(bodies.BlockBody)
@@ -129,7 +121,7 @@ def list_keys() -> Response:
 
 
 @internal.post("/api/keys")
-@_for_operators("createKey", "Make an API key", bodies.KeyAnswer, "refused", body=bodies.KeyBody)
+@_for_operators("createKey", "Make an API key", answers.KeyAnswer, "refused", body=bodies.KeyBody)
 def create_key() -> Response:
     """Make an API key. It is in the answer and nowhere else."""
     operators, body = _operators(), bodies.read(bodies.KeyBody)
@@ -139,7 +131,7 @@ def create_key() -> Response:
 
 
 @internal.post("/api/keys/revocations")
-@_for_operators("revokeKey", "Revoke an API key", bodies.KeyRevocationAnswer, "no-such-key", body=bodies.KeyRevocationBody)
+@_for_operators("revokeKey", "Revoke an API key", answers.KeyRevocationAnswer, "no-such-key", body=bodies.KeyRevocationBody)
 def revoke_key() -> tuple[Response, int]:
     """Revoke an API key."""
     operators, body = _operators(), bodies.read(bodies.KeyRevocationBody)

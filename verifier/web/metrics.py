@@ -13,6 +13,7 @@ from ..captcha import Captcha, State
 from ..clients import FEW_LAUNCHES, LaunchShares
 from ..operators import actions
 from ..operators.actions import Operators
+from ..operators.actions.answers import KeyRow
 from ..ping import WAYS
 from ..settings import Source, VerifierSettings
 from ..store.errors import StoreUnavailable
@@ -327,7 +328,7 @@ def _lag(counters: dict[str, int]) -> Metric:
     )
 
 
-def _keys(keys: list[dict[str, Any]]) -> Iterator[Metric]:
+def _keys(keys: list[KeyRow]) -> Iterator[Metric]:
     """The use of API keys and their limits."""
     used = GaugeMetricFamily(
         "binder_egress_api_key_servers", "Servers for which a key got passes in the last 24 hours.", labels=["key"]

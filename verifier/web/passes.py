@@ -63,11 +63,7 @@ PROBLEM_TYPES = {
     body_required=False,
     security=[{}, {"key": []}],
     answers={201: json_of("A pass; send its token with a launch as the query parameter egress_token", bodies.PassAnswer)},
-    problems=[
-        "forbidden-origin",
-        *SOLUTION_PROBLEMS,
-        *API_KEY_PROBLEMS,
-    ],
+    problems=["forbidden-origin", *SOLUTION_PROBLEMS, *API_KEY_PROBLEMS],
 )
 def issue_pass() -> tuple[Response, int]:
     """A pass for a solution, or for an API key."""

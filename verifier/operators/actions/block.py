@@ -1,29 +1,24 @@
 """Block a server, a repository or a client network."""
 
-from typing import Any
-
 from ...decisions.refusals import Facts, applies
 from ...decisions.server_blocks import own_block
-from ...grants import Block, Origin, new_id
+from ...grants import Block, BlockKind, Origin, new_id
 from ...networks import IPNetwork
+from .answers import BlockAnswer, block_row
 from .confirmation import await_grant
 from .context import ActionRefused, Operators, network_of, pattern_of
-from .rows import block_row
 
 WIDEST_BLOCK = {4: 8, 6: 16}
 """The shortest prefix of a network that an operator may block, by the version of IP."""
 
 
-def block(operators: Operators, kind: str, what: str, by: str, why: str, until: float | None = None) -> dict[str, Any]:
+def block(operators: Operators, kind: BlockKind, what: str, by: str, why: str, until: float | None = None) -> BlockAnswer:
     """Block a server, a repository or a client network: no server that it applies to keeps its tier or gets one.
 
     Args:
-        kind: one of `BLOCK_KINDS`.
+        kind: what to block.
         what: a server as in `find`, a repository or `…/*`, or an address or CIDR.
         until: Unix time in seconds of its end; None: it has none.
-
-    Returns:
-        `state`, `done` or `pending`; `block`, its id; `what`; and `servers`, the number of running servers that it applies to.
 
     Raises:
         ActionRefused: no such server runs, `what` cannot be read, or it is blocked already.
@@ -48,8 +43,8 @@ def block(operators: Operators, kind: str, what: str, by: str, why: str, until: 
     servers = [server for server, known in operators.store.all_known().items() if applies(new, Facts.of(known), operators.clock())]
     operators.store.add_block(new, servers)
     operators.log("block", by, why, kind=kind, what=what, until=until, block=new.id, servers=len(servers))
-    done = await_grant(operators, servers, new.id)
-    return {"state": "done" if done else "pending", "block": new.id, "what": block_row(new)["what"], "servers": len(servers)}
+    state = await_grant(operators, servers, new.id)
+    return {"state": state, "block": new.id, "what": block_row(new)["what"], "servers": len(servers)}
 
 
 def _clients(text: str) -> IPNetwork:

@@ -2,9 +2,9 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Any
 
 from ... import api_keys
+from .answers import KeyAnswer
 from .context import ActionRefused, Operators
 from .lists import keys
 
@@ -19,7 +19,7 @@ def create_key(
     repositories: list[str],
     by: str,
     why: str,
-) -> dict[str, Any]:
+) -> KeyAnswer:
     """Make an API key. The key takes effect when its entry is in the chart's values. The key itself is not stored.
 
     Args:
@@ -30,9 +30,6 @@ def create_key(
         origins: origins of the pages that may send it; none: any client may.
         repositories: the repositories of its servers, `host/owner/name` or `…/*`; none: any.
         why: its purpose.
-
-    Returns:
-        `key`, shown this once, and `values`, its entry.
     """
     if not api_keys.NAME.fullmatch(name):
         raise ActionRefused("bad-request", f"name: {name!r} is not lower-case letters, digits and dashes, 40 at most.")

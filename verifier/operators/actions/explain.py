@@ -1,33 +1,31 @@
 """Why a server has egress, or has none."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Literal
 
 from ...decisions.refusals import Facts, applies
 from ...grants import UNVERIFIED, Egress, EndedLease, Rule, block_in
 from ...records import KnownServer, Record, Server
+from .answers import Explanation, WaitingRow, block_row, server_row
 from .context import Operators
-from .rows import block_row, server_row
 
 
-def explain(operators: Operators, server: Server) -> dict[str, Any]:
-    """Why a server has egress, or has none.
-
-    Returns:
-        Its row in `grants`, with `because`, a sentence, and what `egress explain --json` prints besides.
-    """
+def explain(operators: Operators, server: Server) -> Explanation:
+    """Why a server has egress, or has none."""
     known = operators.known(server)
     pending = operators.store.pending(server, set())
     because = _because(operators, known)
     if pending.stop == known.uid:
         because += " Its pod is to be stopped, but the API server has not accepted that yet: see the reconciler's log."
     blocks = [block for block in pending.blocks if applies(block, Facts.of(known), operators.clock())]
-    return server_row(server, known, operators.clock()) | {
+    launch, unlock = _waiting("launch", pending.launch), _waiting("unlock", pending.unlock)
+    return {
+        **server_row(server, known, operators.clock()),
         "because": because,
         "mode": operators.settings.mode,
         "uid": known.uid,
         "label": known.label or None,
-        "waiting": [_waiting(kind, record) for kind, record in (("launch", pending.launch), ("unlock", pending.unlock)) if record],
+        "waiting": launch + unlock,
         "blocks": [block_row(block) for block in blocks],
         "detections": [row for row in operators.store.detected() if row["uid"] == known.uid],
         "reconciler_seen": operators.store.reconciler_state()[0],
@@ -69,5 +67,5 @@ def _utc(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _waiting(kind: str, record: Record) -> dict[str, Any]:
-    return {"kind": kind, "tier": record.grant.tier, "rule": record.grant.rule, "image": record.image}
+def _waiting(kind: Literal["launch", "unlock"], record: Record | None) -> list[WaitingRow]:
+    return [{"kind": kind, "tier": record.grant.tier, "rule": record.grant.rule, "image": record.image}] if record else []

@@ -1,21 +1,17 @@
 """Give a running server a tier."""
 
-from typing import Any
-
 from ...grants import Egress, Origin, Rule
 from ...records import Record, Server
+from .answers import ActionAnswer
 from .confirmation import answer, await_grant
 from .context import ActionRefused, Operators
 
 
-def grant(operators: Operators, server: Server, tier: str, by: str, why: str) -> dict[str, Any]:
+def grant(operators: Operators, server: Server, tier: str, by: str, why: str) -> ActionAnswer:
     """Give a running server a tier. A block is stronger and must be removed first.
 
     Args:
         tier: a tier of the values.
-
-    Returns:
-        `state`, `done` or `pending`, and the server's row in `grants`.
 
     Raises:
         ActionRefused: no such server runs, there is no such tier, or a rule gives this server no egress.

@@ -1,7 +1,6 @@
 """What operators list: running servers, blocks, API keys, and what servers asked the egress proxy for."""
 
 from fnmatch import fnmatchcase
-from typing import Any
 
 from ... import api_keys
 from ...decisions.server_blocks import carried_by
@@ -9,8 +8,8 @@ from ...grants import BLOCK_KINDS, Block, block_in
 from ...networks import in_networks
 from ...records import KnownServer, Server, UnreadableLine, WantedHost
 from ...repositories import covers, name
+from .answers import BlockRow, GrantRow, KeyRow, block_row, server_row
 from .context import CommandOperators, Operators, network_of, pattern_of
-from .rows import block_row, server_row
 
 
 def wanted_hosts(operators: CommandOperators) -> list[WantedHost]:
@@ -26,7 +25,7 @@ def wanted_hosts(operators: CommandOperators) -> list[WantedHost]:
     return sorted(wanted.values(), key=lambda row: -row["times"])
 
 
-def grants(operators: Operators, user: str = "", tier: str = "", repository: str = "", network: str = "") -> list[dict[str, Any]]:
+def grants(operators: Operators, user: str = "", tier: str = "", repository: str = "", network: str = "") -> list[GrantRow]:
     """The running servers, each with its grant.
 
     Args:
@@ -34,9 +33,6 @@ def grants(operators: Operators, user: str = "", tier: str = "", repository: str
         tier: only servers with this tier; `unverified`: those without one.
         repository: only servers of this repository or pattern.
         network: only servers launched from this CIDR.
-
-    Returns:
-        A row for each server, as `egress grants --json` prints it.
     """
     networks = [network_of(network)] if network else []
     pattern = pattern_of(repository) if repository else ""
@@ -50,13 +46,15 @@ def grants(operators: Operators, user: str = "", tier: str = "", repository: str
     ]
 
 
-def blocks(operators: Operators) -> list[dict[str, Any]]:
+def blocks(operators: Operators) -> list[BlockRow]:
     """All blocks of repositories, networks and running servers. Includes those that Redis has forgotten but pods still
     carry, and not those that an operator removed."""
     now, known = operators.clock(), operators.store.all_known()
     rows = {block.id: block_row(block) for block in operators.store.blocks() if _stands(block, now, known)}
     carried = [carried_by(server, has, block) for server, has in known.items() if (block := block_in(has.grant, now))]
-    forgotten = {block.id: block_row(block) | {"only_on_pods": True} for block in carried if block.id not in rows}
+    forgotten: dict[str, BlockRow] = {
+        block.id: {**block_row(block), "only_on_pods": True} for block in carried if block.id not in rows
+    }
     removed = operators.store.lifted(forgotten)
     rows |= {identity: row for identity, row in forgotten.items() if identity not in removed}
     return list(rows.values())
@@ -70,7 +68,7 @@ def counts(operators: Operators) -> dict[str, int]:
     return {kind: standing.count(kind) for kind in BLOCK_KINDS}
 
 
-def keys(operators: Operators) -> list[dict[str, Any]]:
+def keys(operators: Operators) -> list[KeyRow]:
     """The API keys that the verifiers have read from the values, by name, with their use. Without hashes."""
     now, revoked = operators.clock(), operators.store.revoked_keys()
     reported = api_keys.reported(operators.store.verifier_reports().values())

@@ -1,22 +1,18 @@
 """Take a server's tier away and block it."""
 
-from typing import Any
-
 from ...decisions.server_blocks import own_block
 from ...grants import Block, Origin, new_id
 from ...records import Server
+from .answers import ActionAnswer
 from .confirmation import answer, await_grant
 from .context import ActionRefused, CommandOperators, Operators
 
 
-def revoke(operators: Operators, server: Server, by: str, why: str, stop: bool = False) -> dict[str, Any]:
+def revoke(operators: Operators, server: Server, by: str, why: str, stop: bool = False) -> ActionAnswer:
     """Take a server's tier away and block it.
 
     Args:
         stop: whether to delete its pod too, which only a command may (D-242).
-
-    Returns:
-        `state`, `done` or `pending`, and the server's row in `grants`.
 
     Raises:
         ActionRefused: no such server runs, or the reconciler may not stop pods.

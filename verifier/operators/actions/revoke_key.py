@@ -1,17 +1,17 @@
 """Revoke an API key."""
 
 import re
-from typing import Any
 
 from ... import api_keys
 from ...grants import Egress, Grant
 from ...records import RevokedKey
+from .answers import KeyRevocationAnswer
 from .confirmation import await_end
 from .context import ActionRefused, Operators
 from .lists import keys
 
 
-def revoke_key(operators: Operators, key: str, by: str, why: str, servers: bool = False) -> dict[str, Any]:
+def revoke_key(operators: Operators, key: str, by: str, why: str, servers: bool = False) -> KeyRevocationAnswer:
     """Revoke an API key, along with the passes that were issued for it and the grants that wait for their pod.
 
     Args:
@@ -36,7 +36,7 @@ def revoke_key(operators: Operators, key: str, by: str, why: str, servers: bool 
         operators.store.withdraw(grants)
         operators.store.wake_all()
     return {
-        "state": "done" if await_end(operators, grants) else "pending",
+        "state": await_end(operators, grants),
         "keys": list(meant),
         "withdrawn": len(grants),
         "remove": [f"apiKeys.keys.{called}" for called in meant.values() if called],

@@ -1,22 +1,21 @@
 """Remove a block."""
 
-from typing import Any
-
 from ...decisions.refusals import Facts, applies
 from ...decisions.server_blocks import own_blocks
+from .answers import UnblockAnswer
 from .confirmation import await_end
 from .context import ActionRefused, CommandOperators
 from .lists import blocks
 
 
-def unblock(operators: CommandOperators, block: str, by: str, why: str = "") -> dict[str, Any]:
+def unblock(operators: CommandOperators, block: str, by: str, why: str = "") -> UnblockAnswer:
     """Remove a block. Its servers then have no egress, but can be unlocked. The tier that they had before does not come back.
 
     Args:
         block: the block's id, or a server that has a block of its own; if it has several, all of them are removed.
 
     Returns:
-        `state`, `done` or `pending`, and `block`, the id of the block, of several the one that would have ended last.
+        The id of the block, of several the one that would have ended last.
 
     Raises:
         ActionRefused: there is no such block, or the server has none of its own.
@@ -43,4 +42,4 @@ def unblock(operators: CommandOperators, block: str, by: str, why: str = "") -> 
     for identity in removed:
         operators.store.remove_block(identity)
         operators.log("unblock", by, why, block=identity, kind=standing[block]["kind"], what=standing[block]["what"])
-    return {"state": "done" if await_end(operators, set(removed)) else "pending", "block": block}
+    return {"state": await_end(operators, set(removed)), "block": block}

@@ -38,8 +38,10 @@ from ..store.reconciler_counters import (
     detection_counter,
 )
 from ..store.store import VerifierStore
-from ..texts import from_json
+from ..texts import reader
 from .claims import CLAIMS
+
+_labels = reader(tuple[str, str, str])
 
 
 class Metrics:
@@ -165,12 +167,11 @@ class _Providers(Collector):
             wrong.add_metric([provider.name], provider.state is State.MISCONFIGURED)
         yield up
         yield wrong
-        stands_in = GaugeMetricFamily(
+        yield GaugeMetricFamily(
             "binder_egress_captcha_stand_in",
             "1 while proof of work is offered in place of a remote captcha provider (captcha.onOutage). Else 0.",
+            value=self._captcha.stands_in,
         )
-        stands_in.add_metric([], self._captcha.stands_in)
-        yield stands_in
 
 
 class _Reconciler(Collector):
@@ -205,20 +206,18 @@ class _Reconciler(Collector):
             return
         up.add_metric([], 1)
         yield up
-        alive = GaugeMetricFamily(
+        yield GaugeMetricFamily(
             "binder_egress_reconciler_last_seen_timestamp_seconds",
             "The reconciler's last heartbeat; 0 after 30 s without one. Without the reconciler no new grant reaches a pod.",
+            value=seen or 0,
         )
-        alive.add_metric([], seen or 0)
-        yield alive
         yield _lag(counters)
-        failures = CounterMetricFamily(
+        yield CounterMetricFamily(
             "binder_egress_reconciler_failures",
             "The reconciler's attempts on servers that the API server refused or did not answer, or that met a fault. Each is "
             "repeated after a second. While they go on, decisions do not reach those servers' pods.",
+            value=counters.get(FAILURES, 0),
         )
-        failures.add_metric([], counters.get(FAILURES, 0))
-        yield failures
         grants = CounterMetricFamily(
             "binder_egress_grants",
             "Grants that the reconciler wrote on user pods, by tier and by the rule that decided. A pod's next grant counts again.",
@@ -237,12 +236,11 @@ class _Reconciler(Collector):
         for when in ACCESS_TIMES:
             access.add_metric([when], counters.get(f"{ACCESS}{when}", 0))
         yield access
-        without = CounterMetricFamily(
+        yield CounterMetricFamily(
             "binder_egress_user_pods_without_launch_record",
             "User pods whose launch was not announced. On an anonymous BinderHub this means that the hook's wiring is lost.",
+            value=counters.get(WITHOUT_RECORD, 0),
         )
-        without.add_metric([], counters.get(WITHOUT_RECORD, 0))
-        yield without
         guards = CounterMetricFamily(
             "binder_egress_start_guards",
             "User pods by what their start guard saw. closed: the network was open, then blocked; blocked: blocked from the start; "
@@ -253,9 +251,8 @@ class _Reconciler(Collector):
         for outcome in START_GUARD_OUTCOMES:  # D-096
             guards.add_metric([outcome], counters.get(f"{START_GUARD}{outcome}", 0))
         yield guards
-        time = CounterMetricFamily("binder_egress_start_guard_seconds", "Total time that start guards took.")
-        time.add_metric([], counters.get(START_GUARD_TIME, 0) / 1000)
-        yield time
+        took = counters.get(START_GUARD_TIME, 0) / 1000
+        yield CounterMetricFamily("binder_egress_start_guard_seconds", "Total time that start guards took.", value=took)
         ping = CounterMetricFamily(
             "binder_egress_user_pods_with_ping",
             "User pods that can ping. no-sysctl: the sysctl of closePing is missing; privileges: the user's code may be root, or "
@@ -284,9 +281,8 @@ class _Reconciler(Collector):
         )
         counted = {name: number for name, number in counters.items() if name.startswith(DETECTIONS)}
         for name, number in sorted((self._no_detections | counted).items()):
-            labels = from_json(name.removeprefix(DETECTIONS))
-            if isinstance(labels, list) and len(labels) == 3:
-                detections.add_metric(list(map(str, labels)), number)
+            if labels := _labels(name.removeprefix(DETECTIONS)):
+                detections.add_metric(labels, number)
         yield detections
         reports = CounterMetricFamily(
             "binder_egress_detection_reports",
@@ -345,12 +341,11 @@ def _keys(keys: list[KeyRow]) -> Iterator[Metric]:
 def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
     """The reconciler's findings about policies and the canary. Unknown values have no sample."""
     judged, canary = findings.get("judgement"), findings.get("canary")
-    at = GaugeMetricFamily(
+    yield GaugeMetricFamily(
         "binder_egress_policies_read_timestamp_seconds",
         "When the reconciler last read the namespace's NetworkPolicies; 0 if it cannot. Then no bypass would be seen.",
+        value=float(findings["at"]) if judged else 0,
     )
-    at.add_metric([], float(findings["at"]) if judged else 0)
-    yield at
     bypasses = GaugeMetricFamily(
         "binder_egress_bypasses",
         "Rules of other NetworkPolicies that open more for an unverified user pod than the base policy, by policy and direction.",
@@ -360,17 +355,16 @@ def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
     for (policy, direction), number in sorted(found.items()):
         bypasses.add_metric([policy, direction], number)
     yield bypasses
-    missing = GaugeMetricFamily(
-        "binder_egress_base_policy_missing", "1 if no base policy isolates user pods: the gate is open for everybody. Else 0."
+    yield GaugeMetricFamily(
+        "binder_egress_base_policy_missing",
+        "1 if no base policy isolates user pods: the gate is open for everybody. Else 0.",
+        value=judged["base_missing"] if judged else None,
     )
-    wrong = GaugeMetricFamily(
-        "binder_egress_policies_wrong", "The chart's policies that are missing, or differ from what the chart renders."
+    yield GaugeMetricFamily(
+        "binder_egress_policies_wrong",
+        "The chart's policies that are missing, or differ from what the chart renders.",
+        value=len(judged["missing"]) + len(judged["altered"]) if judged else None,
     )
-    if judged:
-        missing.add_metric([], judged["base_missing"])
-        wrong.add_metric([], len(judged["missing"]) + len(judged["altered"]))
-    yield missing
-    yield wrong
     shut = GaugeMetricFamily(
         "binder_egress_canary_shut",
         "The canary's attempts, by target: 1 if it is stopped, as a user pod without a tier must be; 0 if it gets through; no "
@@ -391,24 +385,21 @@ def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
         if change in (measured := findings.get("label_delay") or {}):
             delay.add_metric([change], measured[change])
     yield delay
-    hidden = GaugeMetricFamily(
+    seen = (canary or {}).get("proxy")
+    yield GaugeMetricFamily(
         "binder_egress_proxy_addresses_hidden",
         "1 if the egress proxy sees a wrong address for the canary, and so serves nobody; 0 if it sees its own; no sample if that "
         "is not known.",
+        value=seen == "hidden" if seen in ("shown", "hidden") else None,
     )
-    if (seen := (canary or {}).get("proxy")) in ("shown", "hidden"):
-        hidden.add_metric([], seen == "hidden")
-    yield hidden
 
 
 def _memory(share: float | None) -> Metric:
     """The share of its memory that Redis uses. Redis is asked at each scrape, because a full Redis refuses what the reconciler
     publishes."""
-    used = GaugeMetricFamily(
+    return GaugeMetricFamily(
         "binder_egress_redis_memory_used_ratio",
         "The share of its memory that Redis uses, 0 to 1. A full Redis accepts no grants. No sample if it has no limit, or does "
         "not reveal it.",
+        value=share,
     )
-    if share is not None:
-        used.add_metric([], share)
-    return used

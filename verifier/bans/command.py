@@ -70,7 +70,7 @@ class Report:
             lines += ["", with_bans("", self.where, self.specs, self.networks).rstrip(), "", *self.blocks]
         return "\n".join(lines)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The whole report for programs."""
         return {
             "since": self.traffic.since,

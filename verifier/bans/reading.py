@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import requests
 
 from .. import repositories
-from ..detections.reports import Unreadable, container_in, kubelet_labels, object_at_start
+from ..detections.reports import Content, Unreadable, container_in, kubelet_labels, object_at_start
 from ..grants import UNVERIFIED
 from ..texts import read_origin
 
@@ -191,7 +190,7 @@ class Traffic:
 
     # -- lines
 
-    def _take(self, line: dict[str, Any], stamp: str) -> str:
+    def _take(self, line: Content, stamp: str) -> str:
         """Process a line, and return its kind. `stamp` is the time that `kubectl logs` wrote before it, or `""`."""
         if line.get("schema") == LAUNCH_SCHEMA:
             kind = "archive"
@@ -223,7 +222,7 @@ class Traffic:
             self._decision(line, at, name)
         return kind
 
-    def _decision(self, line: dict[str, Any], at: float, name: str) -> None:
+    def _decision(self, line: Content, at: float, name: str) -> None:
         event, user, server = _text(line, "message"), _text(line, "user"), _text(line, "server")
         if event == "launch" and name and user:
             repository = self._repository(name)
@@ -241,7 +240,7 @@ class Traffic:
         elif event == "revoke" and read_origin(_text(line, "by")).kind != "detector":  # a detection, which counts by itself
             self._revoked.add((user, server, at))
 
-    def _detection(self, line: dict[str, Any], at: float | None) -> str:
+    def _detection(self, line: Content, at: float | None) -> str:
         pod = _text(line, "pod") or _text(kubelet_labels(line), "io.kubernetes.pod.name")
         container = container_in(line)
         places = [line, container, line.get("env"), container.get("env")]
@@ -283,7 +282,7 @@ class Traffic:
         return name if name in self.repositories else name and name.rpartition("/")[0]  # a gist's ref has no word before it
 
 
-def _text(line: dict[str, Any], key: str) -> str:
+def _text(line: Content, key: str) -> str:
     """A field that is a text; `""` if it is not. Invalid Unicode (a lone surrogate) becomes a question mark."""
     value = line.get(key)
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""
@@ -298,7 +297,7 @@ def _time(text: str) -> float | None:
     return at if at > 0 else None
 
 
-def _archived_url(line: dict[str, Any]) -> str:
+def _archived_url(line: Content) -> str:
     """The URL of an event's repository, made from the provider and the specification in it as BinderHub does (`get_repo_url`)."""
     provider, spec = _text(line, "provider"), _text(line, "spec")
     if provider in ("GitHub", "Gist"):
@@ -350,7 +349,7 @@ class _NoAnswer(Exception):
     """Prometheus gave no usable answer."""
 
 
-def _query(address: str, query: str, at: float) -> list[tuple[dict[str, Any], float]]:
+def _query(address: str, query: str, at: float) -> list[tuple[Content, float]]:
     answer = requests.get(f"{address.rstrip('/')}/api/v1/query", {"query": query, "time": str(at)}, timeout=TIMEOUT_SECONDS)
     try:
         found = [(row["metric"], float(row["value"][1])) for row in answer.json()["data"]["result"]]

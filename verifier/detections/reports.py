@@ -17,10 +17,11 @@ Decisions: D-320, D-321, D-373.
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+
+from ..texts import reader
 
 MAX_LINE_CHARACTERS = 1 << 20
 """The longest line that is read. Detectors quote the command line, which may be long; the receiver accepts 1 MiB."""
@@ -53,6 +54,10 @@ _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _PREFIX = re.compile(r"(?:\[pod/\S{1,400}\] )?(?:(?P<at>\d{4}-\d\d-\d\dT\S{1,40}) )?(?=\{)")
 """What `kubectl logs --prefix --timestamps` writes before a line. Nothing else: minesweeper's log contains the logs of pods, each
 line after spaces, and the files of a container runtime have long lines in pieces, which may begin anywhere (D-320)."""
+
+
+Content = Mapping[str, object]
+"""The object in a line. Strangers choose parts of it, so each value is looked at before it is used."""
 
 
 class Unreadable(Exception):
@@ -104,16 +109,11 @@ class Report:
     def loads(cls, text: str) -> "Report | None":
         """The report that JSON describes; None if it describes none, or one that `read` would not have made: an attacker who takes
         over the receiver may enter anything. Fields that a newer version added are left out."""
-        try:
-            content = json.loads(text)
-            report = cls(**{part.name: content[part.name] for part in fields(cls) if part.name in content})
-        except (ValueError, TypeError, RecursionError):
-            return None
-        if not all(isinstance(getattr(report, part.name), str) for part in fields(cls) if part.name != "at"):
-            return None
-        if isinstance(report.at, str) or _time(report.at) is None:
-            return None
-        return report if report.about and not _strange(report) else None
+        report = _entered(text)
+        return report if report and report.about and _time(report.at) and not _strange(report) else None
+
+
+_entered = reader(Report)
 
 
 def read(line: str, received: float) -> Report | None:
@@ -150,7 +150,7 @@ def read(line: str, received: float) -> Report | None:
     raise Unreadable("It is of no known kind.")
 
 
-def object_at_start(line: str) -> tuple[dict[str, Any], str]:
+def object_at_start(line: str) -> tuple[Content, str]:
     """The JSON object that a line begins with, or that follows what `kubectl logs` writes before a line.
 
     Args:
@@ -168,7 +168,7 @@ def object_at_start(line: str) -> tuple[dict[str, Any], str]:
     return _object(line[prefix.end() :]), prefix["at"] or ""
 
 
-def _object(text: str) -> dict[str, Any]:
+def _object(text: str) -> Content:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
@@ -214,13 +214,13 @@ def _strange(report: Report) -> str:
 # -- the kinds
 
 
-def container_in(line: dict[str, Any]) -> dict[str, Any]:
+def container_in(line: Content) -> Content:
     """What a line says about a container: cryptnono's flowkiller in the field `container`, execwhacker in the line itself."""
     container = line.get("container")
     return container if isinstance(container, dict) else line
 
 
-def kubelet_labels(line: dict[str, Any]) -> dict[str, Any]:
+def kubelet_labels(line: Content) -> Content:
     """The labels that the kubelet gave to the container of a line.
 
     Args:
@@ -232,12 +232,12 @@ def kubelet_labels(line: dict[str, Any]) -> dict[str, Any]:
     return _labels(line) if container_in(line).get("container_type") == "cri" else {}
 
 
-def _labels(line: dict[str, Any]) -> dict[str, Any]:
+def _labels(line: Content) -> Content:
     labels = container_in(line).get("labels")
     return labels if isinstance(labels, dict) else {}
 
 
-def _killed(content: dict[str, Any], at: float | None, received: float) -> Report | None:
+def _killed(content: Content, at: float | None, received: float) -> Report | None:
     """cryptnono killed a process. It asks the container runtime about the process; the container's labels name the pod."""
     labels = kubelet_labels(content)
     if "io.kubernetes.pod.name" not in labels:
@@ -257,7 +257,7 @@ def _killed(content: dict[str, Any], at: float | None, received: float) -> Repor
     )  # fmt: skip
 
 
-def _deleted(content: dict[str, Any], at: float | None, received: float) -> Report | None:
+def _deleted(content: Content, at: float | None, received: float) -> Report | None:
     """minesweeper deletes a pod for reasons that its inspection gives as texts or as true."""
     found = content.get("minesweeper")
     found = found if isinstance(found, dict) else {}
@@ -269,9 +269,11 @@ def _deleted(content: dict[str, Any], at: float | None, received: float) -> Repo
     return _report("minesweeper", "minesweeper", label, at, pod=_word(content["pod"]))
 
 
-def _by_falco(content: dict[str, Any], at: float | None, received: float) -> Report | None:
+def _by_falco(content: Content, at: float | None, received: float) -> Report | None:
     """An alert of Falco. Unknown values are null or `<NA>`."""
-    told = {name: value for name, value in content["output_fields"].items() if value not in (None, "", "<NA>")}
+    fields = content["output_fields"]
+    assert isinstance(fields, dict)  # or it is of no known kind
+    told = {name: value for name, value in fields.items() if value not in (None, "", "<NA>")}
     if told.get("container.id") == "host" or str(content["rule"]).startswith("Falco internal:"):
         return None  # about the node, or about Falco, which tells of events that it missed
     if not ({"k8s.pod.name", "k8s.pod.uid"} & set(told)):
@@ -283,7 +285,7 @@ def _by_falco(content: dict[str, Any], at: float | None, received: float) -> Rep
     )  # fmt: skip
 
 
-def _plain(content: dict[str, Any], at: float | None, received: float) -> Report | None:
+def _plain(content: Content, at: float | None, received: float) -> Report | None:
     """Our own kind. Without a time, it was seen just now."""
     source = _word(content.get("source", ""))
     if source and not SOURCE.fullmatch(source):
@@ -301,9 +303,9 @@ def _plain(content: dict[str, Any], at: float | None, received: float) -> Report
     )  # fmt: skip
 
 
-_Reader = Callable[[dict[str, Any], float | None, float], Report | None]
+_Reader = Callable[[Content, float | None, float], Report | None]
 
-_KINDS: tuple[tuple[Callable[[dict[str, Any]], bool], _Reader], ...] = (
+_KINDS: tuple[tuple[Callable[[Content], bool], _Reader], ...] = (
     (lambda content: content.get("action") == "killed", _killed),
     (lambda content: content.get("action") == "delete" and "pod" in content, _deleted),
     (lambda content: "rule" in content and isinstance(content.get("output_fields"), dict), _by_falco),
@@ -312,7 +314,7 @@ _KINDS: tuple[tuple[Callable[[dict[str, Any]], bool], _Reader], ...] = (
 """How to recognise each kind, and the function that reads it. The first match counts."""
 
 
-def _kind(content: dict[str, Any]) -> _Reader | None:
+def _kind(content: Content) -> _Reader | None:
     return next((reader for is_kind, reader in _KINDS if is_kind(content)), None)
 
 

@@ -530,6 +530,10 @@ class ProxySettings(CommonSettings):
     proxy_bytes_per_second: int = Field(0, ge=0, json_schema_extra=_value("proxy.limits.bytesPerSecond"))
     proxy_all_connections: int = Field(4000, ge=2, le=100_000, json_schema_extra=_value("proxy.limits.allConnections"))
     proxy_all_bytes_per_second: int = Field(0, ge=0, json_schema_extra=_value("proxy.limits.allBytesPerSecond"))
+    proxy_new_hosts_per_minute: int = Field(100, ge=0, json_schema_extra=_value("proxy.limits.newHostsPerMinute"))
+    proxy_unverified_new_hosts_per_minute: int = Field(
+        30, ge=0, json_schema_extra=_value("proxy.limits.unverifiedNewHostsPerMinute")
+    )
     proxy_log_connections: bool = Field(False, json_schema_extra=_value("proxy.logConnections"))
     proxy_drain_seconds: int = Field(60, ge=0, le=3600, json_schema_extra=_value("proxy.drain"))
 

@@ -55,6 +55,7 @@ PROXY_NAMES = {
     "binder_egress_proxy_open_connections": "gauge",
     "binder_egress_proxy_connections_taken": "gauge",
     "binder_egress_proxy_source_ports_taken": "gauge",
+    "binder_egress_proxy_new_hosts": "counter",
     "binder_egress_proxy_pods": "gauge",
     "binder_egress_proxy_addresses_claimed_twice": "gauge",
     "binder_egress_proxy_knows_pods": "gauge",

@@ -64,6 +64,8 @@ class Limits:
         all_connections: connections of all servers at a time, in this process.
         all_bytes_per_second: bytes of all servers a second, both directions together; 0: no limit.
         source_ports: source ports of the machine for one address of a host.
+        new_hosts_per_minute: addresses that a server with a tier may try in a minute without a wait; 0: no limit.
+        unverified_new_hosts_per_minute: addresses that a server without a tier may try.
     """
 
     connections: int = 100
@@ -72,6 +74,8 @@ class Limits:
     all_connections: int = 4000
     all_bytes_per_second: float = 0
     source_ports: int = DEFAULT_PORTS
+    new_hosts_per_minute: int = 100
+    unverified_new_hosts_per_minute: int = 30
 
 
 class Usage:

@@ -40,6 +40,12 @@ class Metrics:
             ["who"],
             registry=self._registry,
         )
+        self._new_hosts = Counter(
+            f"{prefix}_new_hosts",
+            "Addresses that a server tried for the first time in a minute, by what became of them.",
+            ["who", "outcome"],
+            registry=self._registry,
+        )
         self._pods = Gauge(f"{prefix}_pods", "Pods whose addresses are known.", registry=self._registry)
         self._twice = Gauge(f"{prefix}_addresses_claimed_twice", "Addresses that two pods claim.", registry=self._registry)
         self._fresh = Gauge(
@@ -68,6 +74,10 @@ class Metrics:
         """
         self._connections.labels(decision, rule, tier, group).inc()
         self._bytes.labels(tier, group).inc(moved)
+
+    def new_host(self, who: str, outcome: str) -> None:
+        """Count an address that is new to a server, as `NewHosts` notes it."""
+        self._new_hosts.labels(who, outcome).inc()
 
     def state(self, identities: Identities, usage: Usage, ports: SourcePorts, wanted: WantedHosts) -> None:
         """Record the current state."""

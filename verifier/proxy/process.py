@@ -114,6 +114,8 @@ async def _run(settings: ProxySettings, policy: Policy, store: ProxyStore) -> No
         settings.proxy_all_connections,
         settings.proxy_all_bytes_per_second,
         source_ports(),
+        settings.proxy_new_hosts_per_minute,
+        settings.proxy_unverified_new_hosts_per_minute,
     )
     proxy = Proxy(policy, limits, Resolver(), metrics, settings.proxy_log_connections)
     feed = Feed(store, proxy.identities, loop)

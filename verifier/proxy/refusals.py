@@ -23,6 +23,7 @@ class Reason(StrEnum):
     REQUEST = "request"  # not well-formed
     LIMIT = "limit"
     HOST_LIMIT = "host-limit"  # too many connections to one address of the host, from all servers
+    NEW_HOSTS = "new-hosts"  # too many addresses tried in a minute, by this server
     UNREACHABLE = "unreachable"
     NOT_TAKEN = "not-taken"  # cut: too many bytes wait for this server, or for hosts that it sends to
 
@@ -55,6 +56,9 @@ ADDRESS = Refusal(Reason.ADDRESS, 403, "The host has a private or special addres
 LIMIT = Refusal(Reason.LIMIT, 429, "This server opens too many connections, try again", "connection_limit_reached")
 HOST_LIMIT = Refusal(
     Reason.HOST_LIMIT, 503, "Too many connections to this host in the last minute, try again", "connection_limit_reached"
+)
+NEW_HOSTS = Refusal(
+    Reason.NEW_HOSTS, 429, "This server has tried too many hosts in the last minute, try again later", "connection_limit_reached"
 )
 UNREACHABLE = Refusal(Reason.UNREACHABLE, 502, "The host does not answer", "destination_unavailable")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from . import refusals
+from .new_hosts import NewHosts
 from .requests import RequestRefused
 from .source_ports import SourcePorts
 
@@ -14,12 +15,14 @@ CONNECT_SECONDS = 10.0
 
 
 async def connect(
-    ports: SourcePorts, addresses: list[str], port: int, server: str, verified: bool
+    ports: SourcePorts, new_hosts: NewHosts, name: str, addresses: list[str], port: int, server: str, verified: bool
 ) -> tuple[socket.socket, str, Callable[[], None]]:
     """Connect to the first address that answers, among those that may have more connections.
 
     Args:
         ports: counts the source ports.
+        new_hosts: counts the addresses that the server tries.
+        name: the name of the host.
         addresses: the addresses of the host.
         port: the host's port.
         server: the server that asks.
@@ -29,12 +32,19 @@ async def connect(
         The socket, the host's address, and what must be called at the end, which gives the source port back.
 
     Raises:
-        RequestRefused: no address answers, or all of them have too many connections.
+        RequestRefused: no address answers, all of them have too many connections, or the server has tried too many addresses.
     """
-    full = False
+    full = late = False
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(CONNECT_SECONDS) as limit:
             for number, address in enumerate(addresses):
+                pause = new_hosts.wait(server, verified, name, address)
+                if pause is None:
+                    late = True
+                    continue
+                if pause:
+                    limit.reschedule((limit.when() or 0) + pause)
+                    await asyncio.sleep(pause)
                 taken = ports.take(address, port, server, verified)
                 if not taken:
                     full = True
@@ -45,10 +55,13 @@ async def connect(
                     return connection, address, partial(ports.give_back, taken, connected=True)
                 except BaseException as error:
                     ports.give_back(taken, connected=False)
+                    new_hosts.fail(server, address)
                     if not isinstance(error, OSError):
                         raise
     except TimeoutError:
         pass
+    if late:
+        raise RequestRefused(refusals.NEW_HOSTS)
     if full:
         raise RequestRefused(refusals.HOST_LIMIT)
     raise RequestRefused(refusals.UNREACHABLE)

@@ -8,6 +8,7 @@ from tests.support.clock import Clock
 from tests.support.egress_proxy import few_ports
 from verifier.proxy import upstream
 from verifier.proxy.limits import DEFAULT_PORTS
+from verifier.proxy.new_hosts import NewHosts
 from verifier.proxy.source_ports import ENDED_MOST, FEW, KEPT_SECONDS, SourcePorts, source_ports
 
 HOST, OTHER = ("203.0.113.11", 443), ("203.0.113.12", 443)
@@ -89,7 +90,7 @@ def test_connection_that_is_cut_before_its_host_answers_counts_no_longer(ports, 
     monkeypatch.setattr(upstream, "_connected", lambda *_: asyncio.sleep(60))
 
     async def main():
-        opening = asyncio.create_task(upstream.connect(ports, [HOST[0]], HOST[1], "uid-1", False))
+        opening = asyncio.create_task(upstream.connect(ports, NewHosts(0, 0), "", [HOST[0]], HOST[1], "uid-1", False))
         await asyncio.sleep(0)
         assert len(ports) > 0
         opening.cancel()

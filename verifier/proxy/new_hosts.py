@@ -1,0 +1,111 @@
+"""New hosts: a server that tries many addresses in a minute has to wait, so that nobody scans through the proxy."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+WINDOW_SECONDS = 60.0
+"""Seconds for which an address counts after it was first tried."""
+
+DOUBLED_AFTER = 0.25
+"""The share of the limit by which it must be exceeded for the delay to double."""
+
+WAIT_SECONDS = 10.0
+"""The longest wait. Beyond it the connection is refused, and its address was not tried. pip gives up after 15 s, and many others
+later."""
+
+
+@dataclass
+class _Server:
+    """What a server tried in the last minute.
+
+    Attributes:
+        tried: address → when it was or will be tried, and the name that led to it; the oldest first.
+        failed: those that did not answer, and when.
+        last: when the last one was or will be tried.
+    """
+
+    tried: dict[str, tuple[float, str]] = field(default_factory=dict)
+    failed: dict[str, float] = field(default_factory=dict)
+    last: float = 0.0
+
+
+class NewHosts:
+    """The addresses that servers tried in the last minute. One that does not answer counts twice.
+
+    Args:
+        verified: how many a server with a tier may try in a minute without a wait; 0: any number.
+        unverified: how many one without may try.
+        note: called for each new address with `verified` or `unverified`, and `immediate`, `waited` or `refused`.
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(
+        self,
+        verified: float,
+        unverified: float,
+        note: Callable[[str, str], None] = lambda who, outcome: None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._most = {"verified": verified, "unverified": unverified}
+        self._note, self._clock = note, clock
+        self._servers: dict[str, _Server] = {}
+
+    def __len__(self) -> int:
+        """The number of servers about which something is remembered."""
+        return len(self._servers)
+
+    def of(self, server: str, name: str) -> list[str]:
+        """The addresses that a name led a server to in the last minute, and that answered. Large services give other addresses in
+        each answer of DNS, and are one host."""
+        known = self._recent(server)
+        return [address for address, (_, led) in known.tried.items() if led == name and address not in known.failed]
+
+    def wait(self, server: str, verified: bool, name: str, address: str) -> float | None:
+        """Note that a server is about to try an address.
+
+        Args:
+            server: the server.
+            verified: whether it has a tier.
+            name: the name that led to the address.
+            address: the address.
+
+        Returns:
+            The seconds to wait first. None: it would take too long, and the address must not be tried.
+        """
+        known, now, who = self._recent(server), self._clock(), "verified" if verified else "unverified"
+        most = self._most[who]
+        if not most:
+            return 0.0
+        if address in known.tried:  # Its turn may still be to come.
+            return max(0.0, known.tried[address][0] - now)
+        over = len(known.tried) + len(known.failed) - most
+        turn = now
+        if over >= 0:
+            turn = max(now, known.last + WINDOW_SECONDS / most * 2 ** (over / (most * DOUBLED_AFTER)))
+        if turn - now > WAIT_SECONDS:
+            self._note(who, "refused")
+            return None
+        known.tried[address], known.last = (turn, name), turn  # D-471
+        self._servers[server] = known
+        self._note(who, "waited" if turn > now else "immediate")
+        return turn - now
+
+    def fail(self, server: str, address: str) -> None:
+        """Note that an address did not answer."""
+        known = self._recent(server)
+        if address in known.tried:
+            known.failed.setdefault(address, self._clock())
+
+    def forget_old(self) -> None:
+        """Forget what is older than a minute. Must be called from time to time."""
+        for server in list(self._servers):
+            if not self._recent(server).tried:
+                del self._servers[server]
+
+    def _recent(self, server: str) -> _Server:
+        known, since = self._servers.get(server) or _Server(), self._clock() - WINDOW_SECONDS
+        while known.tried and known.tried[first := next(iter(known.tried))][0] <= since:
+            del known.tried[first]
+            known.failed.pop(first, None)
+        return known

@@ -31,7 +31,7 @@ TOGETHER = """\
 | values | |
 |---|---|
 | `mode` and JupyterHub's `singleuser.networkPolicy.enabled` | `false`: the base policy takes its place; `observe`, `off`: `true` |
-| `image` and `integration….startGuard.image` | one image: a parent chart sets both |
+| `image` and `integration….startGuard.image` | one image: a parent chart sets both, or leaves both to a published chart |
 | `fullnameOverride`, `ingress.path`, `publicUrl` and `integration` | BinderHub's values contain them: a parent chart repeats them |
 | `trustedProxies` and `verifier.networkPolicy.publicFrom` | proxies are believed, so only they may reach the public port |
 | `cidrs` of a tier, `except` and `bannedAddresses` | the narrowest of the first two wins; a banned address is closed in any case |

@@ -5,6 +5,8 @@ def _binder_egress_start_guard(c, get_config):
     guard = get_config("custom.binderEgress.startGuard") or {}
     if not guard.get("enabled"):
         return
+    if not guard["image"]:
+        raise ValueError("custom.binderEgress.startGuard.image is empty")
 
     def setting(name, key):
         return {"configMapKeyRef": {"name": name, "key": key, "optional": True}}

@@ -8,7 +8,7 @@ is said about missing access.
 {{- $verifier := printf "$(BINDER_LAUNCH_HOST)%s/" (base .Values.ingress.path) -}}
 {{- with .Values.publicUrl }}{{ $verifier = printf "%s%s" . $.Values.ingress.path }}{{ end -}}
 {{- $page := printf "%sservers/$(JUPYTERHUB_USER)/$(JUPYTERHUB_SERVER_NAME)" $verifier -}}
-{{- $image := include "binder-egress.image" (list . .Values.image .Chart.AppVersion) -}}
+{{- $image := include "binder-egress.image" (list . "image") -}}
 {{- $isolated := printf "%s-start-guard" (include "binder-egress.fullname" .) -}}
 {{- $proxy := printf "%s-proxy-variables" (include "binder-egress.fullname" .) -}}
 {{- $guard := dict "image" $image "pullPolicy" .Values.image.pullPolicy "configMap" $isolated "proxyConfigMap" $proxy -}}
@@ -53,5 +53,19 @@ values. Takes the values of BinderHub.
 {{- if kindIs "slice" $variables -}}
 {{- fail (printf "%s of BinderHub is a list, so the variables of binder-egress are lost: write it as a map." $name) -}}
 {{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /*
+binder-egress.refuse: for a parent chart's templates. Does binder-egress.refuseLists, and fails if the start guard has another image
+than our pods, because an imported value does not follow `image`. Takes the parent's root.
+*/}}
+{{- define "binder-egress.refuse" -}}
+{{- include "binder-egress.refuseLists" .Values.binderhub -}}
+{{- $ours := include "binder-egress.image" (list (index .Subcharts "binder-egress") "image") -}}
+{{- $guard := dig "jupyterhub" "custom" "binderEgress" "startGuard" dict .Values.binderhub -}}
+{{- if and $guard.enabled (ne (toString $guard.image) $ours) -}}
+{{- fail (printf "The start guard has the image %q, not %q: set binderhub.jupyterhub.custom.binderEgress.startGuard.image."
+  (toString $guard.image) $ours) -}}
 {{- end -}}
 {{- end }}

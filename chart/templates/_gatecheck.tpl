@@ -70,7 +70,7 @@ imagePullSecrets:
 restartPolicy: {{ .restartPolicy }}
 containers:
   - name: probe
-    image: {{ include "binder-egress.image" (list $root $root.Values.image $root.Chart.AppVersion) | quote }}
+    image: {{ include "binder-egress.image" (list $root "image") | quote }}
     {{- with $root.Values.image.pullPolicy }}
     imagePullPolicy: {{ . }}
     {{- end }}

@@ -2,19 +2,25 @@
 
 {{- /*
 binder-egress.image: the reference of an image. global.imageRegistry replaces the registry in its name: a first part with a dot or a
-colon, or localhost. Takes (list root image defaultTag), image being {name, tag, digest, …}.
+colon, or localhost. Takes (list root value), value being where the image is in the values: `image`, `agent.image`.
 */}}
 {{- define "binder-egress.image" -}}
-{{- $registry := (index . 0).Values.global.imageRegistry -}}
-{{- $image := index . 1 -}}
+{{- $root := index . 0 -}}
+{{- $registry := $root.Values.global.imageRegistry -}}
+{{- $image := $root.Values -}}
+{{- range splitList "." (index . 1) }}{{ $image = get $image . }}{{ end -}}
 {{- $name := $image.name -}}
+{{- if not $name -}}
+{{- fail (printf "%s.name is empty, for a checkout names no image: build it, push it and name it there (docs/install.md)."
+  (index . 1)) -}}
+{{- end -}}
 {{- if $registry -}}
 {{- $name = printf "%s/%s" $registry (regexReplaceAll `^([^/]*[.:][^/]*|localhost)/` $name "") -}}
 {{- end -}}
 {{- if $image.digest -}}
 {{ $name }}@{{ $image.digest }}
 {{- else -}}
-{{ $name }}:{{ $image.tag | default (index . 2) }}
+{{ $name }}:{{ $image.tag | default $root.Chart.AppVersion }}
 {{- end }}
 {{- end }}
 

@@ -16,11 +16,12 @@ def tools():
 
 @pytest.fixture(params=["helm", "helm4"], ids=["Helm 3", "Helm 4"])
 def helm(tools, request):
-    """A function that runs helm, without a cluster, and returns its output, or with `check=False` the result of the command."""
+    """A function that runs helm, without a cluster, and returns its output, or with `check=False` the result of the command. A
+    checkout gets names of images (`charts.with_images`)."""
 
     def run(*args, check=True):
         env = {**os.environ, "KUBECONFIG": "/nonexistent"}
-        result = subprocess.run([tools / request.param, *args], capture_output=True, text=True, env=env)
+        result = subprocess.run([tools / request.param, *charts.with_images(args)], capture_output=True, text=True, env=env)
         if check:
             assert result.returncode == 0, result.stderr
         return result.stdout if check else result

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ci.value_comments import comments
-from tests.support.charts import CHART, TOP, TOPOLOGIES, VALUES
+from tests.support.charts import CHART, IMAGES, TOP, TOPOLOGIES, VALUES
 from verifier.gatecheck.netpol import USUAL_LABELS
 from verifier.proxy.hosts import groups
 
@@ -295,8 +295,12 @@ def test_pods_are_replaced_when_their_settings_change(render, setting, changed):
 
 
 def test_values_for_another_release_are_the_exported_ones(render):
-    text = render()["ConfigMap", "binder-egress-binderhub-values"]["data"]["values.yaml"]
-    assert yaml.safe_load(text) == VALUES["integration"]["binderhub"]
+    """Except for the image, which a checkout does not name."""
+    found = yaml.safe_load(render()["ConfigMap", "binder-egress-binderhub-values"]["data"]["values.yaml"])
+    guard = found["jupyterhub"]["custom"]["binderEgress"]["startGuard"]
+    assert guard["image"] == OURS
+    guard["image"] = ""
+    assert found == VALUES["integration"]["binderhub"]
 
 
 def test_settings_are_those_that_the_image_reads(render):
@@ -431,18 +435,30 @@ def test_parent_wins_over_what_is_imported(render, parent):
 
 
 CHECK = """{{- if index .Values "binder-egress" "enabled" }}
-{{- include "binder-egress.refuseLists" .Values.binderhub }}
+{{- include "binder-egress.refuse" . }}
 {{- end }}
 """
 """The template of chart/README.md for a parent chart."""
 
 
-@pytest.mark.parametrize("place", ["binderhub", "binderhub.jupyterhub.singleuser"])
-def test_parent_with_a_list_of_variables_fails(helm, render, parent, place):
-    """Helm merges no map into a list: it keeps the parent's list, drops our variables, and only warns."""
+GUARD = "binderhub.jupyterhub.custom.binderEgress.startGuard"
+OURS = f"{yaml.safe_load(IMAGES.read_text())['image']['name']}:{yaml.safe_load((CHART / 'Chart.yaml').read_text())['appVersion']}"
+
+
+def check(parent):
+    """Give the parent chart that template, and the image for user pods."""
     assert CHECK in (CHART / "README.md").read_text()
     (parent / "templates").mkdir()
     (parent / "templates/binder-egress.yaml").write_text(CHECK)
+    values = yaml.safe_load((parent / "values.yaml").read_text())
+    values["binderhub"]["jupyterhub"] = {"custom": {"binderEgress": {"startGuard": {"image": OURS}}}}
+    (parent / "values.yaml").write_text(yaml.safe_dump(values))
+
+
+@pytest.mark.parametrize("place", ["binderhub", "binderhub.jupyterhub.singleuser"])
+def test_parent_with_a_list_of_variables_fails(helm, render, parent, place):
+    """Helm merges no map into a list: it keeps the parent's list, drops our variables, and only warns."""
+    check(parent)
     assert ("Deployment", "binder-egress-verifier") in render(chart=parent)
     lists = ["--set-json", f'{place}.extraEnv=[{{"name": "OTHER", "value": "x"}}]']
     refused = helm("template", "r", parent, *lists, check=False)
@@ -451,6 +467,23 @@ def test_parent_with_a_list_of_variables_fails(helm, render, parent, place):
     name = f"{rest}.extraEnv" if rest else "extraEnv"
     assert f"{name} of BinderHub is a list, so the variables of binder-egress are lost: write it as a map" in refused.stderr
     render("--set", "binder-egress.enabled=false", *lists, chart=parent)
+
+
+@pytest.mark.parametrize("option", [f"{GUARD}.image=", "binder-egress.image.tag=v2", "global.imageRegistry=mirror.example.org"])
+def test_parent_with_another_image_for_user_pods_fails(helm, render, parent, option):
+    """Imported values do not follow `image`."""
+    check(parent)
+    render("--set", f"{option},{GUARD}.enabled=false", chart=parent)
+    refused = helm("template", "r", parent, "--set", option, check=False)
+    said = r'The start guard has the image "[^"]*", not "\S+/binder-egress/verifier:\S+": set ' + re.escape(f"{GUARD}.image")
+    assert refused.returncode != 0 and re.search(said, refused.stderr), refused.stderr
+
+
+def test_checkout_without_an_image_is_not_rendered(helm):
+    for name, more in (("image", "mode=deny"), ("image", "mode=observe"), ("agent.image", "agent.enabled=true,agent.configMap=l")):
+        refused = helm("template", "r", CHART, f"--set={name}.name=,{more}", check=False)
+        assert refused.returncode != 0
+        assert f"{name}.name is empty, for a checkout names no image: build it, push it and name it there" in refused.stderr
 
 
 def test_parent_has_the_hint_inside_servers_only_if_it_imports_it(render, parent):

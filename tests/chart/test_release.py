@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 TOP = Path(__file__).parents[2]
-DIGEST, AGENT, REDIS = ("sha256:" + letter * 64 for letter in "dae")
+IMAGES = "registry.example.org/egress"
+DIGESTS = VERIFIER, AGENT, GUARD, REDIS = ["sha256:" + letter * 64 for letter in "abcd"]
 
 # The tools are built on first use, which takes minutes.
 pytestmark = pytest.mark.timeout(1800)
@@ -21,15 +22,16 @@ pytestmark = pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("version", "candidate"), [("9.9.9", "false"), ("9.9.9-rc.1", "true")])
 def test_published_chart_has_its_images_by_digest(tools, helm, tmp_path, version, candidate):
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-    subprocess.run([TOP / "ci/release-chart", version, DIGEST, AGENT, REDIS, tmp_path], env=environment, check=True)
+    subprocess.run([TOP / "ci/release-chart", version, IMAGES, *DIGESTS, tmp_path], env=environment, check=True)
     chart = tmp_path / f"binder-egress-{version}.tgz"
     with_agent = ("--set=agent.enabled=true", "--set=agent.configMap=lists")
+    assert "verifier" in helm("template", "r", chart), "without values"
     rendered = helm("template", "r", chart, "--namespace", "binder", *with_agent)
-    documents = [document for document in yaml.safe_load_all(rendered) if document]
-    pods = [one["spec"]["template"]["spec"] for one in documents if one["kind"] in ("Deployment", "DaemonSet")]
-    images = {container["image"] for pod in pods for container in pod["containers"]}
-    ours = {f"docker.io/binder-egress/{name}@{digest}" for name, digest in {"verifier": DIGEST, "agent": AGENT}.items()}
-    assert images == ours | {f"docker.io/library/redis@{REDIS}"}
+    ours = {f"{IMAGES}/verifier@{VERIFIER}", f"{IMAGES}/agent@{AGENT}"}
+    assert set(re.findall(r"image: \"?([^\s\"]+)", rendered)) == ours | {f"docker.io/library/redis@{REDIS}"}
+    assert yaml.safe_load((tmp_path / "node-guard.yaml").read_text())["spec"]["template"]["spec"]["containers"][0]["image"] == (
+        f"{IMAGES}/node-guard:{version}@{GUARD}"
+    )
     with tarfile.open(chart) as archive:
         values = yaml.safe_load(archive.extractfile("binder-egress/values.yaml"))
         about = yaml.safe_load(archive.extractfile("binder-egress/Chart.yaml"))
@@ -37,13 +39,19 @@ def test_published_chart_has_its_images_by_digest(tools, helm, tmp_path, version
     assert about["version"] == about["appVersion"] == version
     assert about["annotations"]["artifacthub.io/prerelease"] == candidate and licence == (TOP / "LICENSE").read_bytes()
     guard = values["integration"]["binderhub"]["jupyterhub"]["custom"]["binderEgress"]["startGuard"]["image"]
-    assert guard.endswith(f"@{DIGEST}") and guard in about["annotations"]["artifacthub.io/images"]
-    assert f"redis:7.2-bookworm@{REDIS}" in about["annotations"]["artifacthub.io/images"]
+    assert guard == f"{IMAGES}/verifier@{VERIFIER}", "the other pods' own"
+    listed = [one["image"] for one in yaml.safe_load(about["annotations"]["artifacthub.io/images"])]
+    named = zip(("verifier", "agent", "node-guard"), DIGESTS, strict=False)
+    assert listed == [
+        *(f"{IMAGES}/{name}:{version}@{digest}" for name, digest in named),
+        f"docker.io/library/redis:7.2-bookworm@{REDIS}",
+    ]
 
 
-@pytest.mark.parametrize("digests", [("latest", AGENT, REDIS), (DIGEST, AGENT, ""), (DIGEST, "", REDIS)])
-def test_chart_without_a_digest_is_not_packaged(tmp_path, digests):
-    refused = subprocess.run([TOP / "ci/release-chart", "9.9.9", *digests, tmp_path], capture_output=True, text=True)
+@pytest.mark.parametrize("place", range(len(DIGESTS)))
+def test_chart_without_a_digest_is_not_packaged(tmp_path, place):
+    digests = [*DIGESTS[:place], "latest", *DIGESTS[place + 1 :]]
+    refused = subprocess.run([TOP / "ci/release-chart", "9.9.9", IMAGES, *digests, tmp_path], capture_output=True, text=True)
     assert refused.returncode == 2 and "not a digest" in refused.stderr and not list(tmp_path.iterdir())
 
 

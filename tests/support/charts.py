@@ -1,6 +1,7 @@
 """The chart, for tests of the objects that it renders."""
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ CHART = TOP / "chart"
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 """The chart's default values."""
 
+IMAGES = TOP / "tests/support/images.yaml"
+"""Values that name our images, which a checkout does not."""
+
 TOPOLOGIES = sorted((CHART / "ci").glob("*-values.yaml"))
 """A values file for each way of installing the chart."""
 
@@ -21,6 +25,27 @@ def tools() -> Path:
     """The folder with helm and helm4. The first use builds them, which takes minutes."""
     done = subprocess.run([TOP / "ci/tools/build"], check=True, stdout=subprocess.PIPE, text=True)
     return Path(done.stdout.strip())
+
+
+def with_images(args: Sequence[str | Path]) -> list[str]:
+    """The arguments of a helm command, with the names of our images if it renders a folder that is our chart, or a parent of it whose
+    values name none.
+
+    They come before other values files and options, which therefore win.
+    """
+    done = [str(arg) for arg in args]
+    if done[0] not in ("install", "lint", "template", "upgrade"):
+        return done
+    for place, arg in enumerate(done):
+        if Path(arg, "charts/binder-egress").is_dir():
+            file = Path(arg, "values.yaml")
+            if file.exists() and "image" in (yaml.safe_load(file.read_text()).get("binder-egress") or {}):
+                return done
+            image = yaml.safe_load(IMAGES.read_text())["image"]["name"]
+            return [*done[: place + 1], f"--set=binder-egress.image.name={image}", *done[place + 1 :]]
+        if Path(arg, "templates/verifier").is_dir():
+            return [*done[: place + 1], f"--values={IMAGES}", *done[place + 1 :]]
+    return done
 
 
 def objects(text: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from traitlets.config import Config, Configurable
 TOP = Path(__file__).parents[2]
 INTEGRATION = yaml.safe_load((TOP / "chart/values.yaml").read_text())["integration"]["binderhub"]["jupyterhub"]
 SNIPPET = INTEGRATION["hub"]["extraConfig"]["zz-binder-egress-start-guard"]
-VALUES = INTEGRATION["custom"]["binderEgress"]["startGuard"]
+VALUES = {**INTEGRATION["custom"]["binderEgress"]["startGuard"], "image": "verifier:1"}
 """The guard's values, `custom.binderEgress.startGuard`."""
 
 

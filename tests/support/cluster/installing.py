@@ -82,7 +82,7 @@ class Operator:
     def run(self, code: str) -> str:
         """Run commands in the operator's folder. Returns their output, with errors."""
         code = re.sub(r"--namespace binder\b(?!-)", f"--namespace {self.stage.namespace}", code)
-        code = code.replace("registry.example.org/", "docker.io/")
+        code = code.replace("registry.example.org/", "localhost/")
         environment = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
         if self.stage.context:
             config = self.folder / "kubeconfig"

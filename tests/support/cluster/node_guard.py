@@ -28,6 +28,7 @@ def node_guard() -> Iterator[None]:
     """The guard, from the moment that its rules are in place. Afterwards nothing is left."""
     on, off = section("docs/link-local.md", "How to close them")
     try:
+        on = on.replace("registry.example.org/", "localhost/")
         subprocess.run(["bash", "-euc", on], cwd=TOP, check=True, timeout=COMMAND_SECONDS)
         eventually(is_whole, POD_SECONDS, rules)
         yield

@@ -19,6 +19,7 @@ from typing import Any
 import altcha
 import requests
 
+from tests.support.charts import with_images
 from tests.support.cluster import api
 from tests.support.cluster.timeouts import (
     ANSWER_SECONDS,
@@ -164,9 +165,9 @@ class Stage:
             raise Failed(str(error)) from None
 
     def helm(self, *args: str, stdin: str | None = None) -> str:
-        """Run helm in the namespace."""
+        """Run helm in the namespace. Our chart in a checkout gets the names of the tests' images."""
         context = ["--kube-context", self.context] if self.context else []
-        return self.run(self.helm_program, *context, "--namespace", self.namespace, *args, stdin=stdin)
+        return self.run(self.helm_program, *context, "--namespace", self.namespace, *with_images(args), stdin=stdin)
 
     # -- installation
 

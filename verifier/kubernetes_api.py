@@ -22,10 +22,6 @@ FAILURES = (ApiException, urllib3.exceptions.HTTPError, OSError, ValueError)
 """The exceptions that mean that a request failed, or that its answer cannot be read."""
 
 
-JSON = Mapping[str, Any]
-"""An object that Kubernetes' API server has checked, or the values of a chart. Whoever reads it knows its form."""
-
-
 class ApiServerUnavailable(Exception):
     """The API server does not answer, refuses the request, or sends an answer that cannot be read.
 

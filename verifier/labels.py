@@ -1,6 +1,7 @@
-"""User pods as Kubernetes sees them: our label and annotation, the start guard's container, and the labels that many pods share."""
+"""User pods as Kubernetes sees them: objects, our label and annotation, the start guard's container, and labels that pods share."""
 
 from collections.abc import Mapping
+from typing import Any
 
 TIER_LABEL = "binder-egress/tier"
 """The label that the tiers' NetworkPolicies select."""
@@ -19,6 +20,9 @@ LABELS_PER_POD = frozenset({"hub.jupyter.org/username", "hub.jupyter.org/servern
 
 LabelSet = frozenset[tuple[str, str | None]]
 """Labels with their values. None: the value differs from pod to pod."""
+
+JSON = Mapping[str, Any]
+"""An object that Kubernetes' API server has checked, or the values of a chart. Whoever reads it knows its form."""
 
 
 def shared_labels(labels: Mapping[str, str]) -> LabelSet:

@@ -15,8 +15,8 @@ from typing import Any
 from kubernetes import client
 
 from .. import kubernetes_api
-from ..kubernetes_api import JSON, ApiServerUnavailable
-from ..labels import GATECHECK_LABEL, LabelSet
+from ..kubernetes_api import ApiServerUnavailable
+from ..labels import GATECHECK_LABEL, JSON, LabelSet
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.health import NEARLY_FULL

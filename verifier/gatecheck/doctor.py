@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from ..api_keys import reported
-from ..kubernetes_api import JSON, ApiServerUnavailable
-from ..labels import GATECHECK_LABEL, LabelSet, shared_labels
+from ..kubernetes_api import ApiServerUnavailable
+from ..labels import GATECHECK_LABEL, JSON, LabelSet, shared_labels
 from ..ping import way_to_ping
 from ..records import VerifierReport
 from ..settings import ReconcilerSettings, load

@@ -8,7 +8,7 @@ import json
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 
-from ..kubernetes_api import JSON
+from ..labels import JSON
 
 CONTROL = ""
 """The role of the pod that no policy for user pods selects. A target that it cannot reach is dead, or guarded by something else

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..kubernetes_api import JSON
-from ..labels import TIER_LABEL
+from ..labels import JSON, TIER_LABEL
 
 Labels = Mapping[str, str | None]
 """A pod's labels. None: the pod has the label, but its value is unknown and may match anything."""

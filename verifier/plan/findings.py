@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..kubernetes_api import JSON as JSON
+from ..labels import JSON as JSON
 
 RECOGNISED, NOT_RECOGNISED, CANNOT_SEE = "recognised", "not recognised", "cannot see"
 """The states of a finding. None of them says that anything is enforced: only packets do (`doctor`, `helm test`)."""

@@ -16,8 +16,8 @@ from kubernetes import client
 
 from .. import kubernetes_api
 from ..grants import Carried, label_of
-from ..kubernetes_api import JSON, REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
-from ..labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL, LabelSet, shared_labels
+from ..kubernetes_api import REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
+from ..labels import GRANT_ANNOTATION, JSON, START_GUARD_CONTAINER, TIER_LABEL, LabelSet, shared_labels
 from ..ping import way_to_ping
 from ..records import Server
 from ..repositories import cut

@@ -172,8 +172,9 @@ def test_proxy_reads_addresses_and_writes_what_is_wanted(server, stores, proxies
     assert proxies.addresses()[1] == {ALICE.key: [pod]}
     announce(verifiers, hub_url="https://hub.example/")
     assert proxies.hub() == "https://hub.example/"
-    proxies.publish_wanted_hosts("proxy-1", [{"host": "data.example"}])
-    assert reconcilers.wanted_hosts() == [{"host": "data.example"}]
+    row = {"repository": "", "host": "data.example", "times": 1, "last": 1.0}
+    proxies.publish_wanted_hosts("proxy-1", [row])
+    assert reconcilers.wanted_hosts() == [row]
     assert_nothing_was_refused(server)
 
 

@@ -30,6 +30,12 @@ VALUES = {
 }
 
 
+TOURS = ("helm alone", "helm4 dependency")
+"""Programs and ways. What a rollback does depends on the stored objects, and on the program, and on nothing of both together."""
+
+FROM_NOTHING = "helm dependency"
+
+
 def tour(modes: tuple[str, ...]) -> Iterator[str]:
     """From the first mode through every change of mode, each once, back to the first."""
     first, *rest = modes
@@ -98,12 +104,13 @@ def releases(stage: Stage, tmp_path: Path) -> Iterator[dict[str, Release]]:
     dependency = {"name": "binder-egress", "version": version, "condition": "binder-egress.enabled"}
     about = {"apiVersion": "v2", "name": "parent", "version": "0.0.0", "dependencies": [dependency]}
     (parent / "Chart.yaml").write_text(yaml.safe_dump(about))
+    ways = {"alone": (TOP / "chart", ""), "dependency": (parent, "binder-egress")}
     made = {}
-    for program in ("helm", "helm4"):
-        for way, chart, key in (("alone", TOP / "chart", ""), ("dependency", parent, "binder-egress")):
-            own = Stage(stage.context, f"{stage.namespace}-rollback-{program}-{way}", program)
-            own.new_namespace()
-            made[f"{program} {way}"] = Release(own, chart, key)
+    for name in (*TOURS, FROM_NOTHING):
+        program, way = name.split()
+        own = Stage(stage.context, f"{stage.namespace}-rollback-{program}-{way}", program)
+        own.new_namespace()
+        made[name] = Release(own, *ways[way])
     yield made
     for release in made.values():
         release.stage.helm("uninstall", "gate", "--ignore-not-found")
@@ -147,5 +154,7 @@ def roll_back_from_nothing(release: Release) -> None:
 
 def test_rollback_leads_from_each_mode_to_each_other(releases):
     with ThreadPoolExecutor(len(releases)) as pool:
-        running = {name: pool.submit(roll_back_through_all, release) for name, release in releases.items()}
+        running = {name: pool.submit(roll_back_through_all, releases[name]) for name in TOURS}
+        releases[FROM_NOTHING].upgrade("captcha")
+        running[FROM_NOTHING] = pool.submit(roll_back_from_nothing, releases[FROM_NOTHING])
     assert {name: repr(done.exception()) for name, done in running.items() if done.exception()} == {}

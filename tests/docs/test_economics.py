@@ -65,7 +65,7 @@ def test_solutions_that_keep_a_server_open(model, name, hours, solutions):
 
 
 def test_price_of_a_farm_is_the_documented_one(model):
-    """Compares the formulas of docs/fairness.md with the model's."""
+    """By formulas that know nothing of the model."""
     pods, addresses = 3000, 10
     assert model.price_after(pods, addresses) == pytest.approx(1 + pods / (30 * addresses))
     # For somebody with a whole /48, the widest network is the most expensive.

@@ -107,7 +107,7 @@ def test_class_is_charged_as_the_verifier_charges(model, size):
 
 def test_class_of_thirty_is_accepted_in_one_round_and_a_lecture_in_three(model):
     assert [number for number, _ in model.together(30)] == [30]
-    assert [number for number, _ in model.together(100)] == [31, 62, 7]  # docs/fairness.md
+    assert [number for number, _ in model.together(100)] == [31, 62, 7]
 
 
 def test_every_assumption_has_a_row_and_a_range(model):

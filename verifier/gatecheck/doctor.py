@@ -27,7 +27,7 @@ from ..store.verifiers import VERIFIER_TTL_SECONDS
 from .check import Canary, Findings, Namespace, check
 from .label_delay import LIMIT_SECONDS
 from .netpol import OTHER_KINDS, Labels, admits_anybody
-from .surroundings import FLOW_KILLER
+from .surroundings import CRYPTNONO, FLOW_KILLER, FLOW_KILLER_CONTAINER
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -110,6 +110,7 @@ def examine(
         checks.append(Check("clock of the API server", WARNING, f"unknown: {error}"))
     without_proxy = "programs that use its variables fail, in pods with a tier too"
     checks += _pods(namespace, settings.proxy_labels, "pods of the egress proxy", without_proxy, FLOW_KILLER)
+    checks += _flow_killer(namespace, settings.proxy_labels)
     checks += _pods(namespace, settings.receiver_labels, "pod of the receiver", "reports of detectors and agents are lost")
     return checks + _gate(settings, namespace, now())
 
@@ -130,6 +131,16 @@ def _pods(namespace: Namespace, labels: dict[str, str], name: str, otherwise: st
     if ready:
         return [Check(name, WARNING if killed else OK, f"{ready} of {len(pods)} ready{by}")]
     return [Check(name, PROBLEM, f"none is ready: {otherwise}. Look at its pods{by}")]
+
+
+def _flow_killer(namespace: Namespace, proxy_labels: dict[str, str]) -> list[Check]:
+    """The line about a flow killer beside the egress proxy, in this namespace: the reconciler sees no other."""
+    try:
+        pods = namespace.pods(CRYPTNONO) if proxy_labels else []
+    except ApiServerUnavailable:
+        return []
+    is_there = any(FLOW_KILLER_CONTAINER in str(container) for pod in pods for container in pod["spec"]["containers"])
+    return [Check("flow killer", PROBLEM, FLOW_KILLER)] if is_there else []
 
 
 def _was_killed(pod: JSON) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..gatecheck.surroundings import FLOW_KILLER
+from ..gatecheck.surroundings import FLOW_KILLER, FLOW_KILLER_CONTAINER
 from ..ping import SYSCTL
 from .findings import NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting
 
@@ -76,7 +76,7 @@ def prometheus(given: Given) -> Iterator[Finding]:
 
 def flow_killer(given: Given) -> Iterator[Finding]:
     """cryptnono's flow killer, which ends any process of the node with many connections: the egress proxy is one."""
-    in_values = sorted({*_enabled(given.values, "flowkill"), *_enabled(given.parent, "flowkill")})
+    in_values = sorted({*_enabled(given.values, FLOW_KILLER_CONTAINER), *_enabled(given.parent, FLOW_KILLER_CONTAINER)})
     try:
         sets = given.objects.see("DaemonSets")
     except CannotSee:
@@ -86,7 +86,7 @@ def flow_killer(given: Given) -> Iterator[Finding]:
     running = sorted(
         f"{each['metadata']['namespace']}/{each['metadata']['name']}"
         for each in sets
-        if any("flowkill" in str(container) for container in each["spec"]["template"]["spec"]["containers"])
+        if any(FLOW_KILLER_CONTAINER in str(container) for container in each["spec"]["template"]["spec"]["containers"])
     )
     if running or in_values:
         text = f"cryptnono's flow killer: {', '.join([*running, *in_values])}"

@@ -241,6 +241,16 @@ def test_egress_proxy_that_something_kills_is_told_of_the_flow_killer(ours, well
     assert states(checks)["pod of the receiver"] == OK
 
 
+def test_flow_killer_beside_the_egress_proxy_is_a_problem(ours, well, namespace):
+    cryptnono = {"app.kubernetes.io/name": "cryptnono"}
+    namespace.found_pods = pods_that_are(cryptnono, "True")
+    with_proxy = ours.model_copy(update={"proxy_labels": {"app.kubernetes.io/component": "proxy"}})
+    assert "flow killer" not in states(examine(with_proxy, well, namespace))
+    namespace.found_pods[0]["spec"]["containers"] = [{"name": "monero"}, {"name": "flowkiller"}]
+    assert states(examine(with_proxy, well, namespace))["flow killer"] == PROBLEM
+    assert "flow killer" not in states(examine(ours, well, namespace))
+
+
 def test_components_that_are_off_have_no_line(ours, well, namespace):
     assert not {"pods of the egress proxy", "pod of the receiver"} & set(states(examine(ours, well, namespace)))
 

@@ -17,9 +17,13 @@ from .metrics import Metrics
 from .processes import Processes
 from .reporting import Reporter
 from .rounds import Watcher
+from .scans import Scans, Unusual
 
 INTERVAL_SECONDS = 30.0
 """Seconds between two rounds. A program that runs for less may be missed."""
+
+SCANS_SECONDS = 1.0
+"""Seconds between two looks at the connections of user pods."""
 
 STUCK_SECONDS = 300
 """Seconds without a round after which the process ends itself to be restarted: a file system may not answer."""
@@ -46,6 +50,7 @@ class Settings:
         log_level: `debug`, `info`, `warning` or `error`.
         admin_port: the port for probes and Prometheus.
         lists: the folders of the lists.
+        scans: which connections are reported; None: nobody looks at them.
     """
 
     host: str
@@ -53,6 +58,7 @@ class Settings:
     log_level: str = "info"
     admin_port: int = ADMIN_PORT
     lists: tuple[Path, ...] = LISTS
+    scans: Unusual | None = None
 
     @classmethod
     def load(cls, environment: Mapping[str, str]) -> "Settings":
@@ -77,8 +83,13 @@ class Settings:
             admin = int(environment.get("BINDER_EGRESS_AGENT_ADMIN_PORT", str(ADMIN_PORT)))
         except ValueError:
             raise InvalidSetting("BINDER_EGRESS_AGENT_PORT and BINDER_EGRESS_AGENT_ADMIN_PORT are numbers.") from None
+        scans = environment.get("BINDER_EGRESS_AGENT_SCANS", "")
+        try:
+            unusual = Unusual.load(scans) if scans else None
+        except ValueError as error:
+            raise InvalidSetting(f"agent.scans (environment variable BINDER_EGRESS_AGENT_SCANS): {error}.") from None
         folders = environment.get("BINDER_EGRESS_AGENT_LISTS", "")
-        return cls(host, port, level, admin, tuple(map(Path, folders.split(":"))) if folders else LISTS)
+        return cls(host, port, level, admin, tuple(map(Path, folders.split(":"))) if folders else LISTS, unusual)
 
 
 def run(settings: Settings, interval_seconds: float = INTERVAL_SECONDS) -> None:
@@ -96,6 +107,10 @@ def run(settings: Settings, interval_seconds: float = INTERVAL_SECONDS) -> None:
     watcher, reporter = Watcher(Processes(), settings.lists), Reporter(settings.host, settings.port)
     fields = {"uid": os.getuid(), "gid": os.getgid(), "port": settings.admin_port}
     log.info("agent", extra={"fields": fields})
+    if settings.scans:
+        scans = Scans(settings.scans)
+        looking = (scans, Reporter(settings.host, settings.port), metrics, stopped)
+        threading.Thread(target=_look_for_scans, args=looking, name="scans", daemon=True).start()
     while not stopped.is_set():
         # Without a handler, the signal ends the process.
         signal.alarm(STUCK_SECONDS)
@@ -106,6 +121,15 @@ def run(settings: Settings, interval_seconds: float = INTERVAL_SECONDS) -> None:
         metrics.note(done, reports, watcher.lists, took)
         stopped.wait(max(1.0, interval_seconds - took))
     server.shutdown()
+
+
+def _look_for_scans(scans: Scans, reporter: Reporter, metrics: Metrics, stopped: threading.Event) -> None:
+    while not stopped.wait(SCANS_SECONDS):
+        try:
+            found = scans.round()
+            metrics.note_scans(len(scans.pods), reporter.report(found, scans.pods))
+        except Exception:
+            log.exception("fault while looking for scans")
 
 
 def _serve(port: int, metrics: Metrics) -> ThreadingHTTPServer:

@@ -19,6 +19,7 @@ _HELP = {
         "their files were looked at, because their pod runs too many; late: those that an interpreter was given were not, because "
         "all pods together have too many such processes.",
     ),
+    "watched_pods": ("gauge", "User pods whose connections are watched for scans."),
     "waiting_files": ("gauge", "New files that are left for the next round."),
     "files_total": (
         "counter",
@@ -41,20 +42,29 @@ class Metrics:
         self._files: Counter[str] = Counter()
         self._reports: Counter[str] = Counter()
         self._text = b""
-        self._rounds = 0
+        self._rounds = self._watched = 0
+
+    def note_scans(self, pods: int, reports: Mapping[str, int]) -> None:
+        """Note how many pods are watched for scans, and the number of reports by outcome."""
+        with self._lock:
+            self._watched = pods
+            self._reports.update(reports)
 
     def note(self, done: Round, reports: Mapping[str, int], lists: Lists, seconds: float) -> None:
         """Note a round: its results, the number of its reports by outcome, the lists, and how many seconds it took."""
         self._rounds += 1
         self._files.update(done.counts)
-        self._reports.update(reports)
+        with self._lock:
+            self._reports.update(reports)
+            watched, told = self._watched, dict(self._reports)
         rows: dict[str, dict[str, float]] = {
             "processes": {"": done.processes},
             "unseen_processes": {f'reason="{reason}"': done.unseen[reason] for reason in _UNSEEN},
+            "watched_pods": {"": watched},
             "waiting_files": {"": done.waiting},
             "files_total": {f'outcome="{outcome}"': self._files[outcome] for outcome in _FILES},
             "read_bytes_total": {"": self._files["bytes"]},
-            "reports_total": {f'outcome="{outcome}"': self._reports[outcome] for outcome in ("sent", "failed")},
+            "reports_total": {f'outcome="{outcome}"': told.get(outcome, 0) for outcome in ("sent", "failed")},
             "broken_list_entries": {f'list="{_escaped(name)}"': len(problems) for name, problems in lists.broken.items()},
             "rounds_total": {"": self._rounds},
             "round_seconds": {"": round(seconds, 4)},

@@ -1,0 +1,178 @@
+"""Scans: what the agent sees of pods' connections, in real network namespaces."""
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from tests.support.clock import Clock
+from tests.support.scan_networks import ANSWERING, CLOSED_PORT, DROPPING, PORT, networks
+from tests.support.waiting import eventually
+from verifier.agent.__main__ import InvalidSetting, Settings
+from verifier.agent.lists import Match
+from verifier.agent.scans import LOOK_SHARE, WINDOW_SECONDS, Scans, Unusual
+
+FAILED, MANY = Match("scan", "40 connections failed in a minute"), Match("scan", "100 destinations in a minute")
+
+ANSWERED = f"{ANSWERING}:{PORT}"
+REFUSED = f"{ANSWERING}:{CLOSED_PORT}"
+
+
+@pytest.fixture(scope="module")
+def internet():
+    with networks() as made:
+        yield made
+
+
+@pytest.fixture
+def node(internet, tmp_path):
+    """A pod, and an agent that sees nothing but this pod."""
+    number = len(internet.namespaces)
+    pod, pause = internet.pod(number)
+    (tmp_path / str(pause)).symlink_to(f"/proc/{pause}")
+    clock = Clock()
+    scans = Scans(Unusual(), tmp_path, lambda text: "uid-1", clock=clock, spent=lambda: 0.0)
+    for _ in range(3):  # it is seen, judged, and counted for the first time
+        assert scans.round() == []
+    assert scans.pods == {"uid-1"}
+
+    def scan(*arguments):
+        internet.scan(pod, *arguments).wait()
+        return looks()
+
+    def looks(seconds=1):
+        clock.now += seconds
+        return [what for _, what in scans.round()]
+
+    def python(code):
+        internet.start(pod, sys.executable, "-c", code).wait()
+        return looks()
+
+    made = SimpleNamespace(pod=pod, address=f"10.77.{number}.2", pause=pause, root=tmp_path)
+    made.scans, made.scan, made.looks, made.python = scans, scan, looks, python
+    return made
+
+
+def few(network, number):
+    """The first addresses of a network: 128 of a /25."""
+    address, _, port = network.rpartition(":")
+    return f"{address.partition('/')[0]}/{number}:{port}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ([few(REFUSED, 26)], [FAILED]),
+        ([few(ANSWERED, 25)], [MANY]),
+        ([few(f"{DROPPING}:80", 25), "--hold", "4"], [FAILED, MANY]),
+        ([f"198.18.0.0/30:{CLOSED_PORT}", "--ports", "60"], [FAILED]),
+        ([f"2001:db8:5::/121:{PORT}"], [MANY]),
+        ([f"2001:db8:5::/121:{CLOSED_PORT}"], [FAILED]),
+    ],
+    ids=["refused", "answered", "dropped", "many ports", "IPv6", "IPv6 refused"],
+)
+def test_scan_is_found(internet, node, arguments, found):
+    if "--hold" in arguments:
+        scanner = internet.scan(node.pod, *arguments)
+        eventually(lambda: scanner.poll() is None and node.looks(0) == found)
+        scanner.kill()
+    else:
+        assert node.scan(*arguments) == found
+
+
+def test_fewer_are_not_found(node):
+    assert node.scan(few(ANSWERED, 26)) == node.scan(few(REFUSED, 28)) == []
+
+
+def test_connections_count_for_a_minute(node):
+    assert node.scan(few(REFUSED, 27)) == []
+    assert node.looks(WINDOW_SECONDS) == []
+    assert node.scan(few(REFUSED, 27)) == []
+    assert node.scan(few(REFUSED, 27)) == [FAILED]
+
+
+def test_program_that_asks_its_own_port_again_and_again_is_no_scan(node):
+    """As a page of a notebook's server does until the server is up. Loopback's packets tell."""
+    asks = "import socket\nfor _ in range(200): socket.socket().connect_ex(({!r}, 9))"
+    assert node.python(asks.format("127.0.0.1")) == node.python(asks.format(node.address)) == []
+
+
+def test_many_connections_to_one_host_are_no_scan(node):
+    reads = f"import socket\nkept = [socket.create_connection(('198.18.0.1', {PORT})) for _ in range(300)]"
+    assert node.python(reads) == []
+
+
+def test_failures_among_many_connections_are_no_scan(node):
+    """The share decides, too."""
+    code = f"""
+import socket
+for number in range(100):
+    socket.create_connection(("198.18.0.1", {PORT})).close()
+    if number % 2: socket.socket().connect_ex(("198.18.0.1", {CLOSED_PORT}))
+"""
+    assert node.python(code) == []
+
+
+def test_visitors_of_a_server_in_the_pod_are_no_destinations(internet, node):
+    """Each has another address or port of its own."""
+    code = """
+import socket
+server = socket.create_server(("", 8888), backlog=500)
+for number in range(12): socket.create_connection(("198.18.0.1", 80))
+print("ready", flush=True)
+kept = [server.accept() for _ in range(150)]
+print("accepted", flush=True)
+input()
+"""
+    server = internet.start(node.pod, sys.executable, "-c", code, stdin=-1, stdout=-1)
+    assert server.stdout.readline() == "ready\n"
+    visits = f"import socket\nkept = [socket.create_connection(({node.address!r}, 8888)) for _ in range(150)]\ninput()"
+    visitors = internet.start(internet.internet, sys.executable, "-c", visits, stdin=-1)
+    assert server.stdout.readline() == "accepted\n"
+    assert node.looks() == [] and node.scans._pods["uid-1"].peers.keys() == {b"010012C6"}
+    for process in (server, visitors):
+        process.communicate("\n")
+
+
+def test_process_that_leaves_the_namespace_hides_nothing(internet, node):
+    """The pause process is the oldest; what starts later is in whichever namespace it likes."""
+    other = internet.start(node.pod, "unshare", "--net", "sleep", "60")
+    (node.root / str(other.pid)).symlink_to(f"/proc/{other.pid}")
+    node.looks()
+    assert node.looks() == [] and node.scan(few(REFUSED, 26)) == [FAILED]
+
+
+def test_pod_in_the_nodes_network_and_pods_of_other_users_are_left_out(node, tmp_path):
+    # The pod's own namespace is the node's if process 1 is in it.
+    (tmp_path / "1").symlink_to(f"/proc/{node.pause}")
+    for uid, process in ((str(os.getuid()), 1), ("12345", 2)):
+        scans = Scans(Unusual(), tmp_path, lambda text: "uid-1")
+        scans._uid = uid.encode()
+        if process == 2:
+            (tmp_path / "1").unlink()
+        for _ in range(3):
+            scans.round()
+        assert scans.pods == set()
+
+
+def test_pod_that_has_ended_is_forgotten(node):
+    (node.root / str(node.pause)).unlink()
+    assert node.looks() == [] and node.scans.pods == set()
+
+
+def test_sockets_are_looked_at_within_a_budget(internet, node):
+    """Each look takes a second of processor time here, so the first uses up the budget of many minutes."""
+    node.scans._spent = iter(range(100)).__next__
+    node.scan(few(ANSWERED, 26))
+    assert node.scan("198.18.7.0/25:80") == []
+    assert node.looks(1 / LOOK_SHARE) == [] or node.scan("198.18.8.0/25:80") == [MANY]
+
+
+def test_settings_have_what_is_unusual():
+    values = '{"connectionsEach": 2, "destinations": 50, "failed": 20, "failedShare": 0.75}'
+    environment = {"BINDER_EGRESS_AGENT_HOST": "fd00::1", "BINDER_EGRESS_AGENT_SCANS": values}
+    assert Settings.load(environment).scans == Unusual(20, 0.75, 50, 2)
+    for wrong in ("{}", "[]", "x"):
+        with pytest.raises(InvalidSetting, match=r"agent\.scans"):
+            Settings.load(environment | {"BINDER_EGRESS_AGENT_SCANS": wrong})

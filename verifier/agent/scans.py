@@ -1,0 +1,261 @@
+"""Scans: which user pods open connections as a scan does (docs/scans.md).
+
+The kernel shows the TCP counters and the sockets of each network namespace to everybody who sees one of its processes, without
+capabilities. The counters are read each second, and the table of sockets only where they ask for it: Linux walks the whole table
+of the machine for each read.
+"""
+
+import json
+import os
+import re
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from .cgroups import pod_uid
+from .lists import Match
+
+LIST = "scan"
+"""The list under which scans are reported."""
+
+WINDOW_SECONDS = 60.0
+"""Seconds for which a connection counts."""
+
+LOOKED_AT_FROM = 10
+"""Connections that a pod opens in a minute before its sockets are looked at."""
+
+LOOK_SHARE = 0.005
+"""The share of a core that looking at sockets may take."""
+
+MOST_REMEMBERED = 5000
+"""Addresses, and ports of one address, that are remembered of a pod. Far fewer are a scan."""
+
+_STARTED = 19  # starttime in /proc/PID/stat, counted after the name of the program (proc(5))
+_OPENS, _FAILS = 4, 6  # ActiveOpens and AttemptFails among the numbers of TCP in /proc/PID/net/snmp (RFC 1213)
+_SYN_SENT, _LISTEN, _INBOUND = b"02", b"0A", (b"03", b"0A", b"0C")  # states in /proc/PID/net/tcp: include/net/tcp_states.h
+_MAPPED = b"0000000000000000FFFF0000"  # before an IPv4 address in /proc/PID/net/tcp6
+_UID = re.compile(rb"^Uid:\t(\d+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Unusual:
+    """What is reported, from `agent.scans` in the values. Two numbers decide together.
+
+    Attributes:
+        failed: connections that failed in a minute,
+        failed_share: if they are at least this share of those that were opened.
+        destinations: distinct addresses in a minute, or ports of one address,
+        connections_each: if no more connections than this are seen to each.
+    """
+
+    failed: int = 40
+    failed_share: float = 0.5
+    destinations: int = 100
+    connections_each: int = 3
+
+    @classmethod
+    def load(cls, text: str) -> Self:
+        """Read the values as JSON.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            found = json.loads(text)
+            return cls(found["failed"], found["failedShare"], found["destinations"], found["connectionsEach"])
+        except (TypeError, KeyError) as error:
+            raise ValueError(str(error)) from None
+
+
+@dataclass
+class _Peer:
+    """An address that a pod connects to: when it was last seen, its ports, the most connections to it at a time, whether it ever
+    answered."""
+
+    at: float = 0.0
+    ports: set[bytes] = field(default_factory=set)
+    connections: int = 0
+    answered: bool = False
+
+
+@dataclass
+class _Pod:
+    """A pod: the oldest process in it, which is its pause process, and what was seen through it.
+
+    Attributes:
+        process: its number.
+        started: when it started, in ticks.
+        namespace: the inode by which its network namespace is known.
+        opens, fails, loopback: the counters as last read; None: not yet.
+        steps: when, opened, certainly opened and certainly failed outside of loopback.
+        peers: by address.
+        looked: when its sockets were last looked at, and `opens` at that time.
+    """
+
+    process: str
+    started: int
+    namespace: int
+    is_user: bool = False
+    counters: tuple[int, int, int] | None = None
+    steps: deque[tuple[float, int, float, float]] = field(default_factory=deque)
+    peers: dict[bytes, _Peer] = field(default_factory=dict)
+    looked: tuple[float, int] = (0.0, 0)
+
+
+class Scans:
+    """Looks at the connections of a node's user pods. Pods in the node's network are left out.
+
+    Args:
+        unusual: what is reported.
+        root: the path of `/proc`.
+        pod_of: returns the pod that a process is in, from the content of its `cgroup`.
+        clock: monotonic time in seconds.
+        spent: processor time of this thread in seconds.
+    """
+
+    def __init__(
+        self,
+        unusual: Unusual,
+        root: Path = Path("/proc"),
+        pod_of: Callable[[str], str | None] = pod_uid,
+        clock: Callable[[], float] = time.monotonic,
+        spent: Callable[[], float] = time.thread_time,
+    ):
+        self._unusual, self._root, self._pod_of, self._clock, self._spent = unusual, root, pod_of, clock, spent
+        self._uid = str(os.getuid()).encode()
+        self._before: set[str] = set()
+        self._pod_by_process: dict[str, str | None] = {}
+        self._pods: dict[str, _Pod] = {}
+        self._at, self._allowed = clock(), WINDOW_SECONDS * LOOK_SHARE
+
+    @property
+    def pods(self) -> set[str]:
+        """The uids of the user pods whose connections are seen."""
+        return {uid for uid, pod in self._pods.items() if pod.is_user}
+
+    def round(self) -> list[tuple[str, Match]]:
+        """Look once. Returns the uids of the pods that scan, and what was unusual."""
+        now = self._clock()
+        self._allowed = min(WINDOW_SECONDS * LOOK_SHARE, self._allowed + (now - self._at) * LOOK_SHARE)
+        self._at = now
+        self._find()
+        waiting = []
+        for uid in self.pods:
+            pod = self._pods[uid]
+            with suppress(OSError):  # it has just ended
+                self._count(pod, now)
+            if sum(step[1] for step in pod.steps) >= LOOKED_AT_FROM and pod.counters and pod.counters[0] != pod.looked[1]:
+                waiting.append(pod)
+        # Whoever has waited longest, so that no pod can keep the agent from looking at another (D-473).
+        for pod in sorted(waiting, key=lambda pod: pod.looked[0]):
+            if self._allowed <= 0:
+                break
+            began = self._spent()
+            with suppress(OSError):
+                self._look(pod, now)
+            self._allowed -= self._spent() - began
+        return [(uid, Match(LIST, label)) for uid in sorted(self.pods) for label in self._unusual_in(self._pods[uid], now)]
+
+    def _find(self) -> None:
+        """Find new pods, and forget those that have ended. A process is judged once, a round after it was first seen: it is then in
+        its own cgroup and namespace."""
+        processes = {name for name in os.listdir(self._root) if name.isdigit()}
+        for uid in [uid for uid, pod in self._pods.items() if pod.process not in processes]:
+            del self._pods[uid]
+            self._pod_by_process = {process: of for process, of in self._pod_by_process.items() if of != uid}
+        self._pod_by_process = {process: of for process, of in self._pod_by_process.items() if process in processes}
+        for process in (processes & self._before) - self._pod_by_process.keys():
+            with suppress(OSError, ValueError):
+                self._pod_by_process[process] = self._judge(process)
+        self._before = processes
+
+    def _judge(self, process: str) -> str | None:
+        folder = self._root / process
+        uid = self._pod_of((folder / "cgroup").read_bytes().decode(errors="surrogateescape"))
+        if not uid:
+            return None
+        started = int((folder / "stat").read_bytes().rpartition(b")")[2].split()[_STARTED])
+        pod = self._pods.get(uid)
+        if not pod or started < pod.started:  # D-474
+            # Each namespace has its own files in /proc, so a number of one says which namespace it is. The link that says so may
+            # only be read of processes of the same user, and the pause process is another's.
+            namespace = os.stat(folder / "net/snmp").st_ino
+            pod = self._pods[uid] = _Pod(process, started, namespace, bool(pod and pod.is_user))
+        owner = _UID.search((folder / "status").read_bytes())
+        pod.is_user = (pod.is_user or bool(owner and owner[1] == self._uid)) and pod.namespace != self._host()
+        return uid
+
+    def _host(self) -> int:
+        """The node's own network namespace."""
+        with suppress(OSError):
+            return os.stat(self._root / "1/net/snmp").st_ino
+        return 0
+
+    def _read(self, pod: _Pod, name: str) -> bytes:
+        with (self._root / pod.process / "net" / name).open("rb", buffering=0) as file:
+            # By now the number may be another process's.
+            if name == "snmp" and os.fstat(file.fileno()).st_ino != pod.namespace:
+                raise FileNotFoundError
+            return file.read()
+
+    def _count(self, pod: _Pod, now: float) -> None:
+        """Read the counters. Loopback's packets are at least two for each of its connections; the rest is outside (D-472)."""
+        while pod.steps and pod.steps[0][0] <= now - WINDOW_SECONDS:
+            pod.steps.popleft()
+        numbers = self._read(pod, "snmp").split(b"Tcp:")[2].split(None, _FAILS + 1)
+        opens, fails = int(numbers[_OPENS]), int(numbers[_FAILS])
+        if pod.counters and pod.counters[:2] == (opens, fails):
+            return
+        inside = int(self._read(pod, "dev").partition(b"lo:")[2].split(None, 2)[1])
+        if pod.counters:
+            opened, failed, most_inside = opens - pod.counters[0], fails - pod.counters[1], (inside - pod.counters[2]) / 2
+            pod.steps.append((now, opened, max(0.0, opened - most_inside), max(0.0, failed - most_inside)))
+        pod.counters = opens, fails, inside
+
+    def _look(self, pod: _Pod, now: float) -> None:
+        """Look at the sockets of a pod."""
+        pod.looked = now, pod.counters[0] if pod.counters else 0
+        rows = [row.split(None, 4)[1:4] for name in ("tcp", "tcp6") for row in self._read(pod, name).splitlines()[1:]]
+        listening = {local.rpartition(b":")[2] for local, _, state in rows if state == _LISTEN}
+        pod.peers = {address: peer for address, peer in pod.peers.items() if peer.at > now - WINDOW_SECONDS}
+        connections: defaultdict[bytes, int] = defaultdict(int)
+        for local, remote, state in rows:
+            here, _, own_port = local.removeprefix(_MAPPED).rpartition(b":")
+            address, _, port = remote.removeprefix(_MAPPED).rpartition(b":")
+            if _is_loopback(address) or address == here or state in _INBOUND:
+                continue
+            # Who has come to a server in the pod is not a destination, but an attempt always is one.
+            came = own_port in listening and state != _SYN_SENT
+            if came or (address not in pod.peers and len(pod.peers) >= MOST_REMEMBERED):
+                continue
+            peer = pod.peers.setdefault(address, _Peer())
+            peer.at, peer.answered = now, peer.answered or state != _SYN_SENT
+            if len(peer.ports) < MOST_REMEMBERED:
+                peer.ports.add(port)
+            connections[address] += 1
+        for address, number in connections.items():
+            pod.peers[address].connections = max(pod.peers[address].connections, number)
+
+    def _unusual_in(self, pod: _Pod, now: float) -> list[str]:
+        """What is unusual in a pod. The texts do not change from round to round, so that each is reported once."""
+        limits, found = self._unusual, []
+        peers = [peer for peer in pod.peers.values() if peer.at > now - WINDOW_SECONDS]
+        silent = sum(len(peer.ports) for peer in peers if not peer.answered)
+        failed = max(silent, sum(step[3] for step in pod.steps))
+        opened = max(failed, sum(step[2] for step in pod.steps))
+        if failed >= limits.failed and failed >= limits.failed_share * opened:
+            found.append(f"{limits.failed} connections failed in a minute")
+        few = sum(peer.connections <= limits.connections_each for peer in peers)
+        ports = max((len(peer.ports) for peer in peers if peer.connections <= limits.connections_each * len(peer.ports)), default=0)
+        if max(few, ports) >= limits.destinations:
+            found.append(f"{limits.destinations} destinations in a minute")
+        return found
+
+
+def _is_loopback(address: bytes) -> bool:
+    """Whether an address is 127.0.0.0/8 or ::1, as `/proc/PID/net/tcp` shows it: in 32-bit numbers of a little-endian machine."""
+    return address == b"00000000000000000000000001000000" or (len(address) == 8 and address.endswith(b"7F"))

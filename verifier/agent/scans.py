@@ -31,11 +31,19 @@ LOOKED_AT_FROM = 10
 LOOK_SHARE = 0.005
 """The share of a core that looking at sockets may take."""
 
+RESENT_SHARE = 0.2
+"""The share of segments that are sent again from which on these are attempts that nobody answers. A bad line resends a few in a
+hundred, and of an attempt every second segment is one."""
+
 MOST_REMEMBERED = 5000
 """Addresses, and ports of one address, that are remembered of a pod. Far fewer are a scan."""
 
+MOST_BYTES = 256 << 10
+"""Bytes of a table of sockets that are read: 1,700 sockets, in the order of the kernel's hashes, which is as good as random."""
+
 _STARTED = 19  # starttime in /proc/PID/stat, counted after the name of the program (proc(5))
-_OPENS, _FAILS = 4, 6  # ActiveOpens and AttemptFails among the numbers of TCP in /proc/PID/net/snmp (RFC 1213)
+# ActiveOpens, AttemptFails, OutSegs and RetransSegs among the numbers of TCP in /proc/PID/net/snmp (RFC 1213)
+_OPENS, _FAILS, _SENT, _RESENT = 4, 6, 10, 11
 _SYN_SENT, _LISTEN, _INBOUND = b"02", b"0A", (b"03", b"0A", b"0C")  # states in /proc/PID/net/tcp: include/net/tcp_states.h
 _MAPPED = b"0000000000000000FFFF0000"  # before an IPv4 address in /proc/PID/net/tcp6
 _UID = re.compile(rb"^Uid:\t(\d+)", re.MULTILINE)
@@ -90,17 +98,17 @@ class _Pod:
         process: its number.
         started: when it started, in ticks.
         namespace: the inode by which its network namespace is known.
-        opens, fails, loopback: the counters as last read; None: not yet.
+        counters: opened, failed, sent and resent, and loopback's packets, as last read; None: not yet.
         steps: when, opened, certainly opened and certainly failed outside of loopback.
         peers: by address.
-        looked: when its sockets were last looked at, and `opens` at that time.
+        looked: when its sockets were last looked at, and how many were opened by then.
     """
 
     process: str
     started: int
     namespace: int
     is_user: bool = False
-    counters: tuple[int, int, int] | None = None
+    counters: tuple[int, ...] | None = None
     steps: deque[tuple[float, int, float, float]] = field(default_factory=deque)
     peers: dict[bytes, _Peer] = field(default_factory=dict)
     looked: tuple[float, int] = (0.0, 0)
@@ -196,25 +204,28 @@ class Scans:
         return 0
 
     def _read(self, pod: _Pod, name: str) -> bytes:
-        with (self._root / pod.process / "net" / name).open("rb", buffering=0) as file:
+        with (self._root / pod.process / "net" / name).open("rb") as file:
             # By now the number may be another process's.
             if name == "snmp" and os.fstat(file.fileno()).st_ino != pod.namespace:
                 raise FileNotFoundError
-            return file.read()
+            return file.read(MOST_BYTES)
 
     def _count(self, pod: _Pod, now: float) -> None:
         """Read the counters. Loopback's packets are at least two for each of its connections; the rest is outside (D-472)."""
         while pod.steps and pod.steps[0][0] <= now - WINDOW_SECONDS:
             pod.steps.popleft()
-        numbers = self._read(pod, "snmp").split(b"Tcp:")[2].split(None, _FAILS + 1)
-        opens, fails = int(numbers[_OPENS]), int(numbers[_FAILS])
-        if pod.counters and pod.counters[:2] == (opens, fails):
+        numbers = self._read(pod, "snmp").split(b"Tcp:")[2].split(None, _RESENT + 1)
+        read = tuple(int(numbers[index]) for index in (_OPENS, _FAILS, _SENT, _RESENT))
+        if pod.counters and pod.counters[:2] == read[:2]:
             return
-        inside = int(self._read(pod, "dev").partition(b"lo:")[2].split(None, 2)[1])
+        read += (int(self._read(pod, "dev").partition(b"lo:")[2].split(None, 2)[1]),)
         if pod.counters:
-            opened, failed, most_inside = opens - pod.counters[0], fails - pod.counters[1], (inside - pod.counters[2]) / 2
-            pod.steps.append((now, opened, max(0.0, opened - most_inside), max(0.0, failed - most_inside)))
-        pod.counters = opens, fails, inside
+            opened, failed, sent, resent, inside = (after - before for after, before in zip(read, pod.counters, strict=True))
+            outside = max(0.0, opened - inside / 2)
+            # Those that nobody answers; nothing is sent again over loopback.
+            silent = min(outside, resent) if resent >= RESENT_SHARE * sent else 0.0
+            pod.steps.append((now, opened, outside, max(silent, failed - inside / 2)))
+        pod.counters = read
 
     def _look(self, pod: _Pod, now: float) -> None:
         """Look at the sockets of a pod."""

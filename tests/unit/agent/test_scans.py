@@ -11,7 +11,7 @@ from tests.support.scan_networks import ANSWERING, CLOSED_PORT, DROPPING, PORT, 
 from tests.support.waiting import eventually
 from verifier.agent.__main__ import InvalidSetting, Settings
 from verifier.agent.lists import Match
-from verifier.agent.scans import LOOK_SHARE, WINDOW_SECONDS, Scans, Unusual
+from verifier.agent.scans import LOOK_SHARE, WINDOW_SECONDS, Scans, Unusual, _Peer
 
 FAILED, MANY = Match("scan", "40 connections failed in a minute"), Match("scan", "100 destinations in a minute")
 
@@ -50,7 +50,7 @@ def node(internet, tmp_path):
         return looks()
 
     made = SimpleNamespace(pod=pod, address=f"10.77.{number}.2", pause=pause, root=tmp_path)
-    made.scans, made.scan, made.looks, made.python = scans, scan, looks, python
+    made.clock, made.scans, made.scan, made.looks, made.python = clock, scans, scan, looks, python
     return made
 
 
@@ -81,6 +81,14 @@ def test_scan_is_found(internet, node, arguments, found):
         assert node.scan(*arguments) == found
 
 
+def test_attempts_that_nobody_answers_are_seen_in_the_counters(internet, node):
+    """They are sent again, also where the sockets were not looked at."""
+    node.scans._allowed = -1e9
+    scanner = internet.scan(node.pod, f"{DROPPING}:80", "--rate=40", "--hold=1.5", "--seconds=4")
+    eventually(lambda: node.looks(1) == [FAILED])
+    scanner.wait()
+
+
 def test_fewer_are_not_found(node):
     assert node.scan(few(ANSWERED, 26)) == node.scan(few(REFUSED, 28)) == []
 
@@ -101,6 +109,22 @@ def test_program_that_asks_its_own_port_again_and_again_is_no_scan(node):
 def test_many_connections_to_one_host_are_no_scan(node):
     reads = f"import socket\nkept = [socket.create_connection(('198.18.0.1', {PORT})) for _ in range(300)]"
     assert node.python(reads) == []
+
+
+def test_many_connections_to_each_of_many_hosts_are_no_scan(internet, node):
+    reads = "import socket\nkept = [socket.create_connection((f'198.18.9.{n}', 80)) for n in range(1, 120) for _ in range(4)]"
+    reader = internet.start(node.pod, sys.executable, "-c", f"{reads}\nprint('open', flush=True)\ninput()", stdin=-1, stdout=-1)
+    assert reader.stdout.readline() == "open\n"
+    assert node.looks() == []
+    reader.communicate("\n")
+
+
+def test_ports_of_one_host_count_as_hosts_do(node):
+    peer = _Peer(node.clock.now, {b"%04X" % port for port in range(100)}, connections=301, answered=True)
+    node.scans._pods["uid-1"].peers[b"x"] = peer
+    assert node.looks() == []
+    peer.connections = 300
+    assert node.looks() == [MANY]
 
 
 def test_failures_among_many_connections_are_no_scan(node):

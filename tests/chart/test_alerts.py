@@ -12,6 +12,7 @@ import promql_parser
 import pytest
 import yaml
 
+from tests.support.charts import objects
 from tests.support.metrics import samples
 
 TOP = Path(__file__).parents[2]
@@ -300,7 +301,7 @@ def rules(helm):
     agent = "agent.enabled=true,agent.configMap=lists,detections.sources.falco.onMatch=observe"
     on = ("--set", f"metrics.prometheusRule.enabled=true,proxy.enabled=true,{agent}")
     text = helm("template", "r", TOP / "chart", "--namespace", "binder", *on)
-    (found,) = [document for document in yaml.safe_load_all(text) if document and document["kind"] == "PrometheusRule"]
+    (found,) = [document for document in objects(text) if document["kind"] == "PrometheusRule"]
     (group,) = found["spec"]["groups"]
     return {rule["alert"]: rule for rule in group["rules"]}
 

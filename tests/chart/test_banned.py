@@ -8,9 +8,8 @@ import random
 import resource
 
 import pytest
-import yaml
 
-from tests.support.charts import CHART, VALUES
+from tests.support.charts import CHART, VALUES, objects
 
 # The tools are built on first use, which takes minutes.
 pytestmark = pytest.mark.timeout(1800)
@@ -55,7 +54,7 @@ def rendered(helm, path, values, check=True):
     """Helm's rendering of values: the text and the objects; or, without `check`, the result of the command."""
     path.write_text(json.dumps(values))
     text = helm("template", "r", CHART, "--namespace", "binder", "--values", path, check=check)
-    return (text, [document for document in yaml.safe_load_all(text) if document]) if check else text
+    return (text, objects(text)) if check else text
 
 
 def blocks(documents, tier):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.charts import objects
+
 TOP = Path(__file__).parents[2]
 CHART = TOP / "chart"
 PAGE = (TOP / "docs/mybinder.md").read_text()
@@ -78,7 +80,7 @@ def render(helm, deploy):
         files = [deploy / "secrets.yaml", deploy / f"config/{member}.yaml", deploy / "lists.yaml"]
         values = [option for file in files for option in ("--values", str(file))]
         text = helm("template", member, str(deploy / "mybinder"), "--namespace", member, *values, *more)
-        return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text) if one}
+        return {(one["kind"], one["metadata"]["name"]): one for one in objects(text)}
 
     return render
 

@@ -50,7 +50,8 @@ def with_images(args: Sequence[str | Path]) -> list[str]:
 
 def objects(text: str) -> list[dict[str, Any]]:
     """The objects in a text that Helm rendered."""
-    return [document for document in yaml.safe_load_all(text) if document]
+    # In C, which is eight times faster: this took as long as Helm.
+    return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
 
 
 def by_name(text: str) -> dict[tuple[str, str], dict[str, Any]]:

@@ -20,16 +20,22 @@ ATTEMPTS = 3
 """One of this many launches must be in time."""
 
 
-def test_launch_without_a_pass_reaches_nothing(stage):
-    launched = stage.launch()
-    assert stage.tier(launched.user) is None
-    assert_reaches(stage, launched.user, egress=False, more=forbidden(stage))
+def test_launch_without_a_pass_reaches_nothing(stage, kept_users):
+    assert stage.tier(kept_users[0]) is None
+    assert_reaches(stage, kept_users[0], egress=False, more=forbidden(stage))
 
 
-def test_launch_with_a_pass_has_its_tier(stage):
-    launched = stage.launch(token=stage.get_pass())
-    stage.await_tier(launched.user, "verified")
-    assert_reaches(stage, launched.user, egress=True, more=forbidden(stage))
+def test_launch_with_a_pass_has_its_tier(stage, kept_users):
+    stage.await_tier(kept_users[1], "verified")
+    assert_reaches(stage, kept_users[1], egress=True, more=forbidden(stage))
+
+
+def test_pod_knows_its_unlock_address(stage, kept_users):
+    pod = stage.pod(kept_users[0])
+    (container,) = pod["spec"]["containers"]
+    assert any(env["name"] == "BINDER_EGRESS_URL" for env in container["env"])
+    url = stage.kubectl("exec", pod["metadata"]["name"], "-c", "notebook", "--", "sh", "-c", 'echo "$BINDER_EGRESS_URL"').strip()
+    assert url.startswith("http") and url.endswith(f"/egress/servers/{kept_users[0]}/"), url
 
 
 def test_grant_is_on_the_pod_when_the_launch_is_ready(stage):
@@ -137,15 +143,6 @@ def test_wiring_loses_no_request(stage):
     # The hook does not wait for the verifier for longer than a second.
     eventually(lambda: stage.metrics().get(launches, 0) == before.get(launches, 0) + 1, TIER_SECONDS, "not counted")
     assert stage.metrics()[name] == before[name]
-
-
-def test_pod_knows_its_unlock_address(stage):
-    launched = stage.launch()
-    (container,) = stage.pod(launched.user)["spec"]["containers"]
-    assert any(env["name"] == "BINDER_EGRESS_URL" for env in container["env"])
-    pod = stage.pod(launched.user)["metadata"]["name"]
-    url = stage.kubectl("exec", pod, "-c", "notebook", "--", "sh", "-c", 'echo "$BINDER_EGRESS_URL"').strip()
-    assert url.startswith("http") and url.endswith(f"/egress/servers/{launched.user}/"), url
 
 
 def test_server_answers_through_the_hubs_proxy(stage):

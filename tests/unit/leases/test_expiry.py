@@ -613,8 +613,6 @@ def test_renewals_do_not_add_up(place, reconciler):
     ("tiers", "text"),
     [
         ({"verified": {"lease": -1}}, "tiers"),
-        ({"verified": {"lease": "1h"}}, "tiers"),
-        ({"verified": {"lease": 60, "on_expiry": "delete"}}, "tiers"),
         ({"verified": {"lease": 60, "on_expiry": "stop"}}, r"tiers\.verified\.onExpiry is stop.*reconciler\.mayStopPods: true"),
     ],
 )

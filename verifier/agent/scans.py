@@ -208,7 +208,8 @@ class Scans:
             # By now the number may be another process's.
             if name == "snmp" and os.fstat(file.fileno()).st_ino != pod.namespace:
                 raise FileNotFoundError
-            return file.read(MOST_BYTES)
+            # Whole lines: the last may be cut.
+            return file.read(MOST_BYTES).rpartition(b"\n")[0]
 
     def _count(self, pod: _Pod, now: float) -> None:
         """Read the counters. Loopback's packets are at least two for each of its connections; the rest is outside (D-472)."""

@@ -9,6 +9,7 @@ import pytest
 from tests.support.clock import Clock
 from tests.support.scan_networks import ANSWERING, CLOSED_PORT, DROPPING, PORT, networks
 from tests.support.waiting import eventually
+from verifier.agent import scans
 from verifier.agent.__main__ import InvalidSetting, Settings
 from verifier.agent.lists import Match
 from verifier.agent.scans import LOOK_SHARE, WINDOW_SECONDS, Scans, Unusual, _Peer
@@ -32,10 +33,10 @@ def node(internet, tmp_path):
     pod, pause = internet.pod(number)
     (tmp_path / str(pause)).symlink_to(f"/proc/{pause}")
     clock = Clock()
-    scans = Scans(Unusual(), tmp_path, lambda text: "uid-1", clock=clock, spent=lambda: 0.0)
+    agent = Scans(Unusual(), tmp_path, lambda text: "uid-1", clock=clock, spent=lambda: 0.0)
     for _ in range(3):  # it is seen, judged, and counted for the first time
-        assert scans.round() == []
-    assert scans.pods == {"uid-1"}
+        assert agent.round() == []
+    assert agent.pods == {"uid-1"}
 
     def scan(*arguments):
         internet.scan(pod, *arguments).wait()
@@ -43,14 +44,14 @@ def node(internet, tmp_path):
 
     def looks(seconds=1):
         clock.now += seconds
-        return [what for _, what in scans.round()]
+        return [what for _, what in agent.round()]
 
     def python(code):
         internet.start(pod, sys.executable, "-c", code).wait()
         return looks()
 
     made = SimpleNamespace(pod=pod, address=f"10.77.{number}.2", pause=pause, root=tmp_path)
-    made.clock, made.scans, made.scan, made.looks, made.python = clock, scans, scan, looks, python
+    made.clock, made.scans, made.scan, made.looks, made.python = clock, agent, scan, looks, python
     return made
 
 
@@ -87,6 +88,11 @@ def test_attempts_that_nobody_answers_are_seen_in_the_counters(internet, node):
     scanner = internet.scan(node.pod, f"{DROPPING}:80", "--rate=40", "--hold=1.5", "--seconds=4")
     eventually(lambda: node.looks(1) == [FAILED])
     scanner.wait()
+
+
+def test_table_that_is_too_long_is_read_to_its_last_whole_line(node, monkeypatch):
+    monkeypatch.setattr(scans, "MOST_BYTES", 150 * 120 + 20)  # lines of 150 bytes
+    assert node.scan(few(ANSWERED, 24)) == [MANY]
 
 
 def test_fewer_are_not_found(node):
@@ -171,13 +177,13 @@ def test_pod_in_the_nodes_network_and_pods_of_other_users_are_left_out(node, tmp
     # The pod's own namespace is the node's if process 1 is in it.
     (tmp_path / "1").symlink_to(f"/proc/{node.pause}")
     for uid, process in ((str(os.getuid()), 1), ("12345", 2)):
-        scans = Scans(Unusual(), tmp_path, lambda text: "uid-1")
-        scans._uid = uid.encode()
+        agent = Scans(Unusual(), tmp_path, lambda text: "uid-1")
+        agent._uid = uid.encode()
         if process == 2:
             (tmp_path / "1").unlink()
         for _ in range(3):
-            scans.round()
-        assert scans.pods == set()
+            agent.round()
+        assert agent.pods == set()
 
 
 def test_pod_that_has_ended_is_forgotten(node):

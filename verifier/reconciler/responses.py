@@ -97,7 +97,8 @@ class Responder:
             "user": user, "server": server, "pod": name, "uid": pod.uid if pod else report.uid, "report": identity,
         }  # fmt: skip
         if pod is None or outcome in ("revoked", "stopped") or self._is_first(pod, report, outcome):
-            logs.decision("detection", **{key: value for key, value in row.items() if key not in ("at", "uid", "report")})
+            about = {"user": user, "server": server, "pod": name}
+            logs.decision("detection", **about, source=report.source, list=report.list_name, label=report.label, outcome=outcome)
         return row
 
     def _outcome(self, report: Report) -> tuple[Pod | None, str]:

@@ -53,8 +53,8 @@ def release_before(folder: Path) -> Path:
     version = yaml.safe_load(about.read_text())["appVersion"]
     replace(about, f"\nversion: {version}\nappVersion: {version}\n", "\nversion: 0.0.9\nappVersion: 0.0.9\n")
     values = folder / "values.yaml"
-    (ours,) = re.findall(r'^image:\n  name: .*\n  tag: ""', values.read_text(), re.MULTILINE)
-    replace(values, ours, ours.replace('""', f'"{version}"'))
+    (ours,) = re.findall(r'^image:\n(?:  .*\n)*?  tag: ""', values.read_text(), re.MULTILINE)
+    replace(values, ours, ours.replace('tag: ""', f'tag: "{version}"'))
     replace(values, "  threads: 32", "  threads: 16")
     replace(folder / "templates" / "canary.yaml", '"initialDelaySeconds" 120', '"initialDelaySeconds" 110')
     replace(values, "  198.18.0.0/15: true", "  198.18.0.0/16: true")

@@ -259,6 +259,8 @@ def test_panel_hides_nothing_of_the_page_for_good(hub, tab):
     opened = tab()
     show_checked(hub, opened)
     opened.expect("checked")
+    # The panel may be there before the page has all its parts.
+    opened.page.locator("[data-testid=nbviewer-iframe]").wait_for(state="attached")
     bottom = opened.page.evaluate(
         """() => {
           // The preview at the end is as high as the window.

@@ -36,7 +36,7 @@ RESENT_SHARE = 0.2
 hundred, and of an attempt every second segment is one."""
 
 MOST_REMEMBERED = 5000
-"""Addresses, and ports of one address, that are remembered of a pod. Far fewer are a scan."""
+"""Ports of addresses that are remembered of a pod. Far fewer are a scan."""
 
 MOST_BYTES = 256 << 10
 """Bytes of a table of sockets that are read: 1,700 sockets, in the order of the kernel's hashes, which is as good as random."""
@@ -81,11 +81,11 @@ class Unusual:
 
 @dataclass
 class _Peer:
-    """An address that a pod connects to: when it was last seen, its ports, the most connections to it at a time, whether it ever
-    answered."""
+    """An address that a pod connects to: when it was last seen, its ports and when each was last seen, the most connections to it
+    at a time, whether it ever answered."""
 
     at: float = 0.0
-    ports: set[bytes] = field(default_factory=set)
+    ports: dict[bytes, float] = field(default_factory=dict)
     connections: int = 0
     answered: bool = False
 
@@ -235,6 +235,9 @@ class Scans:
         rows = [row.split(None, 4)[1:4] for name in ("tcp", "tcp6") for row in self._read(pod, name).splitlines()[1:]]
         listening = {local.rpartition(b":")[2] for local, _, state in rows if state == _LISTEN}
         pod.peers = {address: peer for address, peer in pod.peers.items() if peer.at > now - WINDOW_SECONDS}
+        for peer in pod.peers.values():
+            peer.ports = {port: at for port, at in peer.ports.items() if at > now - WINDOW_SECONDS}
+        remembered = sum(len(peer.ports) for peer in pod.peers.values())
         connections: defaultdict[bytes, int] = defaultdict(int)
         for local, remote, state in rows:
             here, _, own_port = local.removeprefix(_MAPPED).rpartition(b":")
@@ -243,12 +246,13 @@ class Scans:
                 continue
             # Who has come to a server in the pod is not a destination, but an attempt always is one.
             came = own_port in listening and state != _SYN_SENT
-            if came or (address not in pod.peers and len(pod.peers) >= MOST_REMEMBERED):
+            is_new = address not in pod.peers or port not in pod.peers[address].ports
+            if came or (is_new and remembered >= MOST_REMEMBERED):
                 continue
+            remembered += is_new
             peer = pod.peers.setdefault(address, _Peer())
             peer.at, peer.answered = now, peer.answered or state != _SYN_SENT
-            if len(peer.ports) < MOST_REMEMBERED:
-                peer.ports.add(port)
+            peer.ports[port] = now
             connections[address] += 1
         for address, number in connections.items():
             pod.peers[address].connections = max(pod.peers[address].connections, number)

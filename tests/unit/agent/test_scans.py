@@ -126,11 +126,33 @@ def test_many_connections_to_each_of_many_hosts_are_no_scan(internet, node):
 
 
 def test_ports_of_one_host_count_as_hosts_do(node):
-    peer = _Peer(node.clock.now, {b"%04X" % port for port in range(100)}, connections=301, answered=True)
+    peer = _Peer(node.clock.now, {b"%04X" % port: node.clock.now for port in range(100)}, connections=301, answered=True)
     node.scans._pods["uid-1"].peers[b"x"] = peer
     assert node.looks() == []
     peer.connections = 300
     assert node.looks() == [MANY]
+
+
+def test_ports_of_one_host_count_for_a_minute(node):
+    """A host that is seen all the time, each time at other ports, as a server of files is."""
+    rows = []
+    node.scans._read = lambda pod, name: b"head\n" + b"".join(rows) if name == "tcp" else b""
+    pod = node.scans._pods["uid-1"]
+    for first in range(0, 200, 20):
+        rows[:] = [b"0: 0100000A:9999 0200000A:%04X 01 rest\n" % port for port in range(first, first + 20)]
+        node.clock.now += 20
+        node.scans._look(pod, node.clock())
+        (peer,) = pod.peers.values()
+        assert len(peer.ports) <= 60
+
+
+def test_what_is_remembered_of_a_pod_is_bounded(node, monkeypatch):
+    monkeypatch.setattr(scans, "MOST_REMEMBERED", 50)
+    rows = [b"0: 0100000A:9999 %08X:%04X 01 rest\n" % (host, port) for host in range(256, 266) for port in range(20)]
+    node.scans._read = lambda pod, name: b"head\n" + b"".join(rows) if name == "tcp" else b""
+    pod = node.scans._pods["uid-1"]
+    node.scans._look(pod, node.clock())
+    assert sum(len(peer.ports) for peer in pod.peers.values()) == 50
 
 
 def test_failures_among_many_connections_are_no_scan(node):

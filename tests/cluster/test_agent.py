@@ -147,6 +147,7 @@ def test_scanner_is_cut_off(stage, agent, local_cluster):
             cut_after_seconds = time.monotonic() - began
             assert_reaches(stage, scanner, egress=False, closing=OPEN)
             reached = count()
+            assert 0 < reached < 65_534, reached  # It was cut off in the midst.
             print(f"cut after {cut_after_seconds:.1f} s, {reached} addresses reached")
             # The rest of the network is tried in vain.
             scan.wait(NOTICED_SECONDS)

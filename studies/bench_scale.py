@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import redis
-import requests
 from rich.console import Console
 from rich.table import Table
 
 from tests.support.apps import RedisServer
-from tests.support.ports import free_port
+from tests.support.control_plane import ADMIN, ControlPlane
 from tests.support.processes import peak_mib, processor_seconds
 from tests.support.store import Store
 from verifier.grants import Egress
@@ -40,7 +39,6 @@ from verifier.texts import write_grant
 console = Console(width=None if sys.stdout.isatty() else 120)
 
 NAMESPACE = "binder"
-TOKEN = "token-of-a-measurement"
 STEADY = 130
 """Seconds over which the idle reconciler's processor time is taken: two turns of whatever it does every minute."""
 
@@ -87,67 +85,8 @@ class Figures:
     busy: float
 
 
-class ApiServer:
-    """etcd and kube-apiserver on loopback, with what they keep in a folder.
-
-    Args:
-        kubeall: the program (`ci/tools`).
-        folder: for keys, logs and etcd's data.
-    """
-
-    def __init__(self, kubeall: str, folder: Path):
-        self.port, etcd, peer = free_port(), free_port(), free_port()
-        self.url = f"https://127.0.0.1:{self.port}"
-        self.authority, self.token = folder / "ca.crt", folder / "token"
-        key = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-        key += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key"), "-out", str(self.authority)]
-        subprocess.run(key, check=True, capture_output=True)
-        self.token.write_text(TOKEN)
-        (folder / "tokens").write_text(f"{TOKEN},reconciler,1,system:masters\n")
-        client, own = f"http://127.0.0.1:{etcd}", f"http://127.0.0.1:{peer}"
-        commands = {
-            "etcd": [
-                f"--data-dir={folder / 'etcd'}", "--unsafe-no-fsync", "--log-level=error", f"--listen-client-urls={client}",
-                f"--advertise-client-urls={client}", f"--listen-peer-urls={own}", f"--initial-advertise-peer-urls={own}",
-                f"--initial-cluster=default={own}",
-            ],
-            "kube-apiserver": [
-                f"--etcd-servers={client}", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1",
-                f"--secure-port={self.port}", f"--tls-cert-file={self.authority}", f"--tls-private-key-file={folder / 'key'}",
-                f"--token-auth-file={folder / 'tokens'}", f"--service-account-key-file={folder / 'key'}",
-                f"--service-account-signing-key-file={folder / 'key'}",
-                "--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.43.0.0/16",
-                "--authorization-mode=AlwaysAllow", "--disable-admission-plugins=ServiceAccount",
-            ],
-        }  # fmt: skip
-        self._processes = [
-            subprocess.Popen([kubeall, name, *flags], stdout=subprocess.DEVNULL, stderr=(folder / f"{name}.log").open("wb"))
-            for name, flags in commands.items()
-        ]
-        self._session = requests.Session()
-        self._session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=32))
-        until = time.monotonic() + 60
-        while True:
-            try:
-                if self.ask("GET", "/readyz").ok:
-                    break
-            except requests.RequestException:
-                pass
-            assert time.monotonic() < until, (folder / "kube-apiserver.log").read_text()[-2000:]
-            time.sleep(0.2)
-        self.ask("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None, kind: str = "application/json") -> requests.Response:
-        """One request."""
-        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": kind}
-        return self._session.request(
-            method,
-            self.url + path,
-            data=json.dumps(body) if body else None,
-            headers=headers,
-            verify=str(self.authority),
-            timeout=60,
-        )
+class ApiServer(ControlPlane):
+    """The API server, and how many requests about pods it has answered."""
 
     def requests(self) -> Counter[str]:
         """How many requests about pods it has answered, by verb, without a kubelet's requests."""
@@ -158,12 +97,6 @@ class ApiServer:
                 assert name
                 found[name[1]] += int(float(line.rsplit(" ", 1)[1]))
         return found
-
-    def stop(self) -> None:
-        """End both."""
-        for process in reversed(self._processes):
-            process.terminate()
-            process.wait()
 
 
 def pod(number: int, grant: Egress | None = None) -> dict[str, Any]:
@@ -257,7 +190,9 @@ def reconciler(api: ApiServer, redis_url: str, log: Path) -> Iterator[int]:
         "KUBERNETES_SERVICE_HOST": "127.0.0.1",
         "KUBERNETES_SERVICE_PORT": str(api.port),
     }
-    command = [sys.executable, "-c", START, str(api.token), str(api.authority), "reconciler"]
+    token = log.with_name("token")
+    token.write_text(ADMIN)
+    command = [sys.executable, "-c", START, str(token), str(api.authority), "reconciler"]
     with log.open("ab") as file:
         process = subprocess.Popen(command, env=environment, stderr=file)
     try:
@@ -347,8 +282,9 @@ def scale(kubeall: str, sizes: list[int]) -> list[Figures]:
     with tempfile.TemporaryDirectory() as folder:
         server = RedisServer()
         server.start()
-        api = ApiServer(kubeall, Path(folder))
+        api = ApiServer(Path(kubeall), Path(folder))
         try:
+            api.add("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
             store = Store(connect(load(CommonSettings, redis_url=server.url)))
             there = 0
             for servers in sizes:

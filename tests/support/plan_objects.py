@@ -1,16 +1,23 @@
 """Objects of clusters, as the charts of network plugins and of others make them, for tests of `egress plan`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from verifier.plan.findings import Given, Objects
 
 
 def workload(
-    name: str, namespace: str = "kube-system", labels: dict[str, str] | None = None, host_network: bool = False, **container: Any
+    name: str,
+    namespace: str = "kube-system",
+    labels: dict[str, str] | None = None,
+    host_network: bool = False,
+    containers: Sequence[dict[str, Any]] = (),
+    **container: Any,
 ) -> dict[str, Any]:
-    """A Deployment or DaemonSet with one container."""
+    """A Deployment or DaemonSet with these containers, or with one of its own name."""
     labels = labels or {"k8s-app": name}
-    pod = {"containers": [{"name": name, **container}], **({"hostNetwork": True} if host_network else {})}
+    named = [{"image": "registry.example.org/x", **each} for each in containers or [{"name": name, **container}]]
+    pod = {"containers": named, **({"hostNetwork": True} if host_network else {})}
     return {
         "metadata": {"name": name, "namespace": namespace, "labels": labels},
         "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}},
@@ -37,16 +44,16 @@ def node(
 
 def dns_service(name: str = "kube-dns", namespace: str = "kube-system", target: int | str = 53, **selector: str) -> dict[str, Any]:
     """The cluster's DNS."""
-    ports = [{"name": "dns", "port": 53, "protocol": protocol, "targetPort": target} for protocol in ("UDP", "TCP")]
+    ports = [{"name": each.lower(), "port": 53, "protocol": each, "targetPort": target} for each in ("UDP", "TCP")]
     return {
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"clusterIP": "10.96.0.10", "selector": selector or {"k8s-app": "kube-dns"}, "ports": ports},
+        "spec": {"clusterIP": "10.43.0.10", "selector": selector or {"k8s-app": "kube-dns"}, "ports": ports},
     }
 
 
 def ingress(**spec: Any) -> dict[str, Any]:
     """BinderHub's Ingress."""
-    paths = {"paths": [{"path": "/", "backend": {"service": {"name": "binder", "port": {"number": 80}}}}]}
+    paths = {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "binder", "port": {"number": 80}}}}]}
     rules = [{"host": "hub.example.org", "http": paths}]
     tls = [{"secretName": "kubelego-tls-binder-binder", "hosts": ["hub.example.org"]}]
     return {"metadata": {"name": "binder"}, "spec": {"ingressClassName": "traefik", "rules": rules, "tls": tls, **spec}}
@@ -66,7 +73,7 @@ def k3s(**instead: list[Any]) -> dict[str, list[Any]]:
     return {
         "NetworkPolicies": [],
         "user pods": [],
-        "BinderHub's Deployment": [workload("binder", "binder", image=image)],
+        "BinderHub's Deployment": [workload("binder", "binder", {"component": "binder"}, image=image)],
         "Ingresses": [ingress()],
         "HTTPRoutes": [],
         "ResourceQuotas": [],

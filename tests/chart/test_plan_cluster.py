@@ -1,0 +1,314 @@
+"""`egress plan` as an operator runs it, at a real API server with the objects of each network plugin, and with each trap."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.control_plane import ControlPlane
+from tests.support.egress_command import run_egress
+from tests.support.plan_objects import TRAEFIK, dns_service, k3s, node, policy, workload
+from tests.support.waiting import eventually
+from verifier.plan.cluster import PATHS
+from verifier.plan.findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED
+
+VALUES = "USER-SUPPLIED VALUES:\nextraEnv:\n- {name: A, value: secret-of-mine}\n"
+FINDING = re.compile(rf"^({NOT_RECOGNISED}|{RECOGNISED}|{CANNOT_SEE}) +(\S.*?)  +(\S.*)$", re.MULTILINE)
+
+KINDS = {
+    "cilium.io/v2": {"CiliumNetworkPolicy": True, "CiliumClusterwideNetworkPolicy": False, "CiliumNode": False},
+    "crd.projectcalico.org/v1": {"NetworkPolicy": True, "GlobalNetworkPolicy": False},
+    "crd.antrea.io/v1beta1": {"ClusterNetworkPolicy": False},
+    "k8s.ovn.org/v1": {"EgressFirewall": True},
+    "networking.gke.io/v1alpha1": {"FQDNNetworkPolicy": True},
+    "networking.k8s.aws/v1alpha1": {"ApplicationNetworkPolicy": True, "PolicyEndpoint": True},
+    "gateway.networking.k8s.io/v1": {"HTTPRoute": True},
+}
+"""The kinds that network plugins bring, by API group, and whether their objects are in a namespace."""
+
+GROUPS = ["apps", "discovery.k8s.io", "networking.k8s.io", *(group.partition("/")[0] for group in KINDS)]
+
+RIGHTS = [
+    {"apiGroups": [""], "resources": ["configmaps", "namespaces", "nodes", "pods", "resourcequotas", "services"]},
+    {"apiGroups": GROUPS, "resources": ["*"]},
+]
+"""What `egress plan` reads. Secrets are not among it."""
+
+NAMESPACES = ("binder", "calico-system", "kube-flannel", "openshift-dns", "openshift-ovn-kubernetes", "gateways")
+
+Place = tuple[str, dict[str, Any]]
+"""The path at which an object is created, and the object."""
+
+
+def below(group: str, kind: str, is_namespaced: bool = True) -> str:
+    plural = (f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s").lower()
+    return f"/apis/{group}/{'namespaces/binder/' if is_namespaced else ''}{plural}"
+
+
+def other(group: str, kind: str, name: str, **fields: Any) -> Place:
+    """An object of a kind that a network plugin, or another program, brings."""
+    return below(group, kind, KINDS[group][kind]), {"apiVersion": group, "kind": kind, "metadata": {"name": name}, **fields}
+
+
+def places(objects: dict[str, list[Any]]) -> Iterator[Place]:
+    """Where each object of `k3s` belongs. The namespace and the API server's addresses are there without us."""
+    for name, (path, _) in PATHS.items():
+        root, _, resource = path.format(namespace="binder").rpartition("/")
+        for each in objects[name] if name not in ("namespace", "addresses of the API server") else ():
+            namespace = each["metadata"].get("namespace") if "/namespaces/" not in root else None
+            yield f"{root}{f'/namespaces/{namespace}' if namespace else ''}/{resource}", each
+
+
+@pytest.fixture(scope="module")
+def plane(tools, tmp_path_factory):
+    """An API server that knows these kinds. `operator` has `RIGHTS`, and `guest` has them in BinderHub's namespace alone."""
+    plane = ControlPlane(tools / "kubeall", tmp_path_factory.mktemp("plane"), "operator", "guest", "stranger")
+    try:
+        for name in NAMESPACES:
+            plane.add("/api/v1/namespaces", {"metadata": {"name": name}})
+        rbac, reads = "/apis/rbac.authorization.k8s.io/v1", ["get", "list", "watch"]
+        plane.add(f"{rbac}/clusterroles", {"metadata": {"name": "reads"}, "rules": [{**right, "verbs": reads} for right in RIGHTS]})
+        role = {"kind": "ClusterRole", "name": "reads", "apiGroup": "rbac.authorization.k8s.io"}
+        for user, resource in (("operator", "clusterrolebindings"), ("guest", "namespaces/binder/rolebindings")):
+            subject = {"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}
+            plane.add(f"{rbac}/{resource}", {"metadata": {"name": user}, "roleRef": role, "subjects": [subject]})
+        for group, kinds in KINDS.items():
+            for kind, is_namespaced in kinds.items():
+                define(plane, group, kind, is_namespaced)
+        eventually(lambda: {*GROUPS} <= {group["name"] for group in plane.ask("GET", "/apis/").json()["groups"]}, what=GROUPS)
+        yield plane
+    finally:
+        plane.stop()
+
+
+def define(plane: ControlPlane, group: str, kind: str, is_namespaced: bool) -> None:
+    """Make a kind, whose objects may have any fields, and wait until the API server serves it."""
+    name, _, version = group.partition("/")
+    plural = below(group, kind).rpartition("/")[2]
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    spec = {
+        "group": name,
+        "names": {"kind": kind, "plural": plural},
+        "scope": "Namespaced" if is_namespaced else "Cluster",
+        "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
+    }
+    # For names that end with k8s.io.
+    approved = {"api-approved.kubernetes.io": "https://example.org"}
+    definition = {"metadata": {"name": f"{plural}.{name}", "annotations": approved}, "spec": spec}
+    plane.add("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
+    eventually(lambda: plane.ask("GET", below(group, kind, is_namespaced)).ok, what=kind)
+
+
+class Operator:
+    """Somebody with a kubeconfig, who types the command in an empty folder."""
+
+    def __init__(self, plane: ControlPlane, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+        self._plane, self._typing, self._kubeconfig = plane, (monkeypatch, capsys), folder / "kubeconfig"
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(self._kubeconfig))
+        (folder / "work").mkdir()
+        monkeypatch.chdir(folder / "work")
+
+    @contextmanager
+    def cluster(self, *others: Place, **instead: list[Any]) -> Iterator[None]:
+        """k3s with its defaults, except what is named instead, and objects of other kinds."""
+        with self._plane.kept([*places(k3s(**instead)), *others]):
+            yield
+
+    def plan(self, *options: str, values: str = VALUES, user: str = "operator") -> tuple[int, str]:
+        """Returns the exit code, and what the command prints."""
+        self._plane.kubeconfig(self._kubeconfig, user)
+        code, out, errors = run_egress(*self._typing, "plan", "--from", "-", *options, lines=values)
+        return code, out + errors
+
+
+@pytest.fixture
+def operator(plane, tmp_path, monkeypatch, capsys):
+    return Operator(plane, tmp_path, monkeypatch, capsys)
+
+
+def written() -> dict[str, str]:
+    """The files in the operator's folder."""
+    return {path.name: path.read_text() for path in Path().iterdir()}
+
+
+def planned() -> dict[str, Any]:
+    """Our values, as the command wrote them."""
+    found: dict[str, Any] = yaml.safe_load(Path("your-egress-values.yaml").read_text())
+    return found
+
+
+def found(out: str) -> dict[str, tuple[str, str]]:
+    """The last finding of each check: state, and what was seen."""
+    return {id: (state, seen) for state, id, seen in FINDING.findall(out)}
+
+
+def aws(*arguments: str, **environment: str) -> dict[str, list[Any]]:
+    variables = [{"name": name, "value": value} for name, value in environment.items()]
+    agent = {"name": "aws-eks-nodeagent", "args": ["--enable-ipv6=false", *arguments]}
+    return sets(workload("aws-node", containers=[{"name": "aws-node", "env": variables}, agent]))
+
+
+def cilium(name: str = "cilium", **settings: str) -> dict[str, list[Any]]:
+    daemon_set = plugin(name, "cilium-agent", labels={"k8s-app": "cilium"})
+    data = {"enable-policy": "default", **{key.replace("_", "-"): value for key, value in settings.items()}}
+    config = {"metadata": {"name": "cilium-config", "namespace": "kube-system"}, "data": data}
+    return {"DaemonSets": [daemon_set], "Cilium's settings": [config]}
+
+
+def plugin(name: str, *containers: str, namespace: str = "kube-system", labels: dict[str, str] | None = None) -> dict[str, Any]:
+    """A network plugin's DaemonSet."""
+    return workload(name, namespace, labels, host_network=True, containers=[{"name": each} for each in containers])
+
+
+def sets(*made: dict[str, Any]) -> dict[str, list[Any]]:
+    return {"DaemonSets": list(made)}
+
+
+EKS = "aws, NETWORK_POLICY_ENFORCING_MODE"
+
+PLUGINS: dict[str, tuple[dict[str, list[Any]], str, bool]] = {
+    "k3s": ({"nodes": [node(kubelet="v1.34.4+k3s1")]}, "kube-router, in k3s", False),
+    "kube-router": (sets(plugin("kube-router", "kube-router")), "kube-router", False),
+    "Calico": (sets(plugin("calico-node", "calico-node", namespace="calico-system")), "calico", False),
+    "Cilium": (cilium(), "cilium, identity-max-jitter 30s, policy-cidr-match-mode none", False),
+    "Cilium, set": (
+        cilium(identity_max_jitter="0s", policy_cidr_match_mode="nodes"),
+        "cilium, identity-max-jitter 0s, policy-cidr-match-mode nodes", False,
+    ),
+    "Cilium, off": (
+        cilium(enable_policy="never"),
+        "cilium, identity-max-jitter 30s, policy-cidr-match-mode none, enable-policy never", True,
+    ),
+    "AWS, standard": (aws("--enable-network-policy=true", AWS_VPC_K8S_CNI_LOGLEVEL="DEBUG"), f"{EKS} standard", False),
+    "AWS, strict": (aws("--enable-network-policy=true", NETWORK_POLICY_ENFORCING_MODE="strict"), f"{EKS} strict", False),
+    "AWS, off": (aws("--enable-network-policy=false"), "aws, without --enable-network-policy=true", True),
+    "AWS and Calico": (
+        sets(plugin("aws-node", "aws-node", "aws-eks-nodeagent"), plugin("calico-node", "calico-node", namespace="calico-system")),
+        "calico", False,
+    ),
+    "GKE": (cilium("anetd"), "gke-dataplane-v2", False),
+    "Antrea": (sets(plugin("antrea-agent", "antrea-agent", "antrea-ovs", labels={"app": "antrea"})), "antrea", False),
+    "OVN-Kubernetes": (
+        sets(plugin("ovnkube-node", "ovn-controller", "ovnkube-controller", namespace="openshift-ovn-kubernetes")),
+        "ovn-kubernetes", False,
+    ),
+    "kindnet": (sets(plugin("kindnet", "kindnet-cni", labels={"app": "kindnet"})), "kindnet", False),
+    "flannel": (sets(plugin("kube-flannel-ds", "kube-flannel", namespace="kube-flannel")), "flannel alone", True),
+}  # fmt: skip
+"""Objects of each network plugin, as its chart makes them; what is seen; whether there could be no gate."""
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_network_plugin_is_known_by_what_its_chart_makes(operator, name):
+    objects, seen, stops = PLUGINS[name]
+    with operator.cluster(**{"nodes": [node()], **objects}):
+        code, out = operator.plan()
+    assert found(out)["network-plugin"] == (RECOGNISED, seen)
+    assert code == (1 if stops else 0) and ("Change this before you shut the gate" in out) == stops
+
+
+def test_k3s_needs_little_and_is_only_read(operator, plane):
+    """Also the API server at a port of its own: policies see it there. An audit log has each request."""
+    with operator.cluster():
+        code, out = operator.plan("--image", "registry.example.org/verifier")
+    assert code == 0 and {state for state, _ in found(out).values()} == {RECOGNISED} and "cannot see" not in out
+    assert "secret-of-mine" not in out and "--version 1.0.0-0.dev.git.3901.h2d9b3f7 --values your-values.yaml" in out
+    assert yaml.safe_load(written()["your-values.yaml"]) == {"extraEnv": {"A": "secret-of-mine"}}
+    assert planned() == {
+        "image": {"name": "registry.example.org/verifier"},
+        "ingress": {
+            "enabled": True, "hosts": ["hub.example.org"], "ingressClassName": "traefik",
+            "tls": [{"secretName": "kubelego-tls-binder-binder", "hosts": ["hub.example.org"]}],
+        },
+        "reconciler": {"networkPolicy": {"apiServer": {"ports": {plane.port: True}}}},
+        "verifier": {"networkPolicy": {"publicFrom": {"ingress-controller": {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+            "podSelector": {"matchLabels": TRAEFIK["spec"]["selector"]["matchLabels"]},
+        }}}},
+    }  # fmt: skip
+    asked = plane.asked("operator")
+    assert len(asked) > len(PATHS) and {line["verb"] for line in asked} <= {"get", "list"}
+    assert not [line for line in asked if "secret" in line["requestURI"].lower()]
+
+
+def test_foreign_policy_stops(operator):
+    """The selector fits labels that the user pods have, which BinderHub's values do not name."""
+    foreign = policy("course", {"matchLabels": {"course": "x"}}, egress=[{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}])
+    labels = {"component": "singleuser-server", "hub.jupyter.org/username": "x", "course": "x"}
+    pod = {"metadata": {"name": "jupyter-x", "labels": labels}, "spec": {"containers": [{"name": "notebook", "image": "x"}]}}
+    with operator.cluster(NetworkPolicies=[foreign]):
+        assert operator.plan()[0] == 0
+    with operator.cluster(NetworkPolicies=[foreign], **{"user pods": [pod]}):
+        code, out = operator.plan("--overwrite")
+    sentence = "the NetworkPolicy course, egress rule 1, lets every user pod reach every port and protocol to 0.0.0.0/0"
+    assert code == 1 and f"Change this before you shut the gate: {sentence}. To change:" in out
+    assert set(written()) == {"your-egress-values.yaml", "your-values.yaml"}
+
+
+def test_policies_of_other_kinds_are_named_and_not_judged(operator):
+    made = [(group, kind) for group, kinds in KINDS.items() for kind in kinds]
+    with operator.cluster(*(other(group, kind, "open") for group, kind in made)):
+        code, out = operator.plan()
+    names = ", ".join(sorted(f"{kind} open" for _, kind in made if kind not in ("CiliumNode", "HTTPRoute", "PolicyEndpoint")))
+    assert code == 0 and found(out)["other-policies"] == (NOT_RECOGNISED, f"policies of other kinds: {names}")
+
+
+def test_dns_elsewhere_is_told_and_openshifts_is_known(operator):
+    with operator.cluster(Services=[dns_service("bind")]):
+        assert found(operator.plan()[1])["dns"] == (NOT_RECOGNISED, "no known Service is the cluster's DNS")
+    pods, port = {"dns.operator.openshift.io/daemonset-dns": "default"}, {"name": "dns", "containerPort": 5353, "protocol": "UDP"}
+    daemon_set = workload("dns-default", "openshift-dns", labels=pods, ports=[port])
+    with operator.cluster(Services=[dns_service("dns-default", "openshift-dns", "dns", **pods)], DaemonSets=[daemon_set]):
+        operator.plan("--overwrite")
+    assert planned()["dns"] == {
+        "namespaceLabels": {"kubernetes.io/metadata.name": "openshift-dns"},
+        "podLabels": {"k8s-app": False, **pods},
+        "ports": {53: False, 5353: True},
+    }
+
+
+def test_gateway_alone_is_a_route(operator):
+    parent = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "web", "namespace": "gateways"}
+    hosts, rule = ["hub.example.org"], {"backendRefs": [{"name": "binder", "port": 80}]}
+    spec = {"hostnames": hosts, "parentRefs": [{**parent, "status": "x"}], "rules": [rule]}
+    with operator.cluster(Ingresses=[]):
+        assert found(operator.plan()[1])["ingress"] == (NOT_RECOGNISED, "no Ingress and no HTTPRoute leads to BinderHub")
+    with operator.cluster(other("gateway.networking.k8s.io/v1", "HTTPRoute", "binder", spec=spec), Ingresses=[]):
+        operator.plan("--overwrite")
+    assert planned()["httpRoute"] == {"enabled": True, "hostnames": hosts, "parentRefs": [parent]} and "ingress" not in planned()
+
+
+def test_without_rights_the_cluster_is_out_of_sight(operator):
+    """Values say what they can, and somebody is named who knows the rest."""
+    hub = "ingress: {enabled: true, hosts: [hub.example.org]}\n"
+    with operator.cluster():
+        code, out = operator.plan(values=hub, user="stranger")
+    states = found(out)
+    seen = {id for id, (state, _) in states.items() if state != CANNOT_SEE}
+    assert code == 0 and seen == {"maps", "sign-in", "base-url", "user-labels", "ingress"}
+    assert planned()["ingress"]["hosts"] == ["hub.example.org"]
+    assert states["network-plugin"] == (CANNOT_SEE, "DaemonSets: 403 Forbidden")
+    assert states["other-policies"][1].startswith("ApplicationNetworkPolicy, CiliumClusterwideNetworkPolicy,")
+
+
+def test_rights_in_binderhubs_namespace_show_that(operator):
+    with operator.cluster(NetworkPolicies=[policy("wide", {}, egress=[{}])]):
+        code, out = operator.plan(user="guest")
+    unseen = {id for id, (state, _) in found(out).items() if state == CANNOT_SEE}
+    assert code == 1 and "the NetworkPolicy wide" in out and {"network-plugin", "dns", "api-server", "architectures"} <= unseen
+    assert not {"policies", "ingress", "quotas", "binderhub-version"} & unseen
+
+
+def test_check_says_what_has_changed_and_writes_nothing(operator):
+    with operator.cluster():
+        assert operator.plan("--check")[0] == 2 and not written()
+        operator.plan()
+        before = written()
+        assert operator.plan("--check")[0] == 0
+    with operator.cluster(Services=[]):
+        code, out = operator.plan("--check")
+    assert code == 1 and "new: dns: no known Service is the cluster's DNS" in out and written() == before

@@ -174,6 +174,7 @@ PLUGINS: dict[str, tuple[dict[str, list[Any]], str, bool]] = {
     "k3s": ({"nodes": [node(kubelet="v1.34.4+k3s1")]}, "kube-router, in k3s", False),
     "kube-router": (sets(plugin("kube-router", "kube-router")), "kube-router", False),
     "Calico": (sets(plugin("calico-node", "calico-node", namespace="calico-system")), "calico", False),
+    "Canal": (sets(plugin("rke2-canal", "calico-node", "kube-flannel")), "calico", False),
     "Cilium": (cilium(), "cilium, identity-max-jitter 30s, policy-cidr-match-mode none", False),
     "Cilium, set": (
         cilium(identity_max_jitter="0s", policy_cidr_match_mode="nodes"),
@@ -182,6 +183,10 @@ PLUGINS: dict[str, tuple[dict[str, list[Any]], str, bool]] = {
     "Cilium, off": (
         cilium(enable_policy="never"),
         "cilium, identity-max-jitter 30s, policy-cidr-match-mode none, enable-policy never", True,
+    ),
+    "Cilium, auditing": (
+        cilium(policy_audit_mode="true", enable_k8s_networkpolicy="true"),
+        "cilium, identity-max-jitter 30s, policy-cidr-match-mode none, policy-audit-mode true", True,
     ),
     "AWS, standard": (aws("--enable-network-policy=true", AWS_VPC_K8S_CNI_LOGLEVEL="DEBUG"), f"{EKS} standard", False),
     "AWS, strict": (aws("--enable-network-policy=true", NETWORK_POLICY_ENFORCING_MODE="strict"), f"{EKS} strict", False),
@@ -198,6 +203,10 @@ PLUGINS: dict[str, tuple[dict[str, list[Any]], str, bool]] = {
     ),
     "kindnet": (sets(plugin("kindnet", "kindnet-cni", labels={"app": "kindnet"})), "kindnet", False),
     "flannel": (sets(plugin("kube-flannel-ds", "kube-flannel", namespace="kube-flannel")), "flannel alone", True),
+    "flannel with policies": (
+        sets(plugin("kube-flannel-ds", "kube-flannel", "kube-network-policies", namespace="kube-flannel")),
+        "kube-network-policies", False,
+    ),
 }  # fmt: skip
 """Objects of each network plugin, as its chart makes them; what is seen; whether there could be no gate."""
 

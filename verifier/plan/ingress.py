@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from .cluster_services import NAMESPACE_LABEL
 from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting
-from .network_plugin import cidr_match_mode, engine_of
+from .network_plugin import engine_of, matches_nodes_by_address
 
 HOST = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)+")
 """A host name, as the chart's values take it."""
@@ -145,7 +145,7 @@ def controller(given: Given) -> Iterator[Finding]:
 def _in_node_network(given: Given, names: str) -> Finding:
     text = f"the ingress controller {names} is in its node's network"
     engine, _ = engine_of(given)
-    if engine == "gke-dataplane-v2" or (engine == "cilium" and cidr_match_mode(given) != "nodes"):
+    if engine == "gke-dataplane-v2" or (engine == "cilium" and not matches_nodes_by_address(given)):
         do = "Cilium matches no node by its addresses, unless its policy-cidr-match-mode is nodes: ask who runs the cluster"
         return Finding("ingress-controller", NOT_RECOGNISED, text, do)
     addresses = []

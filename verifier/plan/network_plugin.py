@@ -1,6 +1,7 @@
 """Checks of the network: which plugin enforces policies, with which settings, and which IP families there are."""
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ PLUGINS: dict[str, JSON] = tomllib.loads((Path(__file__).parent / "network_plugi
 NOTHING_ENFORCES = "Nothing enforces policies, so there can be no gate: install a network plugin that does (docs/networks.md)"
 
 
+ENFORCES_NOTHING = {"enable-policy": "never", "policy-audit-mode": "true", "enable-k8s-networkpolicy": "false"}
+"""Settings of Cilium's with which it lets everything through, whatever NetworkPolicies say."""
+
+
 def engine_of(given: Given) -> tuple[str, JSON]:
     """The id of the network plugin that enforces policies, and its DaemonSet: `("kube-router", {})` for k3s, which has none.
 
@@ -21,7 +26,12 @@ def engine_of(given: Given) -> tuple[str, JSON]:
     Raises:
         CannotSee: neither DaemonSets nor nodes can be read.
     """
-    sets = {each["metadata"]["name"]: each for each in given.objects.see("DaemonSets")}
+    # Containers too: flannel's chart can have kube-network-policies in its own DaemonSet.
+    sets = {
+        name: each
+        for each in given.objects.see("DaemonSets")
+        for name in (each["metadata"]["name"], *(one["name"] for one in each["spec"]["template"]["spec"]["containers"]))
+    }
     for engine, plugin in PLUGINS.items():
         for name in plugin["daemon_sets"]:
             if name in sets:
@@ -84,13 +94,13 @@ def cilium_settings(given: Given) -> dict[str, str]:
     return {key: value for found in given.objects.see("Cilium's settings") for key, value in (found.get("data") or {}).items()}
 
 
-def cidr_match_mode(given: Given) -> str:
-    """What Cilium's policies match by address besides the world: `nodes` or `none`.
+def matches_nodes_by_address(given: Given) -> bool:
+    """Whether an address in Cilium's policies can be a node's. The setting is a list.
 
     Raises:
         CannotSee: its settings cannot be read.
     """
-    return cilium_settings(given).get("policy-cidr-match-mode") or "none"
+    return "nodes" in re.split("[ ,]+", cilium_settings(given).get("policy-cidr-match-mode") or "")
 
 
 def _cilium(given: Given) -> Finding:
@@ -98,11 +108,11 @@ def _cilium(given: Given) -> Finding:
         settings = cilium_settings(given)
     except CannotSee as error:
         return Finding("network-plugin", RECOGNISED, f"cilium; its settings cannot be read: {error}", "Ask who runs the cluster")
-    wait, match = settings.get("identity-max-jitter") or "30s", cidr_match_mode(given)
+    wait, match = settings.get("identity-max-jitter") or "30s", settings.get("policy-cidr-match-mode") or "none"
     text = f"cilium, identity-max-jitter {wait}, policy-cidr-match-mode {match}"
     late = f"An unlocked server waits up to {wait} for its network: docs/guarantees.md" if wait not in ("0", "0s") else ""
-    if settings.get("enable-policy") == "never":
-        return Finding("network-plugin", RECOGNISED, f"{text}, enable-policy never", NOTHING_ENFORCES, True)
+    if off := [f"{key} {value}" for key, value in ENFORCES_NOTHING.items() if settings.get(key) == value]:
+        return Finding("network-plugin", RECOGNISED, f"{text}, {', '.join(off)}", NOTHING_ENFORCES, True)
     return Finding("network-plugin", RECOGNISED, text, late)
 
 

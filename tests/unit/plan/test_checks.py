@@ -164,7 +164,7 @@ def test_controller_in_its_nodes_network_is_known_by_the_nodes():
     assert {peer["ipBlock"]["cidr"] for peer in wanted.values()} == {"10.1.0.1/32", "10.42.0.0/32"}
     here = given(Deployments=[], DaemonSets=[in_node, CILIUM])
     assert found("ingress-controller", here).state == NOT_RECOGNISED
-    matched = {"Cilium's settings": [{"data": {"policy-cidr-match-mode": "nodes"}}]}
+    matched = {"Cilium's settings": [{"data": {"policy-cidr-match-mode": "nodes pods"}}]}
     here = given(Deployments=[], DaemonSets=[in_node, CILIUM], **matched)
     assert settings(found("ingress-controller", here)) == {"verifier.networkPolicy.publicFrom": cidrs}
 

@@ -19,16 +19,16 @@ reconciler,type get set mget exists expire del scan hgetall hexists hset hsetnx 
 reconciler,rpush lpop blpop xadd xdel xrange xrevrange
 reconciler,,%R~,*
 reconciler,,~,epoch charges:key:* launch:* unlock:* withdrawn:* server:* stop:* lifted:* blocks revoked wake actions
-reconciler,,~,reconciler counters tiers gatecheck addresses changes detections detected agents lines
+reconciler,,~,reconciler counters tiers gatecheck addresses changes detections detected agents lines scans
 reconciler,,&,addresses
 receiver,ping multi exec
 receiver,xadd expire,%W~,detections
 receiver,hexists,%R~,agents
 receiver,hincrby,~,lines
 receiver,set,%W~,unreadable
-proxy,ping multi exec get hgetall set subscribe unsubscribe
+proxy,ping multi exec get hgetall set rpush expire subscribe unsubscribe
 proxy,,%R~,addresses changes hub
-proxy,,%W~,wanted:*
+proxy,,%W~,wanted:* scans
 proxy,,&,addresses
 '
 user() {

@@ -112,8 +112,10 @@ Empty without a source.
 {{- $_ := set $found $name (dict "on_match" ($source.onMatch | default "observe") "lists" ($source.lists | default dict)) -}}
 {{- end -}}
 {{- end -}}
-{{- if and (include "binder-egress.agent" .) (not (hasKey $found "agent")) -}}
-{{- $_ := set $found "agent" (dict "on_match" "observe" "lists" dict) -}}
+{{- range $own := list "agent" "proxy" -}}
+{{- if and (include (printf "binder-egress.%s" $own) $) (not (hasKey $found $own)) -}}
+{{- $_ := set $found $own (dict "on_match" "observe" "lists" dict) -}}
+{{- end -}}
 {{- end -}}
 {{- with $found }}{{ toJson . }}{{ end -}}
 {{- end }}

@@ -175,6 +175,8 @@ def test_proxy_reads_addresses_and_writes_what_is_wanted(server, stores, proxies
     row = {"repository": "", "host": "data.example", "times": 1, "last": 1.0}
     proxies.publish_wanted_hosts("proxy-1", [row])
     assert reconcilers.wanted_hosts() == [row]
+    proxies.report_scans(["uid-1", "uid-2"])
+    assert (reconcilers.scans(9), reconcilers.scans(9)) == (["uid-1", "uid-2"], [])
     assert_nothing_was_refused(server)
 
 
@@ -323,6 +325,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers,
         lambda s: s.publish_agents({"10.42.0.7": "node-1"}),
         lambda s: s.add_report(REPORT),
         lambda s: s.waiting_reports(9),
+        lambda s: s.scans(9),
         lambda s: s.answer_reports([s.waiting_reports(9)[0][0]], [{"outcome": "revoked"}]),
         lambda s: s.unreadable(),
         lambda s: s.wanted_hosts(),
@@ -337,6 +340,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers,
         lambda s: s.addresses(),
         lambda s: s.address_changes().__enter__(),
         lambda s: s.publish_wanted_hosts("proxy-1", []),
+        lambda s: s.report_scans(["uid-1"]),
         lambda s: s.hub(),
     )
     for store, calls in (
@@ -393,6 +397,7 @@ REFUSED = {
         f"DEL {PREFIX}detections",
         f"XADD {PREFIX}detected * row x",
         f"XTRIM {PREFIX}detections MAXLEN 0",
+        f"RPUSH {PREFIX}scans uid-1",
         f"SET {PREFIX}reconciler 1",
         f"HSET {PREFIX}counters x 1",
         f"RENAME {PREFIX}blocks {PREFIX}launch:x",
@@ -470,6 +475,8 @@ REFUSED = {
         f"HINCRBY {PREFIX}wiring launches 1",
         f"GET {PREFIX}wanted:proxy-1",
         f"DEL {PREFIX}wanted:proxy-1",
+        f"LPOP {PREFIX}scans",
+        f"EXPIRE {PREFIX}addresses 1",
         f"GET {PREFIX}epoch",
         "SCRIPT LOAD return(1)",
         "EVAL return(1) 0",

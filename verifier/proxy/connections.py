@@ -64,6 +64,7 @@ class Proxy:
     Attributes:
         identities: which pod has which address. The feed keeps them up to date.
         wanted: the hosts that unverified servers asked for and did not get.
+        new_hosts: the addresses that servers tried.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Proxy:
         self._policy = policy
         self._usage = Usage(limits, clock)
         self._source_ports = SourcePorts(limits.source_ports, clock)
-        self._new_hosts = NewHosts(limits.new_hosts_per_minute, limits.unverified_new_hosts_per_minute, metrics.new_host, clock)
+        self.new_hosts = NewHosts(limits.new_hosts_per_minute, limits.unverified_new_hosts_per_minute, metrics.new_host, clock)
         self._limit_answers = Bucket(LIMIT_ANSWERS_PER_SECOND, clock)
         self._resolver = resolver
         self._metrics = metrics
@@ -126,7 +127,7 @@ class Proxy:
                 self.identities.forget_missing()
                 self._usage.forget_idle()
                 self._source_ports.forget_ended()
-                self._new_hosts.forget_old()
+                self.new_hosts.forget_old()
                 self._metrics.state(self.identities, self._usage, self._source_ports, self.wanted)
                 self._allowed.cut_waiting()
                 await asyncio.sleep(TICK_SECONDS)
@@ -224,13 +225,13 @@ class Proxy:
         began, name = self._clock(), normal(request.host) or ""
         found = await self._resolver.addresses(name, pod.uid, _is_verified(pod))
         self._metrics.resolved.observe(self._clock() - began)
-        found = found and [*self._new_hosts.of(pod.uid, name), *found]
+        found = found and [*self.new_hosts.of(pod.uid, name), *found]
         judged = decide_address(pod, found, self._policy, self._own_names.addresses())
         if isinstance(judged, Refusal):
             raise RequestRefused(judged)
         # Before the answer to CONNECT, so that the client learns if the host does not answer.
         began = self._clock()
-        host = await upstream.connect(self._source_ports, self._new_hosts, name, judged, request.port, pod.uid, _is_verified(pod))
+        host = await upstream.connect(self._source_ports, self.new_hosts, name, judged, request.port, pod.uid, _is_verified(pod))
         self._metrics.connected.observe(self._clock() - began)
         return Connected(allowed.flow, request, allowed.pod, *host, self._buckets(allowed.pod))
 

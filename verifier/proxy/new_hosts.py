@@ -38,6 +38,9 @@ class NewHosts:
         unverified: how many one without may try.
         note: called for each new address with `verified` or `unverified`, and `immediate`, `waited` or `refused`.
         clock: monotonic time in seconds.
+
+    Attributes:
+        beyond: the servers that went beyond the limit, until somebody removes them.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class NewHosts:
         self._most = {"verified": verified, "unverified": unverified}
         self._note, self._clock = note, clock
         self._servers: dict[str, _Server] = {}
+        self.beyond: set[str] = set()
 
     def __len__(self) -> int:
         """The number of servers about which something is remembered."""
@@ -82,6 +86,7 @@ class NewHosts:
         over = len(known.tried) + len(known.failed) - most
         turn = now
         if over >= 0:
+            self.beyond.add(server)
             turn = max(now, known.last + WINDOW_SECONDS / most * 2 ** (over / (most * DOUBLED_AFTER)))
         if turn - now > WAIT_SECONDS:
             self._note(who, "refused")

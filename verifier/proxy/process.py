@@ -7,6 +7,7 @@ import logging
 import resource
 import signal
 import socket
+import time
 from urllib.parse import urlsplit
 
 import h11
@@ -30,6 +31,12 @@ log = logging.getLogger("binder-egress")
 
 PUBLISH_SECONDS = 60.0
 """Seconds between two tables of hosts that were requested and refused."""
+
+REPORT_SECONDS = 1.0
+"""Seconds between two reports of servers that try more hosts than they may."""
+
+REPEAT_SECONDS = 600.0
+"""Seconds after which a server is reported again if it goes on."""
 
 HUB_SECONDS = 10.0
 """Seconds between two checks of the JupyterHub address that BinderHub's hook announced."""
@@ -130,7 +137,15 @@ async def _run(settings: ProxySettings, policy: Policy, store: ProxyStore) -> No
     try:
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(proxy.serve(listener))
-            others = [tasks.create_task(work) for work in (proxy.watch(), _publish(proxy.wanted, store), _refuse_hub(proxy, store))]
+            others = [
+                tasks.create_task(work)
+                for work in (
+                    proxy.watch(),
+                    _publish(proxy.wanted, store),
+                    _report(proxy.new_hosts.beyond, store),
+                    _refuse_hub(proxy, store),
+                )
+            ]
             log.info("egress proxy", extra={"fields": {"port": settings.proxy_port, "source_ports": limits.source_ports}})
             await stopped.wait()
             serving.cancel()
@@ -150,6 +165,21 @@ async def _publish(wanted: WantedHosts, store: ProxyStore) -> None:
         if rows := wanted.rows():
             with contextlib.suppress(StoreUnavailable):
                 await asyncio.to_thread(store.publish_wanted_hosts, socket.gethostname(), rows)
+
+
+async def _report(beyond: set[str], store: ProxyStore) -> None:
+    """Report the servers that try more hosts than they may, each again only after `REPEAT_SECONDS`."""
+    reported: dict[str, float] = {}
+    while True:
+        await asyncio.sleep(REPORT_SECONDS)
+        now = time.monotonic()
+        reported = {uid: at for uid, at in reported.items() if now - at < REPEAT_SECONDS}
+        beyond.difference_update(reported)
+        if pods := list(beyond):
+            with contextlib.suppress(StoreUnavailable):
+                await asyncio.to_thread(store.report_scans, pods)
+                reported |= dict.fromkeys(pods, now)
+                beyond.difference_update(pods)
 
 
 async def _refuse_hub(proxy: Proxy, store: ProxyStore) -> None:

@@ -8,6 +8,7 @@ Decisions: D-321, D-322, D-324, D-325, D-354.
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from .. import logs
 from ..decisions.server_blocks import own_block
@@ -26,6 +27,9 @@ from .user_pods import Pod
 from .work_queue import WorkQueue
 
 log = logging.getLogger("binder-egress")
+
+BEYOND_LIMIT = Report("proxy", "scan", "more new hosts than the egress proxy allows", 0.0)
+"""A report of the egress proxy, without pod and time (D-490)."""
 
 REPORTS_AT_ONCE = 100
 """The number of reports that are read together."""
@@ -72,6 +76,8 @@ class Responder:
         """
         if not self._cache.is_listed or (self._agents and not self._agents.is_listed):
             return
+        for uid in self._store.scans(REPORTS_AT_ONCE):
+            self._store.add_report(replace(BEYOND_LIMIT, at=self._clock(), uid=uid))
         waiting = self._store.waiting_reports(REPORTS_AT_ONCE)
         if not waiting:
             return

@@ -1,7 +1,7 @@
 """Detectors' reports and what became of them, the lines that detectors sent, and the agents."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..detections.reports import Report
@@ -57,6 +57,18 @@ class Reports(Operations):
             return str(pipe.execute()[0])
 
 
+class ProxyReports(Operations):
+    """What the egress proxy reports. It only names pods: it faces strangers, and may enter no report (D-354, D-490)."""
+
+    def report_scans(self, pods: Iterable[str]) -> None:
+        """Queue the uids of pods that try more hosts than the proxy allows."""
+        with unavailable():
+            pipe = self._redis.pipeline()
+            pipe.rpush(redis_key("scans"), *pods)
+            pipe.expire(redis_key("scans"), REPORT_TTL_SECONDS)
+            pipe.execute()
+
+
 class ReceiverReports(Reports):
     """What the receiver asks, and counts and keeps besides."""
 
@@ -88,6 +100,11 @@ class ReconcilerReports(Reports):
         with unavailable():
             rows: Any = self._redis.xrange(redis_key("detections"), count=most)
         return [(str(identity), readable(fields.get("report"), Report.loads, "detections")) for identity, fields in rows]
+
+    def scans(self, most: int) -> list[str]:
+        """Take the pods that the egress proxy reported, at most so many."""
+        with unavailable():
+            return list(map(str, self._redis.lpop(redis_key("scans"), most) or []))
 
     def answer_reports(self, reports: list[str], detected: list[Detection]) -> None:
         """Forget reports, by id, and keep their outcomes."""

@@ -27,6 +27,7 @@
 | `agents` | a hash: the addresses of agents, and the nodes that they are on | `AGENTS_TTL_SECONDS` |
 | `addresses` | a hash: the addresses of each server's pods, for the egress proxy; a channel has its changes | with the pod |
 | `changes` | the number of changes to `addresses`, and when counting began | for ever |
+| `scans` | a list: pods that try more hosts than the egress proxy allows | until read, or `REPORT_TTL_SECONDS` |
 | `wanted:<proxy>` | the hosts that servers asked one pod of the egress proxy for and did not get | `WANTED_TTL_SECONDS` |
 | `server:<server>` | what the reconciler knows of a server | as long as the pod exists |
 | `reconciler` | the time of the reconciler's last heartbeat | `HEARTBEAT_TTL_SECONDS` |
@@ -52,7 +53,7 @@ VERIFIER_TYPES = {"wiring": "hash", "hub": "string", "verifiers": "hash"}
 RECONCILER_TYPES = {
     "blocks": "hash", "revoked": "hash", "wake": "list", "actions": "list", "reconciler": "string", "counters": "hash",
     "gatecheck": "string", "addresses": "hash", "changes": "string", "detections": "stream", "detected": "stream",
-    "lines": "hash",
+    "lines": "hash", "scans": "list",
 }  # fmt: skip
 """The types of the keys that the process may write, and that somebody reads whose work would end with an error if they had another
 type. It removes those that do (D-415). Keys that are only replaced are not here, and neither are keys of one server or client."""

@@ -3,7 +3,7 @@
 from .addresses import ProxyAddresses, ReconcilerAddresses
 from .announcements import Announcements, HubAddress
 from .blocks import Blocks, ReconcilerBlocks
-from .detections import Detections, ReceiverReports, ReconcilerReports
+from .detections import Detections, ProxyReports, ReceiverReports, ReconcilerReports
 from .health import Health, ReconcilerHealth
 from .issuing import Charges, Issuing
 from .pending import PendingDecisions, ReconcilerPendingDecisions
@@ -68,5 +68,5 @@ class ReceiverStore(ReceiverReports):
     """What the receiver of detectors' reports may do."""
 
 
-class ProxyStore(ProxyAddresses, ProxyWantedHosts, HubAddress):
+class ProxyStore(ProxyAddresses, ProxyReports, ProxyWantedHosts, HubAddress):
     """What the egress proxy may do."""

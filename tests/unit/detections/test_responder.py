@@ -85,6 +85,24 @@ def test_report_is_only_observed_by_default(worker, cluster, store, caplog):
     assert [record.getMessage() for record in caplog.records].count("detection") == 2
 
 
+@pytest.mark.parametrize(
+    ("sources", "outcome"), [({"proxy": {}}, "observed"), ({"proxy": {"lists": {"scan": "revoke"}}}, "revoked")]
+)
+def test_proxy_names_pods_that_go_beyond_its_limit(make_reconciler, cluster, store, internal, sources, outcome):
+    cluster.add(**granted(make_grant()))
+    worker = make_reconciler(detections=sources, clock=lambda: 1000.0)
+    list_and_converge(worker)
+    store.report_scans(["uid-1", "gone", "no uid\n"])
+    assert report(worker, store) == []
+    assert {(row["source"], row["list"], row["uid"], row["outcome"]) for row in store.detected()} == {
+        ("proxy", "scan", "uid-1", outcome),
+        ("proxy", "scan", "gone", "unknown-pod"),
+    }
+    assert (cluster.labelled() == {ALICE}) == (outcome == "observed")
+    listed = "scan" if sources["proxy"] else ""
+    assert value(internal, "binder_egress_detections_total", source="proxy", list=listed, outcome=outcome) == 1
+
+
 def test_pod_is_stopped_if_the_values_say_so(worker, cluster, store):
     cluster.add(**granted(make_grant()))
     cluster.add("bob", "uid-2", **granted(make_grant()))

@@ -41,6 +41,15 @@ def test_server_tries_its_number_of_addresses_without_a_wait(hosts):
     assert wait(hosts, LIMIT) > 0
 
 
+def test_server_beyond_its_limit_is_named(hosts):
+    for number in range(LIMIT):
+        wait(hosts, number)
+    wait(hosts, 1, server="other")
+    assert hosts.beyond == set()
+    wait(hosts, LIMIT)
+    assert hosts.beyond == {"uid"}
+
+
 def test_unverified_server_has_a_limit_of_its_own(hosts):
     assert [wait(hosts, number, verified=False) for number in range(5)] == [0.0] * 5
     assert wait(hosts, 5, verified=False) != 0

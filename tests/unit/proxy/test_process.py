@@ -1,5 +1,6 @@
 """The process `binder-egress proxy`, with a real Redis."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -18,6 +19,7 @@ from verifier.proxy.decide import Kind, Policy, decide
 from verifier.proxy.process import policy
 from verifier.records import PodAddresses
 from verifier.settings import InvalidSettings, ProxySettings, load
+from verifier.store.errors import StoreUnavailable
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_proxy_drains(process):
     assert started.wait(30) == 0
 
 
-@pytest.mark.parametrize("task", ["serve", "watch", "look_up", "_publish", "_refuse_hub"])
+@pytest.mark.parametrize("task", ["serve", "watch", "look_up", "_publish", "_report", "_refuse_hub"])
 def test_fault_in_a_task_ends_the_process_with_an_error(redis_server, tmp_path, task):
     """Kubernetes starts it again. It would otherwise go on without cuts, or without refusing the hub's own names."""
     file = tmp_path / "fault"
@@ -121,6 +123,30 @@ def test_feed_ends_before_its_event_loop_also_after_a_fault(store, monkeypatch):
     with pytest.raises(SystemExit):
         process_module.run(load(ProxySettings, proxy_port=free_port(), proxy_admin_port=0), Policy({}), store)
     assert "feed" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_server_beyond_its_limit_is_reported_again_only_after_a_while(monkeypatch):
+    reports, beyond = [], {"uid-1", "uid-2"}
+
+    class Redis:
+        def report_scans(self, pods):
+            reports.append(sorted(pods))
+            if len(reports) == 1:
+                raise StoreUnavailable("down")
+
+    async def look(seconds):
+        task = asyncio.create_task(process_module._report(beyond, Redis()))
+        await asyncio.sleep(seconds)
+        beyond.update({"uid-1", "uid-3"})
+        await asyncio.sleep(seconds)
+        task.cancel()
+
+    monkeypatch.setattr(process_module, "REPORT_SECONDS", 0.01)
+    asyncio.run(look(0.3))
+    assert reports == [["uid-1", "uid-2"], ["uid-1", "uid-2"], ["uid-3"]] and beyond == set()
+    monkeypatch.setattr(process_module, "REPEAT_SECONDS", 0.0)
+    asyncio.run(look(0.3))
+    assert reports.count(["uid-1", "uid-3"]) == 1
 
 
 def settings(**tiers):

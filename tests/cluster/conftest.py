@@ -22,8 +22,10 @@ SECONDS = json.loads((Path(__file__).parent / "seconds.json").read_text())
 """How long each file took, as recorded by `ci/test_summary.py --record`. The longest file is started first."""
 
 
-LONG_FILES = ["test_alerts.py", "test_attack.py", "test_jupyterlab.py", "test_late_labels.py"]
-"""Files that take minutes, for `ci/test --long` and for runs that name such a file."""
+LONG_FILES = [
+    f"test_{name}.py" for name in ("alerts", "attack", "federation", "jupyterlab", "late_labels", "proxy_switches", "rollback")
+]
+"""Files that take minutes, for `ci/test --long` and for runs that name such a file (D-494)."""
 
 collect_ignore: list[str] = []
 

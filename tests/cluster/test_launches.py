@@ -6,7 +6,6 @@ import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 import requests
 
 from tests.support.cluster.hub import start_by_hub, stop_by_hub
@@ -49,19 +48,21 @@ def test_grant_is_on_the_pod_when_the_launch_is_ready(stage):
     assert (grant["tier"], grant["rule"]) == ("verified", "valid-pass")
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        pytest.param(lambda token: token[:-4] + "AAAA", id="forged"),
-        pytest.param(lambda token: "x", id="not a pass"),
-        pytest.param(lambda token: "ä€\x00\r\n", id="strange characters"),
-        pytest.param(lambda token: token * 40, id="oversized"),
-    ],
-)
-def test_launch_with_a_bad_pass_goes_on_without_egress(stage, spoil):
-    launched = stage.launch(token=spoil(stage.get_pass()))
-    assert stage.tier(launched.user) is None
-    assert_reaches(stage, launched.user, egress=False)
+BAD_PASSES = {
+    "forged": lambda token: token[:-4] + "AAAA",
+    "not a pass": lambda token: "x",
+    "strange characters": lambda token: "ä€\x00\r\n",
+    "oversized": lambda token: token * 40,
+}
+
+
+def test_launches_with_bad_passes_go_on_without_egress(stage):
+    token = stage.get_pass()
+    with ThreadPoolExecutor(len(BAD_PASSES)) as pool:
+        running = {name: pool.submit(stage.launch, token=spoil(token)) for name, spoil in BAD_PASSES.items()}
+    users = {name: launched.result().user for name, launched in running.items()}
+    assert {name: stage.tier(user) for name, user in users.items()} == dict.fromkeys(BAD_PASSES)
+    assert_reaches(stage, users["forged"], egress=False)
 
 
 def test_pass_is_good_for_one_server(stage):
@@ -103,20 +104,6 @@ def test_parallel_launches_with_one_pass_leave_one_server_with_egress(stage):
     eventually(lambda: tiers() == ["None"] * 5 + ["verified"], TIER_SECONDS, tiers)
     time.sleep(RECONCILED_SECONDS)
     assert tiers() == ["None"] * 5 + ["verified"]
-
-
-def test_hundred_concurrent_redemptions_leave_one_grant(stage):
-    token, hook = stage.get_pass(), stage.hook()
-
-    def redeem(number: int) -> str:
-        answer = hook(
-            user=f"user-{number}", image="i", repository=f"https://example.com/{number}", token=token, client_address=CLIENT
-        )
-        return answer.json().get("tier") or answer.text
-
-    with ThreadPoolExecutor(50) as pool:
-        tiers = list(pool.map(redeem, range(100)))
-    assert sorted(tiers) == ["unverified"] * 99 + ["verified"]
 
 
 def test_waiting_grant_does_not_fit_another_image(stage):

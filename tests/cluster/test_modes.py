@@ -143,7 +143,7 @@ def test_off_leaves_nothing_behind_and_launches_go_on(stage, switch):
 
 @pytest.mark.any_network
 def test_launches_are_served_after_a_rollback_out_of_deny(stage, switch):
-    """BinderHub is not restarted, and its token is still valid. test_rollback.py tests each mode."""
+    """BinderHub is not restarted, and its token is still valid. test_rollback.py tests each mode, in `ci/test --long`."""
     switch("captcha")
     (before,) = canaries(stage)
     switch("deny")

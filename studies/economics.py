@@ -66,7 +66,8 @@ def percent(share: float) -> str:
 
 def rows(head: list[str], lines: list[list[str]]) -> str:
     """A table in Markdown."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
+    first, *others = ("| " + " | ".join(line) + " |" for line in [head, *lines])
+    return "\n".join([first, "|" + "---|" * len(head), *others])
 
 
 def show(cost: Cost | None, without: str) -> str:
@@ -154,8 +155,6 @@ def settings_table() -> str:
     (_, phone), (_, last) = PHONE.waits(USUAL), CLASS_OF_100.waits(USUAL)
     lines = []
     for setting in settings_of():
-        pays = service(setting, USUAL) or script(setting, USUAL, 1)
-        assert pays
         wait = f"{digits(phone)} s, {digits(last)} s"
         captcha = f"{digits(USUAL['captcha_seconds'])} s and a click"
         lines.append(
@@ -163,15 +162,13 @@ def settings_table() -> str:
                 f"*{setting.name}*",
                 "packages" if setting.packages else "nothing",
                 what[setting.name],
-                f"${digits(pays.dollars * 1000)}" + (" to a solving service" if setting.name == "strict" else ""),
                 percent(cheapest(setting, USUAL)),
                 wait if setting.proof_of_work else captcha,
                 str(renewals(setting, USUAL) + (not setting.proof_of_work)),
             ]
         )
-    head = ["setting", "every server has", "everything is opened by", "what 1,000 pod-hours cost a script"]
-    share, wait = "cheapest way, as a share of what mining earns", "wait of a slow phone, and of the last of 100 people"
-    return rows([*head, share, wait, "clicks in 1.5 hours"], lines)
+    share, wait = "an attack costs, of what mining earns", "a slow phone, and the last of 100 people, wait"
+    return rows(["setting", "every server has", "everything is opened by", share, wait, "clicks in 1.5 hours"], lines)
 
 
 def _phone(numbers: Numbers) -> str:

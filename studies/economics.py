@@ -1,10 +1,10 @@
-"""Computes what each setting costs whom: the tables of docs/economics.md and docs/install.md, and the figures of the plots.
+"""Computes what each setting costs whom: the tables of docs/economics.md and docs/install.md, and the figures of the plot.
 
 `economics_model` computes the figures.
 
     studies/economics.py            writes the tables into the pages
-    studies/economics.py --check    says by the exit code whether tables and plots are what is computed
-    studies/economics.py --series   prints the plots' figures, as JSON
+    studies/economics.py --check    says by the exit code whether tables and plot are what is computed
+    studies/economics.py --series   prints the plot's figures, as JSON
     studies/economics.py --tax 0.1  prints `counterMax` for some leases, for a tax of 0.1 %
     studies/economics.py --assumptions    prints each assumption, and what the settings cost at both ends of its range
 """
@@ -18,18 +18,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from studies.economics_model import (
-    ADDRESSES,
     ASSUMPTIONS,
     CLASS_OF_100,
-    DOES_NOTHING,
     GROUPS,
     HOUR,
     PHONE,
     TOP,
     USUAL,
-    VALUES,
     Cost,
-    Group,
     Numbers,
     Setting,
     by_hand,
@@ -41,13 +37,12 @@ from studies.economics_model import (
     service,
     settings_of,
     tax,
-    together,
 )
 from verifier.fairness import WORKERS
 
 PAGES = ("docs/economics.md", "docs/install.md")
 OPEN_CONNECTIONS = "the same, where connections stay open when a lease ends"
-PLOTS = ("docs/images/economics-attackers.svg", "docs/images/economics-classes.svg")
+PLOTS = ("docs/images/economics-attackers.svg",)
 
 
 def digits(number: float) -> str:
@@ -88,17 +83,13 @@ def attackers_table() -> str:
     """The table of what a thousand pod-hours cost."""
     settings = settings_of()
     nothing = "packages only"
-    lines = [
-        [f"script, {name}", *(show(script(setting, USUAL, addresses), nothing) for setting in settings)]
-        for name, addresses in ADDRESSES.items()
-    ]
+    lines = [["script, 1 address", *(show(script(setting, USUAL, 1), nothing) for setting in settings)]]
     lines.append(["graphics card, 1 address", *(show(card(setting, USUAL), nothing) for setting in settings)])
     lines.append(["by hand", *(show(by_hand(setting, USUAL), nothing) for setting in settings)])
     lines.append(["solving service", *(show(service(setting, USUAL), "needs none") for setting in settings)])
-    lines.append(["tunnel, builds, listed hosts", "free", "free", "free"])
     low, high = income_range()
     earned = f"${digits(income(USUAL) * 1000)} ({digits(low * 1000)} to {digits(high * 1000)})"
-    lines.append(["*mining earns*", *[earned] * 3])
+    lines.append([f"*mining earns* {earned}", "", "", ""])
     lines.append(["*cheapest way, as a share of what mining earns*", *(percent(cheapest(setting, USUAL)) for setting in settings)])
     return rows(["1,000 pod-hours", *(f"*{setting.name}*" for setting in settings)], lines)
 
@@ -114,35 +105,24 @@ def income_range() -> tuple[float, float]:
 
 
 def honest_table() -> str:
-    """The table of what people and programs notice."""
-    opened, balanced, strict = settings_of()
+    """The table of what people and programs notice of proof of work."""
     lines = []
     for group in GROUPS:
-        if group is DOES_NOTHING:
-            lines.append([group.name, "–", "–", "0", "0", "0", "100 %", "100 %, with packages", "100 %, with packages"])
-            continue
         half, last = group.waits(USUAL)
         wait = digits(last) if len(group.arrivals) == 1 else f"{digits(half)}, {digits(last)}"
-        left = percent(group.left())
-        if group.person:
-            clicks = [str(renewals(opened, USUAL)), str(renewals(balanced, USUAL)), str(1 + renewals(strict, USUAL))]
-            without = [left, f"{left}, with packages" if group.left() else left, f"{percent(USUAL['give_up'])}, with packages"]
-        else:
-            clicks, without = ["0", "0", "needs a person"], [left, left, "100 %, with packages"]
-        lines.append([group.name, wait, digits(group.renewal(USUAL)), *clicks, *without])
-    head = ["who", "seconds: the median, the last", "seconds for a renewal", "clicks, *open*", "*balanced*", "*strict*"]
-    return rows([*head, "without internet, *open*", "*balanced*", "*strict*"], lines)
+        lines.append([group.name, wait, digits(group.renewal(USUAL))])
+    return rows(["who", "seconds: the median, the last", "seconds for a renewal"], lines)
 
 
 def tax_table() -> str:
     """The table of leases and farms."""
     lines = []
-    for label, seconds in (("none: 6 hours", 6 * HOUR), ("4 hours", 4 * HOUR), ("1 hour", HOUR), ("20 minutes", 1200)):
+    for label, seconds in (("none: 6 hours", 6 * HOUR), ("1 hour", HOUR), ("20 minutes", 1200)):
         setting = Setting(label, seconds, True, True)
-        cells = [percent(tax(setting, {**USUAL, "pods": pods})) for pods in (1, 100, 1000)]
+        cells = [percent(tax(setting, {**USUAL, "pods": pods})) for pods in (1, 1000)]
         slow = percent(tax(setting, {**USUAL, "pods": 1, "solver_tries": ASSUMPTIONS["solver_tries"].low}))
         lines.append([label, slow, *cells])
-    return rows(["lease", "1 pod, project's client", "1 pod", "100 pods", "1,000 pods"], lines)
+    return rows(["lease", "1 pod, project's client", "1 pod", "1,000 pods"], lines)
 
 
 def settings_table() -> str:
@@ -256,7 +236,7 @@ def filled(text: str) -> str:
     return re.sub(r"(<!-- table (\w+), by ci/economics -->)\n(?:(?!<!-- ).)*<!-- end of table -->", table, text, flags=re.DOTALL)
 
 
-# -- plots
+# -- the plot
 
 
 def rounded(number: float) -> float:
@@ -265,7 +245,7 @@ def rounded(number: float) -> float:
 
 
 def series() -> dict[str, Any]:
-    """The figures of the two plots."""
+    """The figures of the plot."""
     opened, balanced, strict = settings_of()
     pods = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000]
 
@@ -280,21 +260,7 @@ def series() -> dict[str, Any]:
         "balanced: rented cores, 1,000 addresses": along(lambda numbers: script(balanced, numbers, 1000)),
         "open: rented cores, 1 address": along(lambda numbers: script(opened, numbers, 1)),
     }
-    waits: dict[str, list[list[float]]] = {}
-    for name, slower in (("laptop", ""), ("slow phone", "phone")):
-        for number, which in enumerate(("half of them", "the last")):
-            line = waits.setdefault(f"{name}, {which}", [])
-            for size in range(1, 501):
-                seconds = rounded(Group("", together(size), slower).waits(USUAL)[number])
-                if not line or line[-1][1] != seconds or size == 500:
-                    line.append([size, seconds])
-    return {
-        "pods": pods,
-        "costs": costs,
-        "income": [rounded(end * 1000) for end in income_range()],
-        "waits": waits,
-        "hold": VALUES["launchPage"]["hold"],
-    }
+    return {"pods": pods, "costs": costs, "income": [rounded(end * 1000) for end in income_range()]}
 
 
 def checksum(figures: str) -> str:

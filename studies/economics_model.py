@@ -149,10 +149,6 @@ def base_tries() -> float:
     return VALUES["captcha"]["providers"]["altcha"]["counterMax"] / 2 + 1
 
 
-ADDRESSES = {"1 address": 1, "10 addresses": 10, "a /48": 0}
-"""The networks of a script: IPv4 addresses, or a whole IPv6 /48."""
-
-
 def price_after(charges: float, addresses: int) -> float:
     """The price for somebody who has spread so many charges evenly over all of their networks.
 
@@ -300,14 +296,12 @@ class Group:
         arrivals: rounds, as `together` returns them.
         slower: how many times slower than a laptop their device is: the key of an assumption, or empty.
         workers: the number of cores that solve.
-        person: whether a person is waiting.
     """
 
     name: str
     arrivals: list[tuple[int, float]]
     slower: str = ""
     workers: int = WORKERS
-    person: bool = True
 
     @property
     def size(self) -> int:
@@ -335,7 +329,6 @@ class Group:
 
 PHONE = Group("one person, slow phone", together(1), slower="phone")
 CLASS_OF_100 = Group("a class of 100, in the same second", together(100))
-DOES_NOTHING = Group("an API user who does nothing", [(1, 0.0)], person=False)
 
 GROUPS = (
     Group("one person", together(1)),
@@ -343,10 +336,8 @@ GROUPS = (
     Group("a class of 30, in the same second", together(30)),
     CLASS_OF_100,
     Group("a lecture of 500, in the same second", together(500)),
-    Group("a conference, 300 in an hour", in_turn(300)),
-    Group("an API user with the client, 20 launches an hour", in_turn(20), workers=1, person=False),
-    Group("a CI with the client, 100 launches an hour", in_turn(100), workers=1, person=False),
-    DOES_NOTHING,
+    Group("an API user with the client, 20 launches an hour", in_turn(20), workers=1),
+    Group("a CI with the client, 100 launches an hour", in_turn(100), workers=1),
 )
 """All behind one IPv4 address."""
 

@@ -1,6 +1,6 @@
-"""Draws the two plots of docs/economics.md from the figures that `studies/economics.py --series` prints.
+"""Draws the plot of docs/economics.md from the figures that `studies/economics.py --series` prints.
 
-economics_plots.py FOLDER    reads JSON, writes economics-attackers.svg and economics-classes.svg
+economics_plots.py FOLDER    reads JSON, writes economics-attackers.svg
 """
 
 import hashlib
@@ -45,7 +45,7 @@ def save(figure: pyplot.Figure, path: Path, figures: str) -> None:
 
 
 def main() -> None:
-    """Draw both."""
+    """Draw it."""
     figures, folder = sys.stdin.read(), Path(sys.argv[1])
     data = json.loads(figures)
 
@@ -57,14 +57,6 @@ def main() -> None:
         axes.plot(numpy.array(data["pods"]), numpy.array(dollars), label=name, color=colour, linestyle=dashes)
     below(axes)
     save(figure, folder / "economics-attackers.svg", figures)
-
-    figure, axes = begin("people behind one address who launch in the same second", "seconds until there is network")
-    axes.set_yscale("log")
-    for (name, points), colour, dashes in zip(data["waits"].items(), COLOURS, DASHES, strict=False):
-        axes.step(*numpy.array(points).T, where="post", label=name, color=colour, linestyle=dashes)
-    axes.axhline(data["hold"], color="#555555", linewidth=0.8, label=f"a launch waits for {data['hold']} s at most")
-    below(axes)
-    save(figure, folder / "economics-classes.svg", figures)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""docs/logs.md lists each event, message and field of the logs."""
+"""docs/logs.md lists each event of the logs, and the fields and messages that do not explain themselves."""
 
 import ast
 import json
@@ -17,9 +17,9 @@ SOURCES = sorted(path for path in TOP.glob("verifier/**/*.py") if path.name not 
 LEVELS = ("info", "warning", "error", "exception")
 
 
-def section(title):
-    """Returns what the first cells of the table below a heading name, without the marks of code spans."""
-    (text,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL)
+def section(title, end="## "):
+    """Returns what the first cells of the table below a heading or a sentence name, without the marks of code spans."""
+    (text,) = re.findall(rf"^{title}\n(.*?)(?=^{end}|\Z)", DOCUMENT, re.MULTILINE | re.DOTALL)
     found = [one for cell in re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE) for one in cell.split("`, `")]
     assert len(found) == len(set(found))
     return set(found)
@@ -97,7 +97,7 @@ def test_logged_names_are_found_in_the_code():
 
 
 def test_documented_events_are_the_logged_ones():
-    assert section("Decisions") == EVENTS
+    assert section("## Decisions", "These fields") == EVENTS
 
 
 def test_documented_outcomes_of_a_pass_are_those_of_the_code():
@@ -105,12 +105,13 @@ def test_documented_outcomes_of_a_pass_are_those_of_the_code():
     assert set(re.findall(r"`([a-z-]+)`", outcomes)) | {"lease-given", "outranked"} == set(PassOutcome)
 
 
-def test_documented_messages_are_the_logged_ones():
-    assert section("Messages") == MESSAGES
+def test_documented_messages_are_logged():
+    """Others say themselves what to do."""
+    assert section("## Messages") < MESSAGES
 
 
-def test_documented_fields_are_the_logged_ones():
-    assert section("Fields") == FIELDS
+def test_documented_fields_are_logged():
+    assert section("These fields .*:") < FIELDS
 
 
 def test_documented_lines_of_binderhub_and_the_hub_are_the_logged_ones():
@@ -121,7 +122,7 @@ def test_documented_lines_of_binderhub_and_the_hub_are_the_logged_ones():
             said.add(re.sub(filled, "…", line))
     # launch_hook.py fills the last place with one text, which begins with "not announced".
     said = {re.sub(r"…/… …", "…/… not announced, …", line) for line in said}
-    shown = section("BinderHub and the hub")
+    shown = section("## BinderHub and the hub")
     assert len(said) > 8 and shown == said
 
 

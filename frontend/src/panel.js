@@ -83,7 +83,7 @@ export class Panel {
     section.setAttribute("aria-label", this._messages.label);
     // Room at the end of the page, so that nothing that is scrolled to or focused is behind the panel.
     const room = make("div");
-    // Without its style sheet it is text at the end of the page (D-314).
+    // Without its style sheet it is text at the end of the page.
     const appear = this._appear = () => {
       clearTimeout(this._late);
       section.hidden = false;
@@ -169,5 +169,5 @@ export class Panel {
   }
 }
 
-// The page's Bootstrap theme. BinderHub's page sets none, and is light no matter what the browser prefers (D-315).
+// The page's Bootstrap theme. BinderHub's page sets none, and is light no matter what the browser prefers.
 const pageTheme = () => (document.documentElement.dataset.bsTheme === "dark" ? "dark" : "light");

@@ -360,7 +360,7 @@ async function present(provider, solved, signal) {
   return undefined;
 }
 
-// The way back (D-312). If this page has a tab of its own, the tab is closed, and the server is in the previous one. A phone that
+// The way back. If this page has a tab of its own, the tab is closed, and the server is in the previous one. A phone that
 // was used only for this has no way back.
 const alone = Boolean(window.opener) || history.length === 1;
 const elsewhere = !window.opener && matchMedia("(pointer: coarse)").matches;

@@ -64,7 +64,7 @@ def _source(logo: str) -> str:
 
 
 def _style(accent: str) -> str:
-    """The style sheet for the button and for lines. The button's text is black or white, whichever is more readable (D-311)."""
+    """The style sheet for the button and for lines. The button's text is black or white, whichever is more readable."""
     on = max(("#000000", "#ffffff"), key=lambda text: contrast(text, accent))
     light, dark = (_line(accent, ground) for ground in (LIGHT, DARK))
     scheme = f"@media (prefers-color-scheme:dark){{:root{{--accent-line:{dark}}}}}"

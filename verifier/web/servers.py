@@ -96,7 +96,7 @@ def show_problems_as_pages(app: Flask) -> None:
             media_type = _media_type()
         elif request.endpoint is None and request.method == "GET":
             answer.vary.update(("Accept", "Accept-Language"))
-            # Browsers ask for HTML when they open an address. Scripts, which accept anything, still get JSON (D-313).
+            # Browsers ask for HTML when they open an address. Scripts, which accept anything, still get JSON.
             media_type = request.accept_mimetypes.best_match(["application/json", "text/html"], default="application/json")
         if answer.status_code >= 400 and media_type != "application/json":
             language = pages.choose_language(request.accept_languages)

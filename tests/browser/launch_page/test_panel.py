@@ -323,7 +323,7 @@ def test_panel_has_two_lines_at_most_on_a_phone(language, hub, tab):
 
 @pytest.mark.parametrize("viewport", [False, True], ids=["as it is", "with a viewport element"])
 def test_panel_has_the_width_of_the_page_on_a_phone(viewport, hub, tab):
-    """BinderHub's page has no such element, and is 980 pixels wide there (D-353)."""
+    """BinderHub's page has no such element, and is 980 pixels wide there."""
     if viewport:
         launch_page = (TOP / "docs/launch-page.md").read_text()
         hub.header_html["viewport"] = re.search(r"^ +viewport: (<meta .*>)$", launch_page, re.MULTILINE)[1]

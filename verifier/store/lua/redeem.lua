@@ -54,7 +54,7 @@ if request.replaces and is_changed() then
 end
 
 -- An unlock that waits for this pod, and that this one must not replace: until the reconciler acts, anybody could take a larger
--- tier away by presenting something smaller. What is withdrawn, or on the pod already, does not wait (D-131).
+-- tier away by presenting something smaller. What is withdrawn, or on the pod already, does not wait (D-384).
 local function is_outranked()
   local text = redis.call('GET', KEYS[3])
   local waiting = text and cjson.decode(text)

@@ -41,7 +41,7 @@ MAX_SERVERS_PER_DAY = 1_000_000
 """The highest `serversPerDay` of a key."""
 
 SERVERS_PER_PASS = 1
-"""The number of servers that a key's pass is good for. With more, `serversPerDay` would not count servers (D-035)."""
+"""The number of servers that a key's pass is good for. With more, `serversPerDay` would not count servers."""
 
 DAY_SECONDS = 86400
 """The window of `serversPerDay`, in seconds. It is any 24 hours, not a calendar day, so there is no rush at midnight."""
@@ -226,7 +226,7 @@ class Keys:
         if found.is_expired(at):
             raise BadPass(PassOutcome.KEY_EXPIRED, "The key that the pass was issued for has expired.")
         patterns = found.entry.repositories
-        # D-038
+        # D-066
         if patterns and not any(within(pattern, repository) for pattern in patterns):
             raise BadPass(PassOutcome.OTHER_REPOSITORY, "The pass was issued for a key that is for other repositories.")
         return found

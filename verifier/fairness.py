@@ -4,7 +4,7 @@ Every accepted solution, from any provider, charges its network by one. With `n`
 `1 + n / doubled_after` times the base work. A class behind one address hardly notices, while the cost of a script grows with the
 square of the passes that it gets. For IPv6, where one customer has many networks, wider networks are charged as well.
 
-Decisions: D-024, D-025, D-026, D-211, D-212.
+Decisions: D-025, D-211, D-212.
 """
 
 import ipaddress

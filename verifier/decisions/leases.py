@@ -4,7 +4,7 @@ The reconciler dates a grant when it writes it on the pod, by its own clock. Fro
 When the lease ends, the reconciler replaces the grant with one without egress that has the same id and the rule `expired`. So the
 pass or key that gave the tier cannot give it again, even if Redis still holds the grant or a clock is set back.
 
-Decisions: D-071, D-072, D-075, D-076.
+Decisions: D-071, D-072, D-075.
 """
 
 from dataclasses import dataclass, replace

@@ -9,7 +9,7 @@
 They are checked at a launch (`rules`), at an unlock and when a pass is issued (`web`), before an operator's grant (`operators`),
 and by the reconciler in mode `allow`. Blocks also act on running servers.
 
-Decisions: D-056, D-057, D-058, D-059.
+Decisions: D-057, D-058, D-059.
 """
 
 import ipaddress

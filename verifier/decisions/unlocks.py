@@ -27,7 +27,7 @@ class Unlocks:
         """The tiers from which a server would gain: larger ones, and its own once it is renewable. None: any, as it has no tier.
 
         A pass for a smaller tier would take egress away, and anybody who knows the server could send such a pass. A pass for the
-        same tier would waste a use (D-022). Decisions: D-078, D-130.
+        same tier would waste a use. Decision: D-130.
         """
         if known.tier == UNVERIFIED:
             return None

@@ -239,7 +239,7 @@ def seen_by_proxy(
     ask: Callable[[start_guard.Target, float], dict[str, Any]] = start_guard.ask_proxy,
     patience: float = PROXY_PATIENCE_SECONDS,
 ) -> str:
-    """What the egress proxy sees of this pod. It does not know the pod, which is not a server, but reports its address (D-257).
+    """What the egress proxy sees of this pod. It does not know the pod, which is not a server, but reports its address.
 
     Args:
         environment: the container's environment variables.

@@ -78,7 +78,7 @@ _NOTHING = TierHosts(HostList(()))
 
 
 def _lists(pod: PodAddresses, policy: Policy) -> list[HostList]:
-    """The lists that apply to a pod: its tier's, and its repository's (D-260). Empty lists are left out.
+    """The lists that apply to a pod: its tier's, and its repository's (D-066). Empty lists are left out.
 
     There are none if the tier is unknown, as during a roll-out: what it must not reach is then unknown, too.
     """

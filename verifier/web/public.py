@@ -78,6 +78,6 @@ def third_party_script(file: str) -> Response:
 
 def _script(file: str) -> Response:
     answer = Response(services().assets.read(file), content_type="text/javascript; charset=utf-8")
-    answer.set_etag(file)  # The name contains a checksum of the content (D-092).
+    answer.set_etag(file)  # The name contains a checksum of the content.
     answer.make_conditional(request)
     return answer

@@ -6,7 +6,7 @@ local function clock()
   return t[1] .. '.' .. string.format('%06d', t[2])
 end
 
--- The time at which the epoch began. It begins now, as `clock` says it, if there is none: Redis is new, or was wiped (D-023).
+-- The time at which the epoch began. It begins now, as `clock` says it, if there is none: Redis is new, or was wiped (D-017).
 -- The key is read first, because a full Redis refuses even a SET that would change nothing.
 local function epoch(key, now)
   local began = tonumber(redis.pcall('GET', key) or nil)

@@ -3,27 +3,21 @@
 `seen` runs it in the lab's network namespace, with real sockets, on a clock of its own.
 """
 
-import asyncio
 import re
 import tempfile
-import threading
 from collections import Counter
 from pathlib import Path
 
 from tests.support.clock import Clock
 from tests.support.egress_proxy import attempts, lab
-from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PORT, PUBLIC, STRANGER, Pod, get, plain
+from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PUBLIC, STRANGER, Pod, get, plain
 from tests.support.egress_proxy.internet import start_internet
 from tests.support.waiting import eventually
 from verifier.proxy import source_ports
 from verifier.proxy.connections import Proxy
-from verifier.proxy.decide import Policy, TierHosts
-from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
-from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
-from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 PORTS, TRIED, VERIFIED = 800, 250, 100
 """The machine's source ports, the connections that the unverified servers try, and a verified one's."""
@@ -43,26 +37,13 @@ def main() -> None:
     Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(f"40000 {40000 + PORTS - 1}")
     attempts.answer_seconds = lab.WAIT_SECONDS
     source_ports.FEW = 0  # type: ignore[misc]  # they are all of the crowd here
-    clock, metrics, loop = Clock(), Metrics(), asyncio.new_event_loop()
+    clock, metrics = Clock(), Metrics()
     limits = Limits(1000, 1000, 0, 4000, 0, source_ports.source_ports())
-    policy = Policy({"unverified": TierHosts(HostList(list(HOSTS))), "full": TierHosts(HostList(["*"]))})
-    proxy = Proxy(policy, limits, Resolver(HOSTS.__getitem__), metrics, clock=clock)
+    proxy = Proxy(lab.policy(*HOSTS), limits, Resolver(HOSTS.__getitem__), metrics, clock=clock)
     with tempfile.TemporaryDirectory() as folder:
         start_internet(Path(folder), PUBLIC)
     tiers = {LISTED: "unverified", COURSE: "unverified", STRANGER: "unverified", ANY: "full"}
-    servers = {f"{name}/": [PodAddresses(name, name, "", (lab.PODS[name].address,), tier)] for name, tier in tiers.items()}
-
-    async def beat() -> None:
-        """The proxy hears the reconciler."""
-        proxy.identities.apply(AddressChange(AddressVersion()))
-
-    async def begin() -> list["asyncio.Task[None]"]:
-        proxy.identities.load(AddressVersion(), servers)
-        await beat()
-        return [asyncio.create_task(proxy.serve(listen(PORT))), asyncio.create_task(proxy.watch())]
-
-    kept = loop.run_until_complete(begin())
-    threading.Thread(target=loop.run_forever, daemon=True).start()
+    running = lab.Running(proxy, {lab.PODS[name]: tier for name, tier in tiers.items()})
 
     def ask(number: int, *pods: str, host: str = "ok.example") -> dict[str, int]:
         return Counter(one(lab.PODS[pods[turn % len(pods)]], host).split()[1] for turn in range(number))
@@ -84,10 +65,9 @@ def main() -> None:
     found["unverified"] = metric("source_ports_taken")['who="unverified"']
     found["refusals"] = sum(value for labels, value in metric("connections_total").items() if 'rule="host-limit"' in labels)
     clock.now += source_ports.KEPT_SECONDS
-    asyncio.run_coroutine_threadsafe(beat(), loop).result()
+    running.publish("later", lab.CUT, "full")  # The proxy hears the reconciler again.
     found["after"] = ask(1, LISTED)
-    assert not any(task.done() for task in kept)
-    lab.end(found)
+    running.end(found)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 `seen` runs the proxy with its feed and a real Redis in the lab's network namespace, on a clock of its own.
 """
 
-import asyncio
 import logging
 import ssl
 import tempfile
@@ -13,19 +12,16 @@ from pathlib import Path
 from tests.support.apps import RedisServer
 from tests.support.clock import Clock
 from tests.support.egress_proxy import attempts, lab
-from tests.support.egress_proxy.attempts import LISTED, PORT, PUBLIC, addresses, get, open_tunnel, plain
+from tests.support.egress_proxy.attempts import LISTED, PUBLIC, addresses, get, open_tunnel, plain
 from tests.support.egress_proxy.internet import start_internet
 from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.proxy import feed
 from verifier.proxy.connections import Proxy
-from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.feed import Feed
-from verifier.proxy.hosts import HostList
 from verifier.proxy.identities import MAX_AGE_SECONDS
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
-from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
 from verifier.records import PodAddresses, Server
 from verifier.settings import CommonSettings, load
@@ -53,20 +49,6 @@ class Noticed(logging.Handler):
             self.event.set()
 
 
-def start_proxy(store: Store, clock: Clock) -> Proxy:
-    """The proxy with its feed, on a loop of a thread."""
-    loop = asyncio.new_event_loop()
-    policy = Policy({"unverified": TierHosts(HostList(["ok.example"]))})
-    proxy = Proxy(policy, Limits(), Resolver(addresses), Metrics(), identity_wait_seconds=0.3, clock=clock)
-
-    async def begin() -> list["asyncio.Task[None]"]:
-        return [asyncio.create_task(proxy.serve(listen(PORT))), asyncio.create_task(proxy.watch())]
-
-    threading.Thread(target=lambda: (loop.run_until_complete(begin()), loop.run_forever()), daemon=True).start()
-    Feed(store, proxy.identities, loop).start()
-    return proxy
-
-
 def main() -> None:
     """In the namespace: let Redis hang, and print what was seen."""
     attempts.answer_seconds = WAIT_SECONDS
@@ -78,7 +60,10 @@ def main() -> None:
     settings = load(CommonSettings, redis_url=redis.url)
     with tempfile.TemporaryDirectory() as folder:
         start_internet(Path(folder), PUBLIC)
-    proxy, store = start_proxy(Store(connect(settings)), clock), Store(connect(settings))
+    policy, store = lab.policy("ok.example"), Store(connect(settings))
+    proxy = Proxy(policy, Limits(), Resolver(addresses), Metrics(), identity_wait_seconds=0.3, clock=clock)
+    running = lab.Running(proxy, None)
+    Feed(Store(connect(settings)), proxy.identities, running.loop).start()
 
     def tell() -> None:
         """Publish as the reconciler does, until the proxy hears it."""
@@ -112,7 +97,7 @@ def main() -> None:
     tell()
     found["after"] = ask()
     redis.stop()
-    lab.end(found)
+    running.end(found)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import NoReturn
 
@@ -92,57 +93,33 @@ EXCEPT = [
 """The same as `except` in values.yaml."""
 
 
-class Lab:
-    """The proxy on the event loop of its own thread, and the state that the reconciler would publish."""
+def policy(*hosts: str) -> Policy:
+    """Unverified servers reach these hosts, verified ones any."""
+    return Policy({"unverified": TierHosts(HostList(list(hosts))), "full": TierHosts(HostList(["*"]))})
 
-    def __init__(self) -> None:
-        closed = NetworkSet(ipaddress.ip_network(cidr) for cidr in EXCEPT)
-        policy = Policy(
-            {"unverified": TierHosts(HostList(LISTED_HOSTS), closed=closed), "full": TierHosts(HostList(["*"]), closed=closed)},
-            frozenset({"hub.example"}),
-            "https://hub.example/egress/servers/",
-            repositories={"github.com/org/course": HostList(["api.course.example", "private.example"])},
-        )
-        self.rebound = 0
-        self.later = 0.0  # seconds by which answers of DNS appear older
-        self.asked: set[str] = set()
-        self.loop = asyncio.new_event_loop()
-        self.proxy = Proxy(
-            policy, Limits(60, 1000, 0, 400), Resolver(self.resolve, self._now), Metrics(), True, identity_wait_seconds=0.3
-        )
+
+class Running:
+    """A proxy on the event loop of its own thread, and what the reconciler would publish: `tiers`, or what a feed tells."""
+
+    def __init__(self, proxy: Proxy, tiers: dict[Pod, str] | None) -> None:
+        self.proxy, self.loop = proxy, asyncio.new_event_loop()
         self._version = self._known = 0
-        self.loop.run_until_complete(self._begin())
+        self.loop.run_until_complete(self._begin(tiers))
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
-        self.publish("listed", PODS[LISTED], "unverified")
-        self.publish("six", PODS[SIX], "unverified")
-        self.publish("blocked", PODS[BLOCKED], "unverified", blocked=True)
-        self.publish("any", PODS[ANY], "full")
-        self.publish("course", PODS[COURSE], "unverified", repository="https://github.com/org/course")
-        self.publish("one", PODS[TWICE], "full")
-        self.publish("another", PODS[TWICE], "full")
-        while "hub.example" not in self.asked:
-            time.sleep(0.01)
 
-    async def _begin(self) -> None:
-        self.proxy.identities.load(AddressVersion(), {})
-        self._kept = [asyncio.create_task(task) for task in (self.proxy.serve(listen(PORT)), self.proxy.watch(), self._beat())]
+    async def _begin(self, tiers: dict[Pod, str] | None) -> None:
+        work: list[Coroutine[object, object, None]] = [self.proxy.serve(listen(PORT)), self.proxy.watch()]
+        if tiers is not None:
+            pods = {f"{pod.address}/": [PodAddresses(pod.address, pod.address, "", (pod.address,), tiers[pod])] for pod in tiers}
+            self.proxy.identities.load(AddressVersion(), pods)
+            work.append(self._beat())
+        self._tasks = [asyncio.create_task(task) for task in work]
 
     async def _beat(self) -> None:
         """Publish as the reconciler does: the state is valid for half a minute after its last message."""
         while True:
             self.proxy.identities.apply(AddressChange(AddressVersion(self._known)))
             await asyncio.sleep(1)
-
-    def _now(self) -> float:
-        return time.monotonic() + self.later
-
-    def resolve(self, name: str) -> list[str]:
-        """Resolve as DNS would. One name has another address in every answer."""
-        self.asked.add(name)
-        if name == "rebind.example":
-            self.rebound += 1
-            return [PUBLIC[0]] if self.rebound % 2 else [PRIVATE]
-        return addresses(name)
 
     def publish(self, user: str, pod: Pod, tier: str, blocked: bool = False, repository: str = "") -> None:
         """Publish a pod, as the reconciler does, and wait until the proxy knows it."""
@@ -155,6 +132,46 @@ class Lab:
             assert self.proxy.identities.apply(change)
 
         asyncio.run_coroutine_threadsafe(apply(), self.loop).result()
+
+    def end(self, found: dict) -> NoReturn:
+        """End the program, as `end`: no part of the proxy has ended before."""
+        assert not any(task.done() for task in self._tasks)
+        end(found)
+
+
+class Lab(Running):
+    """The proxy with the pods of `PODS`."""
+
+    def __init__(self) -> None:
+        closed = NetworkSet(ipaddress.ip_network(cidr) for cidr in EXCEPT)
+        policy = Policy(
+            {"unverified": TierHosts(HostList(LISTED_HOSTS), closed=closed), "full": TierHosts(HostList(["*"]), closed=closed)},
+            frozenset({"hub.example"}),
+            "https://hub.example/egress/servers/",
+            repositories={"github.com/org/course": HostList(["api.course.example", "private.example"])},
+        )
+        self.rebound = 0
+        self.later = 0.0  # seconds by which answers of DNS appear older
+        self.asked: set[str] = set()
+        resolver = Resolver(self.resolve, lambda: time.monotonic() + self.later)
+        super().__init__(Proxy(policy, Limits(60, 1000, 0, 400), resolver, Metrics(), True, identity_wait_seconds=0.3), {})
+        self.publish("listed", PODS[LISTED], "unverified")
+        self.publish("six", PODS[SIX], "unverified")
+        self.publish("blocked", PODS[BLOCKED], "unverified", blocked=True)
+        self.publish("any", PODS[ANY], "full")
+        self.publish("course", PODS[COURSE], "unverified", repository="https://github.com/org/course")
+        self.publish("one", PODS[TWICE], "full")
+        self.publish("another", PODS[TWICE], "full")
+        while "hub.example" not in self.asked:
+            time.sleep(0.01)
+
+    def resolve(self, name: str) -> list[str]:
+        """Resolve as DNS would. One name has another address in every answer."""
+        self.asked.add(name)
+        if name == "rebind.example":
+            self.rebound += 1
+            return [PUBLIC[0]] if self.rebound % 2 else [PRIVATE]
+        return addresses(name)
 
 
 def in_namespace(module: str, *arguments: str, resolver: str = "") -> dict:

@@ -3,7 +3,6 @@
 `seen` runs the proxy in the lab's network namespace, with real sockets.
 """
 
-import asyncio
 import fcntl
 import os
 import re
@@ -20,13 +19,9 @@ from tests.support.egress_proxy.attempts import ANY, LISTED, PORT, PUBLIC, Pod, 
 from tests.support.waiting import eventually
 from verifier.proxy import accounting, endings, plain
 from verifier.proxy.connections import Proxy
-from verifier.proxy.decide import Policy, TierHosts
-from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
-from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
-from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 NOT_READ = 40
 """Downloads that the first server asks for and does not read."""
@@ -149,26 +144,12 @@ def pipes() -> int:
 
 def main() -> None:
     """In the namespace: download, do not read, and print what was seen."""
-    metrics, errors, loop = Metrics(), [], asyncio.new_event_loop()
-    loop.set_exception_handler(lambda _, context: errors.append(str(context["message"])))
-    policy = Policy({"unverified": TierHosts(HostList(list(HOSTS))), "full": TierHosts(HostList(["*"]))})
-    proxy = Proxy(policy, Limits(new_per_second=1000), Resolver(HOSTS.__getitem__), metrics)
-    tiers = {LISTED: "unverified", ANY: "full"}
-    servers = {f"{name}/": [PodAddresses(name, name, "", (lab.PODS[name].address,), tier)] for name, tier in tiers.items()}
-
-    async def beat() -> None:
-        while True:
-            proxy.identities.apply(AddressChange(AddressVersion()))
-            await asyncio.sleep(1)
-
-    async def begin() -> list["asyncio.Task[None]"]:
-        proxy.identities.load(AddressVersion(), servers)
-        return [asyncio.create_task(task) for task in (beat(), proxy.serve(listen(PORT)), proxy.watch())]
-
-    kept = loop.run_until_complete(begin())
+    metrics, errors = Metrics(), []
+    proxy = Proxy(lab.policy(*HOSTS), Limits(new_per_second=1000), Resolver(HOSTS.__getitem__), metrics)
+    running = lab.Running(proxy, {lab.PODS[LISTED]: "unverified", lab.PODS[ANY]: "full"})
+    running.loop.set_exception_handler(lambda _, context: errors.append(str(context["message"])))
     endless, silent = (socket.create_server((address, 80), backlog=100) for address in PUBLIC)
     threading.Thread(target=serve, args=[endless], daemon=True).start()
-    threading.Thread(target=loop.run_forever, daemon=True).start()
 
     def cut() -> dict[str, float]:
         line = r'^binder_egress_proxy_connections_total{decision="cut".*rule="not-taken",tier="(.*)"} (\S+)$'
@@ -236,8 +217,7 @@ def main() -> None:
     unanswered.close()
     eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "a request whose client has left goes on")
     found["errors"] = errors
-    assert not any(task.done() for task in kept)
-    lab.end(found)
+    running.end(found)
 
 
 def settled(look: Callable[[], object]) -> bool:

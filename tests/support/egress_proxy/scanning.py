@@ -3,7 +3,6 @@
 `seen` runs it in the lab's network namespace, with real sockets.
 """
 
-import asyncio
 import ipaddress
 import re
 import socket
@@ -16,16 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.support.egress_proxy import attempts, lab
-from tests.support.egress_proxy.attempts import ANY, LISTED, PORT, connect, get, plain, receive
+from tests.support.egress_proxy.attempts import ANY, LISTED, connect, get, plain, receive
 from tests.support.egress_proxy.internet import start_internet
 from verifier.proxy.connections import Proxy
-from verifier.proxy.decide import Policy, TierHosts
-from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
-from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
-from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 LIMIT, UNVERIFIED_LIMIT = 12, 4
 """Addresses in a minute without a wait, of a server with a tier and of one without."""
@@ -65,28 +60,17 @@ def main() -> None:
     for network in (ANSWERING, REFUSING):
         subprocess.run(["ip", "route", "add", "local", str(network), "dev", "lo"], check=True)
     attempts.answer_seconds = lab.WAIT_SECONDS
-    metrics, loop, knocked = Metrics(), asyncio.new_event_loop(), dict[str, float]()
+    metrics, knocked = Metrics(), dict[str, float]()
     limits = Limits(1000, 1000, new_hosts_per_minute=LIMIT, unverified_new_hosts_per_minute=UNVERIFIED_LIMIT)
-    policy = Policy({"unverified": TierHosts(HostList(["*"])), "full": TierHosts(HostList(["*"]))})
     now = [0.0]  # seconds by which answers of DNS appear older
-    proxy = Proxy(policy, limits, Resolver(resolve, lambda: time.monotonic() + now[0]), metrics)
+    proxy = Proxy(lab.policy("*"), limits, Resolver(resolve, lambda: time.monotonic() + now[0]), metrics)
     with tempfile.TemporaryDirectory() as folder:
         start_internet(Path(folder), [str(address) for address in list(ANSWERING)[:150]])
     packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
     packets.bind(("lo", 0))
     threading.Thread(target=watch, args=[packets, knocked], daemon=True).start()
 
-    async def begin() -> list["asyncio.Task[None]"]:
-        servers = {
-            f"{name}/": [PodAddresses(name, name, "", (lab.PODS[name].address,), tier)]
-            for name, tier in ((ANY, "full"), (LISTED, "unverified"))
-        }
-        proxy.identities.load(AddressVersion(), servers)
-        proxy.identities.apply(AddressChange(AddressVersion()))
-        return [asyncio.create_task(proxy.serve(listen(PORT))), asyncio.create_task(proxy.watch())]
-
-    kept = loop.run_until_complete(begin())
-    threading.Thread(target=loop.run_forever, daemon=True).start()
+    running = lab.Running(proxy, {lab.PODS[ANY]: "full", lab.PODS[LISTED]: "unverified"})
 
     def ask(pod: str, *hosts: str) -> dict[str, int]:
         with ThreadPoolExecutor(len(hosts)) as pool:
@@ -121,8 +105,7 @@ def main() -> None:
     found["reached that refuse"] = reached(REFUSING)
     rows = re.findall(r'^binder_egress_proxy_new_hosts_total{outcome="(.*)",who="(.*)"} (\S+)$', metrics.text().decode(), re.M)
     found["metrics"] = {f"{who} {outcome}": float(value) for outcome, who, value in rows}
-    assert not any(task.done() for task in kept)
-    lab.end(found)
+    running.end(found)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 `seen` runs the proxy, with the resolver of the system, in the lab's network namespace.
 """
 
-import asyncio
 import itertools
 import socket
 import ssl
@@ -14,17 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.support.egress_proxy import lab
-from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PORT, PUBLIC, Pod, connect, first_line, get, open_tunnel
+from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PUBLIC, Pod, connect, first_line, get, open_tunnel
 from tests.support.egress_proxy.internet import answer, start_internet
 from tests.support.waiting import eventually
 from verifier.proxy.connections import Proxy
-from verifier.proxy.decide import Policy, TierHosts
-from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
-from verifier.proxy.process import listen
 from verifier.proxy.resolve import NAMES_OF_ONE, SHARED, THREADS, Resolver
-from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 SERVER = "10.42.255.1"
 """The address of the DNS server, which is also the proxy's."""
@@ -90,36 +85,16 @@ class Dns:
             threading.Timer(late, self._socket.sendto, (reply, client)).start()
 
 
-def start_proxy() -> None:
-    """The proxy on the event loop of a thread, and the pods that it knows."""
-    loop = asyncio.new_event_loop()
-    names = ["ok.example", "fine.example", "other.example", "third.example"]
-    hosts = HostList([*names, *(f"*.{kind}.example" for kind in ("late", "never", "lost", "failed"))])
-    policy = Policy({"unverified": TierHosts(hosts), "full": TierHosts(HostList(["*"]))})
-    proxy = Proxy(policy, Limits(new_per_second=1000), Resolver(), Metrics())
-    known = [(pod, "unverified") for pod in (lab.PODS[LISTED], lab.PODS[COURSE], *STRANGERS)]
-    known += [(pod, "full") for pod in (lab.PODS[ANY], *CROWD)]
-    pods = {f"{pod.address}/": [PodAddresses(pod.address, pod.address, "", (pod.address,), tier)] for pod, tier in known}
-
-    async def beat() -> None:
-        while True:
-            proxy.identities.apply(AddressChange(AddressVersion()))
-            await asyncio.sleep(1)
-
-    async def begin() -> list["asyncio.Task[None]"]:
-        proxy.identities.load(AddressVersion(), pods)
-        return [asyncio.create_task(task) for task in (beat(), proxy.serve(listen(PORT)), proxy.watch())]
-
-    kept = loop.run_until_complete(begin())
-    threading.Thread(target=lambda: (loop.run_forever(), kept), daemon=True).start()
-
-
 def main() -> None:
     """In the namespace: send requests while names are not answered, and print the results."""
     with tempfile.TemporaryDirectory() as folder:
         start_internet(Path(folder), PUBLIC)
     dns = Dns()
-    start_proxy()
+    names = ("ok.example", "fine.example", "other.example", "third.example")
+    policy = lab.policy(*names, *(f"*.{kind}.example" for kind in ("late", "never", "lost", "failed")))
+    unverified = dict.fromkeys((lab.PODS[LISTED], lab.PODS[COURSE], *STRANGERS), "unverified")
+    tiers = unverified | dict.fromkeys((lab.PODS[ANY], *CROWD), "full")
+    running = lab.Running(Proxy(policy, Limits(new_per_second=1000), Resolver(), Metrics()), tiers)
 
     def ask(pod: Pod, host: str) -> str:
         with connect(pod) as connection:
@@ -181,7 +156,7 @@ def main() -> None:
     eventually(lambda: len({name.split(b"\x05crowd")[0][-1:] for name in waiting()}) == len(CROWD))
     eventually(lambda: len(waiting()) >= THREADS * SHARED)
     found["crowd"] = [ask(lab.PODS[COURSE], "third.example"), ask(lab.PODS[ANY], "fourth.example")]
-    lab.end(found)
+    running.end(found)
 
 
 if __name__ == "__main__":

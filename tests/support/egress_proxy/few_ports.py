@@ -39,7 +39,7 @@ def main() -> None:
     source_ports.FEW = 0  # type: ignore[misc]  # they are all of the crowd here
     clock, metrics = Clock(), Metrics()
     limits = Limits(1000, 1000, 0, 4000, 0, source_ports.source_ports())
-    proxy = Proxy(lab.policy(*HOSTS), limits, Resolver(HOSTS.__getitem__), metrics, clock=clock)
+    proxy = Proxy(lab.policy(*HOSTS), limits, Resolver(HOSTS.__getitem__), metrics, identity_wait_seconds=10, clock=clock)
     with tempfile.TemporaryDirectory() as folder:
         start_internet(Path(folder), PUBLIC)
     tiers = {LISTED: "unverified", COURSE: "unverified", STRANGER: "unverified", ANY: "full"}
@@ -65,7 +65,6 @@ def main() -> None:
     found["unverified"] = metric("source_ports_taken")['who="unverified"']
     found["refusals"] = sum(value for labels, value in metric("connections_total").items() if 'rule="host-limit"' in labels)
     clock.now += source_ports.KEPT_SECONDS
-    running.publish("later", lab.CUT, "full")  # The proxy hears the reconciler again.
     found["after"] = ask(1, LISTED)
     running.end(found)
 

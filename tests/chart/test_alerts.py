@@ -1,8 +1,4 @@
-"""The alerts: expressions that Prometheus can read, about existing metrics, with texts for people, and the cases in which they
-fire.
-
-Prometheus' own `promtool` tries each with time series for which it must fire, and with others for which it must not.
-"""
+"""The alerts: expressions that Prometheus can read, about existing metrics; `promtool` tries for which time series they fire."""
 
 import re
 import subprocess

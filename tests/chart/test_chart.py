@@ -1,7 +1,4 @@
-"""The chart as a whole: each values file of chart/ci, a parent chart that imports from it, and the upkeep of its values.
-
-The suites of chart/tests are about single templates.
-"""
+"""The chart as a whole: each values file of chart/ci, a parent chart that imports from it, and the upkeep of its values."""
 
 import ipaddress
 import itertools

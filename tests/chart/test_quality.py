@@ -70,10 +70,7 @@ WITH_PODS = re.compile(r"^kind: (?:Pod|Deployment|DaemonSet|StatefulSet|Job|Cron
 
 
 def test_values_for_openshift_leave_every_id_to_the_cluster(helm, tmp_path):
-    """OpenShift's standard constraint refuses ids outside the namespace's own range. It gives each pod an id of that range.
-
-    Everything that has pods is on, so that no component is forgotten. The page says of the agent that it needs ids of its own.
-    """
+    """Everything that has pods is on, so that no component is forgotten. The page says that the agent needs ids of its own."""
     section = (TOP / "docs/supported.md").read_text().split("## OpenShift\n", 1)[1].split("\n## ", 1)[0]
     values = tmp_path / "values.yaml"
     values.write_text(re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0])

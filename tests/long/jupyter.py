@@ -1,7 +1,4 @@
-"""Jupyter's own traffic, with variables that name a proxy: kernels, jupyter-server-proxy, Dask, servers in the pod.
-
-A separate program, with the real packages: `PACKAGES` in test_jupyter.py. Argument: the pod's address. Prints what worked.
-"""
+"""Jupyter's own traffic where variables name a proxy. Runs with the real packages. Argument: the pod's address."""
 
 import http.server
 import json

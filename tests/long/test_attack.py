@@ -1,7 +1,4 @@
-"""Compares the cost of passes for an attacker with docs/fairness.md. `ci/attack` prints the figures.
-
-Prices are compared by the challenges' prices and by the number of tries, which do not depend on the machine's load.
-"""
+"""Compares the cost of passes for an attacker with docs/fairness.md, by prices and tries, which no load of the machine changes."""
 
 import json
 import re

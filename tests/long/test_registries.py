@@ -1,7 +1,4 @@
-"""Installs a real package through exactly the list of an image: real pip, from its real index.
-
-It is not in `ci/test unit`, whose tests need no host except this machine.
-"""
+"""Installs a real package through exactly the list of an image: real pip, from its real index."""
 
 import json
 import os

@@ -1,8 +1,4 @@
-"""The real reconciler with ten thousand servers, and everything else with twenty thousand: figures that do not depend on the
-machine's load.
-
-`ci/bench scale` measures times.
-"""
+"""The real reconciler with ten thousand servers, and everything else with twenty thousand. `ci/bench scale` measures times."""
 
 import os
 import sys

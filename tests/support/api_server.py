@@ -13,13 +13,7 @@ from verifier.kubernetes_api import client_for
 
 
 class ApiServer:
-    """An API server with a test's answers.
-
-    Attributes:
-        answer: called with method, path, query and body of each request; returns status and body. Bytes are sent unchanged.
-        asked: method, path and query of each request.
-        headers: headers of all answers.
-    """
+    """An API server whose `answer` a test sets: method, path, query and body → status and body. `asked` has every request."""
 
     def __init__(self) -> None:
         self.answer: Callable[[str, str, dict[str, str], Any], tuple[int, object]] = lambda *_: (500, {})

@@ -118,14 +118,7 @@ PATIENT_UNLOCK_SECONDS = 15.0
 
 
 class ServedProcess:
-    """A process with gunicorn and real ports.
-
-    Args:
-        command: the command of `binder-egress` to run.
-        ready: the address at which it says that it is ready.
-        unlock_wait_seconds: how long an unlock waits for the reconciler before it is `pending`.
-        settings: its settings, by their names.
-    """
+    """A process with gunicorn and real ports, which is ready when the address `ready` answers."""
 
     def __init__(self, command: str, ready: str, unlock_wait_seconds: float = 2.0, **settings: object) -> None:
         self._ready = ready
@@ -177,13 +170,7 @@ class ServedProcess:
 
 
 class VerifierProcess(ServedProcess):
-    """The verifier as a process. `public` and `internal` are the addresses of its ports.
-
-    Args:
-        redis_server: its Redis, already started.
-        unlock_wait_seconds: how long an unlock waits for the reconciler before it is `pending`; by default the product's 2 s.
-        settings: settings besides its Redis, secrets and ports, by their names in `VerifierSettings`.
-    """
+    """The verifier as a process, with settings besides its Redis, secrets and ports. `public` and `internal` are its addresses."""
 
     def __init__(self, redis_server: RedisServer, unlock_wait_seconds: float = 2.0, **settings: object) -> None:
         ports = free_port(), free_port()
@@ -193,12 +180,7 @@ class VerifierProcess(ServedProcess):
 
 
 class ReceiverProcess(ServedProcess):
-    """The receiver of reports as a process. `address` is where it listens, and `port` the number in it.
-
-    Args:
-        redis_server: its Redis, already started.
-        settings: settings other than the defaults below, by their names in `ReceiverSettings`.
-    """
+    """The receiver of reports as a process. `address` is where it listens, and `port` the number in it."""
 
     def __init__(self, redis_server: RedisServer, **settings: object) -> None:
         self.port = free_port()

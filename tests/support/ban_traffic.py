@@ -1,8 +1,4 @@
-"""A made-up week of a hub: many small repositories, and seven that stand out, or should not.
-
-Four must never be proposed: a popular course, a class, a conference's tutorial, a CI. One must always be: a miner with a script. A
-miner by hand and a user of free computers are in between.
-"""
+"""A made-up week of a hub: many small repositories, four that must never be proposed, a miner that must, and others."""
 
 import json
 import math
@@ -26,14 +22,7 @@ SCRIPT, BY_HAND, FREE = "github.com/eve/fast-model", "github.com/mallory/notes",
 
 @dataclass
 class Week:
-    """The made-up data.
-
-    Attributes:
-        decisions: lines of the verifier's logs.
-        detections: lines of cryptnono.
-        archive: lines of mybinder's archive, of four weeks.
-        seconds: pod → processor time in seconds.
-    """
+    """Lines of the verifier's logs, of cryptnono, and of four weeks of mybinder's archive; and pod → processor time in seconds."""
 
     decisions: list[str] = field(default_factory=list)
     detections: list[str] = field(default_factory=list)

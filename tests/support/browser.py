@@ -46,13 +46,7 @@ def launch(playwright: Playwright, program: str = HEADLESS_SHELL, **options: Any
 
 
 class Tab:
-    """A page in the browser, and a record of everything that must not happen on it.
-
-    Args:
-        page: an empty page.
-        address: the address to open.
-        also: another origin that the page may send requests to.
-    """
+    """A page in the browser, which may request things from its own origin and from `also`, and a record of what must not happen."""
 
     def __init__(self, page: Page, address: str, also: str = "") -> None:
         self.page = page

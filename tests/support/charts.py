@@ -28,11 +28,7 @@ def tools() -> Path:
 
 
 def with_images(args: Sequence[str | Path]) -> list[str]:
-    """The arguments of a helm command, with the names of our images if it renders a folder that is our chart, or a parent of it
-    whose values name none.
-
-    They come before other values files and options, which therefore win.
-    """
+    """The arguments of a helm command, with the names of our images first if it renders a checkout, which names none."""
     done = [str(arg) for arg in args]
     if done[0] not in ("install", "lint", "template", "upgrade"):
         return done
@@ -55,11 +51,7 @@ def objects(text: str) -> list[dict[str, Any]]:
 
 
 def by_name(text: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """The objects in a text that Helm rendered, by kind and name.
-
-    Raises:
-        AssertionError: two objects have the same kind and name.
-    """
+    """The objects in a text that Helm rendered, by kind and name, which no two of them share."""
     rendered = objects(text)
     named = {(one["kind"], one["metadata"]["name"]): one for one in rendered}
     assert len(named) == len(rendered), "two objects with one name"

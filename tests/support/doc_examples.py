@@ -21,11 +21,7 @@ SIGNED_IN = "JUPYTERHUB_TOKEN"
 
 
 def examples(document: str) -> list[ParameterSet]:
-    """All blocks of shell and Python of a document, as parameters of a test: language and text.
-
-    Args:
-        document: its path from the top of the project.
-    """
+    """All blocks of shell and Python of a document, as parameters of a test: language and text."""
     text = (TOP / document).read_text()
     blocks = [
         (match[1], match[2], text[: match.start()].count("\n") + 1)
@@ -35,13 +31,7 @@ def examples(document: str) -> list[ParameterSet]:
 
 
 def section(document: str, heading: str, language: str = "sh") -> list[str]:
-    """The blocks of a language below a heading of a document, up to the next heading of any level.
-
-    Args:
-        document: its path from the top of the project.
-        heading: its text.
-        language: `sh`, `yaml`, ….
-    """
+    """The blocks of a language below a heading of a document, up to the next heading of any level."""
     (text,) = re.findall(rf"^##+ {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", (TOP / document).read_text(), re.S | re.M)
     return re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.S | re.M)
 
@@ -49,16 +39,9 @@ def section(document: str, heading: str, language: str = "sh") -> list[str]:
 def run_example(
     language: str, code: str, folder: Path, hub: str, repository: str = REPOSITORY, federation: str = "", **environment: str
 ) -> str:
-    """Run an example against another hub, with our client on the PATH. Returns its output.
+    """Run an example in an empty folder, against another hub, with our client on the PATH. Returns its output.
 
-    Args:
-        language: `sh` or `python`.
-        code: the example.
-        folder: an empty folder, the example's working directory.
-        hub: the address that replaces `HUB`.
-        repository: the text that replaces `REPOSITORY`.
-        federation: the address that replaces `FEDERATION`; the hub's by default.
-        environment: more variables.
+    `hub`, `repository` and `federation` (by default the hub) replace `HUB`, `REPOSITORY` and `FEDERATION`.
     """
     command = folder / "bin/binder-egress-client"
     command.parent.mkdir()

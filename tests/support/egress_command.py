@@ -12,18 +12,7 @@ from verifier.egress_cli import main
 def run_egress(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str, lines: str = "", **settings: str
 ) -> tuple[int, str, str]:
-    """Run it with these settings alone, as in the reconciler's pod.
-
-    Args:
-        monkeypatch: pytest's.
-        capsys: pytest's; what was printed before is thrown away.
-        arguments: of the command.
-        lines: its standard input.
-        settings: environment variables, BINDER_EGRESS_….
-
-    Returns:
-        Exit code, standard output and standard error.
-    """
+    """Run it with these settings (variables) and standard input alone. Returns exit code, standard output and standard error."""
     capsys.readouterr()
     code = 0
     with monkeypatch.context() as patch:

@@ -12,15 +12,7 @@ from verifier.records import Server
 
 
 class FakeCluster(UserPods):
-    """`UserPods` on a dictionary.
-
-    Attributes:
-        conflicts: how many of the next patches conflict because the pod has just changed.
-        down: whether the API server does not answer.
-        before_patch: called once, just before the next patch, so that a test can change the pod after the reconciler has read it.
-        before_delete: the same before the next deletion.
-        patches: (uid, grant) of every patch that succeeded.
-    """
+    """`UserPods` on a dictionary. A test sets how many patches conflict, and what happens before the next patch or deletion."""
 
     def __init__(self) -> None:
         self.pods: dict[str, Pod] = {}  # by name

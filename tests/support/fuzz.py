@@ -1,8 +1,4 @@
-"""Malformed requests for a running verifier.
-
-There are two sources. schemathesis makes valid and invalid requests from the OpenAPI documents. And valid requests are sent with
-changed bytes, as raw bytes, because the HTTP parser reads them first.
-"""
+"""Malformed requests for a running verifier: by schemathesis from the OpenAPI documents, and valid ones with changed bytes."""
 
 import hashlib
 import json

@@ -106,17 +106,7 @@ LAUNCHED_FROM = "2001:db8:ffff::1"
 
 @dataclass(frozen=True)
 class Request:
-    """A request to an app, in the form of WSGI.
-
-    Attributes:
-        method: the method.
-        path: the path, decoded.
-        query: the query.
-        headers: the headers, by their names in the WSGI environment.
-        body: the body; None: there is none.
-        repository: the repository of the server that runs, as BinderHub announced it.
-        parts: the parts of the path that a stranger chooses.
-    """
+    """A request to an app, in the form of WSGI, and the repository of the server that runs, as BinderHub announced it."""
 
     method: str
     path: str
@@ -145,15 +135,8 @@ def _wsgi(text: str) -> str:
 class Field:
     """A field that a stranger chooses, in a request that is ordinary apart from it.
 
-    Attributes:
-        name: the request, and the place in it.
-        app: the app, a key of `Site.apps`.
-        ordinary: the request.
-        longest: its greatest length, in characters.
-        fill: makes the request with a text in this field.
-        begins: what it begins with.
-        in_bytes: whether its length counts in bytes.
-        is_new: whether no two requests have the same text, so that nobody can remember what it led to.
+    `fill` makes the request with a text, of at most `longest` characters, or bytes if `in_bytes`. If `is_new`, no two requests have
+    the same text, so that nobody can remember what it led to.
     """
 
     name: str
@@ -205,11 +188,7 @@ class _Noting(dict[str, Any]):
 
 
 class Site:
-    """A verifier with a running server, blocks, keys and rules, so that a request meets all checks.
-
-    Attributes:
-        apps: name → app.
-    """
+    """A verifier with a running server, blocks, keys and rules, so that a request meets all checks."""
 
     def __init__(self, redis_server: RedisServer, folder: Path):
         settings = make_settings(
@@ -416,14 +395,9 @@ REPEATS = 15
 
 @dataclass(frozen=True)
 class Cost:
-    """What a hostile field costs, in seconds of processor time.
+    """What a hostile field costs, in seconds of processor time, beside an ordinary request, and one for a challenge.
 
-    Attributes:
-        field: the field.
-        shape: the name of the shape.
-        ordinary: the time of the request with an ordinary field.
-        challenge: the time of a request for a challenge, which any stranger may send.
-        times: length of the field → time of the request. Each length is half of the one before: a limit may spare longer texts.
+    `times` has the time for each length, each half of the one before: a limit may spare longer texts.
     """
 
     field: Field

@@ -29,10 +29,9 @@ PHASES = {"idle": [], "building": ["Building"], "launching": ["Launching"], "fai
 
 
 class Tab:
-    """A launch page in the browser, and a record of what must not happen on it.
+    """A launch page in the browser, on which time stands still, and a record of what must not happen on it.
 
-    Time stands still on the page: a server that is ready waits until the pass comes, or until the test lets `time` pass. Playwright
-    routes no request: on a busy machine, a request that the page sends while it leaves for its server would be lost.
+    Playwright routes no request: on a busy machine, one that the page sends while it leaves for its server would be lost.
     """
 
     def __init__(self, page):

@@ -22,13 +22,7 @@ def processor_seconds(calls: Sequence[Callable[[], object]], repeats: int = 15) 
 
 
 def is_linear(call: Callable[[str], object], shape: Callable[[int], str], length: int) -> bool:
-    """Whether a call takes at most `MOST_TIMES` the processor time for a text of a length that it takes for one of half of it.
-
-    Args:
-        call: called with a text. It must not remember its result.
-        shape: makes a text of a number of characters.
-        length: the number of characters.
-    """
+    """Whether a call takes at most `MOST_TIMES` the processor time for a text of a length that it takes for one of half of it."""
     halved, entire = shape(length // 2), shape(length)
     half, whole = processor_seconds((lambda: call(halved), lambda: call(entire)))
     return whole <= MOST_TIMES * max(half, FLOOR_SECONDS)

@@ -6,11 +6,7 @@ import redis
 
 
 class LostAnswers(redis.Redis):
-    """A client that sends each script twice, with the same arguments. Made by `from_url`.
-
-    Attributes:
-        answers: both answers to each script, in the order of the scripts. The caller gets the second one.
-    """
+    """A client, made by `from_url`, that sends each script twice. The caller gets the second of both `answers`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -35,15 +35,7 @@ func main() {
 
 
 def build(path: Path, more: bytes = b"") -> str:
-    """Write the program.
-
-    Args:
-        path: the path of the program.
-        more: more bytes at its end, for another sum.
-
-    Returns:
-        Its SHA-256.
-    """
+    """Write the program, with more bytes at its end for another sum. Returns its SHA-256."""
     shutil.copy(shutil.which("sleep") or sys.exit("no sleep"), path)
     with path.open("ab") as file:
         file.write(WORDS + more)
@@ -52,11 +44,7 @@ def build(path: Path, more: bytes = b"") -> str:
 
 
 def compiled(path: Path) -> str:
-    """Compile the program, which needs no library. Returns its SHA-256.
-
-    Args:
-        path: the path of the program. The source is written beside it.
-    """
+    """Compile the program, which needs no library. Returns its SHA-256."""
     source = path.with_suffix(".go")
     source.write_text(SOURCE)
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-trimpath", "GO111MODULE": "off"}

@@ -28,11 +28,7 @@ STILL = """{
 
 
 class PageTime:
-    """The time on a page and on the pages that follow it in its tab. Each page begins at the same moment.
-
-    Args:
-        page: the page, before it has an address.
-    """
+    """The time on a page and on the pages that follow it in its tab. Each page begins at the same moment."""
 
     def __init__(self, page: Page) -> None:
         self._page = page

@@ -1,9 +1,6 @@
 """Network namespaces for scans: pods, and an internet of thousands of addresses that answer, refuse or drop.
 
-    python -m tests.support.scan_networks scan ADDRESS… [--rate R] [--seconds S] [--hold S] [--ports N]
-    python -m tests.support.scan_networks serve
-
-The first connects to all of these addresses, N ports of each, R a second or as fast as it can; the second is the internet.
+Run as a program, it is a scanner (`scan`), which connects to all of these addresses, or the internet (`serve`).
 """
 
 import argparse

@@ -46,15 +46,7 @@ class BinderSpawner(KubeSpawner):
 
 
 def made_spawner(config: Config | None, guard: dict[str, Any]) -> BinderSpawner:
-    """Run the snippet as the hub does.
-
-    Args:
-        config: the hub's earlier configuration.
-        guard: the guard's values.
-
-    Returns:
-        A spawner, before its launch.
-    """
+    """Run the snippet as the hub does, with its earlier configuration and the guard's values. Returns a spawner."""
     c = config or Config()
     namespace = {"c": c, "get_config": lambda path, default=None: guard if path == "custom.binderEgress.startGuard" else default}
     exec(textwrap.dedent(SNIPPET), namespace)

@@ -129,12 +129,7 @@ def client_script() -> bytes:
 
 @dataclass
 class ThirdPartySite:
-    """A web server with such pages, on `localhost`, which browsers consider another site than 127.0.0.1.
-
-    Attributes:
-        pages: the content of each path.
-        headers: more headers of the pages.
-    """
+    """A web server with such pages, on `localhost`, which browsers consider another site than 127.0.0.1."""
 
     pages: dict[str, bytes] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)

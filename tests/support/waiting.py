@@ -23,14 +23,7 @@ def eventually(
 ) -> Result:
     """Wait until a condition holds. Returns what the condition returned.
 
-    Args:
-        condition: called again and again, until it returns something true.
-        seconds: the limit.
-        what: what the failure says; a function is called then.
-        no_answer: the errors of the condition that do not end the wait.
-
-    Raises:
-        AssertionError: it does not hold in time. The cause is the last failed request.
+    `what` is what the failure says, or a function that says it. Errors of `no_answer` do not end the wait.
     """
     missing = None
     for _ in _turns(seconds):
@@ -44,13 +37,7 @@ def eventually(
 
 
 def patiently(call: Callable[[], Result], seconds: float, no_answer: Errors = NO_ANSWER) -> Result:
-    """Try again when no answer comes or a connection breaks, as a browser or a person does. The last error is raised.
-
-    Args:
-        call: called until it raises none of these errors.
-        seconds: the limit.
-        no_answer: the errors.
-    """
+    """Try again when no answer comes or a connection breaks, as a browser or a person does. The last error is raised."""
     for is_last in _turns(seconds):
         try:
             return call()

@@ -1,9 +1,4 @@
-"""Fixtures: BinderHub with the chart's snippet, and tabs on its page.
-
-Each test runs with the double of BinderHub, and with the real one if its package is installed.
-The verifier and its Redis are real. A test also fails if the page throws, if the console shows an error, or if the page sends a
-request to a host that the test did not name.
-"""
+"""Fixtures: BinderHub with the chart's snippet, the double and the real one if it is installed, and tabs on its page."""
 
 from functools import partial
 

@@ -152,10 +152,7 @@ def test_price_that_keeps_rising_is_given_up(hub, tab):
     ],
 )
 def test_launch_goes_on_in_a_browser_that_lacks_something(blocked, hub, tab):
-    """No time passes, so a launch that waits for something that never comes does not end.
-
-    The page's own client needs some of these features too. Such a browser cannot launch even without us.
-    """
+    """No time passes, so a launch that waits for something that never comes does not end."""
     needed = ("AbortController", "URL")
     opened = tab()
     opened.page.add_init_script(f"if (location.pathname.startsWith('/v2/')) {{ {blocked} }}")

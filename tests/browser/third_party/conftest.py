@@ -1,7 +1,4 @@
-"""Fixtures: third-party pages in Chromium, on another origin, with the real clients.
-
-Verifier and Redis are real, BinderHub is a double (`launch_page`).
-"""
+"""Fixtures: third-party pages in Chromium, on another origin, with the real clients; BinderHub is a double (`launch_page`)."""
 
 import pytest
 

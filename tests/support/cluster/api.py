@@ -51,10 +51,7 @@ def path_of(namespace: str, args: tuple[str, ...]) -> tuple[str, dict[str, str]]
 
 
 def ask(method: str, path: str, query: dict[str, str], body: Any = None) -> Any:
-    """Send one request to the API server, as the local cluster's administrator. Returns the answer's JSON.
-
-    If the API server is away or too busy for a moment, it is asked again. So each request may be made twice.
-    """
+    """Send a request to the API server as its administrator, and again if no answer comes. Returns the answer's JSON."""
 
     def once() -> Any:
         try:

@@ -70,13 +70,7 @@ def user_of(events: list[str]) -> str:
 
 
 class Outcomes(Mapping[str, list[str]]):
-    """The events of several launches, by client.
-
-    A failed launch raises its error when its events are asked for, so it fails only the tests that are about it.
-
-    Args:
-        ways: client → a function that launches and returns the events. They run at the same time.
-    """
+    """The events of launches that run at once, by client. One that failed raises its error when its events are asked for."""
 
     def __init__(self, ways: dict[str, Callable[[], list[str]]]) -> None:
         with ThreadPoolExecutor(len(ways)) as pool:
@@ -99,11 +93,7 @@ class Outcomes(Mapping[str, list[str]]):
 
 
 def comparable(events: list[str]) -> list[dict[str, Any]]:
-    """Events without the parts that differ between any two launches: the random end of user names, tokens, and Kubernetes'
-    messages.
-
-    These messages contain times, some come twice or not at all, and with the gate the pod has one more container.
-    """
+    """Events without what differs between any two launches: the random end of user names, tokens, and Kubernetes' messages."""
     found = []
     for text in events:
         event = json.loads(text)

@@ -1,8 +1,6 @@
-"""The evidence that a failed test leaves: the logs of all pods, also of those that ended or were replaced, the logs of the
-cluster's components, and the events.
+"""What a failed test leaves: the logs of all pods and of the cluster's components, and the events.
 
-Kubernetes removes the log of a container with its pod. So while tests run in a local cluster, each log file gets a second name (a
-hard link), which keeps it. In other clusters there are only the logs of running pods.
+Kubernetes removes a container's log with its pod, so in a local cluster each log file gets a second name (a hard link).
 """
 
 import os
@@ -22,12 +20,7 @@ MOST_BYTES = 2_000_000
 
 
 class Evidence:
-    """Keeps logs while tests run. A context manager.
-
-    Args:
-        results: the folder for evidence; None keeps none.
-        context: the kubeconfig's context; None for the current one.
-    """
+    """Keeps logs while tests run, in the folder `results` if there is one. A context manager."""
 
     def __init__(self, results: Path | None, context: str | None) -> None:
         self._results, self._context = results, context
@@ -57,13 +50,7 @@ class Evidence:
         self._sizes = {file: file.stat().st_size for file in self._components()}
 
     def save(self, test: str, error: BaseException, text: str) -> None:
-        """Save the evidence for a failed test. A failed set-up counts once, however many tests it fails.
-
-        Args:
-            test: its id.
-            error: the kind of failure.
-            text: pytest's report about it.
-        """
+        """Save the evidence and pytest's report for a failed test. A failed set-up counts once, however many tests it fails."""
         if not self._results or id(error) in self._seen:
             return
         self._seen.add(id(error))
@@ -93,10 +80,7 @@ class Evidence:
                 (folder / f"{namespace}_{pod}.log").write_text(log)
 
     def lines(self, namespace: str, pods: str) -> list[str]:
-        """The logs, from the start, of a namespace's pods whose names begin so, also of pods that are gone.
-
-        Outside the local cluster: of running pods only.
-        """
+        """The logs of a namespace's pods whose names begin so; in the local cluster also of pods that are gone."""
         if not self._kept:
             names = self._kubectl("--namespace", namespace, "get", "pods", "-o", "name").split()
             texts = [self._kubectl("--namespace", namespace, "logs", name) for name in names if name.startswith(f"pod/{pods}")]

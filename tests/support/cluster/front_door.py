@@ -1,8 +1,4 @@
-"""An operator's ingress, for a browser: one host for BinderHub, its servers and the verifier.
-
-The stand-in for BinderHub has no pages, so this serves one in its place, with the header that the chart's values bring and with
-BinderHub's own client. It listens on localhost, which browsers treat as a secure context without a certificate.
-"""
+"""An operator's ingress on localhost, for a browser: one host for BinderHub, its servers and the verifier."""
 
 import http.client
 import json
@@ -25,21 +21,10 @@ HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "content-length",
 
 
 class FrontDoor:
-    """The ingress.
+    """The ingress at `url`, with a page in place of the stand-in's, which has none: `headers` and snippets, `header`.
 
-    Args:
-        stage: the installation behind it.
-        script: the bundle of the page that stands in for BinderHub's.
-        port: the port; 0 means any free one.
-
-    Attributes:
-        url: its address.
-        headers: more headers for BinderHub's pages.
-        header: snippets for the head of these pages, by key.
-        gates: beginning of a path → an event. Such requests wait until it is set, or until the door is closed.
-        builds: the passes or promises of build requests, in order; None for a request without one.
-        on_build: called with each build request, before it is forwarded.
-        cuts: how many build streams are still to be cut after their first event.
+    Requests whose path begins with a key of `gates` wait for its event. `builds` has the passes or promises of build requests, and
+    `on_build` is called before each; `cuts` is how many streams are still to be cut after their first event.
     """
 
     def __init__(self, stage: Stage, script: bytes, port: int = PORT) -> None:

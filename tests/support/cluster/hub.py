@@ -11,16 +11,7 @@ BINDER_TOKEN = "token-of-a-test-binder"
 
 
 def ask_hub(stage: Stage, method: str, path: str, token: str = BINDER_TOKEN, **more: object) -> requests.Response:
-    """Send a request to JupyterHub through its proxy, and again if no answer comes, or only the proxy's because it does not find
-    JupyterHub. So each request may be sent twice.
-
-    Args:
-        stage: the cluster.
-        method: of the request.
-        path: below `/hub/api/`.
-        token: the token of the client; empty for none.
-        more: for `requests.request`.
-    """
+    """Send a request to JupyterHub's API, at a path below `/hub/api/`, and again if no answer of JupyterHub comes."""
     address = f"{stage.url('proxy-public', 80)}/hub/api/{path}"
     headers = {"Authorization": f"token {token}"} if token else {}
 
@@ -34,17 +25,9 @@ def ask_hub(stage: Stage, method: str, path: str, token: str = BINDER_TOKEN, **m
 
 
 def start_by_hub(stage: Stage, user: str, image: str, server: str = "", **options: str) -> str:
-    """Start a server through JupyterHub's API, as BinderHub does, but without its hook. Returns the name of its pod.
+    """Start a server through JupyterHub's API, without BinderHub's hook, until it is ready. Returns the name of its pod.
 
-    JupyterHub considers the server ready, too: if a pod goes while JupyterHub waits for it, KubeSpawner restarts its reflector four
-    minutes later, and may then not find the pods of other tests.
-
-    Args:
-        stage: the cluster.
-        user: whose server.
-        image: of the pod.
-        server: the name of a named server.
-        options: more options of the launch, as `binder_launch_host`.
+    If a pod goes while JupyterHub waits for it, KubeSpawner restarts its reflector, and may not find the pods of other tests.
     """
     assert ask_hub(stage, "POST", f"users/{user}").status_code in (201, 409)  # 409: the user exists
     options = {"image": image, "token": "secret", "repo_url": "https://example.com/a/b", **options}

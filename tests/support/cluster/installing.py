@@ -43,12 +43,7 @@ BINDERHUBS = re.compile(r"/(hub|proxy|binder)-[0-9a-f]+(-\w+)?$|/sh\.helm\.relea
 
 @dataclass
 class Operator:
-    """An operator in a namespace of their own.
-
-    Args:
-        stage: the namespace.
-        folder: where they work. It has `chart/` and, in place of `jupyterhub/binderhub`, a chart in a folder of that name.
-    """
+    """An operator in a namespace of their own, in whose folder are `chart/` and, as `jupyterhub/binderhub`, the tests' chart."""
 
     stage: Stage
     folder: Path
@@ -130,19 +125,9 @@ class Operator:
 
 
 class Load:
-    """Users' activity while an operator does something: launches with passes, passes for an API key, and packets. A context
-    manager.
+    """Users' activity while an operator does something: launches with passes, passes for an API key, and packets.
 
-    Args:
-        stage: the cluster.
-        open: the user of a server with network, whose pod must always get through.
-        shut: the user of a server without egress, whose pod must never get through.
-        key: an API key.
-
-    Attributes:
-        launched: the users of finished launches, each of which got a tier for its pass. Their servers were stopped again.
-        passes: the passes that the key got.
-        looks: how often packets were sent from both pods.
+    The pod of the user `open` must always get through, and the pod of `shut` never. `launched` has the users of finished launches.
     """
 
     def __init__(self, stage: Stage, open: str, shut: str, key: str) -> None:
@@ -211,12 +196,7 @@ def forget_failures(stage: Stage) -> None:
 
 
 def await_tier_or_unlock(stage: Stage, user: str, token: str | None, client: str = CLIENT) -> None:
-    """Wait until a server has the tier that its launch brings; unlock one that stays without.
-
-    While verifiers are replaced on a busy machine, BinderHub's hook may get no answer within its second, and after three such
-    requests it rests for 30 s. Such a launch stays without a tier; its pass, or a solved challenge if it has none, unlocks the
-    server.
-    """
+    """Wait until a server has the tier that its launch brings; unlock one whose launch BinderHub's hook could not report."""
     try:
         stage.await_tier(user, "verified", LABEL_SECONDS)
     except AssertionError:

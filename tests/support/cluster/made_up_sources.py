@@ -48,13 +48,7 @@ with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as ear:
 
 @dataclass(frozen=True)
 class MadeUp:
-    """A packet that is tried.
-
-    Attributes:
-        host: where it goes.
-        source: its made-up source address.
-        hearer: who hears it if nothing stops it.
-    """
+    """A packet that is tried: where it goes, its made-up source address, and who hears it if nothing stops it."""
 
     host: str
     source: str
@@ -83,11 +77,7 @@ def hearing(*command: str) -> Iterator[set[str]]:
 
 
 def send(stage: Stage, pod: str, tried: dict[str, MadeUp], prefix: str) -> set[str]:
-    """Send packets from a pod, each with `prefix` and its name as the word.
-
-    Returns:
-        The names of those that the pod's kernel refused to send.
-    """
+    """Send packets from a pod, each with `prefix` and its name as the word. Returns those that the pod's kernel refused to send."""
     packets = json.dumps([[each.host, each.source, f"{prefix} {name}"] for name, each in tried.items()])
     refused = stage.kubectl("exec", pod, "--", "python3", "-c", SEND, packets).splitlines()
     return {line.removeprefix(f"{prefix} ") for line in refused}

@@ -16,14 +16,10 @@ def assert_reaches(
     always: frozenset[str] = frozenset(),
     closing: Collection[str] = (),
 ) -> dict[str, bool]:
-    """Compare what a pod reaches with what it should reach. No pod may reach `more`, and every pod reaches `always`.
+    """Compare what a pod reaches with what it should. No pod may reach `more`, and every pod reaches `always`.
 
-    Targets that must be shut must be so at every attempt. Targets that must be open may take a while: on a busy machine,
-    kube-router applies a tier's policy seconds after the label is set. It also closes policies that late: the targets in `closing`
-    were open a moment ago.
-
-    Returns:
-        What the pod reached in the end.
+    Targets that must be shut must be so at every attempt, except those in `closing`, which were open a moment ago. Others may take
+    a while: on a busy machine, kube-router applies a tier's policy seconds after the label is set.
     """
     targets = stage.targets() | (more or {})
     reached: dict[str, bool] = {}

@@ -1,8 +1,6 @@
-"""A network for the browser in which no interface comes or goes.
+"""A network namespace for the browser, in which no interface comes or goes, with a SOCKS proxy (RFC 1928) to the tests' servers.
 
-The tests run in the node's network, where each pod has an interface. Whenever these change, Chromium ends requests that are about
-to connect (`ERR_NETWORK_CHANGED`), and no page can help that. So the browser has a network namespace of its own, and reaches the
-tests' servers through a SOCKS proxy (RFC 1928), which listens there and connects from here.
+Whenever the interfaces of its network change, Chromium ends requests that are about to connect (`ERR_NETWORK_CHANGED`).
 """
 
 import ctypes
@@ -25,23 +23,13 @@ PORT = 1080
 
 @dataclass(frozen=True)
 class QuietNetwork:
-    """The namespace.
-
-    Attributes:
-        namespace: the file that stands for it.
-        proxy: the proxy, as Playwright's `launch` takes it. Chromium alone would not use one for localhost.
-    """
+    """The file that stands for the namespace, and the proxy as Playwright's `launch` takes it."""
 
     namespace: Path
     proxy: dict[str, str]
 
     def program(self, folder: Path, program: str) -> str:
-        """A script that runs a program in the namespace.
-
-        Args:
-            folder: where the script may be written.
-            program: the program.
-        """
+        """Write a script into a folder that runs a program in the namespace. Returns its path."""
         script = folder / Path(program).name
         script.write_text(f'#!/bin/sh\nexec nsenter --net={self.namespace} {program} "$@"\n')
         script.chmod(0o755)

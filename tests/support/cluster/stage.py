@@ -96,13 +96,7 @@ class Failed(Exception):
 
 @dataclass
 class Launched:
-    """A finished launch.
-
-    Attributes:
-        events: all events of the stream.
-        seconds: from the request to `ready`.
-        hook: seconds from "Launching server" to the next event: user, hook, and the hub's word that it starts.
-    """
+    """A finished launch: its events, its seconds, and those from "Launching server" to the next event, in which the hook runs."""
 
     events: list[dict[str, Any]]
     seconds: float
@@ -123,14 +117,7 @@ class Launched:
 
 @dataclass
 class Stage:
-    """One namespace with everything in it.
-
-    Args:
-        context: the kubeconfig's context; None for the current one.
-        namespace: where everything is installed.
-        helm_program: Helm 3, which is `helm`, or `helm4`.
-        patient: whether start guards may take longer than the chart's default (`GUARD_SECONDS`).
-    """
+    """One namespace with everything in it. If `patient`, start guards take longer than the chart's default (`GUARD_SECONDS`)."""
 
     context: str | None = None
     namespace: str = "binder"
@@ -248,12 +235,7 @@ class Stage:
         return self.run("bash", "-c", command)
 
     def install_binderhub(self, *args: str, values: str | None = None) -> None:
-        """Install the test's BinderHub as a release of its own, wired with the generated values.
-
-        Args:
-            args: more for helm.
-            values: values in place of the generated ones.
-        """
+        """Install the test's BinderHub as a release of its own, wired with the generated values or with others."""
         guard = [f"--set=jupyterhub.custom.binderEgress.startGuard.timeout={GUARD_SECONDS}"] if self.patient else []
         self.helm(
             "upgrade", "--install", "binder", str(TOP / "tests/cluster/binderhub-for-tests/chart"), "--create-namespace", "--wait",
@@ -263,10 +245,7 @@ class Stage:
         self.await_binderhub()
 
     def await_binderhub(self) -> None:
-        """Wait until BinderHub answers and, if there is a verifier, its hook finds it.
-
-        The hook reports a launch once, and waits a second at most. Policies may apply to a new BinderHub only after it is ready.
-        """
+        """Wait until BinderHub answers and, if there is a verifier, its hook finds it: the hook reports a launch only once."""
         self.await_address("binder", 80, "/versions")
         self.await_address("proxy-public", 80, "/hub/api/")
         if not any(found["status"].get("availableReplicas") for found in self.get("deployments", "-l", VERIFIER)["items"]):
@@ -379,14 +358,6 @@ class Stage:
     ) -> Launched:
         """Launch, as a browser's page does, and wait for the last event.
 
-        Args:
-            spec: provider and what to launch.
-            token: a pass.
-            client: the client's address, as the ingress reports it.
-            timeout: seconds.
-            at: another address of BinderHub.
-            user_agent: what the request claims to be; by default, the truth.
-
         Raises:
             Failed: the launch failed; no launch ever should.
         """
@@ -403,13 +374,9 @@ class Stage:
         raise Failed(f"launch of {spec} ended without ready: {json.dumps(events[-5:], indent=1)}")
 
     def launch_verified(self, spec: str = "fake/owner/repo/main") -> str:
-        """Launch with a pass, and wait for the tier, in tests of something else than the launch. Returns the user.
+        """Launch with a pass, and wait for the tier. Returns the user.
 
-        BinderHub's hook waits a second for the verifier. On a busy machine it may get no answer in time, and the launch goes on
-        without a tier. If BinderHub's log says so, launch again, with another pass.
-
-        Raises:
-            Failed: the hook got no answer, each time.
+        On a busy machine, BinderHub's hook may get no answer within its second. If BinderHub's log says so, launch again.
         """
         for _ in range(HOOK_TRIES):
             user = self.launch(spec, self.get_pass()).user
@@ -521,12 +488,7 @@ class Stage:
         eventually(lambda: self.tier(user) == tier, seconds, lambda: f"pod of {user} has tier {self.tier(user)}, not {tier}")
 
     def battery(self, user: str, targets: dict[str, str]) -> dict[str, bool]:
-        """The targets that a user's pod reaches, by packets sent from inside it.
-
-        Args:
-            user: the JupyterHub user.
-            targets: name → target, as `probe battery` takes them.
-        """
+        """The targets, name → target of `probe battery`, that a user's pod reaches, by packets sent from inside it."""
         return self.battery_in(self.pod(user)["metadata"]["name"], targets)
 
     def battery_in(self, pod: str, targets: dict[str, str], *options: str) -> dict[str, bool]:

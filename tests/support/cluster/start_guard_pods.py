@@ -19,13 +19,7 @@ FAMILIES = ("public HTTP", "public IPv6")
 
 @dataclass
 class Attempts:
-    """The result of one pod.
-
-    Attributes:
-        reached: for each address, the number of connections that were made.
-        last: for each address, milliseconds from the first instant to the last connection that was made; -1: none.
-        said: the output of its start guard; empty without one.
-    """
+    """What a pod reached: connections for each address, milliseconds to the last one (-1: none), and what its start guard said."""
 
     reached: list[int]
     last: list[float]
@@ -43,13 +37,7 @@ def start_pod(
 ) -> None:
     """Start a pod that opens a connection each millisecond, over IPv4 and, if the cluster has it, IPv6.
 
-    Args:
-        stage: the cluster.
-        name: the pod's name.
-        guard: its init container, or None.
-        isolated: whether the base policy selects it.
-        seconds: how long it tries.
-        user: the user for whose server the reconciler takes it; empty: nobody.
+    `guard` is its init container, or None. If `isolated`, the base policy selects it. It counts as a server of `user`.
     """
     targets = stage.targets()
     parts = [urlsplit(targets[family]) for family in FAMILIES if family in targets]

@@ -1,9 +1,7 @@
 """How long the cluster tests wait, in seconds. A number that only one file of tests needs is in that file.
 
-Limits end a wait for something that should happen: a wait ends as soon as it has happened. They are generous, because a CI machine
-has two cores and runs several clusters beside other tests. The product's own promises in seconds are asserted in the tests.
-
-Pauses are for things that must not happen, because no event shows that they have not.
+Limits end a wait for something that should happen, and are generous, because a CI machine is busy. Pauses are for things that
+must not happen, because no event shows that they have not.
 """
 
 # -- limits

@@ -31,14 +31,7 @@ HERE = Path(__file__).parent
 
 
 class Double:
-    """The doubles of all providers.
-
-    Attributes:
-        url: the address of the server.
-        behaviour: provider → how its interface answers.
-        calls: (provider, fields) of each call of an interface, in order.
-        score: the score that reCAPTCHA v3 gives everybody.
-    """
+    """The doubles of all providers at `url`: `behaviour` of each, `calls` of (provider, fields), `score` of reCAPTCHA v3."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -51,13 +44,7 @@ class Double:
         self._routes()
 
     def settings(self, *names: str, with_altcha: dict[str, Any] | None = None, **options: dict[str, Any]) -> dict[str, Any]:
-        """Settings of a `VerifierProcess` with these providers, in this order.
-
-        Args:
-            names: providers.
-            with_altcha: options of ALTCHA, offered last; None: not offered.
-            options: provider → options that win.
-        """
+        """Settings of a `VerifierProcess` with these providers in order, ALTCHA last if it has options, and options that win."""
         providers = {name: self.options(name) | {"order": order} | options.get(name, {}) for order, name in enumerate(names)}
         if with_altcha is not None:
             providers["altcha"] = {"order": len(names)} | with_altcha
@@ -68,13 +55,7 @@ class Double:
         return {"siteKey": SITE_KEY, "apiUrl": f"{self.url}/{name}", "widgetUrl": f"{self.url}/{name}"}
 
     def token(self, name: str, right: bool = True, **claims: Any) -> str:
-        """A token, as a widget returns it.
-
-        Args:
-            name: the provider.
-            right: whether the interface accepts it.
-            claims: `action`, `host`, `site_key`, `time` (Unix time in seconds).
-        """
+        """A token as a widget returns it; claims are `action`, `host`, `site_key` and `time`, a Unix time in seconds."""
         made = {"provider": name, "right": right, "site_key": SITE_KEY, "id": uuid4().hex, "host": "localhost", "time": time.time()}
         text = urlsafe_b64encode(json.dumps(made | claims).encode()).decode().rstrip("=")
         return f"{SITE_KEY}:id:{text}" if name == "cap" else text

@@ -18,19 +18,9 @@ ANY = re.compile(r"https://forge\.example\.org(:443)?/api/v3/")
 
 
 class Forge:
-    """One repository with one file.
+    """A repository with one file. `fault` is status and message of every answer; `writes` has what was not a GET.
 
-    Args:
-        content: the content of the file.
-        private: whether the repository is private.
-
-    Attributes:
-        writes: method and path of each request that is not a GET, in order.
-        branches: branch → commit.
-        pulls: the pull requests.
-        fault: status and message of the answer to every request.
-        moved_empty: whether a branch was ever without changes against the default branch: the real one closes its pull request
-            then.
+    `moved_empty`: a branch was without changes against the default branch. The real one closes its pull request then.
     """
 
     def __init__(self, content: bytes, private: bool = True):

@@ -92,13 +92,7 @@ END_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod that makes attempts.
-
-    Attributes:
-        proxy: the proxy's address.
-        address: the source address of its connections; empty: the system's choice.
-        replicas: the addresses of the proxy's own pods.
-    """
+    """The proxy's address for a pod, the pod's own, empty for the system's choice, and the addresses of the proxy's pods."""
 
     proxy: str
     address: str = ""
@@ -288,16 +282,10 @@ LATE = re.compile("TimeoutError|timed out")
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt.
+    """One attempt of a pod, of a kind of the table of docs/battery-tables.md. `act` makes it, and returns what the pod saw.
 
-    Attributes:
-        kind: what is tried, as in the table of docs/battery-tables.md.
-        name: the name within its kind.
-        act: makes the attempt for a pod, and returns what the pod saw.
-        pod: which pod.
-        reaches: a text that the result must contain; after `!`, one that it must not contain; empty: nothing may be reached.
-        where: where it is made.
-        past: whether it goes past the proxy, so that no answer is as good as a refusal.
+    `reaches` is a text that this must contain; after `!`, one that it must not contain; empty: nothing may be reached. For an
+    attempt that goes `past` the proxy, no answer is as good as a refusal.
     """
 
     kind: str
@@ -670,10 +658,9 @@ def act(attempt: Attempt, on: object) -> tuple[bool, str]:
 
 
 def main() -> None:
-    """Make the attempts of this pod, which may have several names in the list.
+    """Make the attempts of this pod whose kinds begin with the second argument. Prints attempt → [ended as it must, what was seen].
 
-    The first argument is JSON: pod → addresses of the proxy and of its pods. The second is the beginning of the kinds of attempts.
-    Prints JSON: attempt → [whether it ended as it must, what was seen].
+    The first argument is JSON: name of the pod, which may have several → addresses of the proxy and of its pods.
     """
     pods = {name: Pod(proxy, replicas=tuple(replicas)) for name, (proxy, replicas) in json.loads(sys.argv[1]).items()}
     made = {}

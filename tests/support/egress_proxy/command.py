@@ -1,9 +1,4 @@
-"""The command `binder-egress proxy`, from the sources, with the hosts of groups that the build of an image finds.
-
-`TEST_PUBLISH_SECONDS` is the time between two publications of wanted hosts, `TEST_HUB_SECONDS` that between two looks for
-JupyterHub's address, and `TEST_SOURCE_PORTS` the number of source ports that the machine seems to have. `TEST_FAULT` is the name of
-a task, and the file whose appearance makes the task fail.
-"""
+"""The command `binder-egress proxy`, from the sources, with numbers, and a task that fails (`TEST_FAULT`), as a test sets them."""
 
 import asyncio
 import os

@@ -1,9 +1,7 @@
 """A stand-in for cryptnono's flow killer beside the egress proxy, which is a process of its own here.
 
 It follows that program's rule: SIGKILL for a process with more than 24 public destinations, each an address and a port, in 60 s.
-That program is told of each connection by the kernel; this one looks at the connections that are open.
-
-`seen` runs both in the lab's network namespace.
+The kernel tells that program of each connection; this one looks at those that are open.
 """
 
 import ipaddress

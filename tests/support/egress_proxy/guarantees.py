@@ -11,13 +11,7 @@ PAGE = Path(__file__).parents[3] / "docs/battery-tables.md"
 
 @dataclass(frozen=True)
 class Row:
-    """The page's row for one kind of attempts.
-
-    Attributes:
-        lab: how many are made in a network namespace.
-        cluster: how many from user pods.
-        reached: whether they reach anything: `yes`, `–` or `open`.
-    """
+    """How many attempts of a kind are made in the lab and in the cluster, and whether they reach anything: `yes`, `–` or `open`."""
 
     lab: int
     cluster: int

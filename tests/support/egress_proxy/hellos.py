@@ -26,14 +26,7 @@ def encrypted_client_hello() -> bytes:
 
 
 def hello(*extensions: bytes, padding: int = 0, record: int = 0, after: bytes = b"") -> bytes:
-    """A ClientHello.
-
-    Args:
-        extensions: in addition to those that every server expects.
-        padding: bytes of the extension padding.
-        record: bytes of each TLS record; 0: one record for all.
-        after: bytes after it in the same record.
-    """
+    """A ClientHello with these extensions and the usual ones, in TLS records of that many bytes (0: one), and bytes `after` it."""
     common = extension(10, b"\0\x04\0\x1d\0\x17") + extension(11, b"\x01\0") + extension(13, b"\0\x04\x04\x03\x08\x04")
     listed = b"".join(extensions) + common + extension(0xFF01, b"\0") + (extension(21, bytes(padding)) if padding else b"")
     body = b"\x03\x03" + os.urandom(32) + b"\0\0\x06\x13\x01\xc0\x2b\xc0\x2c\x01\0" + struct.pack(">H", len(listed)) + listed
@@ -61,13 +54,7 @@ def hello_1_3(*names: str, has_key: bool = True) -> bytes:
 
 
 def server_hello(random: bytes = b"", record: int = 0, after: bytes = b"") -> bytes:
-    """A ServerHello, or with `RETRY` as its random, a HelloRetryRequest that asks for a key of X25519.
-
-    Args:
-        random: its random; empty: another one each time.
-        record: bytes of each TLS record; 0: one record for all.
-        after: bytes after it in the same record.
-    """
+    """A ServerHello, or with `RETRY` as its random, a HelloRetryRequest that asks for a key of X25519."""
     listed = extension(43, b"\x03\x04") + extension(51, b"\0\x1d")
     body = b"\x03\x03" + (random or os.urandom(32)) + b"\0\x13\x01\0" + struct.pack(">H", len(listed)) + listed
     return records(b"\x02" + struct.pack(">I", len(body))[1:] + body + after, record)

@@ -177,11 +177,7 @@ class Lab(Running):
 def in_namespace(module: str, *arguments: str, resolver: str = "") -> dict:
     """Run a program in a new network namespace with the lab's addresses, and return the JSON that it prints.
 
-    Args:
-        module: the program.
-        arguments: its arguments.
-        resolver: the address of its DNS server; empty: the machine's, which does not exist there. It is asked as the chart's pod
-            asks.
+    The DNS server `resolver` is asked as the chart's pod asks. Without one it is the machine's, which does not exist there.
     """
     inside = ["ip link set lo up"]
     pods = (pod.address for pod in (CUT, *PODS.values()))

@@ -38,14 +38,7 @@ def publish(store: Store, tier: str = "unverified") -> None:
 
 @contextmanager
 def running(redis_url: str, folder: Path, hosts: list[str], **more: str) -> Iterator[tuple[int, int, subprocess.Popen[bytes]]]:
-    """A running proxy: its port, the port of its probes, and the process. Its log is `folder`/log.
-
-    Args:
-        redis_url: of its Redis.
-        folder: for its files.
-        hosts: the list of unverified servers.
-        more: further variables.
-    """
+    """A proxy whose unverified servers reach `hosts`: its port, the port of its probes, and the process, which logs to `folder`."""
     port, admin = free_port(), free_port()
     (folder / "tiers.json").write_text(json.dumps({"unverified": {"hosts": hosts, "closed": EXCEPT}}))
     settings = {

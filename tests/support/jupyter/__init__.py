@@ -41,11 +41,7 @@ def notebook_of(*cells: str) -> str:
 
 
 class Served(Protocol):
-    """A Jupyter server whose pages a browser opens.
-
-    Attributes:
-        origin: its address, without a slash at the end.
-    """
+    """A Jupyter server whose pages a browser opens, at `origin`, without a slash at the end."""
 
     origin: str
 
@@ -54,12 +50,7 @@ class Served(Protocol):
 
 
 class Jupyter:
-    """A Jupyter server on loopback.
-
-    Args:
-        environment: the virtual environment that it runs from.
-        folder: an empty folder, for its files.
-    """
+    """A Jupyter server on loopback, from a virtual environment, with its files in an empty folder."""
 
     def __init__(self, environment: Path, folder: Path) -> None:
         self.port = free_port()
@@ -116,14 +107,7 @@ class Jupyter:
 
 
 class Lab:
-    """A tab with JupyterLab, or with Notebook 7, and a notebook in it.
-
-    Args:
-        page: an empty page.
-        jupyter: the server.
-        cells: the notebook's cells.
-        notebook: whether to use Notebook 7.
-    """
+    """A tab with JupyterLab, or with Notebook 7, and a notebook in it."""
 
     def __init__(self, page: Page, jupyter: Served, *cells: str, notebook: bool = False) -> None:
         self.page = page

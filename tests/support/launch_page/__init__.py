@@ -1,8 +1,6 @@
-"""A double of BinderHub: its page, its build streams and a server's page, with the verifier behind the same host.
+"""A double of BinderHub: its page, with the real client, its build streams, a server's page, and the verifier behind the same host.
 
-The page has the structure of binderhub/templates/page.html: `pageConfig`, then the snippets of `extra_header_html` in the order of
-their keys (as in chart/values.yaml), then `#root` and the bundle, which uses the real client `@jupyterhub/binderhub-client`.
-`real.py` beside this file puts the real BinderHub in its place, and tests/browser/launch_page/test_double.py compares the two.
+`real.py` puts the real BinderHub in its place, and tests/browser/launch_page/test_double.py compares the two.
 """
 
 import html
@@ -43,16 +41,7 @@ def bundle() -> bytes:
 
 @dataclass
 class Build:
-    """A build request that arrived.
-
-    Attributes:
-        spec: the repository to build, `gh/o/cached/HEAD`.
-        token: the pass or the promise in the request.
-        user: the user name of its server.
-        tier: the verifier's decision, as BinderHub's hook gets it.
-        headers: the headers of the request.
-        cut: whether its stream ends before the server is ready.
-    """
+    """A build request that arrived, and the verifier's decision; `cut`: its stream ends before the server is ready."""
 
     spec: str
     token: str | None
@@ -97,66 +86,34 @@ def failed(message: str, status: int) -> dict[str, Any]:
 
 
 class BinderHub:
-    """The double. `url` is its address, ending in the base URL.
-
-    Args:
-        verifier: the public and the internal address of the verifier behind `/egress/`; None: no verifier.
-        script: the page's bundle.
-
-    Attributes:
-        base: BinderHub's base_url.
-        headers: additional headers of the page.
-        header_html: the snippets of `extra_header_html`.
-        page_config: additional entries of `pageConfig`.
-        prelude: what comes before the page's script, in its file.
-        stays: whether the page stays where it is although its server is ready, for tests that look at it then.
-        redirect: the address of the federation's member that builds; None: this one.
-        fault: what requests for the verifier get: `down` (the connection is closed), `hang`, `404`, `garbage`, or `unrouted`: they
-            reach BinderHub; empty: no fault.
-        fault_paths: the beginnings of the verifier's paths that have the fault.
-        seen: `METHOD path` of each request in order, including those for the verifier.
-        posted: the body of the last POST request for each path.
-        builds: the build requests.
-        ready: gate before the event `ready`.
-        bundle: gate before the page's script is delivered.
-        gates: gates before paths of the verifier, such as `passes`.
-        failures: the number of next build requests that get a 503.
-        cuts: the number of next streams that are cut after the launch was announced.
-        fails: whether builds fail.
-        refusal: why BinderHub refuses launches, in an event of an answer with status 200: 403, the repository is banned, or 429,
-            too many launches; 0: it refuses none.
-        rests: whether BinderHub's hook rests, and does not ask the verifier.
-        at_once: whether all events come at once, as from an ingress that buffers answers.
-        launched: called with each build's user name before `ready`; publishes the pod, as the reconciler does.
-        client: the client's address, as the ingress reports it.
-    """
+    """The double. `url` is its address, ending in the base URL. Without a verifier, `/egress/` is unknown."""
 
     def __init__(self, verifier: tuple[str, str] | None, script: bytes = b"", base: str = "/") -> None:
         self.verifier = verifier
         self.script = script
         self.base = base
-        self.headers: dict[str, str] = {}
+        self.headers: dict[str, str] = {}  # more headers of the page
         self.header_html = dict(HEADER)
-        self.page_config: dict[str, Any] = {}
-        self.prelude = b""
-        self.stays = False
-        self.redirect: str | None = None
-        self.fault = ""
-        self.fault_paths = ("",)
-        self.seen: list[str] = []
-        self.posted: dict[str, bytes] = {}
+        self.page_config: dict[str, Any] = {}  # more entries of `pageConfig`
+        self.prelude = b""  # what comes before the page's script, in its file
+        self.stays = False  # the page stays where it is although its server is ready
+        self.redirect: str | None = None  # the address of the federation's member that builds
+        self.fault = ""  # of the verifier: `down` (closes), `hang`, `404`, `garbage`, or `unrouted` (BinderHub answers)
+        self.fault_paths = ("",)  # the beginnings of the verifier's paths that have the fault
+        self.seen: list[str] = []  # `METHOD path` of each request in order, including those for the verifier
+        self.posted: dict[str, bytes] = {}  # the body of the last POST request for each path
         self.builds: list[Build] = []
         self.ready = Gate()
         self.bundle = Gate()
         self.gates: dict[str, Gate] = {name: Gate() for name in ("launch.js", "challenge", "passes", "promises", "servers")}
-        self.failures = 0
-        self.cuts = 0
-        self.fails = False
-        self.refusal = 0
-        self.rests = False
-        self.at_once = False
-        self.launched: Callable[[str], object] = lambda user: None
-        self.client = "127.0.0.1"
+        self.failures = 0  # how many next build requests get a 503
+        self.cuts = 0  # how many next streams are cut after the launch was announced
+        self.fails = False  # builds fail
+        self.refusal = 0  # in an event of an answer with status 200: 403, the repository is banned, or 429, too many launches
+        self.rests = False  # BinderHub's hook does not ask the verifier
+        self.at_once = False  # all events come at once, as from an ingress that buffers answers
+        self.launched: Callable[[str], object] = lambda user: None  # called before `ready`; publishes the pod
+        self.client = "127.0.0.1"  # the client's address, as the ingress reports it
         self.stopping = threading.Event()
         self._lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())

@@ -1,14 +1,7 @@
-"""The real BinderHub as a process, with doubles around it: of GitHub, the registry and the builder.
+"""The real BinderHub as a process, with the chart's launch hook, and doubles of GitHub, the registry and the builder.
 
-An interpreter with the package `binderhub` runs this file. It need not be the tests' interpreter (`real.py`), so the file imports
-nothing from the tests. Page, templates, static files, handlers, event streams and calls to JupyterHub come from the package. The
-launch hook is the chart's.
-
-Each line on standard input is a command, a JSON object, and is answered by a line on standard output:
-
-- `{"do": "start", "port": …, "base": …, "edge": …, "hub": …, "token": …, "hook": …, "templates": …}` starts a BinderHub.
-- `{"do": "set", "port": …, "header_html": {…}, "banned": […]}` changes two settings of that BinderHub.
-- `{"do": "stop", "port": …}` stops it.
+Any interpreter that has the package runs this file, so it imports nothing from the tests. Each line on standard input is a JSON
+object, whose `do` is `start`, `set` or `stop`, and is answered by a line.
 """
 
 import asyncio

@@ -31,11 +31,7 @@ REASON = "the Python package binderhub is not installed: BINDERHUB_PYTHON names 
 
 @cache
 def is_installed() -> bool:
-    """Whether there is a real BinderHub.
-
-    Raises:
-        RuntimeError: BINDERHUB_PYTHON names an interpreter without that package.
-    """
+    """Whether there is a real BinderHub. It must be there if BINDERHUB_PYTHON names an interpreter."""
     find = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('binderhub'))"
     try:
         found = subprocess.run([PYTHON or "python3", "-Ic", find], check=False).returncode == 0
@@ -83,14 +79,7 @@ class Process:
 
 
 class RealBinderHub(BinderHub):
-    """A real BinderHub behind the ingress of the double, whose attributes it has.
-
-    Args:
-        verifier: as of the double.
-        process: the process in which it runs.
-        base: its base_url.
-        templates: a folder with templates of an operator, its template_path; empty: none.
-    """
+    """A real BinderHub behind the ingress of the double, whose attributes it has; `templates` is an operator's template_path."""
 
     def __init__(self, verifier: tuple[str, str] | None, process: Process, base: str = "/", templates: str = "") -> None:
         super().__init__(verifier, base=base)

@@ -1,5 +1,9 @@
 """The metrics of verifier and egress proxy: their names and types, and how tests read them."""
 
+import subprocess
+from pathlib import Path
+
+import yaml
 from flask.testing import FlaskClient
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -96,3 +100,12 @@ def value(internal: FlaskClient, name: str, **labels: str) -> float:
             if sample.name == name and sample.labels == labels:
                 return sample.value
     return 0
+
+
+def promtool(folder: Path, tests: list[dict], *rules: dict) -> str:
+    """Prometheus' output for tests of these rules and of queries; "" if they are as expected."""
+    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "binder-egress", "rules": list(rules)}]}))
+    document = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests}
+    (folder / "tests.yaml").write_text(yaml.safe_dump(document))
+    done = subprocess.run(["promtool", "test", "rules", "tests.yaml"], cwd=folder, capture_output=True, text=True)
+    return "" if done.returncode == 0 else done.stdout + done.stderr

@@ -421,14 +421,12 @@ def test_parent_gets_no_copy_of_what_it_imports(render, parent):
     assert name not in text and "`import-values` in your Chart.yaml" in text
 
 
-def test_parent_has_to_switch_off_jupyterhubs_policy_itself(render, parent):
-    explicit = "binderhub.jupyterhub.singleuser.networkPolicy.enabled=false"
-    assert seen(render("--set", explicit, chart=parent), "jupyterhub")["singleuser"]["networkPolicy"] == {"enabled": False}
-
-
 def test_parent_wins_over_what_is_imported(render, parent):
-    binderhub = seen(render("--set", "binderhub.extraEnv.BINDER_EGRESS_API=", chart=parent), "binderhub")
-    assert binderhub["extraEnv"]["BINDER_EGRESS_API"] == ""
+    """It has to switch off JupyterHub's policy itself."""
+    explicit = "binderhub.extraEnv.BINDER_EGRESS_API=,binderhub.jupyterhub.singleuser.networkPolicy.enabled=false"
+    objects = render("--set", explicit, chart=parent)
+    assert seen(objects, "binderhub")["extraEnv"]["BINDER_EGRESS_API"] == ""
+    assert seen(objects, "jupyterhub")["singleuser"]["networkPolicy"] == {"enabled": False}
 
 
 CHECK = """{{- if index .Values "binder-egress" "enabled" }}
@@ -491,15 +489,6 @@ def test_parent_has_the_hint_inside_servers_only_if_it_imports_it(render, parent
     singleuser = seen(render(chart=parent), "jupyterhub")["singleuser"]
     assert singleuser["extraFiles"] == VALUES["integration"]["hint"]["jupyterhub"]["singleuser"]["extraFiles"]
     assert "BINDER_EGRESS_URL" in singleuser["extraEnv"]
-
-
-def test_routes_leave_everything_of_binderhub_to_it(render):
-    """robots.txt, pages and builds."""
-    more = ("--set", "ingress.enabled=true,httpRoute.enabled=true", "--set", "ingress.hosts={hub.example.org}")
-    objects = render(*more, "--set", "httpRoute.hostnames={hub.example.org}", "--set-json", 'httpRoute.parentRefs=[{"name":"g"}]')
-    ingress = [path for rule in objects["Ingress", "binder-egress"]["spec"]["rules"] for path in rule["http"]["paths"]]
-    route = [match for rule in objects["HTTPRoute", "binder-egress"]["spec"]["rules"] for match in rule["matches"]]
-    assert {path["path"] for path in ingress} == {match["path"]["value"] for match in route} == {"/egress/"}
 
 
 def test_condition_takes_everything_out(render, parent):
@@ -630,31 +619,9 @@ def test_schema_has_each_object_and_array_that_fits_on_one_line():
             assert len(whole) > 132, f"line {first + 1}: {whole}"
 
 
-GOOD_IPV6 = [
-    "::/0",
-    "::1/128",
-    "1::/16",
-    "64:ff9b::/96",
-    "2001:db8::/32",
-    "2001:DB8::7:0/112",
-    "fe80::/10",
-    "1:2:3:4:5:6:7:8/128",
-    "1:2:3:4:5:6:7::/112",
-    "::2:3:4:5:6:7:8/128",
-]
-BAD_IPV6 = [
-    "2001:db8/32",
-    "1:2:3:4:5:6:7/64",
-    "1:2:3:4:5:6:7:8:9/128",
-    "1:2:3:4:5:6:7:8::/128",
-    "1::2::3/64",
-    ":::/0",
-    ":1::/16",
-    "1::2:/64",
-    "12345::/16",
-    "g::/16",
-    "::/129",
-]
+GOOD_IPV6 = ["::/0", "64:ff9b::/96", "2001:DB8::7:0/112"]
+BAD_IPV6 = ["1::2::3/64", "g::/16", "::/129"]
+"""The next test compares the patterns with what Python reads; these show that every value with networks has one of the patterns."""
 
 
 def test_every_value_with_networks_accepts_ipv6_as_processes_and_the_api_server_read_it(helm):

@@ -347,23 +347,15 @@ class Stage:
 
     # -- what people do
 
-    def launch(
-        self,
-        spec: str = "fake/owner/repo/main",
-        token: str | None = None,
-        client: str = CLIENT,
-        timeout: float = LAUNCH_SECONDS,
-        at: str = "",
-        user_agent: str = "",
-    ) -> Launched:
-        """Launch, as a browser's page does, and wait for the last event.
+    def launch(self, spec: str = "fake/owner/repo/main", *args: Any, **options: Any) -> Launched:
+        """Launch with arguments of `stream`, as a browser's page does, and wait for the last event.
 
         Raises:
             Failed: the launch failed; no launch ever should.
         """
         began = time.monotonic()
         events, times = [], []
-        for event in self.stream(spec, token, client, timeout, at, user_agent):
+        for event in self.stream(spec, *args, **options):
             events.append(event)
             times.append(time.monotonic())
             if event.get("phase") == "failed":
@@ -395,7 +387,7 @@ class Stage:
         at: str = "",
         user_agent: str = "",
     ) -> Iterator[dict[str, Any]]:
-        """The events of a launch."""
+        """The events of a launch with a pass, at another address than BinderHub's, or by a client that claims to be another."""
         headers = {"Accept": "text/event-stream", "X-Forwarded-For": client, "X-Real-IP": client}
         answer = requests.get(
             f"{at or self.url('binder', 80)}/build/{spec}",

@@ -27,8 +27,7 @@ CROWD = (LISTED, COURSE)
 
 
 def seen() -> dict:
-    """Answers by status to `crowd`, `verified`, `other host`, `two addresses` and `after`; the line of a `refusal`; and from
-    the metrics the part of the ports that `unverified` servers have, and all `refusals`."""
+    """Answers by status, the line of a refusal, and what the metrics say, as `main` says."""
     return lab.in_namespace(__spec__.name)
 
 

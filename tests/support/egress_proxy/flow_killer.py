@@ -17,6 +17,10 @@ from tests.support.egress_proxy import attempts, lab
 from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PORT, Pod, open_tunnel
 from tests.support.egress_proxy.internet import start_internet
 from tests.support.waiting import eventually
+from verifier.proxy.connections import Proxy
+from verifier.proxy.limits import Limits
+from verifier.proxy.metrics import Metrics
+from verifier.proxy.resolve import Resolver
 
 MOST, SECONDS = 24, 60
 """mybinder.org's `unique_destinations_threshold`, and the time that cryptnono remembers a destination."""
@@ -30,8 +34,7 @@ PODS = (LISTED, ANY, COURSE)
 
 
 def seen() -> dict:
-    """What answers the `first` 24 tunnels, whether the proxy then `lives`, the `signal` that ended it after one more, and the error
-    of a pod that connects `afterwards`."""
+    """What answers the tunnels, and what became of the proxy and of a pod that connects afterwards."""
     return lab.in_namespace(__spec__.name)
 
 
@@ -65,14 +68,8 @@ class Killer:
 def serve() -> None:
     """In the process of the proxy: run it until the end."""
 
-    class Public(lab.Lab):
-        def resolve(self, name: str) -> list[str]:
-            self.asked.add(name)
-            return [HOSTS[int(name.split(".")[0])]] if name[0].isdigit() else super().resolve(name)
-
-    proxy = Public()
-    for name in PODS:
-        proxy.publish(name, lab.PODS[name], "full")
+    resolver = Resolver(lambda name: [HOSTS[int(name.split(".")[0])]])
+    lab.Running(Proxy(lab.policy(), Limits(), resolver, Metrics()), {lab.PODS[name]: "full" for name in PODS})
     print("ready", flush=True)
     signal.pause()
 
@@ -82,7 +79,7 @@ def main() -> None:
     attempts.answer_seconds = lab.WAIT_SECONDS
     subprocess.run(["ip", "route", "add", "local", NETWORK, "dev", "lo"], check=True)
     with tempfile.TemporaryDirectory() as folder:
-        start_internet(Path(folder), [*HOSTS, attempts.OWN])
+        start_internet(Path(folder), HOSTS)
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:

@@ -42,17 +42,7 @@ HOSTS = {"host.example": [PUBLIC[0]], "silent.example": [PUBLIC[1]]}
 
 
 def seen() -> dict:
-    """What the proxy did.
-
-    Returns:
-        `pipes`: that it held for downloads that nobody read. `cut`: how many of these it cut, by tier. `left`: the connections
-        after that. `idle`: whether the same server's idle connection was open then. `earlier`, `later`: the bytes of two downloads
-        of another server. `short`: the connections that are left of short downloads. `reset`: the bytes of one whose host resets
-        the connection before they are read. `paused`: the bytes of one that is read later. `broken`: the connections of a body that
-        breaks off, whose host does not read. `upload`: how one ended that is too long, and `stuck`: the same
-        without that limit. `silent`: the connections to a host that does not answer, while their client is there. `errors`: of its
-        loop.
-    """
+    """What the proxy did with connections that nobody reads, by number of bytes or connections, as `main` says."""
     return lab.in_namespace(__spec__.name)
 
 

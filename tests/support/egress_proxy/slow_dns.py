@@ -42,16 +42,7 @@ would not be answered in time."""
 
 
 def seen() -> dict:
-    """What pods saw.
-
-    `before`, `meanwhile`, `after`: an open tunnel, and another pod's connection to a new name, before some names are left
-    unanswered, during that time, and after they are answered again. `late`: the other pod's connection to a name that is answered
-    late, during that time. `never`: the answers to connections to the unanswered names; `seconds`: the shortest and the longest of
-    their waits; `names`: how many names the DNS server was asked for. `lost`: the other pod's connection to a name whose first
-    questions are lost. `failed`: its connection to a name for which DNS fails. `crowd`: the answers to an
-    unverified and to another verified server while verified servers wait for unanswered names.
-    `strangers`: the answer to that verified server while many unverified servers wait for such names.
-    """
+    """What pods saw before, while and after the DNS server leaves names unanswered, as `main` says."""
     return lab.in_namespace(__spec__.name, resolver=SERVER)
 
 

@@ -163,20 +163,6 @@ def test_signed_text_that_no_verifier_writes_is_refused(internal, text):
     assert outcome(internal, signer.sign(b"." + body).decode()) == "invalid"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"), [(2, "free"), (55, "free"), (65, "invalid"), (3600, "invalid")], ids=lambda value: str(value)
-)
-def test_pass_from_a_clock_up_to_a_minute_ahead_is_accepted(internal, passes, seconds, expected):
-    ahead = time.time() + seconds
-    assert outcome(internal, passes.sign(make_pass(iat=ahead, exp=ahead + 300))) == expected
-
-
-@pytest.mark.parametrize(("seconds", "expected"), [(5, "free"), (55, "free"), (65, "expired"), (7200, "expired")])
-def test_pass_expires_with_a_minute_of_leeway(internal, passes, old_epoch, seconds, expected):
-    exp = time.time() - seconds
-    assert outcome(internal, passes.sign(make_pass(iat=exp - 300, exp=exp))) == expected
-
-
 def test_leeway_of_a_minute_is_reached_to_the_second(passes):
     issued = Pass("an-id", "verified", 1, 1000.0, 1300.0)
     token = passes.sign(issued)
@@ -235,14 +221,9 @@ def test_pass_is_judged_by_the_time_of_the_launch_request(internal, passes, old_
     assert outcome(internal, token, requested_at=max(0, now - requested)) == expected
 
 
-@pytest.mark.parametrize("seconds", [-1e9, -600, -65, 65, 600])
-def test_new_pass_counts_whatever_the_clock_of_binderhub_says(internal, public, seconds):
-    assert outcome(internal, get_pass(public), requested_at=time.time() + seconds) == "free"
-
-
-@pytest.mark.parametrize("requested_at", [0, 0.0, 1e11, None, 1])
-def test_new_pass_counts_at_any_time_that_a_hook_may_send(internal, public, requested_at):
-    assert outcome(internal, get_pass(public), requested_at=requested_at) == "free"
+def test_new_pass_counts_whatever_the_clock_of_binderhub_says(internal, public):
+    for requested_at in (*(time.time() + seconds for seconds in (-1e9, -600, -65, 65, 600)), 0, 1, 1e11, None):
+        assert outcome(internal, get_pass(public), requested_at=requested_at) == "free", requested_at
 
 
 def test_request_from_the_future_does_not_validate_a_future_pass(internal, passes):
@@ -251,18 +232,9 @@ def test_request_from_the_future_does_not_validate_a_future_pass(internal, passe
     assert outcome(internal, token, requested_at=ahead) == "invalid"
 
 
-def test_pass_for_an_unknown_tier_is_refused(internal, passes):
-    assert outcome(internal, passes.sign(make_pass(tier="gold"))) == "unknown-tier"
-
-
-def test_pass_for_the_unverified_tier_is_refused(internal, passes):
-    assert outcome(internal, passes.sign(make_pass(tier="unverified"))) == "unknown-tier"
-
-
-def test_pass_for_an_unknown_tier_unlocks_nothing(public, passes, store):
-    run_pod(store)
-    answer = public.post("/egress/servers/alice", json={"token": passes.sign(make_pass(tier="gold"))})
-    assert (answer.status_code, answer.json["detail"]) == (403, "The pass is for a tier that this site does not have.")
+@pytest.mark.parametrize("tier", ["gold", "unverified"])
+def test_pass_for_a_tier_that_this_site_does_not_give_is_refused(internal, passes, tier):
+    assert outcome(internal, passes.sign(make_pass(tier=tier))) == "unknown-tier"
 
 
 @pytest.mark.parametrize(("tier", "rule"), [("gold", "unknown-tier"), (None, "invalid")])
@@ -289,27 +261,9 @@ def test_pass_states_its_number_of_servers(redis_server, store):
     assert (found.servers, round(found.exp - found.iat)) == (3, 60)
 
 
-def test_used_pass_is_remembered_as_long_as_it_can_be_presented(store, in_redis):
-    from verifier.grants import Egress
-    from verifier.records import Record, Server
-    from verifier.store.redeeming import BUILD_LIMIT_SECONDS
-
-    now = time.time()
-    used = make_pass(exp=now + 300.9)
-    store.redeem(used, Server("a"), Record(Egress.new("verified", "valid-pass", now), image="i"), "", 600)
-    remembered_until = now + in_redis.ttl(f"binder-egress:pass:{used.id}")
-    assert remembered_until > used.exp + LEEWAY_SECONDS + BUILD_LIMIT_SECONDS
-
-
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=200) | st.from_regex(r"\.?[A-Za-z0-9_-]{0,80}\.[A-Za-z0-9_-]{0,60}", fullmatch=True))
 @example("." * 50)
 def test_random_token_causes_no_fault(internal, token):
     decision = launch(internal, token=token)
     assert decision["tier"] == "unverified"
-
-
-def test_signed_pass_is_read_unchanged(passes):
-    issued = make_pass()
-    assert passes.read(passes.sign(issued), time.time()) == issued
-    assert isinstance(issued, Pass)

@@ -10,16 +10,6 @@ from verifier.store.announcements import Announced
 from verifier.texts import write_record
 
 
-def test_launch_without_a_pass_gets_no_egress(internal):
-    decision = launch(internal)
-    assert (decision["tier"], decision["rule"], decision["pass_outcome"]) == ("unverified", "default", "none")
-
-
-def test_launch_with_a_pass_gets_its_tier(public, internal):
-    decision = launch(internal, token=get_pass(public))
-    assert (decision["tier"], decision["rule"], decision["pass_outcome"]) == ("verified", "valid-pass", "free")
-
-
 def test_launch_of_a_newer_hook_is_decided(public, internal):
     """After a rollback of the gate, the hook is still of the later version. Fields that the gate does not know change nothing."""
     newer = {"later": {"x": 1}, "tier": "verified"}

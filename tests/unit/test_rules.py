@@ -256,14 +256,6 @@ def test_mode_observe_counts_the_decision_of_each_rule(site):
         assert value(internal, "binder_egress_launches_total", tier=tier, rule=rule, pass_outcome="none") == 1
 
 
-def test_decision_is_logged_with_its_rule(site, caplog):
-    _, internal, _ = site(blocked_repositories=["example.com/a/b"])
-    with caplog.at_level("INFO"):
-        launch(internal)
-    (line,) = [record.fields for record in caplog.records if record.getMessage() == "launch"]
-    assert (line["tier"], line["rule"], line["repository"]) == ("unverified", "blocked-repository", REPOSITORY)
-
-
 def test_blocks_are_counted_by_kind_while_their_server_runs(site, store):
     _, internal, services = site()
     operators = CommandOperators(services.settings, store)

@@ -9,6 +9,7 @@ import time
 import types
 
 import pytest
+from tornado.httpclient import HTTPRequest
 from tornado.httputil import HTTPHeaders
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
@@ -70,111 +71,52 @@ def test_launch_is_announced_with_its_request(monkeypatch):
     asyncio.run(main())
 
 
+def row(name, told, query="", headers=(), user="anonymous", **launcher):
+    return pytest.param(told, query, headers, user, launcher, id=name)
+
+
+ALICE = {"name": "alice", "kind": "user"}
+
+
 @pytest.mark.parametrize(
-    ("query", "token"),
+    ("told", "query", "headers", "user", "launcher"),
     [
-        ("", None),
-        ("egress_token=", None),
-        ("egress_token=%20%20", None),
-        ("egress_token=a&egress_token=b", "b"),
-        ("egress_token=%ff%fe", "\ufffd\ufffd"),
-        ("egress_token=" + "x" * 20000, "x" * 4096),
+        row("nothing", {"token": None, "user_agent": None, "hub_url": None, "forwarded_for": None}, headers=[("User-Agent", "")]),
+        row("an empty token", {"token": None, "context": True}, "egress_token="),
+        row("white space", {"token": None}, "egress_token=%20%20"),
+        row("two tokens", {"token": "b"}, "egress_token=a&egress_token=b"),
+        row("no UTF-8", {"token": "\ufffd\ufffd"}, "egress_token=%ff%fe"),
+        row("a long token", {"token": "x" * 4096}, "egress_token=" + "x" * 20000),
+        row("a long user agent", {"user_agent": "x" * 512}, headers=[("User-Agent", "x" * 5000)]),
+        row("not ASCII", {"user_agent": "Mozilla/5.0 (é\xff)"}, headers=[("User-Agent", "Mozilla/5.0 (é\xff)")]),
+        row("two proxies", {"forwarded_for": "198.51.100.1,10.0.0.1"},
+            headers=[("X-Forwarded-For", "198.51.100.1"), ("X-Forwarded-For", "10.0.0.1")]),
+        row("a forged header", {"forwarded_for": "x" * 2034 + ", 198.51.100.1"},
+            headers=[("X-Forwarded-For", "x" * 5000 + ", 198.51.100.1")]),
+        row("an address of JupyterHub", {"hub_url": "https://hub.example.org/"}, hub_url="https://hub.example.org/"),
+        row("an empty address", {"hub_url": ""}, hub_url=""),
+        row("a long address", {"hub_url": None}, hub_url="https://hub.example.org/" + "x" * 1024),
+        row("a number for an address", {"hub_url": None}, hub_url=1),
+        # BinderHub creates users itself unless it has auth_enabled. The groups are in JupyterHub's model of the user.
+        row("nobody logged in", {"authenticated": False, "groups": []}, create_user=True),
+        row("groups", {"authenticated": True, "groups": ["staff", "x" * 255]}, user=ALICE | {"groups": ["staff", "x" * 300]},
+            create_user=False),
+        row("no groups", {"authenticated": True, "groups": []}, user=ALICE, create_user=False),
+        row("None for groups", {"authenticated": True, "groups": []}, user=ALICE | {"groups": None}, create_user=False),
+        row("many groups", {"authenticated": False, "groups": ["g"] * 1000}, user=ALICE | {"groups": ["g"] * 2000}),
     ],
-)
-def test_odd_tokens_reach_the_verifier_in_a_form_that_it_can_refuse(monkeypatch, query, token):
+)  # fmt: skip
+def test_request_is_announced_in_a_form_that_the_verifier_reads(monkeypatch, told, query, headers, user, launcher):
     async def main():
-        seen = []
-        async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api)) as hub:
-            client = SimpleAsyncHTTPClient(force_instance=True)
-            await client.fetch(f"{hub}/build/1?{query}")
-        assert [body["token"] for _, body in seen] == [token]
-        assert seen[0][1]["context"] is True
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    ("sent", "told"),
-    [("", None), ("x" * 5000, "x" * 512), ("Mozilla/5.0 (é\xff)", "Mozilla/5.0 (é\xff)")],
-    ids=["none", "long", "not ASCII"],
-)
-def test_user_agent_is_announced(monkeypatch, sent, told):
-    async def main():
-        seen = []
-        async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api)) as hub:
-            await get(f"{hub}/build/1", headers={"User-Agent": sent})
-        assert [body["user_agent"] for _, body in seen] == [told]
-        # The form that the verifier accepts.
-        assert LaunchBody.model_validate(seen[0][1]).user_agent == told
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    ("known", "told"),
-    [
-        ({"hub_url": "https://hub.example.org/"}, "https://hub.example.org/"),
-        ({"hub_url": ""}, ""),
-        ({"hub_url": "https://hub.example.org/" + "x" * 1024}, None),
-        ({"hub_url": 1}, None),
-        ({}, None),
-    ],
-)
-def test_address_of_jupyterhub_is_announced(monkeypatch, known, told):
-    async def main():
-        seen = []
-        launcher = types.SimpleNamespace(**known)
-        async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api), launcher=launcher) as hub:
-            await get(f"{hub}/build/1", egress_token=PASS)
-        assert [body["hub_url"] for _, body in seen] == [told]
-        assert LaunchBody.model_validate(seen[0][1]).hub_url == told
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    ("sent", "told"),
-    [
-        ([], None),
-        (["198.51.100.1"], "198.51.100.1"),
-        (["198.51.100.1", "10.0.0.1"], "198.51.100.1,10.0.0.1"),
-        (["x" * 5000 + ", 198.51.100.1"], "x" * 2034 + ", 198.51.100.1"),
-    ],
-)
-def test_forwarded_addresses_are_announced(monkeypatch, sent, told):
-    async def main():
-        seen = []
-        headers = HTTPHeaders()
-        for value in sent:
-            headers.add("X-Forwarded-For", value)
-        async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api)) as hub:
-            await get(f"{hub}/build/1", headers=headers)
-        assert [body["forwarded_for"] for _, body in seen] == [told]
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    ("create_user", "user", "told"),
-    [
-        (True, "anonymous", (False, [])),
-        (False, {"name": "alice", "kind": "user", "groups": ["staff", "x" * 300]}, (True, ["staff", "x" * 255])),
-        (False, {"name": "alice", "kind": "user"}, (True, [])),
-        (False, {"name": "alice", "groups": None}, (True, [])),
-        (None, {"name": "alice", "groups": ["g"] * 2000}, (False, ["g"] * 1000)),
-    ],
-)
-def test_user_who_logged_in_is_announced_with_groups(monkeypatch, create_user, user, told):
-    """BinderHub creates users itself unless it has auth_enabled. The groups are in JupyterHub's model of the user."""
-
-    async def main():
-        seen = []
-        launcher = types.SimpleNamespace(**({} if create_user is None else {"create_user": create_user}))
-        async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api), launcher=launcher, user=user) as hub:
-            await get(f"{hub}/build/1", egress_token=PASS)
+        seen, sent = [], HTTPHeaders()
+        for name, value in headers:
+            sent.add(name, value)
+        wiring = {"launcher": types.SimpleNamespace(**launcher), "user": user}
+        async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api), **wiring) as hub:
+            await SimpleAsyncHTTPClient(force_instance=True).fetch(HTTPRequest(f"{hub}/build/1?{query}", headers=sent))
         [(_, body)] = seen
-        assert (body["authenticated"], body["groups"]) == told
-        assert body["token"] == PASS
+        assert {name: body[name] for name in told} == told
+        LaunchBody.model_validate(body)
 
     asyncio.run(main())
 
@@ -286,13 +228,10 @@ def test_traits_that_were_only_read_count_as_not_set(monkeypatch):
     asyncio.run(main())
 
 
-def hooks_before():
-    """Every kind of hook that BinderHub accepts; each keeps its arguments."""
+@pytest.mark.parametrize("kind", ["plain", "coroutine", "thread"])
+def test_earlier_hook_is_called_first(monkeypatch, kind):
+    """BinderHub accepts each kind."""
     calls = []
-    pool = concurrent.futures.ThreadPoolExecutor(1)
-
-    def plain(*args):
-        calls.append(args)
 
     async def coroutine(*args):
         await asyncio.sleep(0.1)
@@ -302,15 +241,8 @@ def hooks_before():
         time.sleep(0.1)
         calls.append(args)
 
-    def thread(*args):
-        return pool.submit(late, *args)
-
-    return calls, [plain, coroutine, thread]
-
-
-@pytest.mark.parametrize("kind", [0, 1, 2], ids=["plain", "coroutine", "thread"])
-def test_earlier_hook_is_called_first(monkeypatch, kind):
-    calls, hooks = hooks_before()
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    hooks = {"plain": lambda *args: calls.append(args), "coroutine": coroutine, "thread": lambda *args: pool.submit(late, *args)}
 
     async def main():
         async def announced(handler):
@@ -322,8 +254,7 @@ def test_earlier_hook_is_called_first(monkeypatch, kind):
 
     asyncio.run(main())
     (_, *arguments), announced = calls
-    assert arguments == [IMAGE, "fake-repo-abc", "", REPOSITORY]
-    assert announced == "announced"
+    assert (arguments, announced) == ([IMAGE, "fake-repo-abc", "", REPOSITORY], "announced")
 
 
 class Refused(Exception):

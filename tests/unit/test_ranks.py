@@ -2,7 +2,6 @@
 
 import re
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -21,14 +20,11 @@ from tests.support.apps import (
     run_pod,
     solve,
 )
-from tests.support.fake_cluster import FakeCluster
-from tests.support.reconciling import ALICE, granted, list_and_converge, make_grant, record_unlock
+from tests.support.reconciling import ALICE
 from verifier.decisions.leases import larger, outranking
-from verifier.grants import Block, Blocked, Rule
+from verifier.grants import Block, Rule
 from verifier.passes import Passes
-from verifier.reconciler.loop import Reconciler
 from verifier.records import KnownServer, Server
-from verifier.settings import ReconcilerSettings, load
 from verifier.texts import read_origin
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
@@ -257,12 +253,6 @@ def test_refused_server_gets_no_larger_tier(site, store, why):
         assert MORE not in shown(client, headers)
 
 
-def test_revoked_server_gets_no_tier(site, store):
-    services = site()
-    store.publish(ALICE, KnownServer("uid-1", carried("unverified", "l", rule=Rule.BLOCKED)))
-    assert unlock(public_client(services), token=token(services)).status_code == 403
-
-
 def test_renewable_lease_can_be_renewed_or_enlarged(site, store):
     lease = {"lease": 600}
     services = site(tiers={"small": lease, "verified": lease | {"rank": 1}})
@@ -295,75 +285,3 @@ def test_page_offers_larger_tiers(site, store, tier, offered):
 
 
 # -- the reconciler
-
-
-@pytest.fixture
-def cluster():
-    return FakeCluster()
-
-
-@pytest.fixture
-def running(redis_server, cluster, store):
-    settings = load(ReconcilerSettings, redis_url=redis_server.url, tiers=TIERS)
-    return Reconciler(settings, cluster, store, clock=lambda: 0.0)
-
-
-@pytest.mark.parametrize(
-    ("tier", "gets", "rule", "becomes"),
-    [
-        ("small", "verified", "unlock", "verified"),
-        ("verified", "huge", "unlock", "huge"),
-        # The decision was made while the server had no tier, a moment before it got one.
-        ("verified", "small", "unlock", "verified"),
-        ("small", "other", "unlock", "small"),
-        ("huge", "verified", "renewal", "huge"),
-        ("verified", "small", "operator", "small"),
-        ("small", "other", "operator", "other"),
-    ],
-)
-def test_label_follows_larger_tiers_and_operators(running, cluster, store, tier, gets, rule, becomes):
-    pod = cluster.add(**granted(make_grant(tier)))
-    record_unlock(store, make_grant(gets, rule))
-    list_and_converge(running)
-    now = cluster.pods[pod.name]
-    assert (now.grant.tier, now.label) == (becomes, becomes)
-    assert store.known(ALICE).tier == becomes
-
-
-@pytest.mark.parametrize(("until", "becomes"), [(None, "small"), (700, "small"), (500, "verified")])
-def test_grant_that_ends_sooner_replaces_nothing(redis_server, cluster, store, until, becomes):
-    tiers = {"small": {"lease": 600}, "verified": {"rank": 1, "lease": 600}}
-    settings = load(ReconcilerSettings, redis_url=redis_server.url, tiers=tiers)
-    pod = cluster.add(**granted(replace(make_grant("small"), until=until)))
-    record_unlock(store, make_grant("verified", "unlock"))
-    list_and_converge(Reconciler(settings, cluster, store, clock=lambda: 50.0 if until == 700 else 0.0))
-    assert cluster.pods[pod.name].label == becomes
-
-
-def test_unlock_counts_once_the_pods_grant_is_withdrawn(running, cluster, store, in_redis):
-    old = make_grant("verified")
-    pod = cluster.add(**granted(old))
-    in_redis.set(f"binder-egress:withdrawn:{old.id}", 1)
-    record_unlock(store, make_grant("small", "unlock"))
-    list_and_converge(running)
-    assert cluster.pods[pod.name].label == "small"
-
-
-def test_withdrawal_of_a_smaller_grant_removes_nothing(running, cluster, store, in_redis):
-    """The withdrawn grant comes from a pass whose use moves to another server."""
-    small, large = make_grant("small"), make_grant("verified", "unlock")
-    pod = cluster.add(**granted(small))
-    record_unlock(store, large)
-    list_and_converge(running)
-    in_redis.set(f"binder-egress:withdrawn:{small.id}", 1)
-    list_and_converge(running)
-    assert cluster.pods[pod.name].grant == large
-
-
-def test_block_removes_a_larger_tier(running, cluster, store):
-    pod = cluster.add(**granted(make_grant("small")))
-    record_unlock(store, make_grant("verified", "unlock"))
-    store.add_block(Block("l", "server", ALICE.key, read_origin("eve"), "", 0, uid="uid-1"), [ALICE])
-    list_and_converge(running)
-    assert cluster.pods[pod.name].label is None
-    assert isinstance(cluster.pods[pod.name].grant, Blocked)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 
 import pytest
 
@@ -19,7 +18,6 @@ from tests.support.reconciling import (
     record_unlock,
     withdraw,
 )
-from verifier.grants import Egress
 from verifier.records import Record, Server, Woken
 
 
@@ -43,14 +41,6 @@ def test_launch_that_is_decided_after_its_pod_appeared_counts(reconciler, cluste
     assert cluster.labelled() == {ALICE}
 
 
-def test_pod_of_a_refused_launch_gets_no_grant(reconciler, cluster, store):
-    record_launch(store, make_grant("unverified", "default"))
-    cluster.add()
-    list_and_converge(reconciler)
-    assert cluster.patches == []
-    assert store.known(ALICE) == known("uid-1", repository="r")
-
-
 @pytest.mark.parametrize("other", [{"user": "bob"}, {"server": "x"}, {"user": "alice/"}, {"user": "Alice"}])
 def test_waiting_grant_is_for_its_server_only(reconciler, cluster, store, other):
     record_launch(store, make_grant())
@@ -64,8 +54,9 @@ def test_pod_with_another_image_gets_no_grant_and_is_logged(reconciler, cluster,
     record_launch(store, make_grant())
     cluster.add(image=image)
     list_and_converge(reconciler)
+    cluster.change("jupyter-alice--", ready=True)
     list_and_converge(reconciler)
-    assert cluster.patches == []
+    assert cluster.patches == [] and store.pending(ALICE, set()).launch, "it waits for its pod"
     assert store.known(ALICE).tier == "unverified"
     assert [record.levelname for record in caplog.records if "another image" in record.getMessage()] == ["WARNING"]
 
@@ -85,28 +76,6 @@ def test_waiting_grant_ends_when_its_pod_is_ready(reconciler, cluster, store):
     assert cluster.labelled() == set()
 
 
-def test_waiting_grant_outlives_a_ready_pod_with_another_image(reconciler, cluster, store):
-    record_launch(store, make_grant())
-    cluster.add(image="image:2", ready=True)
-    list_and_converge(reconciler)
-    assert store.pending(ALICE, set()).launch
-
-
-def test_waiting_grant_expires(reconciler, cluster, store):
-    record_launch(store, make_grant(), ttl=1)
-    time.sleep(1.1)
-    cluster.add()
-    list_and_converge(reconciler)
-    assert cluster.patches == []
-
-
-def test_ended_pod_gets_no_grant(reconciler, cluster, store):
-    record_launch(store, make_grant())
-    cluster.add(ended=True)
-    list_and_converge(reconciler)
-    assert cluster.patches == []
-
-
 def test_repository_stays_published_after_its_launch_is_settled(reconciler, cluster, store):
     record_launch(store, make_grant())
     cluster.add(ready=True)
@@ -115,69 +84,23 @@ def test_repository_stays_published_after_its_launch_is_settled(reconciler, clus
     assert store.known(ALICE).repository == "r"
 
 
-def test_lost_label_is_restored_from_the_annotation(reconciler, cluster):
-    """The process was killed between the two, or somebody removed the label."""
-    grant = make_grant()
-    pod = cluster.add(grant=grant, annotated=True)
-    list_and_converge(reconciler)
-    assert (cluster.pods[pod.name].grant, cluster.pods[pod.name].label) == (grant, "verified")
-
-
-def test_label_without_annotation_is_removed(reconciler, cluster):
-    pod = cluster.add(label="verified")
-    list_and_converge(reconciler)
-    assert cluster.pods[pod.name].label is None
-
-
-def test_label_that_differs_from_the_annotation_is_corrected(reconciler, cluster):
-    pod = cluster.add(grant=make_grant("small"), annotated=True, label="verified")
-    list_and_converge(reconciler)
-    assert cluster.pods[pod.name].label == "small"
-
-
-@pytest.mark.parametrize("label", [None, "verified"])
-def test_unreadable_annotation_is_removed_with_its_label(reconciler, cluster, label):
-    pod = cluster.add(annotated=True, label=label)
+@pytest.mark.parametrize(
+    ("fields", "tier"),
+    [
+        # The process was killed between the two, or somebody removed the label.
+        pytest.param({"grant": make_grant(), "annotated": True}, "verified", id="no label"),
+        pytest.param({"grant": make_grant("small"), "annotated": True, "label": "verified"}, "small", id="another label"),
+        pytest.param({"label": "verified"}, None, id="a label alone"),
+        pytest.param({"annotated": True}, None, id="an unreadable annotation"),
+        pytest.param({"annotated": True, "label": "verified"}, None, id="an unreadable annotation and a label"),
+        pytest.param(granted(make_grant("gold")), None, id="a tier that is in no settings"),
+    ],
+)
+def test_label_follows_the_annotation(reconciler, cluster, store, fields, tier):
+    pod = cluster.add(**fields)
     list_and_converge(reconciler)
     now = cluster.pods[pod.name]
-    assert (now.annotated, now.label) == (False, None)
-
-
-@pytest.mark.parametrize("tier", ["gold", "unverified", ""])
-def test_grant_of_an_unknown_tier_is_removed(reconciler, cluster, store, tier):
-    pod = cluster.add(**granted(make_grant(tier)))
-    list_and_converge(reconciler)
-    assert (cluster.pods[pod.name].annotated, cluster.pods[pod.name].label) == (False, None)
-    assert store.known(ALICE).tier == "unverified"
-
-
-def test_tier_that_left_the_settings_is_taken_from_pods(make_reconciler, cluster, store):
-    grant = make_grant("small")
-    record_launch(store, grant)
-    cluster.add()
-    list_and_converge(make_reconciler())
-    assert cluster.labelled() == {ALICE}
-    list_and_converge(make_reconciler(tiers={"verified": {}}))
-    assert cluster.labelled() == set()
-
-
-def test_withdrawn_grant_is_taken_from_its_pod(reconciler, cluster, store):
-    grant = make_grant()
-    pod = cluster.add(**granted(grant))
-    withdraw(store, grant)
-    list_and_converge(reconciler)
-    assert (cluster.pods[pod.name].annotated, cluster.pods[pod.name].label) == (False, None)
-    assert store.known(ALICE).tier == "unverified"
-
-
-@pytest.mark.parametrize("kind", ["launch", "unlock"])
-def test_withdrawn_grant_that_waits_is_not_applied(reconciler, cluster, store, kind):
-    grant = make_grant()
-    (record_launch if kind == "launch" else record_unlock)(store, grant)
-    withdraw(store, grant)
-    cluster.add()
-    list_and_converge(reconciler)
-    assert cluster.patches == []
+    assert (now.annotated, now.label, store.known(ALICE).tier) == (tier is not None, tier, tier or "unverified")
 
 
 @pytest.mark.parametrize("kind", ["launch", "unlock"])
@@ -204,32 +127,12 @@ def test_moved_use_takes_its_tier_along(public, internal, reconciler, cluster):
     assert cluster.labelled() == {Server("bob")}
 
 
-def test_use_that_moves_during_its_patch_is_taken_back(public, internal, reconciler, cluster):
-    token = get_pass(public)
-    launch(internal, "alice", token=token)
-    cluster.add("alice")
-    cluster.before_patch = lambda: launch(internal, "bob", token=token)
-    list_and_converge(reconciler)
-    assert cluster.labelled() == set()
-
-
 def test_move_notifies_the_reconciler_of_both_servers(public, internal, store):
     token = get_pass(public)
     launch(internal, "alice", token=token)
     store.woken(0.01)
     launch(internal, "bob", token=token)
     assert store.woken(0.01) == Woken({ALICE, Server("bob")})
-
-
-def test_withdrawal_of_one_pass_leaves_the_grant_of_another(public, internal, reconciler, cluster):
-    first, second = get_pass(public), get_pass(public)
-    launch(internal, "alice", token=first)
-    cluster.add("alice")
-    list_and_converge(reconciler)
-    launch(internal, "alice", token=second)
-    launch(internal, "bob", token=first)
-    list_and_converge(reconciler)
-    assert cluster.labelled() == {ALICE}
 
 
 def test_unlock_is_applied_to_its_pod(reconciler, cluster, store):
@@ -239,22 +142,6 @@ def test_unlock_is_applied_to_its_pod(reconciler, cluster, store):
     list_and_converge(reconciler)
     assert cluster.pods[pod.name].label == "small"
     assert store.known(ALICE).grant.id == grant.id
-
-
-@pytest.mark.parametrize("uid", ["uid-0", "uid-11", ""])
-def test_unlock_is_for_one_uid_only(reconciler, cluster, store, uid):
-    record_unlock(store, make_grant(), uid=uid)
-    cluster.add(ready=True)
-    list_and_converge(reconciler)
-    assert cluster.patches == []
-
-
-def test_unlock_replaces_the_grant_of_a_smaller_tier(make_reconciler, cluster, store):
-    pod = cluster.add(**granted(make_grant("small")))
-    grant = make_grant("verified", "unlock")
-    record_unlock(store, grant)
-    list_and_converge(make_reconciler(tiers={"verified": {"rank": 1}, "small": {}}))
-    assert cluster.pods[pod.name].grant == grant
 
 
 def test_pass_for_a_server_that_has_its_tier_is_not_spent(public, internal, reconciler, cluster, store):
@@ -283,24 +170,6 @@ def test_mode_allow_gives_every_pod_the_tier_with_or_without_redis(make_reconcil
     assert (cluster.pods[pod.name].label, cluster.pods[pod.name].grant.rule) == ("small", "mode-allow")
     assert cluster.pods[ended.name].label is None
     assert len(cluster.patches) == 1
-
-
-def test_mode_allow_keeps_the_grant_of_a_pod(make_reconciler, cluster):
-    cluster.add(**granted(make_grant()))
-    list_and_converge(make_reconciler(mode="allow", allow_tier="small"))
-    assert cluster.patches == []
-
-
-@pytest.mark.parametrize("where", ["on the pod", "waiting"])
-def test_grant_of_mode_allow_ends_with_the_mode(make_reconciler, cluster, store, where):
-    everybody = Egress.new("verified", "mode-allow", 1)
-    if where == "on the pod":
-        cluster.add(**granted(everybody))
-    else:
-        record_launch(store, everybody)
-        cluster.add()
-    list_and_converge(make_reconciler(mode="captcha"))
-    assert cluster.labelled() == set()
 
 
 def test_newer_launch_is_not_settled_with_an_older_one(store):

@@ -14,9 +14,8 @@ import requests
 
 from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess, admit, carried, get_pass, run_pod, solve
 from tests.support.fake_cluster import FakeCluster
-from tests.support.reconciling import converge_due, record_decision
+from tests.support.reconciling import record_decision
 from tests.support.store import Store
-from tests.support.waiting import eventually
 from verifier.grants import Egress
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.operators import actions
@@ -153,61 +152,6 @@ def test_patch_with_a_lost_answer_is_not_repeated(redis_server, store, monkeypat
     look(reconciler)
     assert (cluster.labelled(), len(cluster.patches)) == ({ALICE}, 1)
     assert store.known(ALICE).tier == "verified"
-
-
-def converge_all(reconciler, cluster, number):
-    """Converge servers until so many have a tier: some of them when they are tried again."""
-
-    def are_labelled():
-        converge_due(reconciler)
-        return len(cluster.labelled()) == number
-
-    eventually(are_labelled)
-
-
-def test_throttling_api_server_delays_grants_but_loses_none(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.reconciler.loop.RETRY_PAUSE_SECONDS", 0.02)
-    cluster, refused = FakeCluster(), []
-    patch = cluster.patch
-    users = [f"user-{number}" for number in range(20)]
-    for number, user in enumerate(users):
-        cluster.add(user, f"uid-{number}")
-        record_decision(store, Server(user), Record(make_grant(), image="image:1"), 600)
-
-    def throttled(pod, grant):
-        if len(refused) < 50:
-            refused.append(pod.uid)
-            raise ApiServerUnavailable("429 Too Many Requests")
-        return patch(pod, grant)
-
-    monkeypatch.setattr(cluster, "patch", throttled)
-    reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS), cluster, store)
-    look(reconciler)
-    converge_all(reconciler, cluster, len(users))
-    assert len(refused) == 50
-
-
-def test_slow_patches_of_changing_pods_delay_grants_but_lose_none(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.reconciler.loop.RETRY_PAUSE_SECONDS", 0.02)
-    cluster = FakeCluster()
-    patch, began = cluster.patch, []
-    users = [f"user-{number}" for number in range(10)]
-    for number, user in enumerate(users):
-        cluster.add(user, f"uid-{number}")
-        record_decision(store, Server(user), Record(make_grant(), image="image:1"), 600)
-
-    def slow(pod, grant):
-        began.append(pod.name)
-        time.sleep(0.05)
-        if began.count(pod.name) <= 3:
-            cluster.change(pod.name, ready=not cluster.pods[pod.name].ready)  # the kubelet was faster
-        return patch(pod, grant)
-
-    monkeypatch.setattr(cluster, "patch", slow)
-    reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS), cluster, store)
-    look(reconciler)
-    converge_all(reconciler, cluster, len(users))
-    assert (len(began), len(cluster.patches)) == (4 * len(users), len(users))
 
 
 def test_slow_patch_overtaken_by_a_revocation_is_undone(redis_server, store, impatient):

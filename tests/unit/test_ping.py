@@ -153,14 +153,6 @@ def test_pods_that_can_ping_are_counted_once(reconciler, cluster, internal):
     assert shown() == {"no-sysctl": 2, "privileges": 1}
 
 
-def test_older_pod_that_can_ping_is_not_counted_again(make_reconciler, cluster, internal):
-    cluster.add(created=5, ping="no-sysctl")
-    reconciler = make_reconciler(started=6)
-    list_and_converge(reconciler)
-    reconciler.heartbeat()
-    assert all(sample.value == 0 for sample in families(internal)["binder_egress_user_pods_with_ping"].samples)
-
-
 # -- the probe
 
 

@@ -11,7 +11,6 @@ import redis
 
 from tests.support.apps import (
     NETWORK,
-    admit,
     another,
     get_pass,
     internal_client,
@@ -22,15 +21,13 @@ from tests.support.apps import (
     solve,
 )
 from tests.support.metrics import value
-from tests.support.reconciling import record_decision
 from tests.support.store import Store
+from tests.support.store_operations import OF_PROXY, OF_RECEIVER, OF_RECONCILER, OF_VERIFIER, SHARED_OPERATIONS
 from tests.support.waiting import USUAL_SECONDS, eventually
-from verifier.grants import Block, Egress
-from verifier.records import KnownServer, Record, Server
+from verifier.records import KnownServer, Server
 from verifier.store import connection
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
-from verifier.texts import read_origin
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
@@ -141,36 +138,28 @@ def test_dns_failure_costs_a_ready_verifier_no_launch(redis_server, monkeypatch)
         assert [launch.result().status_code for launch in launches] == [200] * len(launches)
 
 
-def test_launch_without_redis_is_refused_at_once(public, internal, redis_server, no_longer_than):
-    token = get_pass(public)
-    redis_server.stop()
-    with no_longer_than(1):
-        assert_unavailable(internal.post("/api/launches", json=LAUNCH | {"token": token}))
-    with no_longer_than(1):
-        assert_unavailable(internal.post("/api/launches", json=LAUNCH))
-
-
-def test_solution_without_redis_gives_no_pass(public, redis_server, no_longer_than):
-    solution = solve(public)
-    redis_server.stop()
-    with no_longer_than(1):
-        assert_unavailable(public.post("/egress/passes", json={"provider": "altcha", "solution": solution}))
-
-
-def test_server_without_redis_is_neither_unlocked_nor_shown(public, store, redis_server, no_longer_than):
+@pytest.mark.parametrize(("fault", "mend"), [("stop", "start"), ("freeze", "thaw")])
+def test_request_is_answered_within_the_second_of_the_hook(public, internal, store, redis_server, no_longer_than, fault, mend):
     run_pod(store)
-    token = get_pass(public)
-    redis_server.stop()
-    with no_longer_than(1):
-        assert_unavailable(public.post("/egress/servers/alice", json={"token": token}))
-    with no_longer_than(1):
-        assert_unavailable(public.get("/egress/servers/alice"))
-
-
-def test_forged_token_without_redis_is_answered_as_unavailable(internal, redis_server):
-    """Rejecting a bad pass needs no Redis, but recording the decision does, so the answer is unavailable too."""
-    redis_server.stop()
-    assert_unavailable(internal.post("/api/launches", json=LAUNCH | {"token": "forged"}))
+    token, solution = get_pass(public), solve(public)
+    launch(internal)
+    getattr(redis_server, fault)()
+    for ask in (
+        lambda: internal.post("/api/launches", json=LAUNCH | {"token": token}),
+        # Rejecting a bad pass needs no Redis, but recording the decision does.
+        lambda: internal.post("/api/launches", json=LAUNCH | {"token": "forged"}),
+        lambda: internal.post("/api/launches", json=LAUNCH),
+        lambda: public.post("/egress/passes", json={"provider": "altcha", "solution": solution}),
+        lambda: public.post("/egress/servers/alice", json={"token": token}),
+        lambda: public.get("/egress/servers/alice"),
+        lambda: internal.get("/readyz"),
+    ):
+        with no_longer_than(1) as waits:
+            assert_unavailable(ask())
+        assert bool(waits) == (fault == "freeze")
+    getattr(redis_server, mend)()
+    assert internal.get("/readyz").status_code == 200
+    assert launch(internal)["tier"] == "unverified"
 
 
 def test_verifier_works_after_an_outage_without_a_restart(public, internal, redis_server):
@@ -233,35 +222,6 @@ def test_unlock_recorded_before_an_outage_is_pending(public, store, redis_server
 
 
 # -- slow
-
-
-def test_hanging_redis_times_out_within_the_second_of_the_hook(public, internal, store, redis_server, no_longer_than):
-    run_pod(store)
-    token, solution = get_pass(public), solve(public)
-    launch(internal)
-    redis_server.freeze()
-    try:
-        for ask in (
-            lambda: internal.post("/api/launches", json=LAUNCH | {"token": token}),
-            lambda: internal.post("/api/launches", json=LAUNCH),
-            lambda: public.post("/egress/passes", json={"provider": "altcha", "solution": solution}),
-            lambda: public.get("/egress/servers/alice"),
-            lambda: internal.get("/readyz"),
-        ):
-            with no_longer_than(1) as waits:
-                assert_unavailable(ask())
-            assert waits
-    finally:
-        redis_server.thaw()
-    assert internal.get("/readyz").status_code == 200
-
-
-def test_redis_is_used_again_after_a_slow_period(internal, redis_server, no_longer_than):
-    redis_server.freeze()
-    with no_longer_than(1):
-        assert_unavailable(internal.post("/api/launches", json=LAUNCH))
-    redis_server.thaw()
-    assert launch(internal)["tier"] == "unverified"
 
 
 def test_late_answer_is_not_taken_for_the_next_one(store, redis_server):
@@ -366,9 +326,6 @@ def test_wrong_password_makes_redis_unavailable(redis_server, make_services, cap
 
 
 def test_other_service_at_the_port_makes_redis_unavailable(make_services, no_longer_than):
-    import socket
-    import threading
-
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
 
@@ -392,42 +349,9 @@ def test_flushed_scripts_are_loaded_again(public, internal, store, in_redis):
 
 
 def test_each_operation_reports_that_redis_is_away(redis_server, settings, no_longer_than):
-    from verifier.passes import Passes
-
-    client = connect(settings)
-    store, server, now = Store(client), Server("alice"), time.time()
-    redis_server.stop()
-    record = Record(Egress.new("verified", "unlock", now), uid="uid-1")
-    for ask in (
-        store.ping,
-        lambda: store.use_solution("altcha", "id", now, 60, admit),
-        lambda: store.redeem(Passes.new("verified", 1, now, 60), server, record, "", 60),
-        lambda: record_decision(store, server, record),
-        lambda: store.known(server),
-        store.reconciler_state,
-        lambda: store.pending(server, set()),
-        store.waiting,
-        store.verifier_reports,
-        store.verifier_is_there,
-        lambda: store.charges(["x"], 60),
-        lambda: store.settle(server, Record(Egress.new("verified", "valid-pass", 1))),
-        lambda: store.publish(server, KnownServer("uid-1")),
-        lambda: store.forget(server),
-        store.published,
-        store.blocks,
-        lambda: store.add_block(Block("x", "server", server.key, read_origin("eve"), "mining", 1), [server]),
-        lambda: store.remove_block("x"),
-        lambda: store.forget_ended_blocks(now),
-        lambda: store.grant(server, record),
-        lambda: store.ask_to_stop(server, "uid-1"),
-        lambda: store.forget_stop(server, "uid-1"),
-        lambda: store.withdraw(["x"]),
-        lambda: store.log({"event": "revoke"}),
-        store.all_known,
-        lambda: store.known_of([server]),
-        lambda: store.heartbeat(now, {"verified": 1}, {"x": 1}),
-        lambda: store.woken(0.1),
-    ):
-        with pytest.raises(StoreUnavailable), no_longer_than(1):
-            ask()
-    client.close()
+    with connect(settings) as client:
+        store = Store(client)
+        redis_server.stop()
+        for ask in (*SHARED_OPERATIONS, *OF_VERIFIER, *OF_RECONCILER, *OF_RECEIVER, *OF_PROXY):
+            with pytest.raises(StoreUnavailable), no_longer_than(1):
+                ask(store)

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,26 +10,21 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.support.apps import admit, get_pass, internal_client, launch, make_settings, new_promise, public_client, solve
+from tests.support.apps import get_pass, internal_client, launch, make_settings, public_client, solve
 from tests.support.fake_cluster import FakeCluster
 from tests.support.metrics import value
 from tests.support.ports import free_port
-from tests.support.reconciling import ALICE, announce, converge_due, list_and_converge, make_grant, record_decision
-from verifier import api_keys
-from verifier.detections.reports import Report
-from verifier.fairness import Charge
-from verifier.grants import Block, Rule
+from tests.support.reconciling import ALICE, announce, converge_due, list_and_converge
+from tests.support.store_operations import OF_PROXY, OF_RECEIVER, OF_RECONCILER, OF_VERIFIER, REPORT, SHARED_OPERATIONS
 from verifier.operators import actions
 from verifier.operators.actions import CommandOperators
-from verifier.passes import Passes
 from verifier.reconciler.loop import Reconciler
-from verifier.records import KnownServer, PodAddresses, Record, RevokedKey, Server
+from verifier.records import PodAddresses, Server
 from verifier.settings import ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.keys import RECONCILER_TYPES, VERIFIER_TYPES, redis_key
 from verifier.store.store import ProxyStore, ReceiverStore, ReconcilerStore, VerifierStore
-from verifier.texts import read_origin
 from verifier.web.app import create_services
 from verifier.web.receiver import create_receiver_app, create_receiver_services
 
@@ -42,8 +36,6 @@ PROXY, RECEIVER = "the proxy's $own", 'the "receiver"\'s own'
 PASSWORDS = {"verifier": VERIFIER, "reconciler": RECONCILER, "receiver": RECEIVER, "proxy": PROXY}
 
 PREFIX = "binder-egress:"
-
-REPORT = Report("cryptnono", "execwhacker", "xmrig", 1000.0, uid="uid-1")
 
 
 class ChartRedis:
@@ -255,99 +247,11 @@ class Noting:
 
 def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers, proxies):
     verifiers, reconcilers = stores
-    alice, now = Server("alice"), time.time()
-    record = Record(make_grant(rule="unlock"), uid="uid-1")
-    block = Block("x", "server", alice.key, read_origin("eve"), "mining", 1)
-    shared = (
-        lambda s: s.known(alice),
-        lambda s: s.known_and_blocks(alice),
-        lambda s: s.reconciler_state(),
-        lambda s: s.pending(alice, {"x"}),
-        lambda s: s.waiting(),
-        lambda s: s.verifier_reports(),
-        lambda s: s.charges(["key:x"], 60),
-        lambda s: s.published(),
-        lambda s: s.all_known(),
-        lambda s: s.known_of([alice]),
-        lambda s: s.pending_all({alice: {"x"}}),
-        lambda s: s.blocks(),
-        lambda s: s.lifted(["x"]),
-        lambda s: s.revoke_key(RevokedKey("0" * 16, "", "eve", "w", 1)),
-        lambda s: s.revoked_keys(),
-        lambda s: s.grant(alice, record),
-        lambda s: s.withdraw(["x"]),
-        lambda s: s.wake_all(),
-        lambda s: s.detected(),
-        lambda s: s.verifier_is_there(),
-        lambda s: s.add_block(block, [alice]),
-        lambda s: s.gatecheck(),
-        lambda s: s.memory_used(),
-        lambda s: s.lines(),
-    )
-    of_verifier = (
-        lambda s: s.ping(),
-        lambda s: s.use_solution("altcha", "id", now + 1, 60, admit, [Charge("192.0.2.1/32", 60, None, 0)]),
-        lambda s: s.refusal(lambda _: Rule.BLOCKED),
-        lambda s: s.use_key("0" * 16, 9, api_keys.DAY_SECONDS, admit),
-        lambda s: s.redeem(Passes.new("verified", 1, now + 1, 60), alice, record, "", 60),
-        lambda s: s.redeem(Passes.new("small", 1, now + 1, 60), alice, record, "", 60, outranking=["verified"]),
-        lambda s: record_decision(s, alice, record),
-        lambda s: record_decision(s, alice, replace(record, promise=new_promise())),
-        lambda s: s.keep(new_promise(), "", Passes.new("verified", 1, now, 60)),
-        lambda s: s.promised("promise", ""),
-        lambda s: s.charges(["192.0.2.1/32", "192.0.2.0/24"], 60),
-        lambda s: s.note_rejection("192.0.2.1/32"),
-        lambda s: s.rejections("192.0.2.1/32"),
-        lambda s: announce(s, hub_url="https://hub.example.org/"),
-        lambda s: s.hub(),
-        lambda s: s.report_verifier("host", {}),
-        lambda s: s.open_connections(1),
-    )
-    of_reconciler = (
-        lambda s: s.heartbeat(now, {"verified": 1}, {"x": 1}),
-        lambda s: s.publish(alice, KnownServer("uid-1")),
-        lambda s: s.publish_gatecheck("{}"),
-        lambda s: s.settle(alice, record),
-        lambda s: s.health(),
-        lambda s: s.add_block(block, [alice], replace=True),
-        lambda s: s.forget_ended_blocks(now),
-        lambda s: s.remove_block("x"),
-        lambda s: s.ask_to_stop(alice, "uid-1"),
-        lambda s: s.forget_stop(alice, "uid-1"),
-        lambda s: s.cut_off(alice, "uid-1", block, True),
-        lambda s: s.log({"event": "revoke"}),
-        lambda s: s.woken(0.1),
-        lambda s: s.forget(alice),
-        lambda s: s.publish_addresses(alice, [PodAddresses("uid-1", "alice", "", ("10.42.0.5",))]),
-        lambda s: s.publish_many_addresses({alice: [PodAddresses("uid-1", "alice", "", ("10.42.0.6",))]}),
-        lambda s: s.beat_addresses(),
-        lambda s: s.published_addresses(),
-        lambda s: s.publish_agents({"10.42.0.7": "node-1"}),
-        lambda s: s.add_report(REPORT),
-        lambda s: s.waiting_reports(9),
-        lambda s: s.scans(9),
-        lambda s: s.answer_reports([s.waiting_reports(9)[0][0]], [{"outcome": "revoked"}]),
-        lambda s: s.unreadable(),
-        lambda s: s.wanted_hosts(),
-    )
-    of_receiver = (
-        lambda s: s.add_report(REPORT),
-        lambda s: s.is_agent("10.42.0.7"),
-        lambda s: s.count_lines("falco", {"report": 1, "other": 0}),
-        lambda s: s.keep_unreadable([]),
-    )
-    of_proxy = (
-        lambda s: s.addresses(),
-        lambda s: s.address_changes().__enter__(),
-        lambda s: s.publish_wanted_hosts("proxy-1", []),
-        lambda s: s.report_scans(["uid-1"]),
-        lambda s: s.hub(),
-    )
     for store, calls in (
-        (verifiers, of_verifier + shared),
-        (receivers, of_receiver),
-        (reconcilers, of_reconciler + shared),
-        (proxies, of_proxy),
+        (verifiers, OF_VERIFIER + SHARED_OPERATIONS),
+        (receivers, OF_RECEIVER),
+        (reconcilers, OF_RECONCILER + SHARED_OPERATIONS),
+        (proxies, OF_PROXY),
     ):
         noting = Noting(store)
         for call in calls:

@@ -81,21 +81,22 @@ def test_target_that_is_blocked_only_at_times_counts_as_open():
     assert (seen["outcome"] in ("open", "unclear"), seen["seconds"] > 9.9) == (True, True)
 
 
-def test_guard_waits_if_one_target_is_open():
-    seen = Network(lambda now, target: target == TARGETS[1] and now < 3).watch()
-    assert (seen["outcome"], seen["seconds"] > 3) == ("closed", True)
+@pytest.mark.parametrize(
+    ("open", "until"),
+    [
+        pytest.param(lambda now, target: target == TARGETS[1] and now < 3, 3, id="one target is open"),
+        pytest.param(lambda now, _: 0.2 <= now < 0.8, 0.8, id="the pod's network comes up after 0.2 s, the policies after 0.8 s"),
+    ],
+)
+def test_guard_waits_until_no_target_is_open(open, until):
+    seen = Network(open).watch()
+    assert (seen["outcome"], seen["seconds"] > until) == ("closed", True)
 
 
 def test_target_that_never_answers_must_be_blocked_longer():
     seen = Network(lambda *_: False).watch()
     assert seen["outcome"] == "blocked"
     assert seen["seconds"] == pytest.approx((BLOCKED_FROM_THE_START - 1) * PAUSE_SECONDS)
-
-
-def test_target_that_becomes_reachable_late_is_seen_open():
-    # The network of the pod comes up after 0.2 s, the policies after 0.8 s.
-    seen = Network(lambda now, _: 0.2 <= now < 0.8).watch()
-    assert (seen["outcome"], seen["seconds"] > 0.8) == ("closed", True)
 
 
 def test_guard_waits_no_longer_than_its_timeout():
@@ -209,18 +210,14 @@ def test_default_target_is_the_kubernetes_api():
 # -- as a process
 
 
-def run(**environment):
+def run(targets, timeout="0.5", isolated="true", **more):
     """Run the guard as the init container does. Returns its report and the seconds that it took."""
+    environment = {"BINDER_EGRESS_ISOLATED": isolated, start_guard.TARGETS_VARIABLE: targets, start_guard.TIMEOUT_VARIABLE: timeout}
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "verifier.pods.start_guard"],
-        cwd=TOP,
-        env={"PATH": os.environ["PATH"], **environment},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+        cwd=TOP, env={"PATH": os.environ["PATH"], **environment, **more}, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("start guard: ")
     return json.loads(done.stdout.removeprefix("start guard: ")), time.monotonic() - began
@@ -233,26 +230,15 @@ def closed_port():
         yield "127.0.0.1:{1}".format(*holder.getsockname())
 
 
-def test_process_succeeds_when_the_target_is_blocked():
-    with closed_port() as target:
-        seen, _ = run(BINDER_EGRESS_ISOLATED="true", BINDER_EGRESS_START_GUARD_TARGETS=target)
-    assert seen["outcome"] == "blocked"
-
-
-def test_process_succeeds_when_the_target_stays_open():
+@pytest.fixture
+def open_port():
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        target = "127.0.0.1:{1}".format(*listener.getsockname())
-        seen, _ = run(
-            BINDER_EGRESS_ISOLATED="true", BINDER_EGRESS_START_GUARD_TARGETS=target, BINDER_EGRESS_START_GUARD_TIMEOUT="0.5"
-        )
-    assert seen["outcome"] == "open"
+        yield "127.0.0.1:{1}".format(*listener.getsockname())
 
 
 @pytest.mark.parametrize("targets", ["nonsense", "", "10.0.0.1:http"])
 def test_process_waits_and_succeeds_with_unreadable_targets(targets):
-    seen, seconds = run(
-        BINDER_EGRESS_ISOLATED="true", BINDER_EGRESS_START_GUARD_TARGETS=targets, BINDER_EGRESS_START_GUARD_TIMEOUT="0.5"
-    )
+    seen, seconds = run(targets)
     assert (seen["outcome"], 0.5 <= seconds < 60) == ("unable", True)
 
 
@@ -292,10 +278,7 @@ def test_process_ends_with_few_allowed_connections(egress_proxy):
 
 def run_with_proxy(proxy, timeout="20"):
     with closed_port() as target:
-        return run(
-            BINDER_EGRESS_ISOLATED="true", BINDER_EGRESS_START_GUARD_TARGETS=target, BINDER_EGRESS_START_GUARD_TIMEOUT=timeout,
-            BINDER_EGRESS_START_GUARD_PROXY=proxy, BINDER_EGRESS_POD_UID="mine",
-        )  # fmt: skip
+        return run(target, timeout, **{start_guard.PROXY_VARIABLE: proxy, start_guard.UID_VARIABLE: "mine"})
 
 
 def test_process_ends_once_the_proxy_knows_the_pod(egress_proxy):
@@ -346,22 +329,14 @@ def test_proxy_that_answers_without_an_end_holds_up_no_launch(answer):
     assert (seen["outcome"], seen["seconds"] < 5) == ("unknown_to_proxy", True)
 
 
-def test_process_does_not_ask_before_the_pod_is_isolated(egress_proxy):
+def test_process_does_not_ask_before_the_pod_is_isolated(egress_proxy, open_port):
     """That the proxy does not know the pod must not hide that the pod is open."""
-    address, _ = egress_proxy
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        seen, _ = run(
-            BINDER_EGRESS_ISOLATED="true", BINDER_EGRESS_START_GUARD_TARGETS="127.0.0.1:{1}".format(*listener.getsockname()),
-            BINDER_EGRESS_START_GUARD_TIMEOUT="0.5", BINDER_EGRESS_START_GUARD_PROXY=address, BINDER_EGRESS_POD_UID="mine",
-        )  # fmt: skip
+    seen, _ = run(open_port, **{start_guard.PROXY_VARIABLE: egress_proxy[0], start_guard.UID_VARIABLE: "mine"})
     assert seen["outcome"] == "open"
 
 
-def test_process_does_not_wait_without_policies():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        target = "127.0.0.1:{1}".format(*listener.getsockname())
-        # The process has less time than that.
-        seen, _ = run(BINDER_EGRESS_START_GUARD_TARGETS=target, BINDER_EGRESS_START_GUARD_TIMEOUT="1000")
+def test_process_does_not_wait_without_policies(open_port):
+    seen, _ = run(open_port, timeout="1000", isolated="")  # The process has less time than that.
     assert seen["outcome"] == "off"
 
 
@@ -435,34 +410,32 @@ def test_guard_values_are_used():
     assert [entry.get("value") for entry in container["env"]] == [None, None, None, "3", "192.0.2.1:80"]
 
 
-def test_guard_can_be_switched_off():
-    assert load(guard={"enabled": False}) == []
+def appended(c):
+    """As another snippet does."""
+    c.KubeSpawner.init_containers.append({"name": "tc-init"})
 
 
-def test_guard_comes_last_and_configured_containers_stay():
-    c = Config()
-    c.KubeSpawner.init_containers = [{"name": "tc-init"}]
-    assert [container["name"] for container in load(c)] == ["tc-init", "binder-egress-start-guard"]
-
-
-def test_guard_comes_last_of_containers_by_name():
-    c = Config()
-    c.KubeSpawner.init_containers = {"tc-init": {"name": "tc-init"}}
-    found = load(c)
-    assert [found[key]["name"] for key in sorted(found)] == ["tc-init", "binder-egress-start-guard"]
-
-
-def test_guard_follows_containers_that_another_snippet_appended():
-    c = Config()
-    c.KubeSpawner.init_containers.append({"name": "block-metadata"})
-    assert [container["name"] for container in load(c)] == ["block-metadata", "binder-egress-start-guard"]
-
-
-def test_init_containers_of_the_subclass_are_kept():
-    c = Config()
+def of_the_subclass(c):
     c.KubeSpawner.init_containers = [{"name": "hidden"}]
-    c.BinderSpawner.init_containers = [{"name": "own"}]
-    assert [container["name"] for container in load(c)] == ["own", "binder-egress-start-guard"]
+    c.BinderSpawner.init_containers = [{"name": "tc-init"}]
+
+
+@pytest.mark.parametrize(
+    "configure",
+    [
+        lambda c: c.KubeSpawner.update(init_containers=[{"name": "tc-init"}]),
+        lambda c: c.KubeSpawner.update(init_containers={"tc-init": {"name": "tc-init"}}),
+        appended,
+        of_the_subclass,
+    ],
+    ids=["list", "names", "appended", "of the subclass"],
+)
+def test_guard_comes_last_and_configured_containers_stay(configure):
+    c = Config()
+    configure(c)
+    found = load(c)
+    containers = found if isinstance(found, list) else [found[key] for key in sorted(found)]
+    assert [container["name"] for container in containers] == ["tc-init", "binder-egress-start-guard"]
 
 
 def test_hub_starts_with_any_values_of_the_guard(capsys):

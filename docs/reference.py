@@ -1,4 +1,4 @@
-"""The reference pages: values, from the comments of chart/values.yaml; HTTP, from the OpenAPI documents; Redis' users; words."""
+"""The reference pages, made from their sources: values, HTTP, Redis' users, the checks of the commands, words."""
 
 import csv
 import json
@@ -10,6 +10,7 @@ import yaml
 from words import words_page
 
 from ci.value_comments import comments
+from verifier.gatecheck.checklist import CHECKS
 from verifier.web.app import internal_document, public_document
 from verifier.web.receiver import receiver_document
 
@@ -154,6 +155,17 @@ def redis_page() -> str:
     return "\n".join([*out, *(f"| {key} | {' | '.join(of.values())} |" for key, of in cells.items()), ""])
 
 
+def checks_page() -> str:
+    """The page of what `egress plan` and `egress doctor` look at."""
+    out = ["# Checks", "", "What `egress plan` looks at before the installation, and `egress doctor` after it.", ""]
+    out += ["| check | why | if it is not in order | command |", "|---|---|---|---|"]
+    commands = {check.id: ", ".join(f"`{command}`" for command in check.by) for check in CHECKS.values()}
+    return "\n".join(
+        [*out, *(f"| {each.id} | {each.sentence} | {each.do} | {commands[each.id]} |" for each in CHECKS.values()), ""]
+    )
+
+
 def pages() -> dict[str, str]:
     """The pages, by name."""
-    return {"values": values_page(), "http": http_page(), "redis": redis_page(), "words": words_page()}
+    made = {"values": values_page(), "http": http_page(), "redis": redis_page(), "checks": checks_page()}
+    return made | {"words": words_page()}

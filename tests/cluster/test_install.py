@@ -30,10 +30,10 @@ FILES = ("your-egress-values.yaml", "your-values.yaml")
 """What `egress plan` writes."""
 
 SEEN = (
-    r"recognised +policies +no NetworkPolicy but JupyterHub's own opens anything for user pods",
-    r"recognised +dns +DNS is the Service kube-system/kube-dns: pods k8s-app=kube-dns, port 53",
-    r"recognised +api-server +the API server has the port 6443",
-    r"not recognised +network-plugin +no DaemonSet of a known network plugin",
+    r"recognised +bypass +no NetworkPolicy but JupyterHub's own opens anything for user pods",
+    r"recognised +DNS +DNS is the Service kube-system/kube-dns: pods k8s-app=kube-dns, port 53",
+    r"recognised +API server +the API server has the port 6443",
+    r"not recognised +network plugin +no DaemonSet of a known network plugin",
     r"not recognised +ingress +no Ingress and no HTTPRoute leads to BinderHub",
 )
 """What `egress plan` sees in the local cluster, whose network plugin runs on the node."""

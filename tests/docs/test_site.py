@@ -126,6 +126,11 @@ def test_the_reference_of_http_has_every_call(site):
         assert field in text, field
 
 
+def test_the_reference_of_checks_names_the_commands_of_each(site):
+    text = " ".join(site[SITE / "generated/checks.html"].text.split())
+    assert re.search(r"bypass Policies add up: [^|]*? after the gate is shut egress plan, egress doctor", text), text
+
+
 def test_the_reference_of_redis_says_what_each_process_may_do(site):
     text = site[SITE / "generated/redis.html"].text
     for row in ("blocks read write HSETNX read, write", "detections read, write write XADD EXPIRE", "hub read, write read"):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..gatecheck.checklist import CHECKS
 from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting
 
 Path = tuple[str, ...]
@@ -41,12 +42,10 @@ def version(given: Given) -> Iterator[Finding]:
     """The version of BinderHub's chart, which `helm upgrade` needs: it is a development version."""
     found = version_of(given)
     if found:
-        yield Finding("binderhub-version", RECOGNISED, f"the tag of BinderHub's image is {found}, as the version of its chart")
+        yield Finding("BinderHub's version", RECOGNISED, f"the tag of BinderHub's image is {found}, as the version of its chart")
     else:
-        yield Finding(
-            "binderhub-version", NOT_RECOGNISED, "no Deployment with component=binder has an image whose tag is a version",
-            "See `helm list`, and check --namespace",
-        )  # fmt: skip
+        seen = "no Deployment with component=binder has an image whose tag is a version"
+        yield Finding("BinderHub's version", NOT_RECOGNISED, seen, CHECKS["BinderHub's version"].do)
 
 
 def rewritten(values: JSON) -> JSON:
@@ -133,11 +132,11 @@ def base_url(given: Given) -> Iterator[Finding]:
     """The path of BinderHub's pages, below which the verifier's path must be."""
     base = given.value("config", "BinderHub", "base_url") or "/"
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", base):
-        yield Finding("base-url", NOT_RECOGNISED, "BinderHub's base_url is no plain path", "Set ingress.path to it and egress/")
+        yield Finding("base URL", NOT_RECOGNISED, "BinderHub's base_url is no plain path", CHECKS["base URL"].do)
         return
     path = f"{base.rstrip('/')}/egress/"
     settings = (Setting(("ingress", "path"), path),) if path != "/egress/" else ()
-    yield Finding("base-url", RECOGNISED, f"BinderHub's base_url is {base}", settings=settings)
+    yield Finding("base URL", RECOGNISED, f"BinderHub's base_url is {base}", settings=settings)
 
 
 def user_labels(given: Given) -> Iterator[Finding]:
@@ -147,14 +146,14 @@ def user_labels(given: Given) -> Iterator[Finding]:
     try:
         pods = given.objects.see("user pods")
     except CannotSee:
-        yield Finding("user-labels", RECOGNISED, f"JupyterHub labels user pods component=singleuser-server{named}")
+        yield Finding("user labels", RECOGNISED, f"JupyterHub labels user pods component=singleuser-server{named}")
         return
     without = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get("component") != "singleuser-server"]
     if without:
         text = "user pods run without the label component=singleuser-server, so our policies would not select them"
-        yield Finding("user-labels", NOT_RECOGNISED, text, "Name labels that every user pod has in userPods.labels", True)
+        yield Finding("user labels", NOT_RECOGNISED, text, CHECKS["user labels"].do, True)
     else:
-        yield Finding("user-labels", RECOGNISED, f"user pods have the label component=singleuser-server{named}")
+        yield Finding("user labels", RECOGNISED, f"user pods have the label component=singleuser-server{named}")
 
 
 def user_proxy(given: Given) -> Iterator[Finding]:
@@ -166,7 +165,7 @@ def user_proxy(given: Given) -> Iterator[Finding]:
     if names := [name for name in sorted(variables) if name.upper() in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") and not ours]:
         text = f"user servers have {', '.join(names)}, which the wiring replaces"
         do = "Name them again in a values file after binder-egress.yaml, and open that proxy in tiers.verified.extraEgress"
-        yield Finding("user-proxy", RECOGNISED, text, do)
+        yield Finding("user proxy", RECOGNISED, text, do)
 
 
 def ports(given: Given) -> Iterator[Finding]:
@@ -179,15 +178,15 @@ def ports(given: Given) -> Iterator[Finding]:
         yield Finding("ports", RECOGNISED, text, "The tiers open the same ports, and no others", settings=settings)
 
 
-def captcha(given: Given) -> Iterator[Finding]:
+def provider(given: Given) -> Iterator[Finding]:
     """Whether the captcha that the setting *strict* needs is in the parent chart's values; elsewhere it is in a file of ours."""
     if given.setting != "strict":
         return
     providers = given.of_parent("binder-egress", "captcha", "providers") or {}
     names = sorted(name for name, provider in providers.items() if name != "altcha" and provider.get("enabled"))
     if names:
-        yield Finding("captcha", RECOGNISED, f"the captcha of strict is {', '.join(names)}")
+        yield Finding("provider", RECOGNISED, f"the captcha of strict is {', '.join(names)}")
     else:
         do = "Choose one in captcha.providers, with keys of yours (docs/captcha-providers.md): without it, Helm refuses to install"
         seen = "strict needs a captcha provider, and these values name none"
-        yield Finding("captcha", NOT_RECOGNISED, seen, do, stops=bool(given.parent))
+        yield Finding("provider", NOT_RECOGNISED, seen, do, stops=bool(given.parent))

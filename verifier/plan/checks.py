@@ -1,39 +1,49 @@
-"""The list of checks, in the order in which they are shown."""
+"""Which function carries out which check of the list, in the order in which findings are shown."""
 
+from collections.abc import Callable, Iterator
+
+from ..gatecheck.checklist import CHECKS
 from . import binderhub, cluster_services, ingress, network_plugin, policies, surroundings
-from .findings import Check, Finding, Given
+from .findings import CANNOT_SEE, NOT_RECOGNISED, CannotSee, Finding, Given
 
-ADMINISTRATOR = "Ask who runs the cluster"
-
-CHECKS = (
-    Check("binderhub-version", binderhub.version, "`helm list` shows it: it goes into --version"),
-    Check("maps", binderhub.maps, "See the values of BinderHub"),
-    Check("sign-in", binderhub.sign_in, "See config.BinderHub.auth_enabled"),
-    Check("base-url", binderhub.base_url, "See config.BinderHub.base_url"),
-    Check("user-labels", binderhub.user_labels, "See `kubectl get pods --show-labels`"),
-    Check("user-proxy", binderhub.user_proxy, "See jupyterhub.singleuser.extraEnv"),
-    Check("ports", binderhub.ports, "See networkPolicy.egress.tcpPorts"),
-    Check("captcha", binderhub.captcha, "See captcha.providers"),
-    Check("policies", policies.policies, "`egress doctor` and `helm test` tell, after the gate is shut"),
-    Check("other-policies", policies.other_policies, f"{ADMINISTRATOR}; `helm test` tells, after the gate is shut"),
-    Check("network-plugin", network_plugin.network_plugin, f"{ADMINISTRATOR}; `helm test` tells, after the gate is shut"),
-    Check("ip-families", network_plugin.ip_families, ADMINISTRATOR),
-    Check("dns", cluster_services.dns, "See /etc/resolv.conf in a pod: its server must be the pods of `dns`, or in dns.cidrs"),
-    Check("api-server", cluster_services.api_server, f"{ADMINISTRATOR}: if its port is neither 443 nor 6443, set it"),
-    Check("ingress", ingress.ingress, "See `kubectl get ingress,httproute`"),
-    Check("ingress-controller", ingress.controller, f"{ADMINISTRATOR}: its pods or addresses go into publicFrom"),
-    Check("pod-security", surroundings.pod_security, ADMINISTRATOR),
-    Check("ping", surroundings.ping, f"{ADMINISTRATOR}; `egress doctor` tells, when a server has started"),
-    Check("quotas", surroundings.quotas, ADMINISTRATOR),
-    Check("pre-puller", surroundings.pre_puller, "See jupyterhub.prePuller"),
-    Check("minesweeper", surroundings.minesweeper, f"{ADMINISTRATOR}: it must spare the canary"),
-    Check("flow-killer", surroundings.flow_killer, f"{ADMINISTRATOR}, before you switch the egress proxy on"),
-    Check("tc-init", surroundings.tc_init, "See jupyterhub.singleuser.initContainers"),
-    Check("prometheus", surroundings.prometheus, ADMINISTRATOR),
-    Check("architectures", surroundings.architectures, ADMINISTRATOR),
-)
+LOOKS: dict[str, Callable[[Given], Iterator[Finding]]] = {
+    "BinderHub's version": binderhub.version,
+    "maps": binderhub.maps,
+    "sign-in": binderhub.sign_in,
+    "base URL": binderhub.base_url,
+    "user labels": binderhub.user_labels,
+    "user proxy": binderhub.user_proxy,
+    "ports": binderhub.ports,
+    "provider": binderhub.provider,
+    "bypass": policies.bypass,
+    "other policies": policies.other_policies,
+    "network plugin": network_plugin.network_plugin,
+    "labels": network_plugin.labels,
+    "IP families": network_plugin.ip_families,
+    "DNS": cluster_services.dns,
+    "API server": cluster_services.api_server,
+    "ingress": ingress.ingress,
+    "public port": ingress.public_port,
+    "Pod Security": surroundings.pod_security,
+    "ping": surroundings.ping,
+    "quotas": surroundings.quotas,
+    "pre-puller": surroundings.pre_puller,
+    "minesweeper": surroundings.minesweeper,
+    "flow killer": surroundings.flow_killer,
+    "tc-init": surroundings.tc_init,
+    "Prometheus": surroundings.prometheus,
+    "architectures": surroundings.architectures,
+}
 
 
 def examine(given: Given) -> list[Finding]:
-    """Carry out all checks."""
-    return [finding for check in CHECKS for finding in check.findings(given)]
+    """Carry out all checks. Whatever they cannot read becomes a finding, with the list's advice; nothing is raised."""
+    findings: list[Finding] = []
+    for id, look in LOOKS.items():
+        try:
+            findings += look(given)
+        except CannotSee as error:
+            findings.append(Finding(id, CANNOT_SEE, str(error), CHECKS[id].do))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            findings.append(Finding(id, NOT_RECOGNISED, "it has a form that this command does not know", CHECKS[id].do))
+    return findings

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from ipaddress import ip_address
 
+from ..gatecheck.checklist import CHECKS
 from .findings import JSON, NOT_RECOGNISED, RECOGNISED, Finding, Given, Setting
 
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
@@ -30,8 +31,7 @@ def dns(given: Given) -> Iterator[Finding]:
     if len(services) != 1:
         names = ", ".join(f"{each['metadata']['namespace']}/{each['metadata']['name']}" for each in services)
         text = f"several Services may be the cluster's DNS: {names}" if services else "no known Service is the cluster's DNS"
-        do = "See /etc/resolv.conf in a pod, and name that server in dns.cidrs, or its pods in the other values of dns"
-        yield Finding("dns", NOT_RECOGNISED, text, do)
+        yield Finding("DNS", NOT_RECOGNISED, text, CHECKS["DNS"].do)
         return
     (service,) = services
     namespace, selector = service["metadata"]["namespace"], dict(service["spec"]["selector"])
@@ -46,7 +46,7 @@ def dns(given: Given) -> Iterator[Finding]:
         settings.append(Setting(("dns", "ports"), {53: False, port: True}))
     labels = ", ".join(f"{key}={text}" for key, text in sorted(selector.items()))
     text = f"DNS is the Service {namespace}/{service['metadata']['name']}: pods {labels}, port {port}"
-    yield Finding("dns", RECOGNISED, text, settings=tuple(settings))
+    yield Finding("DNS", RECOGNISED, text, settings=tuple(settings))
     yield from _node_cache(given, service)
 
 
@@ -86,7 +86,7 @@ def _node_cache(given: Given, service: JSON) -> Iterator[Finding]:
         addresses |= set(service["spec"].get("clusterIPs") or [service["spec"]["clusterIP"]])
         cidrs = {f"{found}/{found.max_prefixlen}": True for found in sorted(map(ip_address, addresses), key=str)}
         text = f"NodeLocal DNSCache answers on each node, at {', '.join(cidrs)}"
-        yield Finding("dns-cache", RECOGNISED, text, settings=(Setting(("dns", "cidrs"), cidrs),))
+        yield Finding("DNS", RECOGNISED, text, settings=(Setting(("dns", "cidrs"), cidrs),))
 
 
 def api_server(given: Given) -> Iterator[Finding]:
@@ -94,10 +94,9 @@ def api_server(given: Given) -> Iterator[Finding]:
     slices = given.objects.see("addresses of the API server")
     ports = {int(port["port"]) for found in slices for port in found.get("ports") or []}
     if not ports:
-        do = "Run `kubectl get endpoints kubernetes --namespace default`, and set reconciler.networkPolicy.apiServer.ports"
-        yield Finding("api-server", NOT_RECOGNISED, "the Service kubernetes has no addresses", do)
+        yield Finding("API server", NOT_RECOGNISED, "the Service kubernetes has no addresses", CHECKS["API server"].do)
         return
     more = {port: True for port in sorted(ports - USUAL_API_PORTS)}
     settings = (Setting(("reconciler", "networkPolicy", "apiServer", "ports"), more),) if more else ()
     text = f"the API server has the port{'s' if len(ports) > 1 else ''} {', '.join(map(str, sorted(ports)))}"
-    yield Finding("api-server", RECOGNISED, text, settings=settings)
+    yield Finding("API server", RECOGNISED, text, settings=settings)

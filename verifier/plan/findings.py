@@ -1,6 +1,6 @@
 """What a check of `egress plan` gets, and what it returns."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,7 @@ class Finding:
     """What one check found.
 
     Attributes:
-        id: the check.
+        id: the check, in `gatecheck/checklist.py`.
         state: `RECOGNISED`, `NOT_RECOGNISED` or `CANNOT_SEE`.
         seen: what was seen, a sentence. It has everything that the settings depend on, because `--check` compares it.
         do: what to do, or who can tell; empty: nothing.
@@ -105,30 +105,6 @@ def _at(values: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         values = values.get(key) if isinstance(values, Mapping) else None
     return values
-
-
-@dataclass(frozen=True)
-class Check:
-    """One entry of the list of checks.
-
-    Attributes:
-        id: its name, in findings.
-        look: the check: a function that only looks at what it is given.
-        ask: who can tell, or how to find out, if it cannot see what it needs.
-    """
-
-    id: str
-    look: Callable[[Given], Iterator[Finding]]
-    ask: str
-
-    def findings(self, given: Given) -> list[Finding]:
-        """Carry it out. Whatever it cannot read becomes a finding; nothing is raised."""
-        try:
-            return list(self.look(given))
-        except CannotSee as error:
-            return [Finding(self.id, CANNOT_SEE, str(error), self.ask)]
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return [Finding(self.id, NOT_RECOGNISED, "it has a form that this command does not know", self.ask)]
 
 
 def shown(text: object) -> str:

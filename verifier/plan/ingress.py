@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from ..gatecheck.checklist import CHECKS
 from .cluster_services import NAMESPACE_LABEL
 from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting
 from .network_plugin import engine_of, matches_nodes_by_address
@@ -114,7 +115,7 @@ def _of_route(route: JSON) -> Finding:
     return Finding("ingress", RECOGNISED, text, settings=settings)
 
 
-def controller(given: Given) -> Iterator[Finding]:
+def public_port(given: Given) -> Iterator[Finding]:
     """Where an ingress controller's packets come from, which the verifier then accepts alone."""
     found = [
         workload
@@ -125,10 +126,9 @@ def controller(given: Given) -> Iterator[Finding]:
         and labels.get("app.kubernetes.io/component") not in ("default-backend", "defaultbackend")
     ]
     names = ", ".join(sorted(f"{each['metadata']['namespace']}/{each['metadata']['name']}" for each in found))
-    name_it = "Name yours in verifier.networkPolicy.publicFrom: until then pods of every namespace and public addresses reach it"
     if len(found) != 1:
         text = f"several ingress controllers: {names}" if found else "no ingress controller is known"
-        yield Finding("ingress-controller", NOT_RECOGNISED, text, name_it)
+        yield Finding("public port", NOT_RECOGNISED, text, CHECKS["public port"].advice)
         return
     (workload,) = found
     if workload["spec"]["template"]["spec"].get("hostNetwork"):
@@ -139,7 +139,7 @@ def controller(given: Given) -> Iterator[Finding]:
         "podSelector": {"matchLabels": dict(workload["spec"]["selector"]["matchLabels"])},
     }
     setting = Setting(("verifier", "networkPolicy", "publicFrom"), {"ingress-controller": peer})
-    yield Finding("ingress-controller", RECOGNISED, f"the ingress controller is {names}", settings=(setting,))
+    yield Finding("public port", RECOGNISED, f"the ingress controller is {names}", settings=(setting,))
 
 
 def _in_node_network(given: Given, names: str) -> Finding:
@@ -147,7 +147,7 @@ def _in_node_network(given: Given, names: str) -> Finding:
     engine, _ = engine_of(given)
     if engine == "gke-dataplane-v2" or (engine == "cilium" and not matches_nodes_by_address(given)):
         do = "Cilium matches no node by its addresses, unless its policy-cidr-match-mode is nodes: ask who runs the cluster"
-        return Finding("ingress-controller", NOT_RECOGNISED, text, do)
+        return Finding("public port", NOT_RECOGNISED, text, do)
     addresses = []
     for node in given.objects.see("nodes"):
         addresses += [each["address"] for each in node["status"].get("addresses") or [] if each["type"] == "InternalIP"]
@@ -155,8 +155,8 @@ def _in_node_network(given: Given, names: str) -> Finding:
         addresses += [notes[name] for name in TUNNELS if engine == "calico" and notes.get(name)]
     if len(addresses) > MAX_NODES or not addresses:
         do = "Name the nodes' network in verifier.networkPolicy.publicFrom: `nodes: {ipBlock: {cidr: …}}`"
-        return Finding("ingress-controller", NOT_RECOGNISED, f"{text}, on {len(addresses)} addresses", do)
+        return Finding("public port", NOT_RECOGNISED, f"{text}, on {len(addresses)} addresses", do)
     blocks = {f"node-{n}": {"ipBlock": {"cidr": f"{at}/{128 if ':' in at else 32}"}} for n, at in enumerate(sorted(addresses), 1)}
     setting = Setting(("verifier", "networkPolicy", "publicFrom"), blocks)
     do = "If nodes come and go, name their network in place of their addresses"
-    return Finding("ingress-controller", RECOGNISED, f"{text}, at {', '.join(sorted(addresses))}", do, settings=(setting,))
+    return Finding("public port", RECOGNISED, f"{text}, at {', '.join(sorted(addresses))}", do, settings=(setting,))

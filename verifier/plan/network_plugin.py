@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..gatecheck.checklist import CHECKS
 from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given
 
 PLUGINS: dict[str, JSON] = tomllib.loads((Path(__file__).parent / "network_plugins.toml").read_text(encoding="utf-8"))
@@ -58,31 +59,31 @@ def network_plugin(given: Given) -> Iterator[Finding]:
     if not engine:
         if "--disable-network-policy" in _k3s_arguments(given):
             text = "k3s runs with --disable-network-policy, and no other network plugin is known"
-            yield Finding("network-plugin", RECOGNISED, text, NOTHING_ENFORCES, True)
+            yield Finding("network plugin", RECOGNISED, text, NOTHING_ENFORCES, True)
         else:
             do = "Whether it enforces policies, only packets tell (`helm test`, after the gate is shut)"
-            yield Finding("network-plugin", NOT_RECOGNISED, "no DaemonSet of a known network plugin", do)
+            yield Finding("network plugin", NOT_RECOGNISED, "no DaemonSet of a known network plugin", do)
     elif engine == "flannel":
-        yield Finding("network-plugin", RECOGNISED, "flannel alone", NOTHING_ENFORCES, True)
+        yield Finding("network plugin", RECOGNISED, "flannel alone", NOTHING_ENFORCES, True)
     elif engine == "aws":
         yield _aws(daemon_set)
     elif engine == "cilium":
         yield _cilium(given)
     else:
         embedded = "" if daemon_set else ", in k3s"
-        yield Finding("network-plugin", RECOGNISED, f"{engine}{embedded}", PLUGINS[engine].get("note", ""))
+        yield Finding("network plugin", RECOGNISED, f"{engine}{embedded}", PLUGINS[engine].get("note", ""))
 
 
 def _aws(daemon_set: JSON) -> Finding:
     containers = daemon_set["spec"]["template"]["spec"]["containers"]
     agents = [container for container in containers if container["name"] in ("aws-eks-nodeagent", "aws-network-policy-agent")]
     if not any("--enable-network-policy=true" in (agent.get("args") or []) for agent in agents):
-        return Finding("network-plugin", RECOGNISED, "aws, without --enable-network-policy=true", NOTHING_ENFORCES, True)
+        return Finding("network plugin", RECOGNISED, "aws, without --enable-network-policy=true", NOTHING_ENFORCES, True)
     variables = {item["name"]: item.get("value") for container in containers for item in container.get("env") or []}
     mode = variables.get("NETWORK_POLICY_ENFORCING_MODE") or "standard"
     late = "" if mode == "strict" else "In this mode new pods are open for a second or two, for which the start guard waits. "
     do = f"{late}{PLUGINS['aws']['note']}"
-    return Finding("network-plugin", RECOGNISED, f"aws, NETWORK_POLICY_ENFORCING_MODE {mode}", do)
+    return Finding("network plugin", RECOGNISED, f"aws, NETWORK_POLICY_ENFORCING_MODE {mode}", do)
 
 
 def cilium_settings(given: Given) -> dict[str, str]:
@@ -107,13 +108,19 @@ def _cilium(given: Given) -> Finding:
     try:
         settings = cilium_settings(given)
     except CannotSee as error:
-        return Finding("network-plugin", RECOGNISED, f"cilium; its settings cannot be read: {error}", "Ask who runs the cluster")
-    wait, match = settings.get("identity-max-jitter") or "30s", settings.get("policy-cidr-match-mode") or "none"
-    text = f"cilium, identity-max-jitter {wait}, policy-cidr-match-mode {match}"
-    late = f"An unlocked server waits up to {wait} for its network: docs/guarantees.md" if wait not in ("0", "0s") else ""
+        return Finding("network plugin", RECOGNISED, f"cilium; its settings cannot be read: {error}", "Ask who runs the cluster")
+    text = f"cilium, policy-cidr-match-mode {settings.get('policy-cidr-match-mode') or 'none'}"
     if off := [f"{key} {value}" for key, value in ENFORCES_NOTHING.items() if settings.get(key) == value]:
-        return Finding("network-plugin", RECOGNISED, f"{text}, {', '.join(off)}", NOTHING_ENFORCES, True)
-    return Finding("network-plugin", RECOGNISED, text, late)
+        return Finding("network plugin", RECOGNISED, f"{text}, {', '.join(off)}", NOTHING_ENFORCES, True)
+    return Finding("network plugin", RECOGNISED, text)
+
+
+def labels(given: Given) -> Iterator[Finding]:
+    """How late Cilium acts on labels. `egress doctor` measures it, with every plugin."""
+    if engine_of(given)[0] == "cilium":
+        wait = cilium_settings(given).get("identity-max-jitter") or "30s"
+        do = CHECKS["labels"].advice if wait not in ("0", "0s") else ""
+        yield Finding("labels", RECOGNISED, f"they act up to {wait} after they were set (identity-max-jitter)", do)
 
 
 def ip_families(given: Given) -> Iterator[Finding]:
@@ -122,4 +129,4 @@ def ip_families(given: Given) -> Iterator[Finding]:
     families = [name for name, sign in (("IPv4", "."), ("IPv6", ":")) if any(sign in cidr for cidr in ranges)]
     if not families:
         raise CannotSee("nodes name no ranges for pods (spec.podCIDRs)")
-    yield Finding("ip-families", RECOGNISED, f"pods have {' and '.join(families)}")
+    yield Finding("IP families", RECOGNISED, f"pods have {' and '.join(families)}")

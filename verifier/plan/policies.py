@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ..gatecheck.checklist import CHECKS
 from ..gatecheck.netpol import Labels, is_jupyterhubs, is_ours, judge, usual_labels
 from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given
 
@@ -18,7 +19,7 @@ BASE = {
 """The base policy with the chart's defaults (`base.ingress`)."""
 
 
-def policies(given: Given) -> Iterator[Finding]:
+def bypass(given: Given) -> Iterator[Finding]:
     """NetworkPolicies that open something for user pods."""
     found = given.objects.see("NetworkPolicies")
     # Our wiring switches JupyterHub's off when the gate is shut.
@@ -26,10 +27,10 @@ def policies(given: Given) -> Iterator[Finding]:
     expected = {"": BASE}
     base: JSON = {"metadata": {"name": ""}, "spec": BASE}
     bypasses = judge([base, *others], expected, _user_pods(given)).bypasses
-    for bypass in bypasses:
-        yield Finding("policies", RECOGNISED, f"the NetworkPolicy {bypass.sentence}", f"To change: {bypass.change}", True)
+    for each in bypasses:
+        yield Finding("bypass", RECOGNISED, f"the NetworkPolicy {each.sentence}", f"To change: {each.change}", True)
     if not bypasses:
-        yield Finding("policies", RECOGNISED, "no NetworkPolicy but JupyterHub's own opens anything for user pods")
+        yield Finding("bypass", RECOGNISED, "no NetworkPolicy but JupyterHub's own opens anything for user pods")
 
 
 def _user_pods(given: Given) -> list[Labels]:
@@ -48,7 +49,6 @@ def other_policies(given: Given) -> Iterator[Finding]:
         raise CannotSee(f"{', '.join(unread)}: no right to read them")
     if found:
         names = ", ".join(sorted(f"{policy['kind']} {policy['name']}" for policy in found))
-        do = "They may open the gate: only packets tell (`helm test`, after the gate is shut)"
-        yield Finding("other-policies", NOT_RECOGNISED, f"policies of other kinds: {names}", do)
+        yield Finding("other policies", NOT_RECOGNISED, f"policies of other kinds: {names}", CHECKS["other policies"].advice)
     else:
-        yield Finding("other-policies", RECOGNISED, "no policies of other kinds")
+        yield Finding("other policies", RECOGNISED, "no policies of other kinds")

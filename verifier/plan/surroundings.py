@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..gatecheck.surroundings import FLOW_KILLER, FLOW_KILLER_CONTAINER
+from ..gatecheck.checklist import CHECKS, FLOW_KILLER_CONTAINER
 from ..ping import SYSCTL
 from .findings import NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting
 
@@ -25,7 +25,7 @@ def pod_security(given: Given) -> Iterator[Finding]:
     for namespace in given.objects.see("namespace"):
         level = (namespace["metadata"].get("labels") or {}).get(ENFORCED, "nothing")
         do = "The agent (agent.enabled) needs hostPID, which that refuses" if level in ("baseline", "restricted") else ""
-        yield Finding("pod-security", RECOGNISED, f"the namespace enforces {level} of Pod Security's levels", do)
+        yield Finding("Pod Security", RECOGNISED, f"the namespace enforces {level} of Pod Security's levels", do)
 
 
 def ping(given: Given) -> Iterator[Finding]:
@@ -56,22 +56,22 @@ def minesweeper(given: Given) -> Iterator[Finding]:
     """mybinder.org's minesweeper, which deletes user pods that are older than servers may become."""
     for each in given.objects.see("DaemonSets"):
         if each["metadata"]["name"] == "minesweeper":
-            do = "Let its label selector leave out binder-egress/gatecheck, or it deletes the canary, which runs forever"
-            yield Finding("minesweeper", RECOGNISED, f"minesweeper runs in {each['metadata']['namespace']}", do)
+            seen = f"minesweeper runs in {each['metadata']['namespace']}"
+            yield Finding("minesweeper", RECOGNISED, seen, CHECKS["minesweeper"].advice)
 
 
 def quotas(given: Given) -> Iterator[Finding]:
     """Quotas of the namespace, which our pods count towards."""
     if names := sorted(quota["metadata"]["name"] for quota in given.objects.see("ResourceQuotas")):
         text = f"the namespace has the ResourceQuota {', '.join(names)}"
-        yield Finding("quotas", RECOGNISED, text, "Leave room for our pods: `kubectl describe resourcequota`")
+        yield Finding("quotas", RECOGNISED, text, CHECKS["quotas"].do)
 
 
 def prometheus(given: Given) -> Iterator[Finding]:
     """Prometheus' operator."""
     if any(group["name"] == "monitoring.coreos.com" for group in given.objects.see("API groups")):
         do = "Set metrics.serviceMonitor.enabled and metrics.prometheusRule.enabled, and name Prometheus in metrics.from"
-        yield Finding("prometheus", RECOGNISED, "Prometheus' operator is there", do)
+        yield Finding("Prometheus", RECOGNISED, "Prometheus' operator is there", do)
 
 
 def flow_killer(given: Given) -> Iterator[Finding]:
@@ -92,7 +92,7 @@ def flow_killer(given: Given) -> Iterator[Finding]:
         text = f"cryptnono's flow killer: {', '.join([*running, *in_values])}"
         needed = given.setting != "open"
         here = "--setting open does without the proxy" if needed else "this setting does without the proxy"
-        yield Finding("flow-killer", RECOGNISED, text, f"{FLOW_KILLER}; {here}", needed)
+        yield Finding("flow killer", RECOGNISED, text, f"{CHECKS['flow killer'].advice}; {here}", needed)
 
 
 def _enabled(values: Any, word: str, path: str = "") -> Iterator[str]:
@@ -120,5 +120,5 @@ def architectures(given: Given) -> Iterator[Finding]:
     """Whether there is an image for each node: on a node that cannot pull it, no user pod starts."""
     found = sorted({node["status"]["nodeInfo"]["architecture"] for node in given.objects.see("nodes")})
     others = [name for name in found if name not in ("amd64", "arm64")]
-    state, do = (NOT_RECOGNISED, "Build the image for it too: user pods start nowhere else") if others else (RECOGNISED, "")
+    state, do = (NOT_RECOGNISED, CHECKS["architectures"].advice) if others else (RECOGNISED, "")
     yield Finding("architectures", state, f"nodes are {', '.join(found)}", do)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.plan_objects import TRAEFIK, dns_service, given, ingress, node, policy, workload
-from verifier.plan.checks import CHECKS, examine
+from verifier.gatecheck.checklist import CHECKS, PLAN
+from verifier.plan.checks import LOOKS, examine
 from verifier.plan.findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED, Finding, Given, Objects
 
 TOP = Path(__file__).parents[3]
@@ -27,25 +28,25 @@ CILIUM = workload("cilium")
 
 
 def test_network_plugin_of_k3s_is_in_k3s_unless_it_is_off():
-    assert found("network-plugin", given()).seen == "kube-router, in k3s"
+    assert found("network plugin", given()).seen == "kube-router, in k3s"
     off = node(kubelet="v1.34.4+k3s1")
     off["metadata"]["annotations"] = {"k3s.io/node-args": json.dumps(["server", "--disable-network-policy"])}
-    finding = found("network-plugin", given(nodes=[off]))
+    finding = found("network plugin", given(nodes=[off]))
     assert finding.stops and "--disable-network-policy" in finding.seen
-    assert found("network-plugin", given(nodes=[off], DaemonSets=[workload("calico-node")])).seen == "calico"
+    assert found("network plugin", given(nodes=[off], DaemonSets=[workload("calico-node")])).seen == "calico"
     off["metadata"]["annotations"] = {"k3s.io/node-args": "no JSON"}
-    assert not found("network-plugin", given(nodes=[off])).stops
+    assert not found("network plugin", given(nodes=[off])).stops
 
 
 def test_unknown_network_plugin_is_not_recognised():
-    finding = found("network-plugin", given(nodes=[node()], DaemonSets=[workload("new-plugin")]))
+    finding = found("network plugin", given(nodes=[node()], DaemonSets=[workload("new-plugin")]))
     assert finding.state == NOT_RECOGNISED and "helm test" in finding.do and not finding.stops
 
 
 def test_ip_families_come_from_the_nodes():
-    assert found("ip-families", given()).seen == "pods have IPv4"
-    assert found("ip-families", given(nodes=[node(cidrs=("10.42.0.0/24", "fd00::/64"))])).seen == "pods have IPv4 and IPv6"
-    assert found("ip-families", given(nodes=[node(cidrs=())])).state == CANNOT_SEE
+    assert found("IP families", given()).seen == "pods have IPv4"
+    assert found("IP families", given(nodes=[node(cidrs=("10.42.0.0/24", "fd00::/64"))])).seen == "pods have IPv4 and IPv6"
+    assert found("IP families", given(nodes=[node(cidrs=())])).state == CANNOT_SEE
 
 
 OPEN = {"egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]}
@@ -53,11 +54,11 @@ OPEN = {"egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]}
 
 def test_foreign_policy_is_judged_by_the_labels_of_user_pods():
     foreign = policy("course", {"matchLabels": {"course": "x"}}, **OPEN)
-    assert not found("policies", given(NetworkPolicies=[foreign])).stops
+    assert not found("bypass", given(NetworkPolicies=[foreign])).stops
     values = {"jupyterhub": {"singleuser": {"extraLabels": {"course": "x"}}}}
-    assert found("policies", given(values, NetworkPolicies=[foreign])).stops
+    assert found("bypass", given(values, NetworkPolicies=[foreign])).stops
     pod = {"metadata": {"labels": {"component": "singleuser-server", "course": "x"}}}
-    assert found("policies", given(NetworkPolicies=[foreign], **{"user pods": [pod]})).stops
+    assert found("bypass", given(NetworkPolicies=[foreign], **{"user pods": [pod]})).stops
 
 
 def test_policies_of_jupyterhub_and_of_ours_do_not_count():
@@ -65,13 +66,13 @@ def test_policies_of_jupyterhub_and_of_ours_do_not_count():
     own = policy("singleuser", selector, **OPEN)
     ours = policy("binder-egress-tier-verified", selector, **OPEN)
     ours["metadata"]["labels"] = {"app.kubernetes.io/name": "binder-egress"}
-    assert not found("policies", given(NetworkPolicies=[own, ours])).stops
-    assert found("policies", given(NetworkPolicies=[own, policy("x", {}, **OPEN)])).stops
+    assert not found("bypass", given(NetworkPolicies=[own, ours])).stops
+    assert found("bypass", given(NetworkPolicies=[own, policy("x", {}, **OPEN)])).stops
 
 
 def test_user_pods_without_the_label_stop():
     pod = {"metadata": {"labels": {"hub.jupyter.org/username": "x"}}}
-    assert found("user-labels", given(**{"user pods": [pod]})).stops
+    assert found("user labels", given(**{"user pods": [pod]})).stops
 
 
 def test_lists_are_told_and_texts_stop():
@@ -83,9 +84,9 @@ def test_lists_are_told_and_texts_stop():
 
 
 def test_version_is_the_tag_of_binderhubs_image():
-    assert "1.0.0-0.dev.git.3901.h2d9b3f7" in found("binderhub-version", given()).seen
+    assert "1.0.0-0.dev.git.3901.h2d9b3f7" in found("BinderHub's version", given()).seen
     local = [workload("binder", "binder", image="localhost/jupyterhub:1")]
-    assert found("binderhub-version", given(**{"BinderHub's Deployment": local})).state == NOT_RECOGNISED
+    assert found("BinderHub's version", given(**{"BinderHub's Deployment": local})).state == NOT_RECOGNISED
 
 
 def test_sign_in_opens_the_hub_and_dns():
@@ -97,30 +98,30 @@ def test_sign_in_opens_the_hub_and_dns():
 
 @pytest.mark.parametrize(("base", "path"), [("/binder/", "/binder/egress/"), ("/a/b", "/a/b/egress/"), ("/", None)])
 def test_path_is_below_base_url(base, path):
-    wanted = settings(found("base-url", given({"config": {"BinderHub": {"base_url": base}}})))
+    wanted = settings(found("base URL", given({"config": {"BinderHub": {"base_url": base}}})))
     assert wanted == ({"ingress.path": path} if path else {})
 
 
 def test_strange_base_url_is_not_recognised():
     for base in ("/a b/", "https://x/", ["/"]):
-        assert found("base-url", given({"config": {"BinderHub": {"base_url": base}}})).state == NOT_RECOGNISED
+        assert found("base URL", given({"config": {"BinderHub": {"base_url": base}}})).state == NOT_RECOGNISED
 
 
 def test_proxies_of_user_servers_are_told():
     values = {"jupyterhub": {"singleuser": {"extraEnv": {"https_proxy": "http://proxy", "X": "1"}}}}
-    assert "have https_proxy," in found("user-proxy", given(values)).seen
+    assert "have https_proxy," in found("user proxy", given(values)).seen
     values["jupyterhub"]["singleuser"]["extraEnv"]["BINDER_EGRESS_URL"] = "…"
-    assert not [finding for finding in examine(given(values)) if finding.id == "user-proxy"]
+    assert not [finding for finding in examine(given(values)) if finding.id == "user proxy"]
 
 
 def test_dns_of_rke2_has_the_usual_label():
     rke2 = dns_service("rke2-coredns-rke2-coredns", **{"k8s-app": "kube-dns", "app.kubernetes.io/name": "rke2-coredns"})
-    assert not settings(found("dns", given(Services=[rke2])))
+    assert not settings(found("DNS", given(Services=[rke2])))
 
 
 def test_dns_elsewhere_is_not_recognised():
     for services in ([], [dns_service("bind")], [dns_service(), dns_service("coredns")]):
-        finding = found("dns", given(Services=services))
+        finding = found("DNS", given(Services=services))
         assert finding.state == NOT_RECOGNISED and "dns.cidrs" in finding.do
 
 
@@ -128,11 +129,12 @@ def test_dns_elsewhere_is_not_recognised():
 def test_dns_cache_on_the_nodes_is_listed_with_the_service(arguments):
     cache = workload("node-local-dns", args=arguments)
     wanted = {"dns.cidrs": {"10.43.0.10/32": True, "169.254.20.10/32": True}}
-    assert settings(found("dns-cache", given(DaemonSets=[cache]))) == wanted
+    findings = [finding for finding in examine(given(DaemonSets=[cache])) if finding.id == "DNS"]
+    assert settings(findings[-1]) == wanted
 
 
 def test_api_server_without_addresses_is_not_recognised():
-    assert found("api-server", given(**{"addresses of the API server": []})).state == NOT_RECOGNISED
+    assert found("API server", given(**{"addresses of the API server": []})).state == NOT_RECOGNISED
 
 
 def test_no_way_in_is_told():
@@ -157,29 +159,29 @@ def test_controller_in_its_nodes_network_is_known_by_the_nodes():
     in_node = workload("ingress-nginx-controller", "ingress-nginx", NGINX, host_network=True)
     here = given(Deployments=[], DaemonSets=[in_node])
     cidrs = {"node-1": {"ipBlock": {"cidr": "10.1.0.1/32"}}}
-    assert settings(found("ingress-controller", here)) == {"verifier.networkPolicy.publicFrom": cidrs}
+    assert settings(found("public port", here)) == {"verifier.networkPolicy.publicFrom": cidrs}
     tunnelled = node(notes={"projectcalico.org/IPv4VXLANTunnelAddr": "10.42.0.0"})
     here = given(Deployments=[], DaemonSets=[in_node, workload("calico-node")], nodes=[tunnelled])
-    wanted = settings(found("ingress-controller", here))["verifier.networkPolicy.publicFrom"]
+    wanted = settings(found("public port", here))["verifier.networkPolicy.publicFrom"]
     assert {peer["ipBlock"]["cidr"] for peer in wanted.values()} == {"10.1.0.1/32", "10.42.0.0/32"}
     here = given(Deployments=[], DaemonSets=[in_node, CILIUM])
-    assert found("ingress-controller", here).state == NOT_RECOGNISED
+    assert found("public port", here).state == NOT_RECOGNISED
     matched = {"Cilium's settings": [{"data": {"policy-cidr-match-mode": "nodes pods"}}]}
     here = given(Deployments=[], DaemonSets=[in_node, CILIUM], **matched)
-    assert settings(found("ingress-controller", here)) == {"verifier.networkPolicy.publicFrom": cidrs}
+    assert settings(found("public port", here)) == {"verifier.networkPolicy.publicFrom": cidrs}
 
 
 def test_controllers_that_are_none_or_several_are_not_recognised():
     for deployments in ([], [TRAEFIK, workload("ingress-nginx-controller", "ingress-nginx", NGINX)]):
-        assert found("ingress-controller", given(Deployments=deployments)).state == NOT_RECOGNISED
+        assert found("public port", given(Deployments=deployments)).state == NOT_RECOGNISED
 
 
 def test_flow_killer_stops_settings_with_the_egress_proxy():
     killer = workload("cryptnono", "support", command=["tcpflowkiller", "--threshold=24"])
-    assert not found("flow-killer", given(DaemonSets=[killer])).stops
-    assert found("flow-killer", given(setting="balanced", DaemonSets=[killer])).stops
+    assert not found("flow killer", given(DaemonSets=[killer])).stops
+    assert found("flow killer", given(setting="balanced", DaemonSets=[killer])).stops
     parent = {"cryptnono": {"detectors": {"tcpFlowKiller": {"enabled": True}}}}
-    assert found("flow-killer", Given({}, setting="strict", parent=parent)).stops
+    assert found("flow killer", Given({}, setting="strict", parent=parent)).stops
 
 
 def test_tc_init_gives_the_egress_proxy_a_rate():
@@ -198,14 +200,14 @@ def test_ports_of_the_site_are_the_ports_of_each_tier():
 
 
 def test_strict_names_its_captcha_provider():
-    assert not [finding for finding in examine(given()) if finding.id == "captcha"]
-    finding = found("captcha", given(setting="strict"))
+    assert not [finding for finding in examine(given()) if finding.id == "provider"]
+    finding = found("provider", given(setting="strict"))
     assert finding.state == NOT_RECOGNISED and "captcha.providers" in finding.do and not finding.stops
     providers = {"altcha": {"enabled": True}, "turnstile": {"enabled": False}}
     parent = {"binder-egress": {"captcha": {"providers": providers}}}
-    assert found("captcha", Given({}, setting="strict", parent=parent)).stops
+    assert found("provider", Given({}, setting="strict", parent=parent)).stops
     providers["turnstile"]["enabled"] = True
-    finding = found("captcha", Given({}, setting="strict", parent=parent))
+    finding = found("provider", Given({}, setting="strict", parent=parent))
     assert finding.state == RECOGNISED and finding.seen.endswith("turnstile")
 
 
@@ -240,9 +242,9 @@ def test_surroundings_are_told():
         ResourceQuotas=[{"metadata": {"name": "small"}}],
         **{"API groups": [{"name": "monitoring.coreos.com"}]},
     )
-    assert "enforces baseline" in found("pod-security", here).seen
+    assert "enforces baseline" in found("Pod Security", here).seen
     assert "small" in found("quotas", here).seen
-    assert "serviceMonitor" in found("prometheus", here).do
+    assert "serviceMonitor" in found("Prometheus", here).do
     other = node()
     other["status"]["nodeInfo"]["architecture"] = "riscv64"
     assert found("architectures", given(nodes=[node(), other])).state == NOT_RECOGNISED
@@ -257,11 +259,10 @@ def test_nothing_in_the_cluster_or_the_values_raises(what):
 
 
 def test_pages_that_sentences_name_exist():
-    for module in (TOP / "verifier/plan").glob("*.py"):
+    for module in (*(TOP / "verifier/plan").glob("*.py"), *(TOP / "verifier/gatecheck").glob("*.py")):
         for page in re.findall(r"(?:docs|chart)/[\w-]+\.\w+", module.read_text()):
             assert (TOP / page).is_file(), (module, page)
 
 
-def test_each_check_has_an_id_of_its_own_and_says_whom_to_ask():
-    assert len({check.id for check in CHECKS}) == len(CHECKS)
-    assert all(check.ask for check in CHECKS)
+def test_each_check_of_the_list_is_carried_out():
+    assert set(LOOKS) == {id for id, check in CHECKS.items() if PLAN in check.by}

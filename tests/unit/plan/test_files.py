@@ -74,7 +74,7 @@ def test_check_says_what_has_changed():
     assert changes(text, examine(given())) == []
     later = given(**{"addresses of the API server": [{"ports": [{"port": 16443}]}]})
     assert changes(text, examine(later)) == [
-        "no longer: api-server: the API server has the port 6443", "new: api-server: the API server has the port 16443",
+        "no longer: API server: the API server has the port 6443", "new: API server: the API server has the port 16443",
     ]  # fmt: skip
 
 

@@ -1,0 +1,108 @@
+"""The one list of what `egress plan` looks at before the installation, and `egress doctor` after it (D-488)."""
+
+from dataclasses import dataclass
+
+PLAN, DOCTOR = "egress plan", "egress doctor"
+
+FLOW_KILLER_CONTAINER, CRYPTNONO = "flowkill", "app.kubernetes.io/name=cryptnono"
+"""A word in the container that is cryptnono's flow killer, and the label of its pods."""
+
+ADMINISTRATOR = "Ask who runs the cluster"
+CLOCKS = "Check the time synchronisation of the nodes"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One entry of the list.
+
+    Attributes:
+        id: its name, in the output of both commands.
+        sentence: why anybody looks.
+        do: what to do if it is not in order or cannot be seen, unless a finding says something of its own.
+        by: the commands that carry it out.
+    """
+
+    id: str
+    sentence: str
+    do: str
+    by: tuple[str, ...]
+
+    @property
+    def advice(self) -> str:
+        """Why it matters, and what to do."""
+        return f"{self.sentence}. {self.do}"
+
+
+_LIST = {
+    (PLAN,): (
+        ("BinderHub's version", "`helm upgrade` needs it", "See `helm list`, and check --namespace"),
+        ("maps", "Helm merges maps: of a list or a text, only the last one stays", "See the values of BinderHub"),
+        ("sign-in", "Where people sign in, servers need the hub and DNS", "See config.BinderHub.auth_enabled"),
+        ("base URL", "The verifier's path is below BinderHub's", "Set ingress.path to config.BinderHub.base_url and egress/"),
+        ("user labels", "Policies select user pods by labels", "Name labels that every user pod has in userPods.labels"),
+        ("user proxy", "The wiring replaces proxies in user servers' environment", "See jupyterhub.singleuser.extraEnv"),
+        ("ports", "A tier without a list of ports opens all", "See networkPolicy.egress.tcpPorts"),
+        ("network plugin", "It enforces policies, or nothing does", f"{ADMINISTRATOR}; only packets tell (`helm test`)"),
+        ("IP families", "Tiers open IPv6 too where pods have it", ADMINISTRATOR),
+        ("DNS", "Policies open DNS to the pods, and the addresses, that `dns` names",
+         "See /etc/resolv.conf in a pod, and name that server in dns.cidrs, or its pods in the other values of dns"),
+        ("API server", "Policies open its ports to the reconciler",
+         "Run `kubectl get endpoints kubernetes --namespace default`, and set reconciler.networkPolicy.apiServer.ports"),
+        ("ingress", "Visitors' browsers reach the verifier on BinderHub's host", "See `kubectl get ingress,httproute`"),
+        ("Pod Security", "It may refuse the agent", ADMINISTRATOR),
+        ("quotas", "Our pods count towards them", "Leave room for our pods: `kubectl describe resourcequota`"),
+        ("pre-puller", "Without our image, the first server of a node waits for it", "See jupyterhub.prePuller"),
+        ("minesweeper", "It deletes the canary, which runs forever", "Let its label selector leave out binder-egress/gatecheck"),
+        ("tc-init", "Its cap on what servers send ends at the egress proxy", "See jupyterhub.singleuser.initContainers"),
+        ("Prometheus", "Its operator takes our alerts", ADMINISTRATOR),
+        ("architectures", "No user pod starts on a node that has no image", "Build the image for it too"),
+    ),
+    (PLAN, DOCTOR): (
+        ("provider", "A captcha provider must accept our keys, and answer", "Check captcha.providers (docs/captcha-providers.md)"),
+        ("bypass", "Policies add up: one that opens something for user pods opens the gate",
+         "`egress doctor` names the value to change, and `helm test` tells, after the gate is shut"),
+        ("other policies", "Policies of other kinds may open the gate, and are not judged",
+         "Only packets tell: run `helm test` after the gate is shut"),
+        ("labels", "A tier opens, and a block closes, as late as labels act, except in the egress proxy",
+         "With Cilium, set identity-max-jitter to 0s; docs/gatecheck.md says more"),
+        ("public port", "Whoever reaches it directly chooses a client address",
+         "Name your ingress controller in verifier.networkPolicy.publicFrom, or the networks of your proxies in trustedProxies"),
+        ("ping", "Policies do not stop it", "docs/link-local.md closes it"),
+        ("flow killer",
+         "cryptnono's flow killer ends every process of a node that connects to many addresses, and the egress proxy is one",
+         "Run one or the other (docs/proxy.md)"),
+    ),
+    (DOCTOR,): (
+        ("mode", "Only the mode captcha enforces", "Set mode: captcha when you have seen enough"),
+        ("secrets", "New ones end all passes, and cut BinderHub off until it restarts",
+         "Set secret.existingSecret, and secret.requireExisting"),
+        ("admission policies", "They keep others from our labels",
+         "Name your Kubernetes version (`helm template --kube-version`), or switch them off in admissionPolicies"),
+        ("Redis", "Without it nobody gets egress, and launches continue", "Check the pod of Redis, or externalRedis"),
+        ("epoch", "Passes from before it are refused", "Check the pods of the verifier and the reconciler"),
+        ("users of Redis", "With one password, a verifier that is taken over can lift blocks and have pods stopped",
+         "With the chart's Redis, add redis-verifier-password and redis-reconciler-password to secret.existingSecret; with "
+         "externalRedis they always share one"),
+        ("clock of Redis", "Passes are judged by it", CLOCKS),
+        ("clock of the API server", "The age of a pod is judged by it", CLOCKS),
+        ("clock of the verifier", "Passes that seem to be from the future are refused", CLOCKS),
+        ("reconciler", "Without it no decision reaches a pod", "Read its log; it needs the API server and Redis"),
+        ("verifier", "Without it nobody can solve a captcha", "Check its pods"),
+        ("keys", "The last one signs", "Remove the older ones after a rotation (docs/maintenance.md)"),
+        ("API keys", "Courses and services use them", "Remove them from apiKeys.keys"),
+        ("wiring", "BinderHub announces launches", "If there were some, its values lack `integration.binderhub` (see NOTES)"),
+        ("launch records", "A pod that was not announced has no tier",
+         "This is normal for servers started from the hub itself. Otherwise look for `binder-egress` in BinderHub's log"),
+        ("access", "It says when servers got a tier", "docs/operating.md"),
+        ("start guard", "It keeps a pod waiting until its policies act", "docs/start-guard.md explains each"),
+        ("pods of the egress proxy", "Programs that use its variables need it, in pods with a tier too", "Look at its pods"),
+        ("pod of the receiver", "Reports of detectors and agents are lost without it", "Look at its pods"),
+        ("policies", "Ours shut the gate", "`helm upgrade` restores them from the values"),
+        ("canary", "Its packets show that the gate is shut", "docs/gatecheck.md says what to do"),
+        ("egress proxy", "It serves only pods whose own address it sees", "Look at its pods; docs/proxy-reference.md has a table"),
+    ),
+}  # fmt: skip
+"""By the commands that carry them out: id, sentence, what to do."""
+
+CHECKS = {id: Check(id, sentence, do, by) for by, rows in _LIST.items() for id, sentence, do in rows}
+"""The list, by id. A check of both commands has the same id, sentence and advice in both."""

@@ -78,9 +78,9 @@ def main() -> None:
     table.add_row("memory between rounds", f"{memory:.0f} MiB", "64 MiB")
     table.add_row("memory meanwhile, both processes", f"{highest:.0f} MiB", "")
     table.add_row("processor time of looking for scans", f"{quiet * 100:.2f} % of a core", "1 %")
-    table.add_row("while all pods open ten connections each second", f"{busy * 100:.2f} % of a core", "")
+    table.add_row("while all pods open ten connections each second", f"{busy * 100:.2f} % of a core", "1 %")
     console.print(table)
-    if share >= 1 or memory >= 64 or quiet >= 0.01:
+    if share >= 1 or memory >= 64 or max(quiet, busy) >= 0.01:
         sys.exit("The agent is heavier than docs/agent.md says.")
 
 

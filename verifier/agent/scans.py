@@ -13,6 +13,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Self
 
@@ -40,6 +41,9 @@ MOST_REMEMBERED = 5000
 
 MOST_BYTES = 256 << 10
 """Bytes of a table of sockets that are read: 1,700 sockets, in the order of the kernel's hashes, which is as good as random."""
+
+MOST_COUNTERS_BYTES = 16 << 10
+"""Bytes of a file of counters that are read; they have two."""
 
 _STARTED = 19  # starttime in /proc/PID/stat, counted after the name of the program (proc(5))
 # ActiveOpens, AttemptFails, OutSegs and RetransSegs among the numbers of TCP in /proc/PID/net/snmp (RFC 1213)
@@ -98,8 +102,11 @@ class _Pod:
         process: its number.
         started: when it started, in ticks.
         namespace: the inode by which its network namespace is known.
-        counters: opened, failed, sent and resent, and loopback's packets, as last read; None: not yet.
+        snmp, dev: the open files `/proc/PID/net/snmp` and `dev`. To open one takes three times as long as to read it (D-491).
+        last: opened and failed, as last read.
+        counters: opened, failed, sent and resent, and loopback's packets, when these last changed; None: not yet read.
         steps: when, opened, certainly opened and certainly failed outside of loopback.
+        opened, outside, failed: the sums of these. To add them up each time costs more than to read the counters.
         peers: by address.
         looked: when its sockets were last looked at, and how many were opened by then.
     """
@@ -107,11 +114,28 @@ class _Pod:
     process: str
     started: int
     namespace: int
+    snmp: FileIO
+    dev: FileIO
     is_user: bool = False
+    last: tuple[bytes, bytes] | None = None
     counters: tuple[int, ...] | None = None
-    steps: deque[tuple[float, int, float, float]] = field(default_factory=deque)
+    steps: deque[tuple[float, float, float, float]] = field(default_factory=deque)
+    opened: float = 0.0
+    outside: float = 0.0
+    failed: float = 0.0
     peers: dict[bytes, _Peer] = field(default_factory=dict)
     looked: tuple[float, int] = (0.0, 0)
+
+    def count(self, opened: float, outside: float, failed: float) -> None:
+        """Add to the sums. All of these are halves or whole, so nothing is rounded."""
+        self.opened += opened
+        self.outside += outside
+        self.failed += failed
+
+    def close(self) -> None:
+        """Close the files, which keep the network namespace."""
+        self.snmp.close()
+        self.dev.close()
 
 
 class Scans:
@@ -156,7 +180,7 @@ class Scans:
             pod = self._pods[uid]
             with suppress(OSError):  # it has just ended
                 self._count(pod, now)
-            if pod.counters and pod.counters[0] != pod.looked[1] and sum(step[1] for step in pod.steps) >= LOOKED_AT_FROM:
+            if pod.counters and pod.counters[0] != pod.looked[1] and pod.opened >= LOOKED_AT_FROM:
                 waiting.append(pod)
         # Whoever has waited longest, so that no pod can keep the agent from looking at another (D-473).
         for pod in sorted(waiting, key=lambda pod: pod.looked[0]):
@@ -173,7 +197,7 @@ class Scans:
         its own cgroup and namespace."""
         processes = {name for name in os.listdir(self._root) if name.isdigit()}
         for uid in [uid for uid, pod in self._pods.items() if pod.process not in processes]:
-            del self._pods[uid]
+            self._pods.pop(uid).close()
             self._pod_by_process = {process: of for process, of in self._pod_by_process.items() if of != uid}
         self._pod_by_process = {process: of for process, of in self._pod_by_process.items() if process in processes}
         for process in (processes & self._before) - self._pod_by_process.keys():
@@ -192,7 +216,11 @@ class Scans:
             # Each namespace has its own files in /proc, so a number of one says which namespace it is. The link that says so may
             # only be read of processes of the same user, and the pause process is another's.
             namespace = os.stat(folder / "net/snmp").st_ino
-            pod = self._pods[uid] = _Pod(process, started, namespace, bool(pod and pod.is_user))
+            snmp, dev = (FileIO(folder / "net" / name) for name in ("snmp", "dev"))
+            was_user = bool(pod and pod.is_user)
+            if pod:
+                pod.close()
+            pod = self._pods[uid] = _Pod(process, started, namespace, snmp, dev, was_user)
         owner = _UID.search((folder / "status").read_bytes())
         pod.is_user = (pod.is_user or bool(owner and owner[1] == self._uid)) and pod.namespace != self._host()
         return uid
@@ -204,34 +232,37 @@ class Scans:
         return 0
 
     def _read(self, pod: _Pod, name: str) -> bytes:
-        # As text: making a `Path` takes as long as reading the counters.
-        with open(f"{self._root}/{pod.process}/net/{name}", "rb") as file:
-            # By now the number may be another process's.
-            if name == "snmp" and os.fstat(file.fileno()).st_ino != pod.namespace:
-                raise FileNotFoundError
+        with open(self._root / pod.process / "net" / name, "rb") as file:
             # Whole lines: the last may be cut.
             return file.read(MOST_BYTES).rpartition(b"\n")[0]
 
     def _count(self, pod: _Pod, now: float) -> None:
         """Read the counters. Loopback's packets are at least two for each of its connections; the rest is outside (D-472)."""
         while pod.steps and pod.steps[0][0] <= now - WINDOW_SECONDS:
-            pod.steps.popleft()
-        numbers = self._read(pod, "snmp").split(b"Tcp:")[2].split(None, _RESENT + 1)
-        read = tuple(int(numbers[index]) for index in (_OPENS, _FAILS, _SENT, _RESENT))
-        if pod.counters and pod.counters[:2] == read[:2]:
+            _, opened, outside, failed = pod.steps.popleft()
+            pod.count(-opened, -outside, -failed)
+        numbers = os.pread(pod.snmp.fileno(), MOST_COUNTERS_BYTES, 0).split(b"Tcp:", 2)[2].split(None, _RESENT + 1)
+        if pod.last == (last := (numbers[_OPENS], numbers[_FAILS])):
             return
-        read += (int(self._read(pod, "dev").partition(b"lo:")[2].split(None, 2)[1]),)
+        pod.last = last
+        read = tuple(int(numbers[index]) for index in (_OPENS, _FAILS, _SENT, _RESENT))
+        # Loopback is the first interface.
+        read += (int(os.pread(pod.dev.fileno(), MOST_COUNTERS_BYTES, 0).partition(b"lo:")[2].split(None, 2)[1]),)
         if pod.counters:
-            opened, failed, sent, resent, inside = (after - before for after, before in zip(read, pod.counters, strict=True))
-            outside = max(0.0, opened - inside / 2)
+            new, refused, sent, resent, inside = (after - before for after, before in zip(read, pod.counters, strict=True))
+            outside = max(0.0, new - inside / 2)
             # Those that nobody answers; nothing is sent again over loopback.
             silent = min(outside, resent) if resent >= RESENT_SHARE * sent else 0.0
-            pod.steps.append((now, opened, outside, max(silent, failed - inside / 2)))
+            step = float(new), outside, max(silent, refused - inside / 2)
+            pod.steps.append((now, *step))
+            pod.count(*step)
         pod.counters = read
 
     def _look(self, pod: _Pod, now: float) -> None:
         """Look at the sockets of a pod."""
         pod.looked = now, pod.counters[0] if pod.counters else 0
+        if os.stat(self._root / pod.process / "net/snmp").st_ino != pod.namespace:  # The number is another process's by now.
+            raise FileNotFoundError
         rows = [row.split(None, 4)[1:4] for name in ("tcp", "tcp6") for row in self._read(pod, name).splitlines()[1:]]
         listening = {local.rpartition(b":")[2] for local, _, state in rows if state == _LISTEN}
         pod.peers = {address: peer for address, peer in pod.peers.items() if peer.at > now - WINDOW_SECONDS}
@@ -259,11 +290,13 @@ class Scans:
 
     def _unusual_in(self, pod: _Pod, now: float) -> list[str]:
         """What is unusual in a pod. The texts do not change from round to round, so that each is reported once."""
+        if not pod.steps and not pod.peers:
+            return []
         limits, found = self._unusual, []
         peers = [peer for peer in pod.peers.values() if peer.at > now - WINDOW_SECONDS]
         silent = sum(len(peer.ports) for peer in peers if not peer.answered)
-        failed = max(silent, sum(step[3] for step in pod.steps))
-        opened = max(failed, sum(step[2] for step in pod.steps))
+        failed = max(silent, pod.failed)
+        opened = max(failed, pod.outside)
         if failed >= limits.failed and failed >= limits.failed_share * opened:
             found.append(f"{limits.failed} connections failed in a minute")
         few = sum(peer.connections <= limits.connections_each for peer in peers)

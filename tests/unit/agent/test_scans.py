@@ -209,8 +209,27 @@ def test_pod_in_the_nodes_network_and_pods_of_other_users_are_left_out(node, tmp
 
 
 def test_pod_that_has_ended_is_forgotten(node):
+    """Its files are closed, or the network namespace would stay."""
+    pod = node.scans._pods["uid-1"]
     (node.root / str(node.pause)).unlink()
     assert node.looks() == [] and node.scans.pods == set()
+    assert pod.snmp.closed and pod.dev.closed
+
+
+def test_sockets_of_a_process_that_got_the_number_are_not_the_pods(internet, node):
+    (node.root / str(node.pause)).unlink()
+    (node.root / str(node.pause)).symlink_to("/proc/self")
+    node.scan(few(ANSWERED, 25))
+    assert node.scans._pods["uid-1"].opened > 0 and node.scans._pods["uid-1"].peers == {}
+
+
+def test_older_process_takes_the_place_of_a_younger_one(internet, node):
+    younger = node.scans._pods["uid-1"]
+    older = internet.start(node.pod, "sleep", "60")
+    (node.root / str(older.pid)).symlink_to(f"/proc/{older.pid}")
+    younger.started = 1 << 60
+    node.looks()
+    assert node.looks() == [] and node.scans._pods["uid-1"].process == str(older.pid) and younger.snmp.closed
 
 
 def test_sockets_are_looked_at_within_a_budget(internet, node):

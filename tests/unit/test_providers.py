@@ -45,17 +45,6 @@ RIGHT = {
 }
 """The answer of each provider to a right solution."""
 
-WRONG = {
-    "hcaptcha": {"success": False, "error-codes": ["invalid-input-response"]},
-    "turnstile": {"success": False, "error-codes": ["invalid-input-response"]},
-    "recaptchaV2": {"success": False, "error-codes": ["invalid-input-response"]},
-    "recaptchaV3": {"success": False, "error-codes": ["invalid-input-response"]},
-    "friendlyCaptcha": {"success": False, "error": {"error_code": "response_invalid", "detail": "No."}},
-    "cap": {"success": False, "error": "Token not found"},
-    "mcaptcha": {"valid": False},
-    "prosopo": {"status": "Benutzer nicht verifiziert", "verified": False},
-}
-
 
 def make(name, captcha=(), **options):
     """A `Captcha` with one remote provider."""
@@ -257,6 +246,9 @@ def test_token_of_another_cap_site_is_refused_without_a_question(net):
         f"{SITE_KEY.replace('-', '_')}:y:z",
         f"{SITE_KEY}:y",
         f"{SITE_KEY}:y:",
+        f"{SITE_KEY}::z",
+        f"{SITE_KEY}:y:z:more",
+        "one",
     ):
         verdict = verify(make("cap"), "cap", solution)
         assert (verdict.outcome, verdict.asked) == (Outcome.REJECTED, False), solution
@@ -305,6 +297,7 @@ FAILURES = {
     "a number for a boolean": {"json": {"success": 1, "valid": 1, "verified": 1}},
     "a huge body": {"json": {"success": True, "valid": True, "verified": True, "more": "x" * 70000}},
     "yes with 201": {"status": 201, "json": {"success": True}},
+    "503 that blames the client": {"status": 503, "json": {"success": False, "valid": False, "verified": False}},
 }
 
 
@@ -316,12 +309,7 @@ def test_failure_of_the_service_is_attributed_to_the_provider(net, name, failure
     captcha = make(name)
     assert verify(captcha, name).outcome is Outcome.UNAVAILABLE
     assert not [call for call in net.calls if "elsewhere" in call.request.url]
-
-
-@pytest.mark.parametrize("status", [302, 429, 500, 503])
-def test_failing_service_does_not_blame_the_client(net, name, status):
-    net.post(URLS[name], json=WRONG[name], status=status)
-    assert verify(make(name), name).outcome is Outcome.UNAVAILABLE
+    assert len(net.calls) == 1 or name == "turnstile"
 
 
 def test_log_has_no_request_text_that_an_error_repeats(net, name, caplog):
@@ -361,13 +349,6 @@ def test_second_try_of_turnstile_may_succeed(net):
     net.post(URLS["turnstile"], json={"success": False, "error-codes": ["internal-error"]})
     net.post(URLS["turnstile"], json=RIGHT["turnstile"])
     assert verify(make("turnstile"), "turnstile").outcome is Outcome.OK
-
-
-def test_other_providers_are_asked_once(net, name):
-    if name != "turnstile":
-        net.post(URLS[name], status=503)
-        verify(make(name), name)
-        assert len(net.calls) == 1
 
 
 @pytest.fixture
@@ -455,11 +436,6 @@ def test_provider_that_was_not_asked_is_not_checked(net, monkeypatch):
 def test_impossible_solution_is_not_sent(net, name, solution):
     assert verify(make(name), name, solution).outcome is Outcome.REJECTED
     assert len(net.calls) == 0
-
-
-@pytest.mark.parametrize("solution", ["one", "one:two", "one:two:three:four", "one::three", ":two:three"])
-def test_solution_of_cap_has_three_parts(net, solution):
-    assert verify(make("cap"), "cap", solution).outcome is Outcome.REJECTED
 
 
 def test_solution_of_turnstile_is_not_longer_than_documented(net):

@@ -94,36 +94,24 @@ def test_host_in_another_script_has_its_ascii_form():
     assert name("https://b\u00fccher.example/a/b") == name("https://xn--bcher-kva.example/a/b") == "xn--bcher-kva.example/a/b"
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "https://git\u2028hub\u20ac\u0000.com/\ud800",
-        "https://github.com/" + "a" * MAX_URL_CHARACTERS,
-        "https://github.com/owner/name?" + "x" * MAX_URL_CHARACTERS,
-        "https://github.com/owner/%" + "25" * (MAX_DECODINGS + 1) + "41",
-        "https://github.com/" + "\ufdfa" * 1000,
-        "https://github.com/owner/name?" + "\ufdfa" * 1000,
-        "https://x%2F@github.com/owner/name",
-        "https://github.com\\owner\\name",
-        "ssh://x#@github.com/owner/name",
-        "x?@github.com:owner/name",
-        "git@[github.com]:owner/name",
-        "https://user@/github.com/owner/name",
-        "https::https://github.com/owner/name",
-    ],
-    ids=[
-        *("no host name", "too long", "too long a query", "encoded too often", "expands too far", "expands too far a query"),
-        *(
-            "slash in the user",
-            "backslash in the host",
-            "hash in ssh's user",
-            "query in scp's user",
-            "brackets",
-            "no host",
-            "transport",
-        ),
-    ],
-)
+NAMELESS = {
+    "no host name": "https://git\u2028hub\u20ac\u0000.com/\ud800",
+    "too long": "https://github.com/" + "a" * MAX_URL_CHARACTERS,
+    "too long a query": "https://github.com/owner/name?" + "x" * MAX_URL_CHARACTERS,
+    "encoded too often": "https://github.com/owner/%" + "25" * (MAX_DECODINGS + 1) + "41",
+    "expands too far": "https://github.com/" + "\ufdfa" * 1000,
+    "expands too far a query": "https://github.com/owner/name?" + "\ufdfa" * 1000,
+    "slash in the user": "https://x%2F@github.com/owner/name",
+    "backslash in the host": "https://github.com\\owner\\name",
+    "hash in ssh's user": "ssh://x#@github.com/owner/name",
+    "query in scp's user": "x?@github.com:owner/name",
+    "brackets": "git@[github.com]:owner/name",
+    "no host": "https://user@/github.com/owner/name",
+    "transport": "https::https://github.com/owner/name",
+}
+
+
+@pytest.mark.parametrize("url", NAMELESS.values(), ids=NAMELESS)
 def test_url_without_a_name_is_covered_by_every_pattern(url):
     assert name(url) is None
     assert covers("github.com/owner/*", name(url)) and covers("10.5281/zenodo.3242074", name(url))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support.apps import get_pass, make_settings, public_client, run_pod, solve
+from tests.support.apps import make_settings, public_client, run_pod, solve
 from tests.support.public_port import LISTED, POSTS, assert_problem
 from verifier.web.app import create_services
 
@@ -71,11 +71,6 @@ def test_public_url_is_our_own_origin(redis_server, store):
     assert client.post("/egress/passes", json=body, headers={"Origin": "https://hub.example.org"}).status_code == 201
 
 
-def test_post_without_an_origin_is_accepted(public):
-    """curl and scripts send no Origin header."""
-    assert get_pass(public)
-
-
 @pytest.mark.parametrize(("listed", "origin"), [(LISTED, LISTED), ("*", "https://anything.example"), ("*", "null")])
 def test_listed_origin_may_post_and_read_the_answer(open_to, store, listed, origin):
     client = open_to(listed)
@@ -91,6 +86,8 @@ def test_listed_origin_can_read_a_refusal(open_to):
     answer = open_to(LISTED).post("/egress/passes", json={"provider": "altcha", "solution": "x"}, headers={"Origin": LISTED})
     assert_problem(answer, "solution-refused")
     assert answer.headers["Access-Control-Allow-Origin"] == LISTED
+    # The script can read how long to wait.
+    assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After"
 
 
 @pytest.mark.parametrize(("origin", "allowed"), [(LISTED, LISTED), ("https://evil.example", None), ("null", None)])
@@ -104,44 +101,14 @@ def test_preflight_allows_listed_origins_only(open_to, path, origin, allowed):
         allowed and ("Authorization, Content-Type" if path == "/egress/passes" else "Content-Type")
     )
     assert "Origin" in answer.headers["Vary"]
+    assert ("POST" in answer.headers.get("Access-Control-Allow-Methods", "")) == bool(allowed)
+    assert allowed or [name for name in dict(answer.headers) if name.startswith("Access-Control")] == []
 
 
 def test_challenge_is_public_but_only_listed_origins_can_read_it(open_to):
-    client = open_to(LISTED)
-    for origin, allowed in ((LISTED, LISTED), ("https://evil.example", None)):
+    client = open_to("https://mybinder.org", LISTED)
+    client.environ_base["HTTP_HOST"] = "hub.member.example"
+    for origin, allowed in ((LISTED, LISTED), ("https://mybinder.org", "https://mybinder.org"), ("https://evil.example", None)):
         answer = client.get("/egress/challenge", headers={"Origin": origin})
         assert answer.status_code == 200
         assert answer.headers.get("Access-Control-Allow-Origin") == allowed
-
-
-@pytest.mark.parametrize("path", POSTS)
-def test_page_of_a_federation_works_with_another_member(open_to, store, path):
-    """mybinder.org's page with a build on hub.member.example: preflight, then the request."""
-    run_pod(store)
-    client = open_to("https://mybinder.org", LISTED)
-    client.environ_base["HTTP_HOST"] = "hub.member.example"
-    for origin, allowed in (("https://mybinder.org", True), (LISTED, True), ("https://mybinder.org.evil.example", False)):
-        headers = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
-        preflight = client.options(path, headers=headers)
-        answer = client.post(path, json={"provider": "altcha", "solution": "x"}, headers={"Origin": origin})
-        if allowed:
-            for found in (preflight, answer):
-                assert found.headers["Access-Control-Allow-Origin"] == origin
-            assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
-            # The script can read how long to wait.
-            assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After"
-            assert answer.status_code in (403, 404) and "forbidden-origin" not in answer.text
-        else:
-            assert [name for name in dict(preflight.headers) if name.startswith("Access-Control")] == []
-            assert_problem(answer, "forbidden-origin")
-            assert "Access-Control-Allow-Origin" not in answer.headers
-
-
-@pytest.mark.parametrize("origin", ["https://anything.example", "null"])
-def test_asterisk_allows_every_origin_without_credentials(open_to, origin):
-    client = open_to("*")
-    answer = client.get("/egress/challenge", headers={"Origin": origin})
-    assert answer.headers["Access-Control-Allow-Origin"] == origin
-    assert "Access-Control-Allow-Credentials" not in answer.headers
-    body = {"provider": "altcha", "solution": solve(client)}
-    assert client.post("/egress/passes", json=body, headers={"Origin": origin}).status_code == 201

@@ -82,12 +82,6 @@ def test_blocked_launch_gets_no_egress_and_keeps_its_pass(site, store, kind, wha
     )
 
 
-def test_expired_block_refuses_nothing(site, store):
-    public, internal, _ = site()
-    add_block(store, "network", "198.51.100.0/24", until=1)
-    assert launch(internal, token=get_pass(public))["tier"] == "verified"
-
-
 def test_first_matching_rule_is_named(site, store):
     _, internal, _ = site(blocked_repositories=["example.com/a/b"], self_networks=["198.51.100.7/32"])
     assert decided(launch(internal)) == ("unverified", "blocked-repository")
@@ -120,13 +114,6 @@ def test_pass_request_from_our_own_networks_is_refused(site, in_redis):
     assert value(internal, "binder_egress_solutions_total", **labels) == 1
     # The refusal does not use up the solution; from another network it would belong to another client.
     assert not in_redis.keys("binder-egress:solution:*")
-
-
-def test_pass_request_from_a_blocked_network_is_refused(site, store):
-    public, _, _ = site()
-    solution = solve(public)
-    add_block(store, "network", "198.51.100.7/32")
-    refused(public.post("/egress/passes", json={"provider": "altcha", "solution": solution}), "operators")
 
 
 @pytest.mark.parametrize(

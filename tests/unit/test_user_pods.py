@@ -58,10 +58,6 @@ def watch(cluster: UserPods, version: str = "5") -> tuple[list[tuple[str, str]],
     return found, lost.value
 
 
-def bookmark(version: int) -> tuple[str, dict]:
-    return "BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": str(version), "creationTimestamp": None}}
-
-
 def test_client_loads_no_models_of_kubernetes(api):
     """They take most of a second of processor time, and 24 MiB. A new process, because other tests may have loaded them."""
     program = (
@@ -100,26 +96,34 @@ def test_list_whose_pages_expired_fails(cluster, api):
         cluster.list()
 
 
-def test_ended_watch_has_the_version_to_continue_from(cluster, api):
-    api.answer = lambda *_: (200, lines(("ADDED", pod_json(version=6)), ("MODIFIED", pod_json(version=8))))
-    found, lost = watch(cluster)
-    assert found == [("ADDED", "6"), ("MODIFIED", "8")]
-    assert (str(lost), lost.version) == ("renewed", "8")
+def bookmark(version: int) -> tuple[str, dict]:
+    return "BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": str(version), "creationTimestamp": None}}
+
+
+def foreign(version: int) -> tuple[str, dict]:
+    pod = pod_json(version=version)
+    pod["metadata"]["annotations"] = {}
+    return "ADDED", pod
+
+
+@pytest.mark.parametrize(
+    ("sent", "events", "version"),
+    [
+        pytest.param(lines(("ADDED", pod_json(version=6)), ("MODIFIED", pod_json(version=8))), ["6", "8"], "8", id="events"),
+        pytest.param(lines(bookmark(10), foreign(11)), [], "11", id="a pod that is not a user's"),
+        pytest.param(lines(foreign(11), bookmark(12)), [], "12", id="a bookmark"),
+        pytest.param(b"", [], "5", id="nothing"),
+        # The end of a broken stream looks like the end of a watch.
+        pytest.param(
+            lines(("ADDED", pod_json(version=6))) + lines(("MODIFIED", pod_json(version=7)))[:40], ["6"], "6", id="half an event"
+        ),
+    ],
+)
+def test_watch_that_ended_says_from_where_to_continue(cluster, api, sent, events, version):
+    api.answer = lambda *_: (200, sent)
+    found, ended = watch(cluster)
+    assert ([seen for _, seen in found], str(ended), ended.version) == (events, "renewed", version)
     assert api.asked[0][2]["resourceVersion"] == "5" and api.asked[0][2]["allowWatchBookmarks"] == "true"
-
-
-def test_bookmarks_and_foreign_pods_advance_the_version_without_events(cluster, api):
-    foreign = pod_json(version=11)
-    foreign["metadata"]["annotations"] = {}
-    api.answer = lambda *_: (200, lines(bookmark(10), ("ADDED", foreign)))
-    assert watch(cluster)[0] == []
-    api.answer = lambda *_: (200, lines(("ADDED", foreign), bookmark(12)))
-    assert watch(cluster)[1].version == "12"
-
-
-def test_watch_without_events_continues_from_its_start(cluster, api):
-    api.answer = lambda *_: (200, b"")
-    assert watch(cluster)[1].version == "5"
 
 
 GONE = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version: 5 (9)"}
@@ -139,14 +143,6 @@ GONE = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old 
 def test_watch_after_a_fault_needs_a_new_list(cluster, api, answer):
     api.answer = lambda *_: answer
     assert watch(cluster)[1].version is None
-
-
-def test_truncated_event_is_sent_again(cluster, api):
-    """The end of a broken stream looks like the end of a watch."""
-    whole = lines(("MODIFIED", pod_json(version=7)))
-    api.answer = lambda *_: (200, lines(("ADDED", pod_json(version=6))) + whole[:40])
-    found, lost = watch(cluster)
-    assert (found, lost.version) == ([("ADDED", "6")], "6")
 
 
 def test_watch_and_list_fail_without_the_api_server(cluster, api):
@@ -241,11 +237,6 @@ GARBAGE = [
 ]
 
 
-@pytest.mark.parametrize("text", GARBAGE, ids=lambda text: text[:30])
-def test_malformed_annotation_is_not_a_grant(text):
-    assert read_grant(text) is None
-
-
 def from_kubespawner(annotations=None, **meta):
     return {
         "metadata": {
@@ -286,6 +277,7 @@ def test_url_of_a_repository_is_cut_where_the_pod_is_read():
 
 @pytest.mark.parametrize("text", GARBAGE, ids=lambda text: text[:30])
 def test_pod_with_a_malformed_annotation_is_read(text):
+    assert read_grant(text) is None
     found = Pod.from_json(from_kubespawner({GRANT_ANNOTATION: text}))
     assert (found.grant, found.annotated) == (None, True)
 

@@ -127,17 +127,6 @@ def test_solution_for_a_larger_tier_replaces_a_smaller_one(site, store, monkeypa
     assert store.pending(ALICE, set()).unlock.grant.rule == "unlock"
 
 
-@pytest.mark.parametrize(
-    ("tier", "earns"), [("verified", "small"), ("verified", "verified"), ("small", "other"), ("other", "small")]
-)
-def test_unlock_never_makes_a_tier_smaller(site, store, tier, earns):
-    services = site(earns)
-    has(store, tier)
-    answer = unlock(public_client(services), token=token(services, earns))
-    assert (answer.status_code, answer.json["state"], answer.json["tier"]) == (200, "granted", tier)
-    assert waiting(store) is None
-
-
 def test_token_is_read_once_per_request(site, store, monkeypatch):
     """If a token were read twice, it could expire in between."""
     times = []

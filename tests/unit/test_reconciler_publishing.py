@@ -226,6 +226,9 @@ def test_pod_without_launch_record_is_counted_once(reconciler, cluster, store, c
     list_and_converge(reconciler)
     assert without_record(reconciler, store) == 1
     assert len([record for record in caplog.records if "without launch record" in record.getMessage()]) == 1
+    cluster.add(uid="uid-2", created=6)
+    list_and_converge(reconciler)
+    assert without_record(reconciler, store) == 2, "the server's next pod"
 
 
 def test_pod_with_a_settled_launch_record_is_not_counted(reconciler, cluster, store):
@@ -246,14 +249,6 @@ def test_pod_from_before_the_start_is_not_counted(make_reconciler, cluster, stor
     assert without_record(reconciler, store) == 1
     counters = store.reconciler_state()[1]
     assert (counters[START_GUARD_TIME], counters[f"{PING}no-sysctl"]) == (250, 1)
-
-
-def test_new_pod_of_the_same_server_is_counted_again(reconciler, cluster, store):
-    cluster.add(created=5)
-    list_and_converge(reconciler)
-    cluster.add(uid="uid-2", created=6)
-    list_and_converge(reconciler)
-    assert without_record(reconciler, store) == 2
 
 
 def test_gone_pods_leave_nothing_in_memory_or_in_redis(make_reconciler, cluster, store, monkeypatch):

@@ -12,7 +12,6 @@ from tests.support.apps import (
     CLIENT,
     carried,
     get_pass,
-    is_withdrawn,
     launch,
     make_settings,
     public_client,
@@ -224,14 +223,6 @@ def test_tier_of_a_server_is_not_replaced_by_another(redis_server, store, impati
     # The refused unlock spends nothing.
     store.publish(Server("bob"), KnownServer("uid-2"))
     assert unlock(public, "bob", provider="altcha", solution=solution).status_code == 202
-
-
-def test_unlock_moves_a_use_of_the_same_repository_and_network(public, internal, store, impatient):
-    token = get_pass(public)
-    first = launch(internal, "bob", token=token)
-    run_pod(store)
-    assert unlock(public, token=token).status_code == 202
-    assert is_withdrawn(store, first["grant"])
 
 
 def test_unlock_by_a_solution_uses_no_pass_of_others(redis_server, store, impatient, in_redis):

@@ -15,42 +15,58 @@ from verifier.web.assets import Assets
 
 SCRIPT = b"export const checksum = 'of this';"
 
-# -- the script for launch pages
-
 
 @pytest.fixture
-def with_script(redis_server, store, tmp_path):
-    """A client of a site with a built script for launch pages."""
-    (tmp_path / "manifest.json").write_text('{"launch.js": "launch-0123456789ab.js"}')
-    (tmp_path / "launch-0123456789ab.js").write_bytes(SCRIPT)
-    made = create_services(make_settings(redis_server, allowed_origins=json.dumps([LISTED])), store)
-    return public_client(replace(made, assets=Assets(tmp_path)))
+def scripts(redis_server, store, tmp_path):
+    """A client of a site with built scripts."""
+    manifest = {
+        "launch.js": "launch-0123456789ab.js",
+        "third-party.js": "third-party-0123456789ab.js",
+        "third-party.mjs": "third-party-ba9876543210.mjs",
+        "x.js": "x-1.js",
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    for file in manifest.values():
+        (tmp_path / file).write_bytes(SCRIPT)
+    settings = make_settings(redis_server, allowed_origins=json.dumps([LISTED]), public_url="https://hub.example.org")
+    return public_client(replace(create_services(settings, store), assets=Assets(tmp_path)))
 
 
-def test_launch_script_has_a_stable_address_and_is_revalidated(with_script):
-    answer = with_script.get("/egress/launch.js")
+@pytest.mark.parametrize(
+    ("file", "kept"),
+    [
+        ("launch.js", "no-cache"),
+        ("v1/third-party.js", "no-cache"),
+        ("v1/third-party.mjs", "no-cache"),
+        ("v1/third-party-0123456789ab.js", "public, max-age=31536000, immutable"),
+        ("v1/third-party-ba9876543210.mjs", "public, max-age=31536000, immutable"),
+    ],
+)
+def test_script_is_stable_or_immutable(scripts, file, kept):
+    answer = scripts.get(f"/egress/{file}", headers={"Origin": LISTED})
     assert (answer.status_code, answer.data, answer.content_type) == (200, SCRIPT, "text/javascript; charset=utf-8")
-    assert answer.headers["Cache-Control"] == "no-cache"
-    assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
-    again = with_script.get("/egress/launch.js", headers={"If-None-Match": answer.headers["ETag"]})
+    assert answer.headers["Access-Control-Allow-Origin"] == LISTED
+    again = scripts.get(f"/egress/{file}", headers={"If-None-Match": answer.headers["ETag"]})
     assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", answer.headers["ETag"])
-    assert again.headers["Cache-Control"] == "no-cache"
-    assert again.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+    for told in (answer, again):
+        assert told.headers["Cache-Control"] == kept
+        assert told.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+    assert "Access-Control-Allow-Origin" not in again.headers
 
 
-def test_changed_launch_script_has_another_etag(with_script, redis_server, store, tmp_path):
+def test_changed_launch_script_has_another_etag(scripts, redis_server, store, tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new/manifest.json").write_text('{"launch.js": "launch-ba9876543210.js"}')
     (tmp_path / "new/launch-ba9876543210.js").write_text("new")
-    old = with_script.get("/egress/launch.js").headers["ETag"]
+    old = scripts.get("/egress/launch.js").headers["ETag"]
     services = replace(create_services(make_settings(redis_server), store), assets=Assets(tmp_path / "new"))
     answer = public_client(services).get("/egress/launch.js", headers={"If-None-Match": old})
     assert (answer.status_code, answer.text) == (200, "new")
 
 
 @pytest.mark.parametrize(("origin", "allowed"), [(LISTED, LISTED), ("https://evil.example", None), (None, None)])
-def test_launch_script_can_be_loaded_with_integrity_by_listed_pages(with_script, origin, allowed):
-    answer = with_script.get("/egress/launch.js", headers={"Origin": origin} if origin else {})
+def test_launch_script_can_be_loaded_with_integrity_by_listed_pages(scripts, origin, allowed):
+    answer = scripts.get("/egress/launch.js", headers={"Origin": origin} if origin else {})
     assert answer.headers.get("Access-Control-Allow-Origin") == allowed
     assert "Origin" in answer.headers["Vary"]
 
@@ -70,55 +86,17 @@ def test_licences_of_bundled_packages_lie_beside_the_scripts(public):
         assert public.get(f"/egress/static/LICENSE-{name}.txt").data == text.read_bytes()
 
 
-# -- the script for third-party pages
-
-
-@pytest.fixture
-def for_third_parties(redis_server, store, tmp_path):
-    """A client of a site with built scripts for third-party pages."""
-    manifest = {
-        "third-party.js": "third-party-0123456789ab.js",
-        "third-party.mjs": "third-party-ba9876543210.mjs",
-        "x.js": "x-1.js",
-    }
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    for file in manifest.values():
-        (tmp_path / file).write_bytes(SCRIPT)
-    settings = make_settings(redis_server, allowed_origins=json.dumps([LISTED]), public_url="https://hub.example.org")
-    return public_client(replace(create_services(settings, store), assets=Assets(tmp_path)))
-
-
-@pytest.mark.parametrize(
-    ("file", "kept"),
-    [
-        ("third-party.js", "no-cache"),
-        ("third-party.mjs", "no-cache"),
-        ("third-party-0123456789ab.js", "public, max-age=31536000, immutable"),
-        ("third-party-ba9876543210.mjs", "public, max-age=31536000, immutable"),
-    ],
-)
-def test_third_party_script_is_stable_or_immutable(for_third_parties, file, kept):
-    answer = for_third_parties.get(f"/egress/v1/{file}", headers={"Origin": LISTED})
-    assert (answer.status_code, answer.data, answer.content_type) == (200, SCRIPT, "text/javascript; charset=utf-8")
-    assert answer.headers["Cache-Control"] == kept
-    assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
-    assert answer.headers["Access-Control-Allow-Origin"] == LISTED
-    again = for_third_parties.get(f"/egress/v1/{file}", headers={"If-None-Match": answer.headers["ETag"]})
-    assert (again.status_code, again.data, again.headers["Cache-Control"]) == (304, b"", kept)
-    assert "Access-Control-Allow-Origin" not in again.headers
-
-
 @pytest.mark.parametrize(
     "file", ["third-party-000000000000.js", "x.js", "x-1.js", "manifest.json", "..%2fmanifest.json", "third-party"]
 )
-def test_third_party_folder_has_nothing_else(for_third_parties, file):
-    answer = for_third_parties.get(f"/egress/v1/{file}")
+def test_third_party_folder_has_nothing_else(scripts, file):
+    answer = scripts.get(f"/egress/v1/{file}")
     assert_problem(answer, "not-found")
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_list_of_third_party_scripts_has_their_integrity(for_third_parties):
-    listed = for_third_parties.get("/egress/v1/third-party.json")
+def test_list_of_third_party_scripts_has_their_integrity(scripts):
+    listed = scripts.get("/egress/v1/third-party.json")
     integrity = f"sha384-{base64.b64encode(hashlib.sha384(SCRIPT).digest()).decode()}"
     address = "https://hub.example.org/egress/v1/third-party-0123456789ab.js"
     assert listed.json == {

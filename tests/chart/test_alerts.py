@@ -1,15 +1,13 @@
 """The alerts: expressions that Prometheus can read, about existing metrics; `promtool` tries for which time series they fire."""
 
 import re
-from pathlib import Path
 
 import promql_parser
 import pytest
 
+from tests.support import TOP
 from tests.support.charts import objects
 from tests.support.metrics import promtool, samples
-
-TOP = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.timeout(1800)
 

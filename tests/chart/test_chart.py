@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from ci.value_comments import comments
-from tests.support.charts import CHART, IMAGES, TOP, TOPOLOGIES, VALUES
+from tests.support import TOP
+from tests.support.charts import CHART, IMAGES, TOPOLOGIES, VALUES
 from verifier.gatecheck.netpol import USUAL_LABELS
 from verifier.proxy.hosts import groups
 

@@ -2,15 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 
 import promql_parser
 import pytest
 import yaml
 
+from tests.support import TOP
 from tests.support.metrics import promtool, samples
 
-TOP = Path(__file__).parents[2]
 DASHBOARD = json.loads((TOP / "chart/dashboards/binder-egress.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = {f"{panel['title']} {target['refId']}": target for panel in PANELS for target in panel["targets"]}

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support import TOP
 from tests.support.charts import VALUES, by_name
 from tests.support.doc_examples import section
 
-TOP = Path(__file__).parents[2]
 DOCUMENTS = sorted([TOP / "README.md", *TOP.glob("docs/*.md"), TOP / "chart/README.md"])
 
 

@@ -8,7 +8,8 @@ import sys
 import pytest
 import yaml
 
-from tests.support.charts import CHART, TOP, TOPOLOGIES, VALUES, objects
+from tests.support import TOP
+from tests.support.charts import CHART, TOPOLOGIES, VALUES, objects
 
 OLDEST, NEWEST = "1.28.0", "1.37.0"
 """Versions of Kubernetes: the oldest that Chart.yaml accepts, and the newest whose libraries are published."""

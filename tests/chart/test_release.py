@@ -6,12 +6,12 @@ import re
 import subprocess
 import tarfile
 from functools import partial
-from pathlib import Path
 
 import pytest
 import yaml
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
+
 HOME = "https://github.com/example/egress"
 IMAGES = "127.0.0.1:5000/egress"
 DIGESTS = VERIFIER, AGENT, GUARD, REDIS = ["sha256:" + letter * 64 for letter in "abcd"]

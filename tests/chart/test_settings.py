@@ -10,7 +10,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 
-from tests.support.charts import CHART, TOP, VALUES, by_name
+from tests.support import TOP
+from tests.support.charts import CHART, VALUES, by_name
 
 # The tools are built on first use, which takes minutes.
 pytestmark = pytest.mark.timeout(1800)

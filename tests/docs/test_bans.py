@@ -11,12 +11,12 @@ import yaml
 from click.testing import CliRunner
 from kubernetes import client
 
+from tests.support import TOP
 from tests.support.ban_traffic import week
 from tests.support.doc_examples import section
 from verifier.bans.command import propose_bans
 from verifier.egress_cli import egress
 
-TOP = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```(?:sh|yaml|console)\n(.*?)```", (TOP / "docs/bans.md").read_text(), re.S)
 BLOCKS.append((TOP / "docs/propose-bans.yaml").read_text())
 COMMANDS = [line for block in BLOCKS for line in re.findall(r"egress propose-bans (.*?)(?:;|\||$)", block, re.M)]

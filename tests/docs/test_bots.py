@@ -4,18 +4,17 @@ import json
 import os
 import re
 import subprocess
-from pathlib import Path
 
 import promql_parser
 import pytest
 import yaml
 from binder_egress_client.verifier import USER_AGENT
 
+from tests.support import TOP
 from tests.support.doc_examples import section
 from tests.support.metrics import samples
 from verifier.web.claims import CLAIMS, CLIENTS, CRAWLERS
 
-TOP = Path(__file__).parents[2]
 PAGE = (TOP / "docs/bots.md").read_text()
 HEADING = "What launches claim to be"
 

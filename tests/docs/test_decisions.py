@@ -2,9 +2,9 @@
 
 import re
 import subprocess
-from pathlib import Path
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
+
 FOLDER = TOP / "docs/decisions"
 
 

@@ -11,6 +11,7 @@ import jsonschema_rs
 import pytest
 import yaml
 
+from tests.support import TOP
 from tests.support.doc_examples import section
 from verifier.detections import reports
 from verifier.detections.reporters import KEPT_UNREADABLE, REPORTS_PER_MINUTE
@@ -22,7 +23,6 @@ from verifier.store.detections import KEPT_DETECTIONS, MAX_REPORTS
 from verifier.store.reconciler_counters import DETECTION_OUTCOMES
 from verifier.web.receiver import MAX_LINES
 
-TOP = Path(__file__).parents[2]
 PAGE = (TOP / "docs/detections.md").read_text()
 COMMANDS = [
     line for line in re.findall(r"\begress (detect\S* [^`|\n]+)", "\n".join(re.findall(r"```(?:sh|console)\n(.*?)```", PAGE, re.S)))

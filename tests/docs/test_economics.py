@@ -5,15 +5,14 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.support import TOP
 from tests.support.doc_examples import section
 from verifier.fairness import TOLERANCE, Fairness
 
-TOP = Path(__file__).parents[2]
 PAGE = (TOP / "docs/economics.md").read_text()
 VALUES = yaml.safe_load((TOP / "chart/values.yaml").read_text())
 FAIRNESS = VALUES["fairness"]

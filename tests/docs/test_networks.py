@@ -1,13 +1,11 @@
 """The tables of docs/networks.md: one says what `egress plan` knows, the other what the tests see with packets."""
 
-from pathlib import Path
-
 import pytest
 
+from tests.support import TOP
 from tests.support.cluster.networks import TABLE
 from verifier.plan.network_plugin import PLUGINS
 
-TOP = Path(__file__).parents[2]
 PAGE = (TOP / "docs/networks.md").read_text()
 NETWORKS, PROPERTIES = TABLE["networks"], TABLE["properties"]
 

@@ -1,9 +1,8 @@
 """The answers that docs/operating.md quotes are what the commands print."""
 
 import re
-from pathlib import Path
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
 
 
 def test_answers_of_explain_are_those_in_the_code():

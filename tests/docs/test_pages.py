@@ -2,11 +2,11 @@
 
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
+
 TRACKED = subprocess.run(["git", "ls-files", "-z", "*.md"], cwd=TOP, check=True, capture_output=True, text=True).stdout.split("\0")
 PAGES = [path for path in map(TOP.joinpath, filter(None, TRACKED)) if path.exists()]
 

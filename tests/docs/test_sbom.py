@@ -8,11 +8,10 @@ import subprocess
 import sys
 import zipfile
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
 
 
 def sbom(where):

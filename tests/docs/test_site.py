@@ -6,13 +6,13 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
+
 SITE = TOP / "build/docs"
 
 pytestmark = pytest.mark.timeout(600)

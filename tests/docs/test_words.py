@@ -3,14 +3,14 @@
 import ast
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
+
 sys.path.append(str(TOP / "docs"))
 
-import words  # noqa: E402
+import words
 
 
 @pytest.mark.parametrize("language", words.LANGUAGES)

@@ -5,13 +5,12 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.support import TOP
 from tests.support.ports import free_port
 
-TOP = Path(__file__).parents[2]
 PACKAGES = (
     "jupyter_server==2.21.1",
     "ipykernel==7.4.0",

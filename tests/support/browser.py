@@ -1,15 +1,16 @@
 """Chromium as tests start it, and a tab that records everything that must not happen on a page."""
 
 import os
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request
 
-ARTIFACTS = Path(__file__).parents[2] / "artifacts"
+from tests.support import TOP
 
-AXE = Path(__file__).parents[2] / "frontend/node_modules/axe-core/axe.min.js"
+ARTIFACTS = TOP / "artifacts"
+
+AXE = TOP / "frontend/node_modules/axe-core/axe.min.js"
 """axe-core, a checker of accessibility. ci/frontend installs it."""
 
 INSECURE_HOST = "hub.example.org"

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
 
 CHART = TOP / "chart"
 

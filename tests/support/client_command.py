@@ -5,13 +5,12 @@ import pty
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+from tests.support import TOP
 from tests.support.apps import carried
 from tests.support.launch_page import BinderHub
 from verifier.records import KnownServer, Server
 
-TOP = Path(__file__).parents[2]
 PACKAGE = TOP / "client/binder_egress_client"
 SPEC = "gh/o/cached/HEAD"
 HCAPTCHA = {"captcha_providers": {"hcaptcha": {"siteKey": "site-key"}}, "captcha_secrets": {"HCAPTCHA": "provider-secret"}}

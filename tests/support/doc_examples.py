@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
+
 HUB = "https://hub.example.org"
 FEDERATION = "https://federation.example.org"
 REPOSITORY = "gh/binder-examples/requirements/HEAD"

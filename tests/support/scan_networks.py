@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
 
 PORT, CLOSED_PORT = 80, 81
 """The port that answers at all addresses of `ANSWERING`; any other refuses."""

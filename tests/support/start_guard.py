@@ -2,7 +2,6 @@
 
 import logging
 import textwrap
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +10,8 @@ from traitlets import Any as AnyTrait
 from traitlets import Dict, List, Union
 from traitlets.config import Config, Configurable
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
+
 INTEGRATION = yaml.safe_load((TOP / "chart/values.yaml").read_text())["integration"]["binderhub"]["jupyterhub"]
 SNIPPET = INTEGRATION["hub"]["extraConfig"]["zz-binder-egress-start-guard"]
 VALUES = {**INTEGRATION["custom"]["binderEgress"]["startGuard"], "image": "verifier:1"}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.support.cluster.stage import TOP
+from tests.support import TOP
 from tests.support.cluster.timeouts import COMMAND_SECONDS, LAUNCH_SECONDS
 
 SPEC = "fake/owner/repo/main"

@@ -16,7 +16,8 @@ from typing import TypeVar
 
 import requests
 
-from tests.support.cluster.stage import CLIENT, TOP, Failed, Stage
+from tests.support import TOP
+from tests.support.cluster.stage import CLIENT, Failed, Stage
 from tests.support.cluster.timeouts import (
     ANSWER_SECONDS,
     CANARY_SECONDS,

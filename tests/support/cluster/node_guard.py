@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.support.cluster.stage import TOP
+from tests.support import TOP
 from tests.support.cluster.timeouts import COMMAND_SECONDS, POD_SECONDS
 from tests.support.doc_examples import section
 from tests.support.waiting import eventually

@@ -19,6 +19,7 @@ from typing import Any
 import altcha
 import requests
 
+from tests.support import TOP
 from tests.support.charts import with_images
 from tests.support.cluster import api
 from tests.support.cluster.timeouts import (
@@ -34,7 +35,6 @@ from tests.support.cluster.timeouts import (
 from tests.support.ports import free_port
 from tests.support.waiting import eventually, patiently
 
-TOP = Path(__file__).parents[3]
 CLIENT = "198.51.100.7"
 """The address of the person who launches (a documentation range, RFC 5737), as the ingress would report it."""
 

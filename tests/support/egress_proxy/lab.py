@@ -21,6 +21,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import NoReturn
 
+from tests.support import TOP
 from tests.support.egress_proxy.attempts import (
     ANY,
     BLOCKED,
@@ -48,8 +49,6 @@ from verifier.proxy.metrics import Metrics
 from verifier.proxy.process import listen
 from verifier.proxy.resolve import TRIES, TRY_SECONDS, Resolver
 from verifier.records import AddressChange, AddressVersion, PodAddresses
-
-TOP = Path(__file__).parents[3]
 
 WAIT_SECONDS = 20.0
 """Seconds for things that happen immediately."""

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support import TOP
 from tests.support.apps import DIRECT
 from tests.support.egress_proxy.lab import EXCEPT
 from tests.support.ports import free_port
 from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.records import PodAddresses, Server
-
-TOP = Path(__file__).parents[3]
 
 
 def status(url: str) -> tuple[int, str]:

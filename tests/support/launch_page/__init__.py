@@ -20,9 +20,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import yaml
 
+from tests.support import TOP
 from tests.support.apps import API_TOKEN, DIRECT
 
-TOP = Path(__file__).parents[3]
 HERE = Path(__file__).parent
 VALUES = yaml.safe_load((TOP / "chart/values.yaml").read_text())
 HEADER: dict[str, str] = VALUES["integration"]["binderhub"]["config"]["BinderHub"]["extra_header_html"]

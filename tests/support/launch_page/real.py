@@ -18,8 +18,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.support import TOP
 from tests.support.apps import API_TOKEN, DIRECT
-from tests.support.launch_page import BUNDLE, TOP, BinderHub, Build
+from tests.support.launch_page import BUNDLE, BinderHub, Build
 from tests.support.ports import free_port
 
 PYTHON = os.environ.get("BINDERHUB_PYTHON", "")

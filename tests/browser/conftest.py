@@ -1,12 +1,14 @@
 """Fixtures: a running verifier, a real Redis, and Chromium."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 
 import pytest
 from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
 from tests.support.apps import RedisServer, VerifierProcess, make_settings, run_pod
 from tests.support.browser import ARTIFACTS, CHROMIUM, MODEST, Tab, launch
+from tests.support.doubles import Double, running
 from tests.support.launch_page import BinderHub
 from tests.support.store import Store
 from verifier.store.connection import connect
@@ -89,6 +91,33 @@ def start(redis_server: RedisServer, patient: None, make_hub: Callable[..., Bind
     client.close()
 
 
+@pytest.fixture
+def make_member(patient: None, make_hub: Callable[..., BinderHub]) -> Iterator[Callable[..., tuple[BinderHub, Store]]]:
+    """A function that starts another member of a federation: BinderHub and verifier, with a Redis of their own."""
+    with ExitStack() as ends:
+
+        def make_member(**settings: object) -> tuple[BinderHub, Store]:
+            server = RedisServer()
+            server.start()
+            ends.callback(server.stop)
+            process = VerifierProcess(server, captcha_providers=MODEST, **settings)
+            ends.callback(process.stop)
+            client = ends.enter_context(closing(connect(make_settings(server))))
+            member, store = make_hub((process.public, process.internal)), Store(client)
+            ends.callback(member.stop)
+            member.launched = lambda user: run_pod(store, user)
+            return member, store
+
+        yield make_member
+
+
+@pytest.fixture
+def double() -> Iterator[Double]:
+    """A double of the remote captcha providers."""
+    with running() as double:
+        yield double
+
+
 @pytest.fixture(scope="session")
 def _playwright() -> Iterator[Playwright]:
     with sync_playwright() as playwright:
@@ -112,14 +141,14 @@ def kept_browser(_playwright: Playwright) -> Iterator[Browser]:
 
 @pytest.fixture
 def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
-    """A function that opens an address, with options for the browser context. Each tab is checked at the end of the test."""
+    """A function that opens an address, or a tab that `goes` there later, and checks the tab at the end of the test."""
     ARTIFACTS.mkdir(exist_ok=True)
     tabs = []
 
-    def open_tab(address: str, also: str = "", **options: object) -> Tab:
+    def open_tab(address: str, also: str = "", goes: bool = True, **options: object) -> Tab:
         context = browser.new_context(**{"viewport": {"width": 800, "height": 400}, **options})
         context.set_default_timeout(60_000)
-        tabs.append(Tab(context.new_page(), address, also))
+        tabs.append(Tab(context.new_page(), address, also, goes))
         return tabs[-1]
 
     yield open_tab

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from tests.support.launch_page import TOP
+from tests.support import TOP
 
 
 def test_parts_that_need_the_front_end_run():

@@ -49,7 +49,7 @@ def launch(playwright: Playwright, program: str = HEADLESS_SHELL, **options: Any
 class Tab:
     """A page in the browser, which may request things from its own origin and from `also`, and a record of what must not happen."""
 
-    def __init__(self, page: Page, address: str, also: str = "") -> None:
+    def __init__(self, page: Page, address: str, also: str = "", goes: bool = True) -> None:
         self.page = page
         self.state = page.locator("#state")
         self.button = page.locator("#unlock")
@@ -69,7 +69,8 @@ class Tab:
             "addEventListener('securitypolicyviolation', (event) =>"
             " console.error(`against the CSP: ${event.effectiveDirective} ${event.blockedURI}`))"
         )
-        page.goto(address)
+        if goes:
+            page.goto(address)
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning") and not (self.requests_fail and "Failed to load resource" in message.text):

@@ -6,10 +6,11 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import expect
 
+from tests.support import TOP
 from tests.support.browser import INSECURE_HOST, PREVIEW
-from tests.support.launch_page import TOP
 from tests.support.page_time import PageTime
 from tests.support.waiting import eventually
+from verifier.records import Server
 
 MESSAGES = {path.stem: json.loads(path.read_text()) for path in sorted((TOP / "verifier/web/messages/launch").glob("*.json"))}
 EN = MESSAGES["en"]
@@ -128,12 +129,29 @@ def launch_while_solving(hub, opened):
     eventually(lambda: hub.count("POST /egress/passes"), what="nothing is solved")
 
 
-def launch_when_solved(hub, opened):
-    """Open the launch page. Its script arrives when there is a pass."""
+def open_when_solved(hub, opened):
+    """Open the launch page, until there is a pass. The page's script does not arrive yet."""
     hub.bundle.close()
     opened.page.goto(hub.page(), wait_until="commit")
     opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+
+
+def launch_when_solved(hub, opened):
+    """Open the launch page. Its script arrives when there is a pass."""
+    open_when_solved(hub, opened)
     hub.bundle.open()
+
+
+def raise_price(opened, times=None):
+    """The verifier refuses that many solutions, or all, because the price has risen."""
+    problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
+    opened.noise.append("403")
+    opened.page.route("**/egress/passes", lambda route: route.fulfill(status=403, body=problem), times=times)
+
+
+def tier_of(store, user="user-1"):
+    """The tier that waits for a server's pod since its launch was decided."""
+    return store.pending(Server(user), set()).launch.grant.tier
 
 
 def end_wait(opened, seconds):
@@ -221,6 +239,15 @@ def show_checked(hub, opened):
     """BinderHub's hook rests after failures, so that the verifier knows of no launch."""
     hub.rests = True
     launch(hub, opened)
+
+
+def open_checked(hub, tab, **options):
+    """A tab whose panel shows `checked`, and whose server is not ready."""
+    hub.ready.close()
+    opened = tab(**options)
+    show_checked(hub, opened)
+    opened.expect("checked")
+    return opened
 
 
 def show_has(hub, opened):

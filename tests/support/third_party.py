@@ -3,6 +3,7 @@
 import json
 import re
 
+from tests.support.apps import reconciler
 from tests.support.waiting import eventually
 from verifier.records import Server
 
@@ -26,6 +27,12 @@ class Tab:
         before = self.page.evaluate("done")
         self.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/{name}/HEAD")
         self.page.wait_for_function("(count) => done >= count", arg=before + times)
+
+    def launch_granted(self, hub, store):
+        """Launch the first server, whose tier the reconciler writes."""
+        with reconciler(store, Server("user-1")):
+            self.launch(hub)
+            return self.state("granted")
 
     def record(self):
         """The client's reports to the page, without the parts that differ from launch to launch."""

@@ -6,7 +6,6 @@ import pytest
 
 from tests.support.apps import PATIENT_UNLOCK_SECONDS, VerifierProcess
 from tests.support.browser import ARTIFACTS, MODEST
-from tests.support.doubles import running
 from tests.support.launch_page import BinderHub, bundle
 from tests.support.launch_page.real import REASON, Process, RealBinderHub, is_installed
 from tests.support.launch_tab import SIZES, Tab
@@ -66,10 +65,3 @@ def tab(browser):
     for one in tabs:
         one.page.context.close()
         one.check()
-
-
-@pytest.fixture
-def double():
-    """A double of the remote captcha providers."""
-    with running() as double:
-        yield double

@@ -2,13 +2,8 @@
 
 import pytest
 
-from tests.support.apps import RedisServer, VerifierProcess, make_settings, run_pod
-from tests.support.browser import MODEST
-from tests.support.launch_tab import ask_until, launch, launch_when_solved
-from tests.support.store import Store
+from tests.support.launch_tab import ask_until, launch, launch_when_solved, tier_of
 from tests.support.waiting import eventually
-from verifier.records import Server
-from verifier.store.connection import connect
 
 
 def test_launch_works_below_another_base_url(start, tab, redis_server):
@@ -28,10 +23,7 @@ def test_verifier_may_be_on_another_host(start, make_hub, tab):
         page.verifier, page.launched = elsewhere.verifier, elsewhere.launched
         page.header_html["binder-egress"] = f'<meta name="binder-egress" content="{elsewhere.url}egress">'
         opened = tab()
-        page.bundle.close()
-        opened.page.goto(page.page(), wait_until="commit")
-        opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
-        page.bundle.open()
+        launch_when_solved(page, opened)
         opened.server("user-1")
         assert page.builds[0].tier == "verified"
         assert page.count("GET /egress/") == 0
@@ -40,40 +32,27 @@ def test_verifier_may_be_on_another_host(start, make_hub, tab):
 
 
 @pytest.mark.parametrize("late", ["", "challenge", "launch.js"])
-def test_redirected_build_gets_its_pass_from_the_page(late, start, make_hub, tab):
+def test_redirected_build_gets_its_pass_from_the_page(late, start, make_member, tab):
     """One member serves the page and issues the pass; another one builds, and keeps the promise."""
     page = start()
-    origin = page.url.rstrip("/")
-    others = RedisServer()
-    others.start()
-    process = VerifierProcess(others, captcha_providers=MODEST, allowed_origins=[origin])
-    member = make_hub((process.public, process.internal))
+    member, store = make_member(allowed_origins=[page.url.rstrip("/")])
     page.redirect = member.url
-    client = connect(make_settings(others))
-    store = Store(client)
-    try:
-        member.launched = lambda user: run_pod(store, user)
-        opened = tab()
-        member.ready.close()
-        if late:
-            page.gates[late].close()
-            opened.page.goto(page.page(), wait_until="commit")
-        else:
-            launch_when_solved(page, opened)
-        eventually(lambda: member.builds and member.builds[0].tier, what="not announced")
-        for gate in page.gates.values():
-            gate.open()
-        ask_until(opened, "has")
-        assert store.pending(Server("user-1"), set()).launch.grant.tier == "verified"
-        member.ready.open()
-        opened.server("user-1")
-        [build] = member.builds
-        assert member.count(f"POST /egress/promises/{build.token}") == 1
-        eventually(lambda: member.count("POST /egress/servers") == 1, what="not presented")
-        assert page.count("POST /egress/servers") == 0
-        assert page.builds == []
-    finally:
-        member.stop()
-        client.close()
-        process.stop()
-        others.stop()
+    opened = tab()
+    member.ready.close()
+    if late:
+        page.gates[late].close()
+        opened.page.goto(page.page(), wait_until="commit")
+    else:
+        launch_when_solved(page, opened)
+    eventually(lambda: member.builds and member.builds[0].tier, what="not announced")
+    for gate in page.gates.values():
+        gate.open()
+    ask_until(opened, "has")
+    assert tier_of(store) == "verified"
+    member.ready.open()
+    opened.server("user-1")
+    [build] = member.builds
+    assert member.count(f"POST /egress/promises/{build.token}") == 1
+    eventually(lambda: member.count("POST /egress/servers") == 1, what="not presented")
+    assert page.count("POST /egress/servers") == 0
+    assert page.builds == []

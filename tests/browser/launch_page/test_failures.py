@@ -1,16 +1,15 @@
 """Launches go on when the verifier fails, and in browsers and pages without something that launch.js needs."""
 
-import json
 import re
 import time
 from urllib.parse import urlsplit
 
 import pytest
 import requests
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
 from tests.support.browser import INSECURE_HOST
-from tests.support.launch_tab import PROMISE, Ignored, end_wait, launch, launch_when_solved
+from tests.support.launch_tab import PROMISE, Ignored, end_wait, launch, launch_when_solved, raise_price
 from tests.support.waiting import eventually
 
 # --- the verifier fails -----------------------------------------------------------------------------------------------
@@ -80,14 +79,6 @@ def test_requests_of_the_page_keep_their_order(hub, tab):
     assert [list(build.query) for build in hub.builds] == [["build_token", "egress_token"], ["build_token"]]
 
 
-def test_panel_says_that_the_verifier_does_not_answer(hub, tab):
-    hub.fault, hub.fault_paths = "garbage", ("challenge",)
-    hub.ready.close()
-    opened = tab()
-    opened.page.goto(hub.page())
-    opened.expect("unanswered")
-
-
 def test_blocked_requests_do_not_delay_a_launch(hub, tab):
     """Requests are blocked as by an ad blocker."""
     opened = tab()
@@ -99,31 +90,17 @@ def test_blocked_requests_do_not_delay_a_launch(hub, tab):
 
 
 def test_risen_price_is_paid(hub, tab):
-    problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
     opened = tab()
-    opened.noise.append("403")
-    refusals = []
-
-    def refuse(route: Route):
-        refusals.append(route)
-        if len(refusals) <= 3:
-            route.fulfill(status=403, content_type="application/problem+json", body=problem)
-        else:
-            route.continue_()
-
-    opened.page.route("**/egress/passes", refuse)
+    raise_price(opened, times=3)
     launch_when_solved(hub, opened)
     opened.server("user-1")
-    assert len(refusals) == 4
-    assert hub.count("GET /egress/challenge") == 4
+    assert (hub.count("GET /egress/challenge"), hub.count("POST /egress/passes")) == (4, 1)
     assert hub.builds[0].tier == "verified"
 
 
 def test_price_that_keeps_rising_is_given_up(hub, tab):
-    problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
     opened = tab()
-    opened.noise.append("403")
-    opened.page.route("**/egress/passes", lambda route: route.fulfill(status=403, body=problem))
+    raise_price(opened)
     hub.ready.close()
     opened.page.goto(hub.page())
     opened.expect("none")

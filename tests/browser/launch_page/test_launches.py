@@ -20,18 +20,15 @@ from tests.support.launch_tab import (
     launch,
     launch_when_solved,
     launch_while_solving,
+    open_checked,
+    open_when_solved,
     press_launch,
     show_checked,
     text,
+    tier_of,
 )
 from tests.support.waiting import eventually
 from verifier.records import KnownServer, Server
-
-
-def tier_of(store, user):
-    """The tier that waits for a server's pod since its launch was decided."""
-    return store.pending(Server(user), set()).launch.grant.tier
-
 
 # --- the build request ------------------------------------------------------------------------------------------------
 
@@ -56,7 +53,7 @@ def test_promise_is_kept_before_a_build_that_comes_later(hub, store, tab):
     launch_when_solved(hub, opened)
     opened.server("user-1")
     [build] = hub.builds
-    assert build.tier == tier_of(store, "user-1") == "verified"
+    assert build.tier == tier_of(store) == "verified"
     assert json.loads(hub.posted["/egress/passes"])["promise"] == build.token
     assert {"checking", "checked"} >= set(opened.states) - {"has"}
 
@@ -73,7 +70,7 @@ def test_promise_is_kept_during_the_build(late, cached, hub, store, tab):
     assert hub.builds[0].tier == "unverified"
     hub.gates[late].open()
     opened.expect("has")
-    assert tier_of(store, "user-1") == "verified"
+    assert tier_of(store) == "verified"
     hub.ready.open()
     opened.server("user-1")
     eventually(lambda: hub.count("POST /egress/servers/user-1") == 1, what="not presented: BinderHub may have tried again")
@@ -91,7 +88,7 @@ def test_tier_of_a_trusted_repository_is_shown_as_it_is_until_the_pass_gives_mor
     expect(opened.text).to_have_text(text("none", access=EN["packages"]))
     hub.gates["passes"].open()
     opened.expect("has")
-    assert tier_of(store, "user-1") == "verified"
+    assert tier_of(store) == "verified"
 
 
 def test_home_page_solves_and_shows_nothing_before_a_launch(hub, tab):
@@ -122,7 +119,7 @@ def test_ready_server_waits_for_the_calculation(cached, hub, store, tab):
     opened.expect_phase("idle" if cached else "launching")
     hub.gates["passes"].open()
     opened.server("user-1")
-    assert hub.builds[0].tier == "unverified" and tier_of(store, "user-1") == "verified"
+    assert hub.builds[0].tier == "unverified" and tier_of(store) == "verified"
     eventually(lambda: hub.count("POST /egress/servers/user-1") == 1, what="not presented: BinderHub may have tried again")
 
 
@@ -240,10 +237,7 @@ def test_page_asks_about_its_promise_until_it_is_decided(hub, tab):
 def test_pass_is_presented_if_the_launch_was_not_announced(hub, store, tab):
     """BinderHub's hook rests after failures of the verifier."""
     hub.stays = True
-    hub.ready.close()
-    opened = tab()
-    show_checked(hub, opened)
-    opened.expect("checked")
+    opened = open_checked(hub, tab)
     with reconciler(store, Server("user-1")):
         hub.ready.open()
         opened.expect("has")
@@ -361,9 +355,7 @@ def test_repeated_request_keeps_the_promise(hub, tab):
     hub.failures = 1
     opened = tab()
     opened.noise.append("503")
-    hub.bundle.close()
-    opened.page.goto(hub.page(), wait_until="commit")
-    opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+    open_when_solved(hub, opened)
     opened.page.evaluate(
         """async () => {
           for (;;) {
@@ -394,10 +386,8 @@ def test_same_address_is_another_launch_after_ready(hub, tab):
 def test_two_tabs_have_two_promises(hub, tab, store):
     first = tab()
     second = tab(first.page.context)
-    hub.bundle.close()
     for opened in (first, second):
-        opened.page.goto(hub.page(), wait_until="commit")
-        opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+        open_when_solved(hub, opened)
     hub.bundle.open()
     for opened in (first, second):
         opened.page.wait_for_url("**/user/*/?token=*")
@@ -418,7 +408,7 @@ def test_going_back_is_a_new_launch(hub, store, tab):
     opened.server("user-2")
     first, second = hub.builds
     assert first.token != second.token
-    assert tier_of(store, "user-1") == tier_of(store, "user-2") == "verified"
+    assert tier_of(store) == tier_of(store, "user-2") == "verified"
 
 
 def test_page_from_the_browser_cache_launches_again(hub, store, kept_browser):

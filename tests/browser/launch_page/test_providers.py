@@ -20,19 +20,15 @@ from tests.support.launch_tab import (
     launch_while_solving,
     person,
     press_launch,
+    raise_price,
+    tier_of,
 )
 from tests.support.waiting import eventually
-from verifier.records import Server
 
 
 def presented(double):
     """The providers that were asked about a solution. The verifier's check of its own secrets does not count."""
     return [name for name, fields in double.calls if "self-check" not in fields["response"]]
-
-
-def tier_of(store, user):
-    """The tier that waits for a server's pod since its launch was decided."""
-    return store.pending(Server(user), set()).launch.grant.tier
 
 
 def calculation_first(double):
@@ -52,7 +48,7 @@ def test_person_can_confirm_while_the_launch_goes_on(double, start, store, tab):
     eventually(lambda: hub.builds and hub.builds[0].tier, what="not announced")
     person(opened).click()
     opened.expect("has")
-    assert hub.builds[0].tier == "unverified" and tier_of(store, "user-1") == "verified"
+    assert hub.builds[0].tier == "unverified" and tier_of(store) == "verified"
     hub.ready.open()
     opened.server("user-1")
     assert presented(double) == ["turnstile"]
@@ -70,7 +66,7 @@ def test_ready_server_waits_for_a_person(double, start, store, tab):
     opened.expect("confirm_holding")
     person(opened).click()
     opened.server("user-1")
-    assert tier_of(store, "user-1") == "verified"
+    assert tier_of(store) == "verified"
     assert presented(double) == ["turnstile"]
 
 
@@ -107,14 +103,17 @@ def test_person_can_continue_without_solving(when, how, double, start, tab):
     assert hub.count("POST /egress/passes") == 0
 
 
-def test_another_way_gives_a_pass(double, start, store, tab):
+@pytest.mark.parametrize("rises", [False, True], ids=["", "at a risen price"])
+def test_another_way_gives_a_pass(rises, double, start, store, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
     opened = tab()
+    if rises:
+        raise_price(opened, times=1)
     launch(hub, opened)
     opened.expect("confirm_holding")
     opened.button("another").click()
     opened.server("user-1")
-    assert tier_of(store, "user-1") == "verified"
+    assert tier_of(store) == "verified"
     assert presented(double) == []
 
 
@@ -129,7 +128,7 @@ def test_another_way_replaces_a_calculation_that_does_not_begin(double, start, s
     opened.expect("confirm_holding")
     person(opened).click()
     opened.server("user-1")
-    assert tier_of(store, "user-1") == "verified"
+    assert tier_of(store) == "verified"
 
 
 def test_ready_server_waits_for_the_widget_after_a_failed_calculation(double, start, tab):
@@ -145,18 +144,12 @@ def test_ready_server_waits_for_the_widget_after_a_failed_calculation(double, st
     opened.server("user-1")
 
 
-def test_risen_price_is_paid_with_the_chosen_provider(double, start, store, tab):
-    hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
-    problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
-    opened = tab()
-    opened.noise.append("403")
-    opened.page.route("**/egress/passes", lambda route: route.fulfill(status=403, body=problem), times=1)
-    launch(hub, opened)
-    opened.expect("confirm_holding")
-    opened.button("another").click()
-    opened.server("user-1")
-    assert tier_of(store, "user-1") == "verified"
-    assert presented(double) == []
+def press_tab_until(opened, target):
+    for _ in range(20):
+        opened.page.keyboard.press("Tab")
+        if target.evaluate("(element) => element.getRootNode().activeElement === element"):
+            return
+    raise AssertionError("not reached")
 
 
 def test_keyboard_is_enough(double, start, tab):
@@ -167,24 +160,16 @@ def test_keyboard_is_enough(double, start, tab):
     launch(hub, opened)
     opened.expect("confirm")
     expect(person(opened)).to_be_visible()
-
-    def press_tab_until(target):
-        for _ in range(20):
-            opened.page.keyboard.press("Tab")
-            if target.evaluate("(element) => element.getRootNode().activeElement === element"):
-                return
-        raise AssertionError("not reached")
-
-    press_tab_until(opened.button("why"))
+    press_tab_until(opened, opened.button("why"))
     opened.page.screenshot(path=ARTIFACTS / "launch-focus.png")
     opened.page.keyboard.press("Enter")
     expect(opened.panel.get_by_text(EN["reason"])).to_be_visible()
     opened.page.keyboard.press("Space")
     expect(opened.panel.get_by_text(EN["reason"])).to_be_hidden()
-    press_tab_until(opened.button("another"))
+    press_tab_until(opened, opened.button("another"))
     opened.page.keyboard.press("Enter")
     opened.expect("checked")
-    press_tab_until(opened.button("close"))
+    press_tab_until(opened, opened.button("close"))
     opened.page.keyboard.press("Enter")
     expect(opened.panel).to_have_count(0)
     hub.ready.open()
@@ -196,13 +181,10 @@ def test_widget_is_reached_with_the_keyboard(double, start, store, tab):
     opened = tab()
     launch(hub, opened)
     expect(person(opened)).to_be_visible()
-    for _ in range(20):
-        opened.page.keyboard.press("Tab")
-        if person(opened).evaluate("(element) => document.activeElement === element"):
-            break
+    press_tab_until(opened, person(opened))
     opened.page.keyboard.press("Enter")
     opened.server("user-1")
-    assert tier_of(store, "user-1") == "verified"
+    assert tier_of(store) == "verified"
 
 
 @pytest.mark.parametrize("why", ["another way", "broken", "price-risen"])
@@ -219,9 +201,7 @@ def test_second_widget_gets_the_rest_of_the_time_for_people(why, double, start, 
     elif why == "broken":
         opened.page.frame_locator("#binder-egress iframe").get_by_role("button", name="Break").click()
     else:
-        problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
-        opened.noise.append("403")
-        opened.page.route("**/egress/passes", lambda route: route.fulfill(status=403, body=problem), times=1)
+        raise_price(opened, times=1)
         person(opened).click()
     expect(opened.page.locator("#binder-egress iframe:not(.first)")).to_be_visible()
     eventually(lambda: 40 in opened.time.timers, what="the server does not wait for a person any more")
@@ -263,7 +243,7 @@ def test_provider_that_does_not_load_gives_way_to_the_next(double, start, store,
     opened.page.route(f"{double.url}/**", lambda route: route.abort("blockedbyclient"))
     launch(hub, opened)
     opened.server("user-1")
-    assert tier_of(store, "user-1") == "verified"
+    assert tier_of(store) == "verified"
 
 
 def test_provider_that_hangs_delays_no_longer_than_the_hold(double, start, tab):
@@ -320,36 +300,25 @@ def test_next_launch_asks_again_after_the_panel_was_closed(double, start, tab):
     assert json.loads(hub.posted["/egress/passes"])["promise"] == hub.builds[1].token != hub.builds[0].token
 
 
-SIGNED_IN = ["apiToken", "cookie"]
-
-
-@pytest.mark.parametrize("how", SIGNED_IN)
-def test_signed_in_user_loads_nothing_from_third_parties(how, double, start, tab):
+@pytest.mark.parametrize("how", ["apiToken", "cookie"])
+@pytest.mark.parametrize("altcha", [None, MODEST["altcha"]], ids=["a provider alone", "and proof of work"])
+def test_signed_in_user_gets_proof_of_work_and_loads_nothing_from_third_parties(altcha, how, double, start, tab):
     """With auth_enabled, the page has, or can use, its user's token for the hub."""
-    hub = start(**double.settings("turnstile"))
-    hub.ready.close()
+    hub = start(**double.settings("turnstile", with_altcha=altcha))
     opened = tab()
     if how == "cookie":
         opened.page.context.add_cookies([{"name": "_xsrf", "value": "2|x", "url": hub.url}])
     else:
         hub.page_config["apiToken"] = "secret"
-    launch(hub, opened)
-    opened.expect("needed")
-    eventually(lambda: hub.builds, what="no build")
-    assert opened.asked == {urlsplit(hub.url).netloc}
-
-
-@pytest.mark.parametrize("how", SIGNED_IN)
-def test_signed_in_user_gets_proof_of_work(how, double, start, tab):
-    hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
-    opened = tab()
-    if how == "cookie":
-        opened.page.context.add_cookies([{"name": "_xsrf", "value": "2|x", "url": hub.url}])
+    if altcha:
+        launch_when_solved(hub, opened)
+        opened.server("user-1")
+        assert hub.builds[0].tier == "verified"
     else:
-        hub.page_config["apiToken"] = "secret"
-    launch_when_solved(hub, opened)
-    opened.server("user-1")
-    assert hub.builds[0].tier == "verified"
+        hub.ready.close()
+        launch(hub, opened)
+        opened.expect("needed")
+        eventually(lambda: hub.builds, what="no build")
     assert opened.asked == {urlsplit(hub.url).netloc}
 
 

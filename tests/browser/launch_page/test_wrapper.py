@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 
-from tests.support.launch_page import HEADER, TOP
-from tests.support.launch_tab import LOADED, PROMISE
+from tests.support import TOP
+from tests.support.launch_page import HEADER
+from tests.support.launch_tab import LOADED, PROMISE, open_when_solved
 from tests.support.waiting import eventually
 
 RECORD = """
@@ -93,10 +94,8 @@ def test_builds_that_are_not_launches_pass_through(hub, tab):
 
 @pytest.mark.parametrize("kind", ["text", "URL", "Request"])
 def test_build_request_is_unchanged_except_for_the_promise(kind, hub, tab):
-    hub.bundle.close()
     opened = tab()
-    opened.page.goto(hub.page(), wait_until="commit")
-    opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+    open_when_solved(hub, opened)
     address = "/build/gh/o/r%2Fx/HEAD?mine=a%20b+c&x=%C3%A9"
     make = {
         "text": "address",
@@ -120,10 +119,8 @@ def test_build_request_is_unchanged_except_for_the_promise(kind, hub, tab):
 
 def test_build_request_can_be_aborted(hub, tab):
     hub.ready.close()
-    hub.bundle.close()
     opened = tab()
-    opened.page.goto(hub.page(), wait_until="commit")
-    opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+    open_when_solved(hub, opened)
     opened.page.evaluate(
         """() => {
           globalThis.controller = new AbortController();
@@ -139,10 +136,8 @@ def test_build_request_can_be_aborted(hub, tab):
 
 def test_answer_is_what_the_page_asked_for_if_launch_js_breaks(hub, tab):
     """A part of launch.js that fails must not fail the page."""
-    hub.bundle.close()
     opened = tab()
-    opened.page.goto(hub.page(), wait_until="commit")
-    opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+    open_when_solved(hub, opened)
     opened.page.evaluate("() => { binderEgress.launches[0].read = () => { throw new Error('no'); }; }")
     hub.bundle.open()
     opened.server("user-1")

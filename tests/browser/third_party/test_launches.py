@@ -2,15 +2,12 @@
 
 import pytest
 
-from tests.support.apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
-from tests.support.browser import MODEST
-from tests.support.launch_page import BinderHub, bundle
-from tests.support.store import Store
+from tests.support.apps import reconciler
+from tests.support.launch_page import bundle
 from tests.support.third_party import asked, await_tier, script_tag
 from tests.support.third_party_site import CLIENTS
 from tests.support.waiting import eventually
 from verifier.records import Server
-from verifier.store.connection import connect
 
 # --- the same launches, with egress -----------------------------------------------------------------------------------
 
@@ -238,31 +235,18 @@ NOTE_PASSES = """{
 """Counts the passes that the page has got. The answer alone is not enough: until it is read, the page waits with a limit."""
 
 
-@pytest.mark.parametrize("cached", [True, False], ids=["before launching", "after launching"])
-def test_build_longer_than_a_pass_lives_gets_a_new_pass(cached, site, start, store, tab):
+@pytest.mark.parametrize("when", ["before launching", "after launching", "while the computer slept"])
+def test_pass_that_expires_during_a_build_is_replaced(when, site, start, store, tab):
+    """On most systems performance.now() stands still while the computer sleeps."""
     hub = start(allowed_origins=[site.origin], pass_lifetime=30)
-    hub.at_once = cached
+    hub.at_once = when == "before launching"
     opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub)), init=NOTE_PASSES)
     opened.page.clock.install()
     hub.ready.close()
     opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
     eventually(lambda: opened.page.evaluate("passes") == 1, what="no pass")
-    opened.page.clock.fast_forward(60_000)
-    with reconciler(store, Server("user-1")):
-        hub.ready.open()
-        await_tier(store)
-    assert hub.count("POST /egress/passes") == 2
-
-
-def test_pass_that_expired_while_the_computer_slept_is_replaced(site, start, store, tab):
-    """On most systems performance.now() stands still then."""
-    hub = start(allowed_origins=[site.origin], pass_lifetime=30)
-    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub)), init=NOTE_PASSES)
-    opened.page.clock.install()
-    hub.ready.close()
-    opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
-    eventually(lambda: opened.page.evaluate("passes") == 1, what="no pass")
-    opened.page.evaluate("{ const now = performance.now(); performance.now = () => now; }")
+    if when == "while the computer slept":
+        opened.page.evaluate("{ const now = performance.now(); performance.now = () => now; }")
     opened.page.clock.fast_forward(60_000)
     with reconciler(store, Server("user-1")):
         hub.ready.open()
@@ -271,31 +255,19 @@ def test_pass_that_expired_while_the_computer_slept_is_replaced(site, start, sto
 
 
 @pytest.mark.parametrize("client", ["EventSource", "fetch", "thebe-core"])
-def test_redirected_build_is_unlocked_at_the_other_member(client, site, hub, tab):
+def test_redirected_build_is_unlocked_at_the_other_member(client, site, hub, make_member, tab):
     """The server belongs to another member, and that member's verifier unlocks it."""
-    others = RedisServer()
-    others.start()
-    process = VerifierProcess(others, captcha_providers=MODEST, allowed_origins=[site.origin])
-    member = BinderHub((process.public, process.internal), b"")
-    connection = connect(make_settings(others))
-    store = Store(connection)
-    member.launched = lambda user: run_pod(store, user)
+    member, store = make_member(allowed_origins=[site.origin])
     hub.redirect = member.url
-    try:
-        without = tab(site.page(CLIENTS[client]))
-        without.launch(hub)
-        opened = tab(site.page(CLIENTS[client], script_tag(hub)))
-        with reconciler(store, Server("user-2")):
-            opened.launch(hub)
-            await_tier(store, "user-2")
-        assert opened.record() == without.record()
-        assert member.count("POST /egress/servers/user-2") == 1
-        assert hub.count("POST /egress/servers") == 0 and member.count("POST /egress/passes") == 0
-    finally:
-        member.stop()
-        connection.close()
-        process.stop()
-        others.stop()
+    without = tab(site.page(CLIENTS[client]))
+    without.launch(hub)
+    opened = tab(site.page(CLIENTS[client], script_tag(hub)))
+    with reconciler(store, Server("user-2")):
+        opened.launch(hub)
+        await_tier(store, "user-2")
+    assert opened.record() == without.record()
+    assert member.count("POST /egress/servers/user-2") == 1
+    assert hub.count("POST /egress/servers") == 0 and member.count("POST /egress/passes") == 0
 
 
 def test_binderhub_may_be_at_another_address_than_the_verifier(site, hub, start, _listed, store, tab):

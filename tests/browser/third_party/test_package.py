@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
+from tests.support import TOP
 from tests.support.apps import reconciler
-from tests.support.launch_page import TOP
 from tests.support.third_party_site import CLIENTS, MODULES
 from tests.support.waiting import eventually
 from verifier.records import Server
@@ -23,9 +23,7 @@ def test_tag_listed_by_the_verifier_works(site, hub, store, tab):
     listed = page.page.evaluate("(url) => fetch(url).then((answer) => answer.json())", f"{hub.url}egress/v1/third-party.json")
     opened = tab(site.page(CLIENTS["EventSource"], listed["tag"]))
     opened.page.wait_for_function("Boolean(window.binderEgress)")
-    with reconciler(store, Server("user-1")):
-        opened.launch(hub)
-        opened.state("granted")
+    opened.launch_granted(hub, store)
 
 
 def test_script_changed_in_transit_does_not_run(site, hub, tab):
@@ -51,9 +49,7 @@ def test_module_unlocks_without_a_global_name(site, hub, store, tab):
     opened = tab(site.page(CLIENTS["EventSource"] + module))
     opened.page.wait_for_function("window.same === true")
     assert opened.page.evaluate("typeof binderEgress") == "undefined"
-    with reconciler(store, Server("user-1")):
-        opened.launch(hub)
-        opened.state("granted")
+    opened.launch_granted(hub, store)
 
 
 @pytest.fixture(scope="module")

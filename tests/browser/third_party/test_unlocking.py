@@ -6,10 +6,9 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from tests.support import TOP
 from tests.support.apps import PATIENT_UNLOCK_SECONDS, reconciler
 from tests.support.browser import MODEST
-from tests.support.doubles import running
-from tests.support.launch_page import TOP
 from tests.support.page_time import STILL
 from tests.support.third_party import await_tier, script_tag
 from tests.support.third_party_site import CLIENTS
@@ -44,27 +43,15 @@ COSTS = {
 """Each algorithm with little work."""
 
 
-@pytest.fixture
-def start_with(start, site):
-    """A function that starts a BinderHub whose verifier uses an algorithm."""
-
-    def start_with(algorithm):
-        altcha = {"altcha": {"algorithm": algorithm, "counterMax": 5, **COSTS[algorithm]}}
-        return start(captcha_providers=altcha, allowed_origins=[site.origin], unlock_wait_seconds=PATIENT_UNLOCK_SECONDS)
-
-    return start_with
-
-
 @pytest.mark.parametrize("algorithm", COSTS)
-def test_documented_csp_is_enough(algorithm, site, start_with, store, tab):
-    hub = start_with(algorithm)
+def test_documented_csp_is_enough(algorithm, site, start, store, tab):
+    altcha = {"altcha": {"algorithm": algorithm, "counterMax": 5, **COSTS[algorithm]}}
+    hub = start(captcha_providers=altcha, allowed_origins=[site.origin], unlock_wait_seconds=PATIENT_UNLOCK_SECONDS)
     # Only those that are WebAssembly need it.
     more = " 'wasm-unsafe-eval'" if algorithm in ("SCRYPT", "ARGON2ID") else ""
     site.headers["Content-Security-Policy"] = csp(hub, scripts=f"'unsafe-inline'{more}")
     opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub)))
-    with reconciler(store, Server("user-1")):
-        opened.launch(hub)
-        opened.state("granted")
+    opened.launch_granted(hub, store)
     assert opened.console == []
     assert opened.workers
 
@@ -75,9 +62,7 @@ def test_challenge_is_solved_in_the_page_without_workers(how, site, hub, store, 
     if not init:
         site.headers["Content-Security-Policy"] = csp(hub, "worker-src 'none'", left_out=["worker-src"])
     opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub)), init=init)
-    with reconciler(store, Server("user-1")):
-        opened.launch(hub)
-        opened.state("granted")
+    opened.launch_granted(hub, store)
     assert opened.workers == []
 
 
@@ -89,22 +74,7 @@ def test_csp_that_blocks_the_verifier_leaves_the_launch_alone(site, hub, tab):
     assert hub.count("GET /egress/challenge") == 0
 
 
-@pytest.mark.parametrize("algorithm", COSTS)
-def test_tag_solves_other_algorithms(algorithm, site, start_with, store, tab):
-    hub = start_with(algorithm)
-    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub)))
-    with reconciler(store, Server("user-1")):
-        opened.launch(hub)
-        opened.state("granted")
-
-
 # --- when a person is needed -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def double():
-    with running() as double:
-        yield double
 
 
 LINK = '<p id="egress"></p>' + CLIENTS["EventSource"]
@@ -144,9 +114,7 @@ def test_tier_that_is_not_enough_is_not_solved_for(site, start, tab):
 
 def test_tier_that_is_enough_is_solved_for(site, hub, store, tab):
     opened = tab(site.page(LINK, script_tag(hub, tiers="other verified", link="#egress")))
-    with reconciler(store, Server("user-1")):
-        opened.launch(hub)
-        opened.state("granted")
+    opened.launch_granted(hub, store)
     assert opened.page.locator("#egress a").count() == 0
 
 
@@ -203,13 +171,8 @@ def make_key(site, start, tmp_path):
     return make_key
 
 
-@pytest.fixture
-def with_key(make_key):
-    return make_key()
-
-
-def test_key_replaces_calculation_until_it_is_spent(site, with_key, store, tab):
-    hub, key = with_key
+def test_key_replaces_calculation_until_it_is_spent(site, make_key, store, tab):
+    hub, key = make_key()
     opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub, key=key)))
     for user, tier in (("user-1", "keyed"), ("user-2", "keyed"), ("user-3", "verified")):
         with reconciler(store, Server(user)):
@@ -221,8 +184,8 @@ def test_key_replaces_calculation_until_it_is_spent(site, with_key, store, tab):
     assert not any(key in url for url in opened.requests)
 
 
-def test_key_gives_a_pass_to_pages_that_wait(site, with_key, tab):
-    hub, key = with_key
+def test_key_gives_a_pass_to_pages_that_wait(site, make_key, tab):
+    hub, key = make_key()
     opened = tab(site.page(CLIENTS["fetch"], script_tag(hub, key=key)))
     address = f"{hub.url}build/gh/o/cached/HEAD"
     opened.page.evaluate("async (address) => launch(await binderEgress.withEgress(address))", address)
@@ -231,25 +194,15 @@ def test_key_gives_a_pass_to_pages_that_wait(site, with_key, tab):
     assert hub.builds[0].tier == "keyed" and hub.count("GET /egress/challenge") == 0
 
 
-@pytest.mark.parametrize("wrong", ["binder_egress_0123456789abcdef_" + 40 * "0", "ü\n"])
-def test_wrong_key_counts_as_no_key(wrong, site, with_key, store, tab):
-    hub, _ = with_key
-    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub, key=wrong)))
-    with reconciler(store, Server("user-1")):
-        opened.launch(hub)
-        opened.state("granted")
-    assert store.known(Server("user-1")).tier == "verified"
-    assert [text for text in opened.console if text.startswith("binder-egress: the key gives no pass: ")]
-
-
-def test_key_for_other_repositories_counts_as_no_key(site, make_key, store, tab):
+@pytest.mark.parametrize("wrong", ["binder_egress_0123456789abcdef_" + 40 * "0", "ü\n", "for other repositories"])
+def test_wrong_key_counts_as_no_key(wrong, site, make_key, store, tab):
     hub, key = make_key("example.com/elsewhere/*")
-    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub, key=key)))
-    with reconciler(store, Server("user-1")):
-        opened.launch(hub)
-        opened.state("granted")
+    foreign = wrong == "for other repositories"
+    opened = tab(site.page(CLIENTS["EventSource"], script_tag(hub, key=key if foreign else wrong)))
+    opened.launch_granted(hub, store)
     assert store.known(Server("user-1")).tier == "verified"
-    assert any("The pass was issued for a key that is for other repositories." in text for text in opened.console)
+    said = "The pass was issued for a key that is for other repositories." if foreign else "binder-egress: the key gives no pass: "
+    assert any(said in text for text in opened.console)
 
 
 # --- pages that wait --------------------------------------------------------------------------------------------------

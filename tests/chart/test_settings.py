@@ -1,11 +1,8 @@
-"""The three settings: values files that each render as their page says, alone, from an address, and below a parent chart."""
+"""The three settings: values files that each render as their page says, alone, as a release has them, and below a parent chart."""
 
 import json
 import shutil
 import subprocess
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
@@ -43,16 +40,6 @@ def release(tmp_path):
     return tmp_path / "release"
 
 
-@pytest.fixture
-def address(release):
-    """The address of a server that serves the files."""
-    handler = partial(SimpleHTTPRequestHandler, directory=release)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 def hosts_by_tier(objects):
     """The hosts that the egress proxy opens for each tier."""
     tiers = json.loads(objects["ConfigMap", "binder-egress-proxy"]["data"]["tiers.json"])
@@ -68,9 +55,9 @@ def test_open_is_the_default_of_the_chart(render):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_file_by_an_address_is_the_file(render, address, name):
+def test_released_file_does_the_same(render, release, name):
     by_path = render(*STABLE, *MORE.get(name, ()), f"--values={FOLDER}/{name}.yaml")
-    assert by_path == render(*STABLE, *MORE.get(name, ()), f"--values={address}/{name}.yaml")
+    assert by_path == render(*STABLE, *MORE.get(name, ()), f"--values={release}/{name}.yaml")
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -17,36 +17,6 @@ from verifier.store.connection import connect
 expect.set_options(timeout=60_000)
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Longer timeout than in production: CI machines are slow."""
-    monkeypatch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 10)
-
-
-@pytest.fixture(scope="session")
-def _redis_server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def redis_server(_redis_server: RedisServer) -> RedisServer:
-    """A running, empty Redis."""
-    _redis_server.start()
-    _redis_server.wipe()
-    return _redis_server
-
-
-@pytest.fixture
-def store(redis_server: RedisServer, patient: None) -> Iterator[Store]:
-    """The store that the verifier reads. Tests write to it as the reconciler does."""
-    client = connect(make_settings(redis_server))
-    yield Store(client)
-    client.close()
-
-
 @pytest.fixture(scope="session")
 def _verifier(_redis_server: RedisServer) -> Iterator[VerifierProcess]:
     process = VerifierProcess(_redis_server, captcha_providers=MODEST)

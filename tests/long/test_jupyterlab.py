@@ -3,19 +3,9 @@
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from tests.support.apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
+from tests.support.apps import VerifierProcess, reconciler, run_pod
 from tests.support.browser import MODEST, launch
 from tests.support.jupyter import FAILING, Jupyter, Lab, virtual_environment
-from tests.support.store import Store
-from verifier.store.connection import connect
-
-
-@pytest.fixture(scope="module")
-def redis_server():
-    server = RedisServer()
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module", params=["oldest", "newest"])
@@ -28,12 +18,8 @@ def jupyter(request, tmp_path_factory):
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("notebook", [False, True], ids=["JupyterLab", "Notebook"])
-def test_failed_cell_leads_to_access(redis_server, jupyter, notebook):
-    redis_server.wipe()
+def test_failed_cell_leads_to_access(redis_server, store, jupyter, notebook):
     verifier = VerifierProcess(redis_server, captcha_providers=MODEST, hub_url=jupyter.origin)
-    client = connect(make_settings(redis_server))
-    store = Store(client)
-    store.ping()
     run_pod(store)
     jupyter.move(f"{verifier.public}/egress/servers/alice/")
     with sync_playwright() as playwright:
@@ -51,5 +37,4 @@ def test_failed_cell_leads_to_access(redis_server, jupyter, notebook):
             small.wait_for_event("close")
         assert lab.faults == []
         context.browser.close()
-    client.close()
     verifier.stop()

@@ -5,33 +5,13 @@ import os
 import subprocess
 import sys
 
-import pytest
-
-from tests.support.apps import RedisServer, make_settings
 from tests.support.egress_proxy.process import publish, running, status
-from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.proxy import build_registries
 from verifier.proxy.build_registries import python_hosts
-from verifier.store.connection import connect
 
 PACKAGE = "iniconfig"
 """A small package, pure Python."""
-
-
-@pytest.fixture
-def redis_server():
-    server = RedisServer()
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def store(redis_server):
-    client = connect(make_settings(redis_server))
-    yield Store(client)
-    client.close()
 
 
 def install(redis_server, store, folder, entry):

@@ -13,7 +13,6 @@ from tests.support.reconciling import Steady
 from tests.support.store import Store
 from verifier.reconciler.loop import Reconciler
 from verifier.settings import ReconcilerSettings, VerifierSettings, load
-from verifier.store.connection import connect
 from verifier.web.app import create_services
 from verifier.web.context import Services
 
@@ -24,34 +23,11 @@ hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
 
 
-@pytest.fixture(scope="session")
-def _redis_server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def redis_server(_redis_server: RedisServer) -> Iterator[RedisServer]:
-    """A running, empty Redis."""
-    _redis_server.start()
-    _redis_server.thaw()
-    _redis_server.wipe()
-    yield _redis_server
-
-
 @pytest.fixture
 def in_redis(redis_server: RedisServer) -> Iterator[redis.Redis]:
     """The content of Redis, for tests about keys, expiry times and memory."""
     with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
         yield client
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Longer timeout than in production: CI machines are slow."""
-    monkeypatch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 10)
 
 
 @pytest.fixture
@@ -64,15 +40,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def settings(redis_server: RedisServer) -> VerifierSettings:
     return make_settings(redis_server)
-
-
-@pytest.fixture
-def store(settings: VerifierSettings) -> Iterator[Store]:
-    client = connect(settings)
-    store = Store(client)
-    store.ping()  # as the readiness probe does before the first client
-    yield store
-    client.close()
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ import time
 
 import pytest
 import yaml
-from binder_egress_client.verifier import Refused as NotGiven
-from binder_egress_client.verifier import Verifier
 
 from tests.support.api_keys import DOCUMENT
 from tests.support.apps import CLIENT, VerifierProcess
@@ -19,7 +17,6 @@ from verifier.api_keys import (
     FORM,
     Entry,
 )
-from verifier.operators import actions
 from verifier.web.problems import TITLES
 
 
@@ -94,16 +91,6 @@ def test_documented_examples_launch_in_any_case(language, key, hub, site):
         assert build.tier == "small"
     else:
         assert (build.token or None, build.tier) == (None, "unverified")
-
-
-def test_client_gets_a_pass_for_a_key_or_is_told_what_is_wrong(hub, site):
-    asked, key = Verifier(f"{hub.url}egress/"), site.add("owner")
-    assert asked.pass_for_key(key)["servers"] == 1
-    actions.revoke_key(site.operators, "owner", "eve", "leaked")
-    for wrong, kind in ((key, "key-revoked"), ("another-key", "key-refused")):
-        with pytest.raises(NotGiven) as caught:
-            asked.pass_for_key(wrong)
-        assert caught.value.kind == kind
 
 
 def test_documented_answers_are_problem_types():

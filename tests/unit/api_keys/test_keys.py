@@ -123,9 +123,7 @@ def test_key_may_expire_on_the_last_possible_day(site, run):
     assert site.metric("binder_egress_api_key_expires_timestamp_seconds", key="course") == ends
     assert checked(site) == [("ok", "1, all valid")]
     assert "9999-12-31" in run("list").stdout
-    assert json.loads(run("list", "--json").stdout)[0]["until"] == ends
     assert run(*CREATE[:1], "--name", "other", *CREATE[3:-1], "9999-12-31").exit_code == 0
-    assert run("revoke", "course", "--why", "x").exit_code == 0
 
 
 ODD = [None, 5, "text", [], {}, {"name": "x"}, {"name": "x", "id": "0123456789abcdef", "expires": "9999-12-32"}]

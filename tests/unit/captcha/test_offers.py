@@ -13,7 +13,7 @@ from tests.support.doubles import SECRET, SITE_KEY
 from tests.support.metrics import value
 from tests.support.offers import REMOTE, offers, present, remote, state
 from tests.support.public_port import assert_problem
-from verifier.captcha import Outcome, State
+from verifier.captcha import State
 from verifier.settings import InvalidSettings
 from verifier.web.app import create_services
 
@@ -21,30 +21,18 @@ from verifier.web.app import create_services
 
 
 @pytest.mark.parametrize("name", REMOTE)
-def test_solution_gives_a_pass_once(make, double, name):
+def test_solution_gives_a_pass_once_even_if_the_provider_forgets(make, double, name):
     services = make(name)
     client = public_client(services)
     token = double.token(name, action="launch")
     answer = present(client, name, token)
     assert (answer.status_code, answer.json["tier"]) == (201, "verified")
-    assert_problem(present(client, name, token), "solution-refused", 403)
+    double.used_tokens.clear()
+    assert "has been used" in present(client, name, token).json["detail"]
+    replayed = {"provider": name, "purpose": "launch", "outcome": "replayed"}
+    assert value(internal_client(services), "binder_egress_solutions_total", **replayed) == 1
     assert_problem(present(client, name, double.token(name, right=False)), "solution-refused", 403)
     assert [fields.get("remoteip", fields.get("ip")) for _, fields in double.calls] == [None] * 3
-
-
-@pytest.mark.parametrize("name", REMOTE)
-def test_solution_is_accepted_once_even_if_the_provider_forgets(make, double, name):
-    services = make(name)
-    client = public_client(services)
-    token = double.token(name, action="launch")
-    assert present(client, name, token).status_code == 201
-    double.used_tokens.clear()
-    answer = present(client, name, token)
-    assert_problem(answer, "solution-refused", 403)
-    assert "has been used" in answer.json["detail"]
-    assert (
-        value(internal_client(services), "binder_egress_solutions_total", provider=name, purpose="launch", outcome="replayed") == 1
-    )
 
 
 def test_solution_from_before_a_wipe_is_refused_if_its_time_is_known(make, double, redis_server, store):
@@ -177,11 +165,6 @@ def page(client):
     answer = client.get("/egress/servers/alice", headers={"Accept": "text/html"})
     assert answer.status_code == 200
     return answer
-
-
-def test_csp_is_plain_with_proof_of_work_alone(make, store):
-    run_pod(store)
-    assert policy(page(public_client(make("altcha")))) == PLAIN
 
 
 POLICIES = {
@@ -362,7 +345,3 @@ def test_few_hard_derivations_run_at_a_time(make, monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: services.captcha.offered[0].challenge("launch", "198.51.100.7/32", 1), range(16)))
     assert max(most) == 2
-
-
-def test_outcomes_have_fixed_names():
-    assert [outcome.value for outcome in Outcome] == ["ok", "unchecked", "rejected", "misconfigured", "unavailable"]

@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from binder_egress_client import command
@@ -102,6 +103,37 @@ def run(monkeypatch, capsys):
         return int(end.value.code or 0), said.out, said.err
 
     return run
+
+
+@pytest.fixture
+def say():
+    """Returns a function that starts a server with one answer to each request; it returns the address."""
+    servers = []
+
+    def say(body, kind, status=200, **headers):
+        class Says(BaseHTTPRequestHandler):
+            def log_message(self, *args):
+                pass
+
+            def do_GET(self):
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_POST = do_CONNECT = do_GET
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Says))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield say
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture

@@ -1,23 +1,20 @@
 """The server of the egress proxy: the costs of a pod with too many connections."""
 
 import asyncio
-import json
 import logging.config
 import socket
 import tracemalloc
 from collections import Counter
-from contextlib import contextmanager
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.clock import Clock
 from tests.support.metrics import PROXY_NAMES
 from tests.support.ports import free_port
 from verifier import logs
-from verifier.proxy import answers, connections, limits, own_names, requests
+from verifier.proxy import answers, connections, limits, requests
 from verifier.proxy.decide import Policy, TierHosts
-from verifier.proxy.flow import Allowed, Asked, Flow
+from verifier.proxy.flow import Asked, Flow
 from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
@@ -53,137 +50,6 @@ def test_connections_beyond_a_limit_are_not_all_answered():
         for connection in pod:
             connection.close()
         await proxy.drain(5)
-
-    asyncio.run(main())
-
-
-def test_addresses_of_the_hub_are_those_of_whole_names_and_of_an_announced_one_at_once():
-    """The clock stands still. Until an announced name has been looked up, an alias of it is open."""
-    asked = []
-
-    async def main():
-        policy = Policy({}, frozenset({"hub.example.org", "*.intern.example.org"}))
-        resolver = Resolver(lambda name: asked.append(name) or ["192.0.2.1"])
-        proxy = connections.Proxy(policy, Limits(), resolver, Metrics(), clock=lambda: 100.0)
-        proxy.refuse("jupyter.example.org")
-        watching = asyncio.create_task(proxy.watch())
-        async with asyncio.timeout(60):
-            while len(asked) < 2:
-                await asyncio.sleep(0.01)
-        proxy.refuse("last.example.org")
-        async with asyncio.timeout(60):
-            while "last.example.org" not in asked:
-                await asyncio.sleep(0.01)
-        watching.cancel()
-
-    asyncio.run(main())
-    assert set(asked) <= {"hub.example.org", "jupyter.example.org", "last.example.org"}
-
-
-@pytest.mark.parametrize("failure", [None, []], ids=["no answer", "no address"])
-def test_hub_that_dns_does_not_find_for_a_while_keeps_its_addresses(failure, monkeypatch):
-    """Meanwhile another name with its address is refused, too. This address would be refused anyway, but for another reason."""
-    monkeypatch.setattr(own_names, "TICK_SECONDS", 0.001)
-    clock, lookups = Clock(), Counter()
-
-    def ask(name):
-        lookups[name] += 1
-        return failure if name == "hub.example" and lookups[name] > 1 else ["127.0.0.1"]
-
-    async def main():
-        policy = Policy({"any": TierHosts(HostList(["*"]))}, frozenset({"hub.example"}))
-        proxy = connections.Proxy(policy, Limits(), Resolver(ask, clock), Metrics(), clock=clock)
-        watching = asyncio.create_task(proxy.watch())
-        async with asyncio.timeout(60):
-            while lookups["hub.example"] < 3:  # the third begins after the second has ended
-                await asyncio.sleep(0.001)
-                clock.now += own_names.AGAIN_SECONDS
-        watching.cancel()
-        pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "any")
-        with socket.socket() as client, pytest.raises(requests.RequestRefused) as refused:
-            await proxy._connect(Allowed(Flow("127.0.0.1", client), requests.Tunnel("alias.example", 443), pod))
-        assert refused.value.refusal.reason == Reason.OWN_NAME
-
-    asyncio.run(main())
-
-
-def test_hub_of_which_dns_gives_one_address_at_a_time_has_all_of_the_last_hour(monkeypatch):
-    monkeypatch.setattr(own_names, "TICK_SECONDS", 0.001)
-    clock, lookups = Clock(), Counter()
-    answers = {1: ["192.0.2.1"], 2: ["192.0.2.2"], 3: ["192.0.2.3"]}
-
-    def ask(name):
-        lookups[name] += 1
-        return answers.get(lookups[name], ["192.0.2.3"])
-
-    async def main():
-        policy = Policy({}, frozenset({"hub.example"}))
-        proxy = connections.Proxy(policy, Limits(), Resolver(ask, clock), Metrics(), clock=clock)
-
-        async def look_up():
-            clock.now += own_names.AGAIN_SECONDS
-            async with asyncio.timeout(60):
-                while clock.now not in proxy._own_names._found.get("hub.example", {}).values():
-                    await asyncio.sleep(0.001)
-
-        watching = asyncio.create_task(proxy.watch())
-        for _ in range(3):
-            await look_up()
-        assert sorted(proxy._own_names.addresses()) == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
-        clock.now += own_names.KEPT_SECONDS
-        await look_up()
-        assert proxy._own_names.addresses() == ["192.0.2.3"]
-        watching.cancel()
-
-    asyncio.run(main())
-
-
-def test_hub_that_dns_does_not_find_at_first_is_looked_up_again_at_once(monkeypatch):
-    """Without its addresses, other names that have them are open."""
-    monkeypatch.setattr(own_names, "TICK_SECONDS", 0.001)
-    answers, clock = [None, ["192.0.2.1"]], Clock()
-
-    async def main():
-        resolver = Resolver(lambda name: answers.pop(0), clock)
-        proxy = connections.Proxy(Policy({}, frozenset({"hub.example"})), Limits(), resolver, Metrics(), clock=clock)
-        watching = asyncio.create_task(proxy.watch())
-        began = clock.now
-        async with asyncio.timeout(60):
-            while answers:
-                await asyncio.sleep(0.001)
-                # So far that a failure is forgotten, and not so far that every name is looked up.
-                clock.now = min(clock.now + 0.1, began + own_names.AGAIN_SECONDS - 1)
-        watching.cancel()
-
-    asyncio.run(main())
-
-
-def test_announced_name_that_dns_does_not_find_at_first_is_looked_up_again_at_once(monkeypatch):
-    """It comes after the others have had their addresses for long."""
-    monkeypatch.setattr(own_names, "TICK_SECONDS", 0.001)
-    answers, clock, lookups = [None, ["192.0.2.2"]], Clock(), Counter()
-
-    def ask(name):
-        lookups[name] += 1
-        return answers.pop(0) if name == "late.example" else ["192.0.2.1"]
-
-    async def main():
-        proxy = connections.Proxy(Policy({}, frozenset({"hub.example"})), Limits(), Resolver(ask, clock), Metrics(), clock=clock)
-        watching = asyncio.create_task(proxy.watch())
-        async with asyncio.timeout(60):
-            while lookups["hub.example"] < 6:
-                await asyncio.sleep(0.001)
-                clock.now += 1
-            clock.now += 5
-            await asyncio.sleep(0.05)
-            proxy.refuse("late.example")
-            while len(answers) > 1:
-                await asyncio.sleep(0.001)
-            began = clock.now
-            while answers:
-                await asyncio.sleep(0.001)
-                clock.now = min(clock.now + 0.1, began + 3)
-        watching.cancel()
 
     asyncio.run(main())
 
@@ -281,22 +147,7 @@ def test_connection_that_waits_keeps_little(sent, answer, monkeypatch):
     assert asyncio.run(main()) <= 4 * requests.MAX_HEAD_BYTES
 
 
-@contextmanager
-def product_logs():
-    """The product's logging configuration, for this test alone: its handler would write into the output of later tests."""
-    configured = logs.configuration("info")
-    loggers = [logging.getLogger(), *map(logging.getLogger, configured["loggers"])]
-    before = [(one.level, one.propagate, one.handlers[:], one.filters[:]) for one in loggers]
-    logging.config.dictConfig(configured)
-    try:
-        yield
-    finally:
-        for one, (level, propagate, handlers, filters) in zip(loggers, before, strict=True):
-            one.setLevel(level)
-            one.propagate, one.handlers[:], one.filters[:] = propagate, handlers, filters
-
-
-def test_listed_host_counts_for_its_group_and_a_flood_for_its_server(capsys):
+def test_listed_host_counts_for_its_group_and_a_flood_for_its_server(caplog):
     """Metrics and logs: connections to listed hosts that have no address, and one beyond the limit."""
     pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "small", False, "https://github.com/org/" + "course" * 100)
     course = {"github.com/org/*": HostList(["api.example.org"])}
@@ -321,12 +172,12 @@ def test_listed_host_counts_for_its_group_and_a_flood_for_its_server(capsys):
         await proxy.drain(5)
         return metrics.text().decode()
 
-    with product_logs():
+    with caplog.at_level(logging.INFO):
         found = asyncio.run(main())
     for rule, group in (("unresolved", "julia"), ("unresolved", "other"), ("limit", "")):
         labels = f'decision="refused",group="{group}",rule="{rule}",tier="small"'
         assert f"binder_egress_proxy_connections_total{{{labels}}} 1.0" in found
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    lines = [record.fields for record in caplog.records]
     assert [(line["rule"], line["user"]) for line in lines] == [
         ("unresolved", "alice"),
         ("unresolved", "alice"),

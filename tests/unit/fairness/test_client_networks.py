@@ -61,11 +61,7 @@ def test_networks_are_charged_separately(public, store):
     ("proxies", "forwarded", "network"),
     [
         (0, "203.0.113.1", "192.0.2.1/32"),
-        (0, "203.0.113.1, 203.0.113.2", "192.0.2.1/32"),
-        (1, "203.0.113.2", "203.0.113.2/32"),
         (1, "203.0.113.1, 203.0.113.2", "203.0.113.2/32"),
-        (1, "10.0.0.1, 203.0.113.2", "203.0.113.2/32"),
-        (2, "203.0.113.1, 203.0.113.2, 10.0.0.9", "203.0.113.2/32"),
         (2, "rubbish, 203.0.113.2, 198.51.100.1", "203.0.113.2/32"),
     ],
 )
@@ -175,22 +171,9 @@ def test_shared_price_ends_at_what_a_launch_page_can_pay(site, store, hold, cap)
     assert present(client, early).status_code == (403 if cap > 2 else 201)
 
 
-def test_direct_client_without_a_proxy_has_its_own_price(site, store, in_redis):
-    client = create_public_app(site(trusted_proxies=["10.1.0.0/24"])).test_client()
-    client.environ_base.update(REMOTE_ADDR="203.0.113.5", HTTP_X_FORWARDED_FOR="198.51.100.1")
-    get_pass(client)
-    assert charges(store, in_redis) == {"203.0.113.5/32": 1}
-
-
 def test_client_with_an_address_is_not_counted_as_hidden(services, public):
     get_pass(public)
     assert value(internal_client(services), "binder_egress_clients_without_address_total") == 0
-
-
-@pytest.mark.parametrize("mapped", ["::ffff:198.51.100.7", "::ffff:c633:6407"])
-def test_ipv4_mapped_address_is_the_same_client(public, store, mapped, in_redis):
-    get_pass(public_client_of(public, mapped))
-    assert charges(store, in_redis) == {NETWORK: 1}
 
 
 @pytest.mark.parametrize(

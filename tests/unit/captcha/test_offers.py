@@ -53,14 +53,6 @@ def test_solution_without_a_time_is_remembered_by_its_provider(make, double, red
     assert_problem(present(client, name, token), "solution-refused", 403)
 
 
-def test_solution_unlocks_a_server(make, double, store, impatient):
-    run_pod(store)
-    client = public_client(make("turnstile"))
-    for action, status in (("launch", 403), ("unlock", 202)):
-        body = {"provider": "turnstile", "solution": double.token("turnstile", action=action)}
-        assert client.post("/egress/servers/alice", json=body).status_code == status
-
-
 def test_sent_address_is_the_clients(make, double):
     client = public_client(make("hcaptcha", options={"hcaptcha": {"sendAddress": True}}))
     present(client, "hcaptcha", double.token("hcaptcha"))

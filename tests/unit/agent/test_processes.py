@@ -141,19 +141,16 @@ def test_file_of_an_option_is_seen(look, tmp_path):
         assert sums(look(process)[0])[1:] == [sum_of(tmp_path / "a file")]
 
 
-def test_script_behind_another_file_is_seen(look, tmp_path):
-    """A shell's option names a file, as often as one likes."""
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [("rc", ["--rcfile", "rc"] * SCRIPTS), ("extglob", ["+O", "extglob"])],
+    ids=["an option's, many times", "a word that is also a file"],
+)
+def test_script_behind_another_file_is_seen(look, tmp_path, file, words):
     (tmp_path / "run.sh").write_text(made_up_miner.SCRIPT)
-    (tmp_path / "rc").write_text("")
-    with running("/bin/bash", *["--rcfile", "rc"] * SCRIPTS, "./run.sh", cwd=tmp_path) as process:
-        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / "rc"), sum_of(tmp_path / "run.sh")]
-
-
-def test_script_behind_a_word_that_is_also_a_file_is_seen(look, tmp_path):
-    (tmp_path / "run.sh").write_text(made_up_miner.SCRIPT)
-    (tmp_path / "extglob").write_text("")
-    with running("/bin/bash", "+O", "extglob", "./run.sh", cwd=tmp_path) as process:
-        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / "extglob"), sum_of(tmp_path / "run.sh")]
+    (tmp_path / file).write_text("")
+    with running("/bin/bash", *words, "./run.sh", cwd=tmp_path) as process:
+        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / file), sum_of(tmp_path / "run.sh")]
 
 
 def test_script_behind_the_name_of_busyboxs_shell_is_seen(look, tmp_path):
@@ -201,19 +198,6 @@ def test_process_that_has_ended_is_left_out(look):
     assert look(ended) == []
     ended.wait()
     assert look(ended) == []
-
-
-def test_process_whose_first_thread_has_ended_is_seen(look, tmp_path):
-    """It looks like a process that has ended."""
-    (tmp_path / "run.py").write_text(FIRST_THREAD_ENDS)
-    with subprocess.Popen([sys.executable, "./run.py"], cwd=tmp_path) as process:
-        try:
-            eventually(lambda: ") Z " in Path(f"/proc/{process.pid}/stat").read_text())
-            (seen,) = look(process)
-            assert (seen.pod, seen.unseen) == (POD, "")
-            assert sums(seen) == [sum_of(os.path.realpath(sys.executable)), sum_of(tmp_path / "run.py")]
-        finally:
-            process.kill()
 
 
 @pytest.fixture
@@ -296,17 +280,10 @@ def test_arguments_of_a_process_cost_a_bounded_number_of_steps(tmp_path, monkeyp
         assert 100 < len(opened) < MAX_STEPS + 200
 
 
-def test_pod_with_many_scripts_keeps_those_of_no_other_out(tmp_path):
+def test_pod_with_many_scripts_keeps_those_of_no_other_out(shells):
     """Of the first pod, only the programs are seen when its arguments have taken too long."""
-    (tmp_path / "run.sh").write_text(made_up_miner.SCRIPT)
     now = itertools.count(step=POD_ARGUMENT_SECONDS)
-    with ExitStack() as stack:
-        shells = [stack.enter_context(running("/bin/sh", "./run.sh", cwd=tmp_path)) for _ in range(6)]
-        (tmp_path / "proc").mkdir()
-        for process in shells:
-            (tmp_path / "proc" / str(process.pid)).symlink_to(f"/proc/{process.pid}")
-        pods = iter(["crowded"] * 4 + ["other"] * 2)
-        seen = list(Processes(tmp_path / "proc", lambda text: next(pods), lambda: next(now)).all())
+    seen = list(Processes(shells(6), in_turn(*["crowded"] * 4, *["other"] * 2), lambda: next(now)).all())
     assert [(process.pod, process.unseen, len(process.files)) for process in seen] == [
         *[("crowded", "", 2)] * 2, *[("crowded", "crowded", 1)] * 2, *[("other", "", 2)] * 2,
     ]  # fmt: skip
@@ -360,12 +337,13 @@ def test_slow_pods_together_end_a_round_of_arguments(shells):
 
 
 def test_program_is_opened_by_a_thread_that_runs(look, tmp_path):
-    """The thread that was found while processes were listed has ended since."""
+    """The process looks like one that has ended, and the thread that was found while processes were listed has ended since."""
     (tmp_path / "run.py").write_text(THREADS_TAKE_TURNS)
     with subprocess.Popen([sys.executable, "./run.py"], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             eventually(lambda: ") Z " in Path(f"/proc/{process.pid}/stat").read_text())
             (seen,) = look(process)
+            assert (seen.pod, seen.unseen) == (POD, "")
             process.stdin.write(b"\n")
             process.stdin.flush()
             assert process.stdout.readline() == b"next\n"

@@ -8,7 +8,7 @@ import pytest
 from tests.support.apps import API_TOKEN
 from tests.support.detections import Site, deleted, falco, killed
 from tests.support.metrics import value
-from verifier.detections.reporters import REPORTS_PER_MINUTE, Allowance, presented
+from verifier.detections.reporters import REPORTS_PER_MINUTE, Allowance
 from verifier.web.problems import TYPE
 from verifier.web.receiver import MAX_LINES
 
@@ -162,8 +162,3 @@ def test_reports_without_redis_are_refused_for_now(site, redis_server):
     redis_server.stop()
     assert problem(site.send(killed())) == (503, "unavailable")
     assert site.send(killed(), Authorization="Bearer x").status_code == 401
-
-
-@pytest.mark.parametrize("header", ["", "Bearer", "bearer  x ", "BASIC eDp5Onc="])
-def test_token_is_read_from_the_header(header):
-    assert presented(header) == {"": "", "Bearer": "", "bearer  x ": "x", "BASIC eDp5Onc=": "y:w"}[header]

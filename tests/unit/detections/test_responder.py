@@ -37,6 +37,13 @@ def worker(make_reconciler, now):
     return make_reconciler(may_stop_pods=True, detections=SOURCES, clock=lambda: now[0])
 
 
+@pytest.fixture
+def alice(worker, cluster):
+    """Her pod has egress, and the reconciler knows it."""
+    cluster.add(**granted(make_grant()))
+    list_and_converge(worker)
+
+
 def report(worker, store, *reports):
     """Enter reports, and let the reconciler act, which needs no notification. Returns the outcomes."""
     entered = [store.add_report(one) for one in reports]
@@ -75,10 +82,8 @@ def test_reported_server_loses_its_egress_and_its_neighbour_does_not(worker, clu
     assert [line.get("outcome", line.get("why")) for line in lines] == ["execwhacker: xmrig", "revoked"]
 
 
-def test_report_is_only_observed_by_default(worker, cluster, store, caplog):
+def test_report_is_only_observed_by_default(worker, alice, cluster, store, caplog):
     caplog.set_level(logging.INFO)
-    cluster.add(**granted(make_grant()))
-    list_and_converge(worker)
     observed = [replace(OF_ALICE, source="falco"), replace(OF_ALICE, list_name="watched")]
     assert report(worker, store, *observed, *observed) == ["observed"] * 4
     assert cluster.labelled() == {ALICE} and cluster.patches == [] and store.blocks() == []
@@ -111,9 +116,7 @@ def test_pod_is_stopped_if_the_values_say_so(worker, cluster, store):
     assert cluster.pods["jupyter-alice--"].ended and not cluster.pods["jupyter-bob--"].ended
 
 
-def test_blocked_server_is_stopped_by_a_worse_report(worker, cluster, store):
-    cluster.add(**granted(make_grant()))
-    list_and_converge(worker)
+def test_blocked_server_is_stopped_by_a_worse_report(worker, alice, store):
     assert report(worker, store, OF_ALICE, OF_ALICE) == ["revoked", "repeated"]
     assert report(worker, store, replace(OF_ALICE, list_name="worst")) == ["stopped"]
     assert len(store.blocks()) == 1
@@ -222,9 +225,7 @@ def test_blocks_of_the_future_do_not_use_the_limit_up(worker, cluster, store):
     assert report(worker, store, about("user-0")) == ["revoked"]
 
 
-def test_unreadable_or_failing_report_holds_up_nothing(worker, cluster, store, in_redis, internal, monkeypatch, caplog):
-    cluster.add(**granted(make_grant()))
-    list_and_converge(worker)
+def test_unreadable_or_failing_report_holds_up_nothing(worker, alice, store, in_redis, internal, monkeypatch, caplog):
     in_redis.xadd("binder-egress:detections", {"report": "{"})
     in_redis.xadd("binder-egress:detections", {"other": "x"})
     in_redis.xadd("binder-egress:detections", {"report": OF_ALICE.dumps().replace('"at":1000.0', '"at":1' + "0" * 400)})
@@ -237,10 +238,8 @@ def test_unreadable_or_failing_report_holds_up_nothing(worker, cluster, store, i
     assert value(internal, "binder_egress_detections_total", source="cryptnono", list="", outcome="failed") == 1
 
 
-def test_report_that_is_read_twice_is_followed_once(worker, cluster, store, monkeypatch):
+def test_report_that_is_read_twice_is_followed_once(worker, alice, store, monkeypatch):
     """Redis fails, or the reconciler ends, before the report is taken out of the stream."""
-    cluster.add(**granted(make_grant()))
-    list_and_converge(worker)
 
     def fail(*_):
         raise StoreUnavailable("away")
@@ -255,15 +254,11 @@ def test_report_that_is_read_twice_is_followed_once(worker, cluster, store, monk
     assert len(store.blocks()) == 1 and store.waiting_reports(1) == []
 
 
-def test_source_that_is_no_longer_in_the_values_is_only_observed(worker, cluster, store):
-    cluster.add(**granted(make_grant()))
-    list_and_converge(worker)
+def test_source_that_is_no_longer_in_the_values_is_only_observed(worker, alice, store):
     assert report(worker, store, replace(OF_ALICE, source="gone")) == ["observed"]
 
 
-def test_lists_that_reporters_invent_make_no_time_series(worker, cluster, store, in_redis):
-    cluster.add(**granted(make_grant()))
-    list_and_converge(worker)
+def test_lists_that_reporters_invent_make_no_time_series(worker, alice, store, in_redis):
     report(
         worker, store, *(replace(OF_ALICE, list_name=f"list {one}") for one in range(20)), replace(OF_ALICE, list_name="watched")
     )
@@ -271,17 +266,13 @@ def test_lists_that_reporters_invent_make_no_time_series(worker, cluster, store,
     assert counted == {"", "watched"}
 
 
-def test_operators_block_is_not_replaced(worker, cluster, store, operators):
-    cluster.add(**granted(make_grant()))
-    list_and_converge(worker)
+def test_operators_block_is_not_replaced(worker, alice, store, operators):
     actions.revoke(operators, ALICE, "eve", "mining")
     assert report(worker, store, OF_ALICE) == ["repeated"]
     assert [block.origin.text for block in store.blocks()] == ["eve"]
 
 
-def test_block_that_would_end_is_followed_by_one_that_does_not(worker, cluster, store, operators):
-    cluster.add(**granted(make_grant()))
-    list_and_converge(worker)
+def test_block_that_would_end_is_followed_by_one_that_does_not(worker, alice, store, operators):
     actions.block(operators, "server", "alice", "eve", "mining", until=time.time() + 60)
     assert report(worker, store, OF_ALICE) == ["revoked"]
     assert None in [block.until for block in store.blocks()]

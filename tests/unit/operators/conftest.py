@@ -1,23 +1,19 @@
 """Fixtures: a cluster with reconcilers, and operators who do not wait."""
 
+import time
+from functools import partial
+
 import pytest
 
 import verifier.operators.actions.confirmation
 from tests.support.apps import make_settings
 from verifier.operators.actions import CommandOperators
-from verifier.reconciler.loop import Reconciler
-from verifier.settings import ReconcilerSettings, load
 
 
 @pytest.fixture
-def make(redis_server, cluster, store):
-    """Make a reconciler."""
-
-    def make(**overrides):
-        values = {"redis_url": redis_server.url, "tiers": {"verified": {}, "small": {}}, **overrides}
-        return Reconciler(load(ReconcilerSettings, **values), cluster, store)
-
-    return make
+def make(make_reconciler):
+    """Make a reconciler with real clocks."""
+    return partial(make_reconciler, clock=time.time, steady=time.monotonic)
 
 
 @pytest.fixture

@@ -112,21 +112,7 @@ def test_stop_concerns_one_pod_and_works_on_a_blocked_server(make, cluster, stor
     assert [block.id for block in store.blocks()] == [pod(cluster).grant.id] and first["user"] == "alice"
 
 
-def test_stop_waits_for_an_api_server_that_is_away(make, cluster, store, in_redis):
-    reconciler = make(may_stop_pods=True)
-    start(cluster, reconciler)
-    store.ask_to_stop(ALICE, "uid-1")
-    cluster.down = True
-    serve(reconciler, store)
-    assert not pod(cluster).ended
-    # Ten minutes later.
-    in_redis.expire("binder-egress:stop:alice/", in_redis.ttl("binder-egress:stop:alice/") - 600)
-    cluster.down = False
-    list_and_converge(reconciler)
-    assert pod(cluster).ended
-
-
-def test_stop_is_confirmed_once_the_pod_is_deleted(make, cluster, store, operators):
+def test_stop_is_confirmed_once_the_pod_is_deleted(make, cluster, store, operators, in_redis):
     """The block that the pod carries already says nothing about that."""
     reconciler = make(may_stop_pods=True)
     start(cluster, reconciler)
@@ -138,6 +124,7 @@ def test_stop_is_confirmed_once_the_pod_is_deleted(make, cluster, store, operato
     cluster.down = True
     serve(reconciler, store)
     assert store.pending(ALICE, set()).stop == "uid-1"
+    assert in_redis.ttl("binder-egress:stop:alice/") > 600
     cluster.down = False
     list_and_converge(reconciler)
     assert pod(cluster).ended and store.pending(ALICE, set()).stop == ""
@@ -282,22 +269,6 @@ def test_revocation_makes_a_temporary_block_permanent(redis_server, cluster, sto
     actions.unblock(operators, "alice", "eve")
     serve(reconciler, store)
     assert not pod(cluster).annotated
-
-
-def test_block_known_only_from_the_pod_can_be_removed(reconciler, cluster, store, operators, redis_server):
-    start(cluster, reconciler)
-    actions.revoke(operators, ALICE, "eve", "mining")
-    serve(reconciler, store)
-    redis_server.wipe()
-    reconciler.heartbeat()
-    list_and_converge(reconciler)
-    with pytest.raises(ActionRefused, match="already blocked, by eve"):
-        actions.block(operators, "server", "alice", "mallory", "x")
-    actions.revoke(operators, ALICE, "mallory", "scanning")
-    actions.unblock(operators, "alice", "eve")
-    serve(reconciler, store)
-    assert not pod(cluster).annotated
-    assert store.blocks() == []
 
 
 def test_servers_are_found_by_user_server_pod_and_address(reconciler, cluster, operators):
@@ -543,12 +514,9 @@ def test_blocks_say_where_labels_act_late(egress, reconciler, cluster, store):
         (["revoke", "alice", "--stop", "--why", "w"], 4, "reconciler.mayStopPods"),
         (["grant", "alice", "--tier", "gold", "--why", "w"], 2, "gold"),
         (["block", "planet", "earth", "--why", "w"], 2, "planet"),
-        (["block", "network", "x", "--why", "w"], 2, "no CIDR"),
         (["block", "network", "192.0.2.1", "--for", "long", "--why", "w"], 2, "90m, 12h or 7d"),
         (["block", "network", "198.51.100.0/2", "--why", "w"], 2, "192.0.0.0/2 is wider than a /8"),
         (["block", "network", "::/0", "--why", "w"], 2, "::/0 is wider than a /16"),
-        (["block", "repository", "owner/name", "--why", "w"], 2, "is not host/owner/name"),
-        (["block", "repository", "github.com/owner", "--why", "w"], 2, "is not host/owner/name"),
         (["block", "repository", "https://github.com/owner/name/tree/main", "--why", "w"], 2, "is not host/owner/name"),
         (["revoke", "alice", "--why", " "], 2, "1 to 1000 characters"),
         (["revoke", "alice", "--why", "w" * 1001], 2, "1 to 1000 characters"),

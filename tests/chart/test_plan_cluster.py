@@ -26,6 +26,9 @@ KINDS = {
     "k8s.ovn.org/v1": {"EgressFirewall": True},
     "networking.gke.io/v1alpha1": {"FQDNNetworkPolicy": True},
     "networking.k8s.aws/v1alpha1": {"ApplicationNetworkPolicy": True, "PolicyEndpoint": True},
+    "kubeovn.io/v1": {"SecurityGroup": False, "Subnet": False},
+    "policy.networking.k8s.io/v1alpha1": {"AdminNetworkPolicy": False},
+    "policy.networking.k8s.io/v1alpha2": {"ClusterNetworkPolicy": False},
     "gateway.networking.k8s.io/v1": {"HTTPRoute": True},
 }
 """The kinds that network plugins bring, by API group, and whether their objects are in a namespace."""
@@ -260,9 +263,10 @@ def test_foreign_policy_stops(operator):
 
 def test_policies_of_other_kinds_are_named_and_not_judged(operator):
     made = [(group, kind) for group, kinds in KINDS.items() for kind in kinds]
-    with operator.cluster(*(other(group, kind, "open") for group, kind in made)):
+    with operator.cluster(*(other(group, kind, "x") for group, kind in made)):
         code, out = operator.plan()
-    names = ", ".join(sorted(f"{kind} open" for _, kind in made if kind not in ("CiliumNode", "HTTPRoute", "PolicyEndpoint")))
+    harmless = ("CiliumNode", "HTTPRoute", "PolicyEndpoint", "Subnet")
+    names = ", ".join(sorted(f"{kind} x" for _, kind in made if kind not in harmless))
     assert code == 0 and found(out)["other policies"] == (NOT_RECOGNISED, f"policies of other kinds: {names}")
 
 
@@ -301,7 +305,7 @@ def test_without_rights_the_cluster_is_out_of_sight(operator):
     assert code == 0 and seen == {"maps", "sign-in", "base URL", "user labels", "ingress"}
     assert planned()["ingress"]["hosts"] == ["hub.example.org"]
     assert states["network plugin"] == (CANNOT_SEE, "DaemonSets: 403 Forbidden")
-    assert states["other policies"][1].startswith("ApplicationNetworkPolicy, CiliumClusterwideNetworkPolicy,")
+    assert states["other policies"][1].startswith("AdminNetworkPolicy, ApplicationNetworkPolicy, CiliumClusterwideNetworkPolicy,")
 
 
 def test_rights_in_binderhubs_namespace_show_that(operator):

@@ -26,6 +26,9 @@ PATHS: dict[str, tuple[str, dict[str, str]]] = {
 }
 """What is read: its name, the path, and the query."""
 
+POLICIES = ("NetworkPolicy", "SecurityPolicy", "SecurityGroup", "EgressFirewall")
+"""How the names of kinds end that may open something for user pods, in the groups of `OTHER_KINDS`."""
+
 
 def connect(context: str | None) -> client.ApiClient:
     """A client with the rights of the operator's kubeconfig.
@@ -72,10 +75,15 @@ def look(api: client.ApiClient, namespace: str) -> Objects:
 
 def _of(api: client.ApiClient, group: JSON, namespace: str) -> list[JSON]:
     """The policies of another kind that may apply to user pods; for a kind that cannot be read, one entry without a name."""
-    path = f"/apis/{group['preferredVersion']['groupVersion']}"
+    # Each kind once, by the first version of the group that has it: none need have all.
+    kinds: dict[str, tuple[str, JSON]] = {}
+    for version in group["versions"]:
+        path = f"/apis/{version['groupVersion']}"
+        for kind in read(api, "GET", path)["resources"]:
+            kinds.setdefault(kind["name"], (path, kind))
     policies: list[JSON] = []
-    for kind in read(api, "GET", path)["resources"]:
-        is_policy = kind["kind"].endswith(("NetworkPolicy", "SecurityPolicy", "EgressFirewall")) and "/" not in kind["name"]
+    for path, kind in kinds.values():
+        is_policy = kind["kind"].endswith(POLICIES) and "/" not in kind["name"]
         if not is_policy or kind["kind"].startswith("Staged"):
             continue
         where = f"{path}/namespaces/{namespace}/{kind['name']}" if kind["namespaced"] else f"{path}/{kind['name']}"

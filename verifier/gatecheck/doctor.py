@@ -257,7 +257,7 @@ def _verifiers(reports: dict[str, VerifierReport], now: float) -> list[Line]:
 
 def _provider(name: str, states: set[str]) -> Line:
     if "misconfigured" in states:
-        return _line("provider", PROBLEM, f"{name} does not accept our keys, and is not offered")
+        return _line("provider", PROBLEM, f"{name} does not accept our keys")
     if "down" in states:
         do = "Check its status page, and verifier.networkPolicy.captchaProviders"
         return _line("provider", WARNING, f"{name} does not answer, and is not offered", do)

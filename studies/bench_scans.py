@@ -1,16 +1,11 @@
 """Scanners, and programs that are none, in network namespaces: what the agent finds with three settings of its limits.
 
-    python studies/bench_scans.py           measure, and print the table of docs/scans.md
-    python studies/bench_scans.py knocks    print each new connection that arrives at the internet's namespace
-
 Programs are the real ones, against servers in another namespace. A class is thirty pods that run them at once.
 """
 
 import itertools
 import json
 import os
-import socket
-import struct
 import subprocess
 import sys
 import tarfile
@@ -50,8 +45,6 @@ SLOW_SCANNERS = {
 """Run at once, for `SLOW_SECONDS`."""
 
 SLOW_SECONDS = 90
-
-SO_RCVBUFFORCE = 33
 
 PACKAGES, MIRRORS, PAGE_HOSTS, CHUNKS = 30, 20, 50, 400
 """The packages that pip and npm get, the mirrors of apt, the hosts of a page, and the chunks of an array."""
@@ -200,7 +193,7 @@ class Study:
         agents = {name: Scans(unusual, folder / "proc") for name, unusual in SETTINGS.items()}
         for name, agent in agents.items():
             threading.Thread(target=self._watch, args=(name, agent), daemon=True).start()
-        sniffer = made.start(made.internet, sys.executable, __file__, "knocks", stdout=subprocess.PIPE)
+        sniffer = made.start(made.internet, sys.executable, "-m", "tests.support.scan_networks", "knocks", stdout=subprocess.PIPE)
         threading.Thread(target=self._note, args=(sniffer,), daemon=True).start()
 
     def pod(self) -> tuple[int, str]:
@@ -226,7 +219,9 @@ class Study:
     def _note(self, sniffer: "subprocess.Popen[str]") -> None:
         assert sniffer.stdout
         for line in sniffer.stdout:
-            at, pod = line.split()
+            at, source, _ = line.split()
+            # Pods are 10.77.N.2 and fd77:N::2.
+            pod = source.split(":")[1] if ":" in source else source.split(".")[2]
             self.rows[int(pod)].knocked.append(float(at))
 
 
@@ -240,27 +235,6 @@ def row(name: str, seen: Row) -> str:
         else:
             cells.append(f"{at - seen.knocked[0]:.0f} s, {sum(knocked <= at for knocked in seen.knocked):,}")
     return f"| {name} | {len(seen.knocked):,} | {' | '.join(cells)} |"
-
-
-def knocks() -> None:
-    """Print when each new pair of a pod and a destination is first seen at any interface, and the number of the pod."""
-    packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
-    packets.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
-    known: set[bytes] = set()
-    while True:
-        packet, (_, protocol, kind, *_) = packets.recvfrom(200)
-        if kind == socket.PACKET_OUTGOING or protocol not in (0x0800, 0x86DD):
-            continue
-        four = protocol == 0x0800
-        start = (packet[0] & 15) * 4 if four else 40
-        if packet[9 if four else 6] != socket.IPPROTO_TCP or packet[start + 13] & 0x12 != 0x02:
-            continue
-        source, to = (packet[12:16], packet[16:20]) if four else (packet[8:24], packet[24:40])
-        key = source + to + packet[start + 2 : start + 4]
-        if key not in known:
-            known.add(key)
-            pod = source[2] if four else int(f"{struct.unpack('!H', source[2:4])[0]:x}")
-            print(time.monotonic(), pod, flush=True)
 
 
 def main() -> None:
@@ -285,8 +259,7 @@ def main() -> None:
             time.sleep(2 * SCANS_SECONDS)
             print(row(what, study.rows[number]), flush=True)
         number, pod = study.pod()
-        for process in [made.scan(pod, f"198.18.{8 * part}.0/21:{PORT}", "--rate=5", "--seconds=30") for part in range(8)]:
-            process.wait()
+        made.scan(pod, f"{ANSWERING}:{PORT}", "--rate=40", "--processes=8", "--seconds=30").wait()
         print(row("eight processes, five a second each, hosts answer", study.rows[number]), flush=True)
         for what, number, process in slow:
             process.wait()
@@ -319,4 +292,4 @@ def _programs(study: Study, made: Networks, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    knocks() if sys.argv[1:] == ["knocks"] else main()
+    main()

@@ -1,6 +1,12 @@
 """Network namespaces for scans: pods, and an internet of thousands of addresses that answer, refuse or drop.
 
-Run as a program, it is a scanner (`scan`), which connects to all of these addresses, or the internet (`serve`).
+    python -m tests.support.scan_networks scan ADDRESS… [--rate R] [--seconds S] [--hold S] [--ports N] [--processes N]
+    python -m tests.support.scan_networks serve [PORT]
+    python -m tests.support.scan_networks knocks
+
+The first connects to all of these addresses, N ports of each, R a second or as fast as it can, from N processes. The second is the
+internet. The third prints when a destination is first seen at any interface in monotonic seconds, the source and the destination.
+The module needs the standard library alone: the scanner also runs in pods of a cluster.
 """
 
 import argparse
@@ -16,7 +22,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.support import TOP
+TOP = Path(__file__).parents[2]
+
+SO_RCVBUFFORCE = 33
 
 PORT, CLOSED_PORT = 80, 81
 """The port that answers at all addresses of `ANSWERING`; any other refuses."""
@@ -101,9 +109,9 @@ def networks() -> Iterator[Networks]:
         made.end()
 
 
-def serve() -> None:
-    """Answer on `PORT` of all addresses until the process is killed: accept, and close after the first bytes or two seconds."""
-    server = socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
+def serve(port: int) -> None:
+    """Answer on a port of all addresses until the process is killed: accept, and close after the first bytes or two seconds."""
+    server = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, TimeoutError):
@@ -128,8 +136,29 @@ def targets(networks: list[str], ports: int) -> Iterator[tuple[str, int]]:
                 yield str(address), int(port) + more
 
 
-async def scan(told: argparse.Namespace) -> None:
-    """Connect, as the module says. A connection that is not answered in `hold` seconds is given up."""
+def knocks() -> None:
+    """Print what arrives, as the module says."""
+    packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+    packets.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+    known: set[bytes] = set()
+    while True:
+        packet, (_, protocol, kind, *_) = packets.recvfrom(200)
+        if kind == socket.PACKET_OUTGOING or protocol not in (0x0800, 0x86DD):
+            continue
+        four = protocol == 0x0800
+        start = (packet[0] & 15) * 4 if four else 40
+        if packet[9 if four else 6] != socket.IPPROTO_TCP or packet[start + 13] & 0x12 != 0x02:
+            continue
+        addresses = packet[12:20] if four else packet[8:40]
+        key = addresses + packet[start + 2 : start + 4]
+        if key not in known:
+            known.add(key)
+            half = len(addresses) // 2
+            print(time.monotonic(), *(ipaddress.ip_address(one) for one in (addresses[:half], addresses[half:])), flush=True)
+
+
+async def scan(told: argparse.Namespace, own: int) -> None:
+    """Connect, as the module says, from one of the processes. A connection that is not answered in `hold` seconds is given up."""
     loop, began, gate = asyncio.get_running_loop(), time.monotonic(), asyncio.Semaphore(AT_ONCE)
     tasks = set()
 
@@ -144,6 +173,8 @@ async def scan(told: argparse.Namespace) -> None:
     for number, target in enumerate(targets(told.networks, told.ports)):
         if time.monotonic() - began > told.seconds:
             break
+        if number % told.processes != own:
+            continue
         if told.rate:
             await asyncio.sleep(max(0.0, began + number / told.rate - time.monotonic()))
         await gate.acquire()
@@ -156,16 +187,27 @@ async def scan(told: argparse.Namespace) -> None:
 def main() -> None:
     """Run a part, as the module says."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=["scan", "serve"])
+    parser.add_argument("part", choices=["scan", "serve", "knocks"])
     parser.add_argument("networks", nargs="*")
     parser.add_argument("--rate", type=float, default=0)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--hold", type=float, default=1)
     parser.add_argument("--ports", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1)
     told = parser.parse_args()
     if told.part == "serve":
-        serve()
-    asyncio.run(scan(told))
+        serve(int((told.networks or [PORT])[0]))
+    if told.part == "knocks":
+        knocks()
+    children = []
+    for number in range(1, told.processes):
+        if not (child := os.fork()):
+            asyncio.run(scan(told, number))
+            os._exit(0)
+        children.append(child)
+    asyncio.run(scan(told, 0))
+    for child in children:
+        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Programs are the real ones, against servers in another namespace. A class is thirty pods that run them at once.
 """
 
+import hashlib
 import itertools
 import json
 import os
@@ -66,6 +67,35 @@ with concurrent.futures.ThreadPoolExecutor(workers) as pool:
 """
 """Reads chunks as fsspec and Zarr do with threads: from hosts in turn, by a pool of workers."""
 
+CATALOGUE = """
+import pystac_client, requests
+found = pystac_client.Client.open("http://198.18.7.1:8000/stac/catalogue").search(method="GET", limit=10)
+session = requests.Session()
+for item in found.items():
+    for asset in item.assets.values():
+        session.get(asset.href, timeout=60).raise_for_status()
+"""
+"""Reads the pages of a search, and the pictures of what was found."""
+
+CONDA = """
+import asyncio, rattler
+async def main():
+    channel = rattler.Channel("http://198.18.8.1:8000/conda")
+    names = [f"package{number}" for number in range(30)]
+    records = await rattler.solve([channel], names, platforms=["linux-64", "noarch"])
+    assert len(records) == len(names)
+    await rattler.install(records, "made", cache_dir="cache", show_progress=False)
+asyncio.run(main())
+"""
+
+DASK = """
+import distributed
+if __name__ == "__main__":
+    cluster = distributed.LocalCluster(n_workers=4, threads_per_worker=1, dashboard_address=None)
+    with cluster, distributed.Client(cluster) as client:
+        assert sum(client.gather(client.map(abs, range(500)))) == 124750
+"""
+
 KERNELS = """
 import jupyter_client
 for _ in range(3):
@@ -122,9 +152,65 @@ def internet(folder: Path) -> None:
         address = f"http://198.18.3.1:{STATIC_PORT}/npm/{name}.tgz"
         versions = {"1.0.0": told | {"dist": {"tarball": address}}}
         (folder / "npm" / name).write_text(json.dumps({"name": name, "dist-tags": {"latest": "1.0.0"}, "versions": versions}))
+    _channel(folder / "conda")
+    _catalogue(folder / "stac")
     (folder / "apt").mkdir()
     (folder / "apt/Packages").write_text("")
     _repositories(folder)
+
+
+def _channel(folder: Path) -> None:
+    """A channel of conda."""
+    packages = {}
+    (folder / "linux-64").mkdir(parents=True)
+    (folder / "noarch").mkdir()
+    for number in range(PACKAGES):
+        name = f"package{number}"
+        told: dict[str, object] = {
+            "name": name,
+            "version": "1.0",
+            "build": "0",
+            "build_number": 0,
+            "depends": [],
+            "subdir": "noarch",
+        }
+        file = folder / "noarch" / f"{name}-1.0-0.tar.bz2"
+        with tarfile.open(file, "w:bz2") as archive:
+            for path, content in (("info/index.json", told), ("info/paths.json", {"paths": [], "paths_version": 1})):
+                text = json.dumps(content).encode()
+                entry = tarfile.TarInfo(path)
+                entry.size = len(text)
+                archive.addfile(entry, BytesIO(text))
+        sums = {kind: hashlib.new(kind, file.read_bytes()).hexdigest() for kind in ("md5", "sha256")}
+        packages[file.name] = told | sums | {"size": file.stat().st_size, "noarch": "generic"}
+    for subdir, content in (("noarch", packages), ("linux-64", {})):
+        index = {"info": {"subdir": subdir}, "packages": content, "packages.conda": {}, "repodata_version": 1}
+        (folder / subdir / "repodata.json").write_text(json.dumps(index))
+
+
+def _catalogue(folder: Path) -> None:
+    """A STAC catalogue: ten pages of ten items, whose pictures are on ten hosts."""
+    folder.mkdir()
+    base = f"http://198.18.7.1:{STATIC_PORT}/stac"
+    kinds = ("core", "item-search")
+    links = [
+        {"rel": "root", "href": f"{base}/catalogue"},
+        {"rel": "search", "href": f"{base}/page0", "type": "application/geo+json"},
+    ]
+    about = {"type": "Catalog", "stac_version": "1.0.0", "id": "catalogue", "description": "-", "links": links}
+    conforms = [f"https://api.stacspec.org/v1.0.0/{kind}" for kind in kinds]
+    (folder / "catalogue").write_text(json.dumps(about | {"conformsTo": conforms}))
+    for page in range(10):
+        items = [
+            {
+                "type": "Feature", "stac_version": "1.0.0", "id": f"item{page}-{number}", "geometry": None, "links": [],
+                "properties": {"datetime": "2026-01-01T00:00:00Z"},
+                "assets": {"picture": {"href": f"http://198.18.7.{number + 2}:{STATIC_PORT}/chunk"}},
+            }
+            for number in range(10)
+        ]  # fmt: skip
+        more = [{"rel": "next", "href": f"{base}/page{page + 1}", "method": "GET"}] if page < 9 else []
+        (folder / f"page{page}").write_text(json.dumps({"type": "FeatureCollection", "features": items, "links": more}))
 
 
 def _repositories(folder: Path) -> None:
@@ -158,7 +244,7 @@ def programs(folder: Path) -> dict[str, list[str]]:
     source = f"deb [trusted=yes allow-insecure=yes] http://198.18.5.{{}}:{STATIC_PORT}/apt ./"
     mirrors, folders = "\\n".join(map(source.format, range(1, MIRRORS + 1))), "mkdir -p state/lists/partial cache/archives/partial"
     page = " ".join(f"http://198.18.6.{number + 1}:{STATIC_PORT}/chunk -o /dev/null" for number in range(PAGE_HOSTS))
-    catalogue = "; ".join(f"curl -s http://198.18.7.{number % 10 + 1}:{STATIC_PORT}/chunk -o /dev/null" for number in range(100))
+    more = os.environ.get("BENCH_PYTHON", python)
     return {
         "`pip`, four at once, 30 packages each": f"for n in 1 2 3 4; do {pip} $n {names} & done; wait",
         "`npm`, 30 packages": f"npm install --silent --no-audit --no-fund --cache $PWD/cache --registry {index}/npm/ {names}",
@@ -167,10 +253,12 @@ def programs(folder: Path) -> dict[str, list[str]]:
         f"{CHUNKS} chunks of an array, one host": f"{python} -c '{READER}' 1 16 {CHUNKS}",
         f"{CHUNKS} chunks, twenty hosts": f"{python} -c '{READER}' 20 16 {CHUNKS}",
         "a page of fifty hosts (`curl --parallel`)": f"curl -s --parallel {page} 2>/dev/null",
-        "a catalogue: 100 requests in turn, ten hosts": catalogue,
+        "a STAC catalogue: ten pages, 100 pictures on ten hosts (`pystac-client`)": f"{more} -c '{CATALOGUE}'",
+        "`conda`'s engine, 30 packages (`py-rattler`)": f"{more} -c '{CONDA}'",
+        "a dask cluster of four workers": f"printf '%s' '{DASK}' > dask_program.py; {more} dask_program.py",
         "20 websockets (tornado)": f"{python} -c '{SOCKETS}'",
         "a server of its own that never answers, asked 10 times a second": f'{python} -c "{WAITS}"',
-        "three kernels (ipykernel)": f"{os.environ.get('BENCH_JUPYTER', python)} -c '{KERNELS}'",
+        "three kernels (ipykernel)": f"{more} -c '{KERNELS}'",
     }  # fmt: skip
 
 

@@ -205,29 +205,25 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=PASSES, user=USERS, repository=REPOSITORIES, network=NETWORKS, image=IMAGES)
     def launch(self, which, user, repository, network, image):
-        self.quiet = False
-        used, server, now = self._pass(which), Server(user), time.time()
-        decision = self.rules.decide(Launch(server, image, repository, used.token, network, now), now)
-        if any(block.kind == "repository" and block.what == repository for block in self.store.blocks()):
-            assert (decision.grant.rule, decision.pass_outcome) == (Rule.BLOCKED, "none")
-            return
-        assert decision.pass_outcome == used.redeem(server, repository, network, decision.grant.id, self._is_up)
-        self.purpose[decision.grant.id] = (server, "image", image)
+        used = self._pass(which)
+        self._launch(used.token, used, user, repository, network, image)
 
     @rule(promise=PROMISES, user=USERS, repository=REPOSITORIES, network=NETWORKS)
     def launch_with_promise(self, promise, user, repository, network):
+        self._launch(promise, self.keepers.get((promise, network)), user, repository, network, "image:1")
+
+    def _launch(self, presented, used, user, repository, network, image):
+        """Launch with a token or a promise; `used` is its pass, or None for a promise that no pass keeps."""
         self.quiet = False
         server, now = Server(user), time.time()
-        decision = self.rules.decide(Launch(server, "image:1", repository, promise, network, now), now)
+        decision = self.rules.decide(Launch(server, image, repository, presented, network, now), now)
         if any(block.kind == "repository" and block.what == repository for block in self.store.blocks()):
             assert (decision.grant.rule, decision.pass_outcome) == (Rule.BLOCKED, "none")
-            return
-        used = self.keepers.get((promise, network))
-        if used is None:
+        elif used is None:
             assert (decision.grant.tier, decision.pass_outcome) == (UNVERIFIED, "promised")
-            return
-        assert decision.pass_outcome == used.redeem(server, repository, network, decision.grant.id, self._is_up)
-        self.purpose[decision.grant.id] = (server, "image", "image:1")
+        else:
+            assert decision.pass_outcome == used.redeem(server, repository, network, decision.grant.id, self._is_up)
+            self.purpose[decision.grant.id] = (server, "image", image)
 
     @rule(which=PASSES, promise=PROMISES, network=NETWORKS)
     def keep_promise(self, which, promise, network):

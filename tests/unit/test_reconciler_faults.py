@@ -244,6 +244,14 @@ def test_labels_follow_annotations_without_redis(reconciler, cluster, redis_serv
     assert cluster.labelled() == {ALICE}
 
 
+def test_reconcile_without_redis_raises(reconciler, cluster, redis_server):
+    cluster.add()
+    reconciler.list_pods()
+    redis_server.stop()
+    with pytest.raises(StoreUnavailable):
+        reconciler.reconcile(ALICE)
+
+
 def test_outage_of_redis_is_made_up_for(reconciler, cluster, store, redis_server):
     reconciler.heartbeat()
     cluster.add()

@@ -210,6 +210,7 @@ def test_command_loads_neither_the_kubernetes_client_nor_flask():
         ("BLOCKED_REPOSITORIES", '["github.com/owner/name/tree/main"]', "rules.blockedRepositories"),
         ("BLOCKED_REPOSITORIES", "{", "rules.blockedRepositories"),
         ("SELF_NETWORKS", '["pods"]', "rules.selfNetworks"),
+        ("SELF_NETWORKS", "5", "rules.selfNetworks"),
         ("SELF_NETWORKS", '["10.0.0.0/33"]', "rules.selfNetworks"),
         ("TRUSTED_REPOSITORIES", '{"github.com/a/*": "verified"}', "rules.trustedRepositories"),
         ("TRUSTED_REPOSITORIES", '{"github.com/a/b": "gold"}', "rules.trustedRepositories"),

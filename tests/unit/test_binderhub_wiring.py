@@ -121,18 +121,6 @@ def test_request_is_announced_in_a_form_that_the_verifier_reads(monkeypatch, tol
     asyncio.run(main())
 
 
-def test_attempts_of_one_request_send_the_same_token(monkeypatch):
-    async def main():
-        seen = []
-        async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api)) as hub:
-            await get(f"{hub}/build/1", egress_token=PASS, attempts=4)
-        assert [body["user"] for _, body in seen] == [f"fake-repo-1-{attempt}" for attempt in range(4)]
-        assert {body["token"] for _, body in seen} == {PASS}
-        assert len({body["requested_at"] for _, body in seen}) == 1
-
-    asyncio.run(main())
-
-
 def test_launch_without_a_request_says_that_the_context_is_lost(monkeypatch):
     async def main():
         seen = []

@@ -260,16 +260,6 @@ def test_many_launches_are_announced_at_once(monkeypatch):
     asyncio.run(main())
 
 
-def test_forty_launches_with_a_hanging_verifier_wait_no_longer_than_one(monkeypatch):
-    async def main():
-        async with verifier([], slow) as api:
-            wiring = Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)
-            seconds = await asyncio.gather(*(wiring.launch(user=f"u{n}") for n in range(40)))
-        assert max(seconds) < LIMIT_SECONDS
-
-    asyncio.run(main())
-
-
 def test_handler_that_cannot_be_read_gets_its_address(monkeypatch):
     """Only our own errors are caught. The address comes from the earlier setting."""
 

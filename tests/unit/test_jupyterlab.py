@@ -33,8 +33,10 @@ def files(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_guard_lays_the_extension_and_the_address(tmp_path):
-    assert lay_lab(environment(tmp_path)) == "laid"
+@pytest.mark.parametrize("isolated", ["true", "false"], ids=["captcha", "observe"])
+def test_guard_lays_the_extension_and_the_address(tmp_path, isolated):
+    """In mode `observe` too: the extension says nothing until the mode changes."""
+    assert lay_lab(environment(tmp_path, **{ISOLATED_VARIABLE: isolated})) == "laid"
     assert files(tmp_path) == files(BUILT) | {"address.json"}
     assert json.loads((tmp_path / "address.json").read_text()) == {"url": PAGE}
     for name in files(BUILT):
@@ -53,12 +55,6 @@ def test_jupyterlab_finds_what_it_loads(tmp_path):
     described = json.loads((tmp_path / "package.json").read_text())
     assert described["name"] == Path(PLACE).name
     assert (tmp_path / described["jupyterlab"]["_build"]["load"]).is_file()
-
-
-def test_extension_is_laid_in_mode_observe_too(tmp_path):
-    """It says nothing until the mode changes."""
-    assert lay_lab(environment(tmp_path, **{ISOLATED_VARIABLE: "false"})) == "laid"
-    assert files(tmp_path) == files(BUILT) | {"address.json"}
 
 
 @pytest.mark.parametrize("more", [{LAB_VARIABLE: ""}, {ISOLATED_VARIABLE: ""}], ids=["switched off", "mode off"])

@@ -114,12 +114,6 @@ def test_expired_challenge_is_refused(public, monkeypatch):
     assert_refused(present(public, solution), "expired")
 
 
-def test_replayed_solution_is_refused(public):
-    solution = solve(public)
-    assert present(public, solution).status_code == 201
-    assert_refused(present(public, solution), "has been used")
-
-
 def changed(payload, path, change):
     """Change a field, which a dotted path names; `None` takes it away."""
     *parents, last = path.split(".")

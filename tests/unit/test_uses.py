@@ -77,16 +77,6 @@ def test_pass_is_used_up_for_another_repository_or_network(public, internal, sto
     assert waiting(store, "b") is None
 
 
-def test_launch_of_the_same_repository_and_network_moves_the_use(public, internal, store):
-    token = get_pass(public)
-    first = launch(internal, "a", token=token)
-    second = launch(internal, "b", token=token)
-    assert (first["pass_outcome"], second["pass_outcome"]) == ("free", "moved")
-    assert waiting(store, "a") is None
-    assert is_withdrawn(store, first["grant"])
-    assert waiting(store, "b").id == second["grant"]
-
-
 @pytest.mark.parametrize(
     ("state", "outcome"),
     [
@@ -126,12 +116,6 @@ def test_similar_names_are_different_servers(public, internal):
     assert launch(internal, "a", server="b", token=token)["pass_outcome"] == "moved"
     assert launch(internal, "a%2Fb", server="", token=token)["pass_outcome"] == "moved"
     assert launch(internal, "A", server="b", token=token)["pass_outcome"] == "moved"
-
-
-def test_use_moves_back_and_only_its_last_server_has_it(public, internal, store):
-    token = get_pass(public)
-    assert outcomes(internal, token, ("a", {}), ("b", {}), ("c", {}), ("a", {})) == ["free", "moved", "moved", "moved"]
-    assert [bool(waiting(store, user)) for user in "abc"] == [True, False, False]
 
 
 def test_use_moves_a_limited_number_of_times(public, internal, store):

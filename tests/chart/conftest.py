@@ -2,10 +2,18 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.support import charts
+
+
+def pytest_collection_modifyitems(items):
+    """The tools are built on first use, which takes minutes."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,6 @@ from tests.support import TOP
 from tests.support.charts import objects
 from tests.support.metrics import promtool, samples
 
-pytestmark = pytest.mark.timeout(1800)
-
 # A unit test compares them with the verifier's answer.
 SAMPLES = samples()
 

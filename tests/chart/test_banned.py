@@ -11,9 +11,6 @@ import pytest
 
 from tests.support.charts import CHART, VALUES, objects
 
-# The tools are built on first use, which takes minutes.
-pytestmark = pytest.mark.timeout(1800)
-
 # Both versions of Helm have the same template engine, and thousands of addresses take a while.
 one_helm = pytest.mark.parametrize("helm", ["helm"], indirect=True)
 

@@ -16,9 +16,6 @@ from tests.support.charts import CHART, IMAGES, TOPOLOGIES, VALUES
 from verifier.gatecheck.netpol import USUAL_LABELS
 from verifier.proxy.hosts import groups
 
-# The tools are built on first use, which takes minutes.
-pytestmark = pytest.mark.timeout(1800)
-
 
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
 def test_topology_has_what_its_mode_needs(render, values):

@@ -122,7 +122,6 @@ def test_variables_of_queries_are_defined():
     assert used == {variable["name"] for variable in DASHBOARD["templating"]["list"]}
 
 
-@pytest.mark.timeout(1800)
 def test_chart_has_the_dashboard_unchanged(helm):
     text = helm("template", "r", TOP / "chart", "--set", "metrics.grafanaDashboard.enabled=true")
     (found,) = [one for one in yaml.safe_load_all(text) if one and one["metadata"]["name"] == "binder-egress-dashboard"]

@@ -14,9 +14,6 @@ from tests.support.charts import CHART, TOPOLOGIES, VALUES, objects
 OLDEST, NEWEST = "1.28.0", "1.37.0"
 """Versions of Kubernetes: the oldest that Chart.yaml accepts, and the newest whose libraries are published."""
 
-# The tools are built on first use, which takes minutes.
-pytestmark = pytest.mark.timeout(1800)
-
 
 def rendered(helm, *args):
     """The objects, as text and as documents."""

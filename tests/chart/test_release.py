@@ -16,9 +16,6 @@ HOME = "https://github.com/example/egress"
 IMAGES = "127.0.0.1:5000/egress"
 DIGESTS = VERIFIER, AGENT, GUARD, REDIS = ["sha256:" + letter * 64 for letter in "abcd"]
 
-# The tools are built on first use, which takes minutes.
-pytestmark = pytest.mark.timeout(1800)
-
 
 @pytest.mark.parametrize(("version", "candidate"), [("9.9.9", "false"), ("9.9.9-rc.1", "true")])
 def test_published_chart_has_its_images_by_digest(tools, helm, tmp_path, version, candidate):

@@ -10,9 +10,6 @@ import yaml
 from tests.support import TOP
 from tests.support.charts import CHART, VALUES, by_name
 
-# The tools are built on first use, which takes minutes.
-pytestmark = pytest.mark.timeout(1800)
-
 FOLDER = CHART / "settings"
 SETTINGS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 

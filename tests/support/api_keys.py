@@ -3,8 +3,8 @@
 import json
 import os
 import time
-from pathlib import Path
 
+from tests.support import TOP
 from tests.support.apps import (
     internal_client,
     make_settings,
@@ -16,7 +16,7 @@ from verifier.gatecheck import doctor
 from verifier.operators.actions import CommandOperators
 from verifier.web.app import create_services
 
-DOCUMENT = Path(__file__).parents[2] / "docs/api-keys.md"
+DOCUMENT = TOP / "docs/api-keys.md"
 ORIGIN = "https://course.example.org"
 LATER = "2999-12-31"
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import time
-from pathlib import Path
 from urllib.parse import urlencode
 
 from tornado.httpclient import HTTPRequest
@@ -17,7 +16,9 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.web import Application, RequestHandler
 from traitlets.config import Config
 
-SNIPPET = Path(__file__).parents[2] / "chart/integration/launch_hook.py"
+from tests.support import TOP
+
+SNIPPET = TOP / "chart/integration/launch_hook.py"
 PASS = "pass-that-no-log-may-hold"
 API_TOKEN = "api-token-that-no-log-may-hold"
 REPOSITORY = "https://example.com/fake/repo.git"

@@ -7,11 +7,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support import TOP
+
 TABLE = json.loads(Path(__file__).with_suffix(".json").read_text())
 """`networks`: name for CLUSTER_NETWORK → name for people. `properties`: name of a property → what it means, and `yes`, `no` or
 `with IPv4 alone` for each network."""
 
-PAGE = Path(__file__).parents[3] / "docs/battery-tables.md"
+PAGE = TOP / "docs/battery-tables.md"
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
+from tests.support import TOP
 from tests.support.egress_proxy.attempts import USE, Attempt
 
-PAGE = Path(__file__).parents[3] / "docs/battery-tables.md"
+PAGE = TOP / "docs/battery-tables.md"
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,22 @@
 """The unlock page: its texts, and actions on it."""
 
 import time
-from pathlib import Path
 
 from playwright.sync_api import expect
 
-from tests.support.apps import carried
+from tests.support.apps import carried, reconciler
 from verifier.records import KnownServer, Server
-
-TOP = Path(__file__).parents[2]
 
 NO_ACCESS = "Your server has no internet access."
 GRANTED = "Your server has internet access."
 FAILED = "Your server has no internet access yet."
 FROM_NOW_ON = "New connections work from now on."
+UNLOCKED = f"{GRANTED} {FROM_NOW_ON}"
+RENEWED = f"{GRANTED} The time has been renewed."
 ENDED = "This server is not running."
 
+ENDLESS = {"cost": 100_000, "counterMax": 1_000_000}
+"""Options of ALTCHA: more work than any site requires."""
 PHONE = {"viewport": {"width": 320, "height": 600}}
 """The narrowest screen that WCAG 1.4.10 requires."""
 
@@ -49,3 +50,19 @@ def press(tab, name):
     expect(tab.state).to_contain_text("Solve the check below.")
     place = frame.content_frame if frame.count() else tab.page.locator("#widget")
     place.get_by_role("button", name=name).click()
+
+
+def nothing():
+    """The page goes on without a click."""
+
+
+def unlocks(tab, store, said=UNLOCKED, act=None, **how):
+    """Click the button, or do something else, and expect what the page says once the reconciler has written the tier."""
+    with reconciler(store, **how):
+        (act or tab.button.click)()
+        expect(tab.state).to_have_text(said)
+
+
+def solves(tab, store, said=UNLOCKED, **how):
+    """Solve the provider's check, and expect what the page says then."""
+    unlocks(tab, store, said, lambda: press(tab, "I am a person"), **how)

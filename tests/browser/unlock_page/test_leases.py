@@ -7,7 +7,18 @@ from playwright.sync_api import expect
 
 from tests.support.apps import reconciler
 from tests.support.browser import MODEST
-from tests.support.unlock_page import ENDED, FROM_NOW_ON, GRANTED, LEASE, NO_ACCESS, NO_ANSWER, PHONE, lasts
+from tests.support.unlock_page import (
+    ENDED,
+    GRANTED,
+    LEASE,
+    NO_ACCESS,
+    NO_ANSWER,
+    PHONE,
+    RENEWED,
+    lasts,
+    nothing,
+    unlocks,
+)
 from verifier.grants import Block
 from verifier.records import Server
 from verifier.texts import read_origin
@@ -64,9 +75,7 @@ def test_renewal_takes_one_click(leased, store, open_tab):
     expect(retry).to_be_hidden()
     assert tab.button.bounding_box()["y"] < back.bounding_box()["y"]
     tab.page.evaluate(WATCH_STATE)
-    with reconciler(store, lease=LEASE):
-        tab.button.click()
-        expect(tab.state).to_have_text(f"{GRANTED} The time has been renewed.")
+    unlocks(tab, store, RENEWED, lease=LEASE)
     assert "Solved. The time is being renewed." in tab.page.evaluate("said")
     expect(tab.page.get_by_role("timer")).to_have_text(re.compile(r"^Time left: (10:00|9:\d\d)$"))
     expect(tab.button).to_be_hidden()
@@ -89,17 +98,14 @@ def test_renewal_is_possible_from_the_second_half_on(leased, store, open_tab):
     expect(tab.page.get_by_text("half of the time")).to_have_count(0)
     tab.page.keyboard.press("Tab")
     expect(tab.button).to_be_focused()
-    with reconciler(store, lease=LEASE):
-        tab.page.keyboard.press("Enter")
-        expect(tab.state).to_have_text(f"{GRANTED} The time has been renewed.")
+    unlocks(tab, store, RENEWED, lambda: tab.page.keyboard.press("Enter"), lease=LEASE)
 
 
 def test_pending_renewal_is_shown_as_accepted(leased, store, open_tab):
     tab = open_tab(leased(100))
     tab.button.click()
     expect(tab.state).to_contain_text("Accepted.")
-    with reconciler(store, lease=LEASE):
-        expect(tab.state).to_have_text(f"{GRANTED} The time has been renewed.")
+    unlocks(tab, store, RENEWED, nothing, lease=LEASE)
     assert tab.posts == 1
 
 
@@ -111,16 +117,14 @@ def test_failed_renewal_says_so_and_can_be_tried_again(leased, store, open_tab):
     tab.button.click()
     expect(tab.state).to_have_text(f"The time has not been renewed yet. {NO_ANSWER}")
     tab.page.unroute("**/challenge?*")
-    with reconciler(store, lease=LEASE):
-        tab.button.click()
-        expect(tab.state).to_contain_text("renewed.")
+    unlocks(tab, store, RENEWED, lease=LEASE)
 
 
 def test_renewal_in_another_tab_is_shown(leased, store, open_tab):
     tab = open_tab(leased(100))
     expect(tab.button).to_be_visible()
     lasts(store, LEASE)
-    expect(tab.state).to_have_text(f"{GRANTED} The time has been renewed.")
+    expect(tab.state).to_have_text(RENEWED)
     expect(tab.button).to_be_hidden()
     assert tab.posts == 0
 
@@ -136,9 +140,7 @@ def test_end_of_the_time_is_shown_on_the_open_page(leased, store, open_tab):
     tab.page.reload()
     expect(tab.state).to_have_text(OVER)
     expect(tab.button).to_have_text("Restore internet access")
-    with reconciler(store, lease=LEASE):
-        tab.button.click()
-        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    unlocks(tab, store, lease=LEASE)
     expect(tab.page.get_by_role("timer")).to_be_visible()
 
 
@@ -148,9 +150,7 @@ def test_server_that_will_be_stopped_can_be_saved(leased, store, open_tab):
         re.compile(r"^Your server will be stopped in [01]:\d\d, unless you give it internet access again\.")
     )
     tab.picture("lease-stopping-320")
-    with reconciler(store, lease=LEASE):
-        tab.button.click()
-        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    unlocks(tab, store, lease=LEASE)
     expect(tab.page.locator("#after")).to_contain_text("two minutes later it is stopped")
     tab.requests_fail = True
     store.forget(Server("alice"))
@@ -184,9 +184,7 @@ def test_time_left_is_shown_in_every_language_on_a_phone(language, leased, store
     expect(tab.button).to_have_text(messages["renew"])
     expect(tab.state).to_have_text(f"{messages['granted']} {messages['ends-soon']}")
     tab.picture(f"lease-{language}-320")
-    with reconciler(store, lease=LEASE):
-        tab.button.click()
-        expect(tab.state).to_have_text(f"{messages['granted']} {messages['renewed']}")
+    unlocks(tab, store, f"{messages['granted']} {messages['renewed']}", lease=LEASE)
 
 
 def test_block_before_the_tier_is_taken_says_nothing_of_connections(leased, store, open_tab):

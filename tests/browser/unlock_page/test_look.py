@@ -5,9 +5,9 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.apps import reconciler, run_pod
+from tests.support.apps import reconciler
 from tests.support.browser import MODEST
-from tests.support.unlock_page import FROM_NOW_ON, GRANTED, PHONE, lasts
+from tests.support.unlock_page import PHONE, lasts, unlocks
 from verifier.records import Server
 
 DOT = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPj/HwADBwIAMCbHYQAAAABJRU5ErkJggg=="
@@ -53,7 +53,7 @@ def test_nothing_jumps_while_the_page_loads(screen, ways, double, providers, ope
     """Script and challenge come late, after the page has been painted."""
     offered = {"altcha": {**MODEST["altcha"], "order": 0}, "recaptchaV3": {**double.options("recaptchaV3"), "order": 1}}
     address = providers("recaptchaV3", captcha_providers=dict(list(offered.items())[:ways]), branding=BRANDING)
-    tab = open_tab("about:blank", address, **SCREENS[screen])
+    tab = open_tab(address, goes=False, **SCREENS[screen])
     tab.page.route(re.compile("server-.*js|challenge"), lambda route: (tab.page.wait_for_timeout(400), route.continue_()))
     tab.page.goto(address)
     expect(tab.page.locator("#way")).not_to_be_empty()
@@ -88,14 +88,9 @@ def test_nothing_jumps_when_a_widget_comes(names, screen, double, providers, ope
 
 
 @pytest.fixture
-def branded(start, store):
+def branded(providers):
     """A function that starts a verifier with a branding, publishes a server, and returns the address of its page."""
-
-    def publish(hub_url="", **branding):
-        run_pod(store)
-        return f"{start(captcha_providers=MODEST, branding=branding, hub_url=hub_url).public}/egress/servers/alice/"
-
-    return publish
+    return lambda hub_url="", **branding: providers(captcha_providers=MODEST, branding=branding, hub_url=hub_url)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -131,7 +126,7 @@ def test_page_reads_well_without_its_style_sheet(running, branded, store, open_t
     address = branded(**BRANDING)
     if not running:
         store.forget(Server("alice"))
-    tab = open_tab("about:blank", address)
+    tab = open_tab(address, goes=False)
     tab.requests_fail = not running
     tab.page.route(re.compile(r"server-.*\.css"), lambda route: route.fulfill(content_type="text/css", body=""))
     tab.page.goto(address)
@@ -146,9 +141,7 @@ def test_success_says_what_to_do_next_and_leads_back(branded, store, open_tab):
     tab = open_tab(address)
     back = tab.page.get_by_role("link", name="Back to your server")
     expect(back).to_be_hidden()
-    with reconciler(store):
-        tab.button.click()
-        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    unlocks(tab, store)
     expect(tab.page.get_by_text("retry whatever failed")).to_be_visible()
     expect(back).to_have_attribute("href", "https://hub.example.org/jupyter/user/alice/")
     tab.picture("back")
@@ -180,7 +173,7 @@ def test_way_back_closes_a_window_that_was_opened_for_the_page(page_address, sto
 @pytest.mark.parametrize("path", ["server/alice", "servers/nobody/", ""])
 def test_wrong_address_leads_to_the_start_page(path, start, open_tab):
     process = start(captcha_providers=MODEST, base_path="/binder/egress", branding=BRANDING)
-    tab = open_tab("about:blank", process.public)
+    tab = open_tab(process.public, goes=False)
     tab.requests_fail = True
     tab.page.goto(f"{process.public}/binder/egress/{path}")
     link = tab.page.get_by_role("link", name="Go to the start page")

@@ -2,14 +2,13 @@
 
 import json
 import re
-from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.support.apps import reconciler, run_pod
 from tests.support.browser import MODEST
-from tests.support.unlock_page import ENDED, FROM_NOW_ON, fails
+from tests.support.unlock_page import ENDED, FROM_NOW_ON, fails, unlocks
 
 
 def test_risen_price_is_paid_without_a_click(page_address, store, open_tab):
@@ -24,20 +23,8 @@ def test_risen_price_is_paid_without_a_click(page_address, store, open_tab):
         return route.continue_()
 
     tab.page.route("**/servers/alice/", refuse)
-    with reconciler(store):
-        tab.button.click()
-        expect(tab.state).to_contain_text(FROM_NOW_ON)
+    unlocks(tab, store)
     assert tab.posts == 2
-
-
-def test_browser_without_abortsignal_timeout_unlocks(page_address, store, open_tab):
-    """Safari 15 is one."""
-    tab = open_tab(page_address)
-    tab.page.add_init_script("delete AbortSignal.timeout")
-    tab.page.reload()
-    with reconciler(store):
-        tab.button.click()
-        expect(tab.state).to_contain_text(FROM_NOW_ON)
 
 
 PROBLEMS = {
@@ -86,33 +73,28 @@ def test_spent_budget_says_when_to_try_again(start, store, open_tab):
 
 def test_empty_list_of_providers_says_so(page_address, open_tab):
     body = '{"purpose": "unlock", "providers": []}'
-    tab = open_tab("about:blank")
-    tab.origins.append(urlsplit(page_address)[:2])
+    tab = open_tab(page_address, goes=False)
     tab.page.route("**/challenge?*", lambda route: route.fulfill(content_type="application/json", body=body))
     tab.page.goto(page_address)
     expect(tab.state).to_contain_text("There is no check to solve just now. Try again in a few minutes.")
     tab.picture("nothing-to-solve")
 
 
-def test_browser_without_workers_says_so(page_address, open_tab):
+@pytest.mark.parametrize("lacks", ["workers", "the worker's file, as during an upgrade of the verifier"])
+def test_browser_without_workers_says_so(lacks, page_address, open_tab):
     tab = open_tab(page_address)
-    tab.page.evaluate("delete globalThis.Worker")
-    fails(tab, "The calculation does not start here. Reload the page, or open it in another browser or on a phone.")
-
-
-def test_missing_worker_file_says_so(page_address, open_tab):
-    """As during an upgrade of the verifier: files of the new version have other names."""
-    tab = open_tab(page_address)
-    tab.page.route("**/worker-*", lambda route: route.fulfill(status=404))
+    if lacks == "workers":
+        tab.page.evaluate("delete globalThis.Worker")
+    else:
+        tab.page.route("**/worker-*", lambda route: route.fulfill(status=404))
     fails(tab, "The calculation does not start here. Reload the page, or open it in another browser or on a phone.")
 
 
 @pytest.mark.parametrize("script", ["missing", "not understood"])
 def test_page_whose_script_does_not_run_says_so(script, page_address, open_tab):
     """The script is missing during an upgrade of the verifier, and old browsers do not understand it."""
-    tab = open_tab("about:blank")
+    tab = open_tab(page_address, goes=False)
     tab.requests_fail = True
-    tab.origins.append(urlsplit(page_address)[:2])
     answer = {"status": 404} if script == "missing" else {"content_type": "text/javascript", "body": "not understood"}
     tab.page.route("**/server-*.js", lambda route: route.fulfill(**answer))
     tab.page.goto(page_address)
@@ -130,9 +112,8 @@ def test_page_whose_script_does_not_run_says_so(script, page_address, open_tab):
 
 
 def test_page_of_an_unknown_server_says_that_it_ended(verifier, open_tab):
-    tab = open_tab("about:blank")
+    tab = open_tab(verifier, goes=False)
     tab.requests_fail = True
-    tab.origins.append(urlsplit(verifier)[:2])
     tab.page.goto(f"{verifier}/egress/servers/nobody/")
     expect(tab.page.get_by_role("heading", name=ENDED)).to_be_visible()
     tab.picture("no-such-server")

@@ -1,13 +1,10 @@
 """Captcha providers on the unlock page, against the double of their interfaces and widgets."""
 
-from urllib.parse import urlsplit
-
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.apps import reconciler
 from tests.support.browser import MODEST
-from tests.support.unlock_page import FAILED, FROM_NOW_ON, GRANTED, LEASE, NO_ACCESS, PHONE, lasts, press
+from tests.support.unlock_page import FAILED, LEASE, NO_ACCESS, PHONE, RENEWED, lasts, press, solves, unlocks
 from tests.support.waiting import eventually
 
 INTERACTIVE = ["hcaptcha", "turnstile", "recaptchaV2", "friendlyCaptcha", "cap", "mcaptcha", "prosopo"]
@@ -16,32 +13,25 @@ INTERACTIVE = ["hcaptcha", "turnstile", "recaptchaV2", "friendlyCaptcha", "cap",
 @pytest.mark.parametrize("name", INTERACTIVE)
 def test_widget_takes_one_click(name, double, providers, store, open_tab):
     tab = open_tab(providers(name), double.url)
-    with reconciler(store):
-        press(tab, "I am a person")
-        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    solves(tab, store)
     expect(tab.page.locator("#widget > *")).to_have_count(0)
     assert tab.posts == 1 + 2 * (name == "cap")
 
 
 def test_widget_works_in_a_browser_without_abortsignal_timeout(double, providers, store, open_tab):
     """On iOS 15, for instance."""
-    tab = open_tab("about:blank", double.url)
     address = providers("turnstile")
-    tab.origins.insert(0, urlsplit(address)[:2])
+    tab = open_tab(address, double.url, goes=False)
     tab.page.add_init_script("delete AbortSignal.timeout")
     tab.page.goto(address)
-    with reconciler(store):
-        press(tab, "I am a person")
-        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    solves(tab, store)
 
 
 def test_widget_without_a_click_waits_for_our_button(double, providers, store, open_tab):
     tab = open_tab(providers("recaptchaV3"), double.url)
     expect(tab.page.get_by_text("The check is reCAPTCHA.")).to_be_visible()
     assert tab.strangers == []
-    with reconciler(store):
-        tab.button.click()
-        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    unlocks(tab, store)
     assert double.calls[-1][1]["response"]
 
 
@@ -56,10 +46,7 @@ def test_another_way_is_reached_with_the_keyboard(double, providers, store, open
     expect(tab.page.get_by_role("button", name="Use Cloudflare Turnstile")).to_be_visible()
     tab.picture("another-way-320")
     assert not [address for address in tab.strangers if "turnstile" in address]
-    with reconciler(store):
-        for key in ("Tab", "Tab", "Enter"):
-            tab.page.keyboard.press(key)
-        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    unlocks(tab, store, act=lambda: [tab.page.keyboard.press(key) for key in ("Tab", "Tab", "Enter")])
 
 
 def test_third_party_is_asked_only_when_it_is_chosen(double, providers, store, open_tab):
@@ -70,9 +57,7 @@ def test_third_party_is_asked_only_when_it_is_chosen(double, providers, store, o
     assert tab.strangers == []
     tab.page.get_by_text("Another way").click()
     tab.page.get_by_role("button", name="Use Cloudflare Turnstile").click()
-    with reconciler(store):
-        press(tab, "I am a person")
-        expect(tab.state).to_contain_text(FROM_NOW_ON)
+    solves(tab, store)
 
 
 def test_wrong_solution_can_be_tried_again(double, providers, store, open_tab):
@@ -83,17 +68,13 @@ def test_wrong_solution_can_be_tried_again(double, providers, store, open_tab):
     tab.picture("refused")
     # The next click brings a new widget.
     tab.button.click()
-    with reconciler(store):
-        press(tab, "I am a person")
-        expect(tab.state).to_contain_text(FROM_NOW_ON)
+    solves(tab, store)
 
 
 def test_expired_widget_can_still_be_solved(double, providers, store, open_tab):
     tab = open_tab(providers("turnstile"), double.url)
     press(tab, "Expire")
-    with reconciler(store):
-        press(tab, "I am a person")
-        expect(tab.state).to_contain_text(FROM_NOW_ON)
+    solves(tab, store)
 
 
 @pytest.mark.parametrize("name", ["hcaptcha", "friendlyCaptcha", "cap", "prosopo"])
@@ -112,15 +93,12 @@ def test_renewal_asks_a_third_party_only_after_a_click(double, providers, store,
     tab.page.wait_for_timeout(500)
     assert tab.strangers == []
     tab.button.click()
-    with reconciler(store, lease=LEASE):
-        press(tab, "I am a person")
-        expect(tab.state).to_have_text(f"{GRANTED} The time has been renewed.")
+    solves(tab, store, RENEWED, lease=LEASE)
 
 
 def test_blocked_script_says_so_and_can_be_tried_again(double, providers, store, open_tab):
-    tab = open_tab("about:blank", double.url)
     address = providers("hcaptcha", altcha=True)
-    tab.origins.insert(0, urlsplit(address)[:2])
+    tab = open_tab(address, double.url, goes=False)
     tab.requests_fail = True
     tab.page.route(f"{double.url}/**", lambda route: route.abort())
     tab.page.goto(address)
@@ -130,9 +108,7 @@ def test_blocked_script_says_so_and_can_be_tried_again(double, providers, store,
     tab.picture("blocked")
     tab.page.unroute(f"{double.url}/**")
     tab.button.click()
-    with reconciler(store):
-        press(tab, "I am a person")
-        expect(tab.state).to_contain_text(FROM_NOW_ON)
+    solves(tab, store)
 
 
 LIMITS = """{
@@ -145,8 +121,7 @@ LIMITS = """{
 
 
 def open_with_limits(address, double, open_tab):
-    tab = open_tab("about:blank", double.url)
-    tab.origins.insert(0, urlsplit(address)[:2])
+    tab = open_tab(address, double.url, goes=False)
     tab.page.add_init_script(LIMITS)
     return tab
 

@@ -6,10 +6,11 @@ import subprocess
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.apps import carried, reconciler, run_pod
+from tests.support import TOP
+from tests.support.apps import carried, run_pod
 from tests.support.browser import MODEST
 from tests.support.languages import CHOICES
-from tests.support.unlock_page import NO_ACCESS, NO_ANSWER, PHONE, TOP
+from tests.support.unlock_page import ENDLESS, NO_ACCESS, NO_ANSWER, PHONE, unlocks
 from verifier.records import KnownServer, Server
 from verifier.web.pages import MESSAGES
 
@@ -25,9 +26,7 @@ def test_unlock_page_works_in_every_language_on_a_phone(language, page_address, 
     tab.picture(f"{language}-320")
     left = tab.state.evaluate("element => getComputedStyle(element).direction")
     assert left == ("rtl" if language == "ar" else "ltr")
-    with reconciler(store):
-        tab.button.click()
-        expect(tab.state).to_have_text(f"{messages['granted']} {messages['from-now-on']}")
+    unlocks(tab, store, f"{messages['granted']} {messages['from-now-on']}")
 
 
 def test_front_end_chooses_languages_as_the_server_does():
@@ -63,11 +62,8 @@ def test_qr_code_is_folded_away_and_not_on_phones(page_address, open_tab):
     expect(tablet.page.get_by_text("Use your phone", exact=True)).to_be_hidden()
 
 
-def test_progress_does_not_move_with_reduced_motion(start, store, open_tab):
-    options = {"altcha": {"cost": 100_000, "counterMax": 1_000_000}}
-    process = start(captcha_providers=options)
-    run_pod(store)
-    tab = open_tab(f"{process.public}/egress/servers/alice/", reduced_motion="reduce")
+def test_progress_does_not_move_with_reduced_motion(providers, open_tab):
+    tab = open_tab(providers(captcha_providers={"altcha": ENDLESS}), reduced_motion="reduce")
     tab.button.click()
     expect(tab.state).to_contain_text("Calculating")
     expect(tab.page.locator("progress")).to_be_hidden()
@@ -75,29 +71,21 @@ def test_progress_does_not_move_with_reduced_motion(start, store, open_tab):
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_packages_alone_are_shown_in_every_language_on_a_phone(language, start, store, open_tab):
+def test_packages_alone_are_shown_in_every_language_on_a_phone(language, providers, store, open_tab):
     messages = MESSAGES[language]
-    process = start(captcha_providers=MODEST, unverified_hosts=["conda", "python", "r"])
-    run_pod(store)
-    address = f"{process.public}/egress/servers/alice/"
+    address = providers(captcha_providers=MODEST, unverified_hosts=["conda", "python", "r"])
     tab = open_tab(address, locale=f"{language}-XX" if language != "en" else "en-GB", **PHONE)
     expect(tab.state).to_have_text(messages["packages-only"])
     works = messages["reach-hosts"].format(hosts="pip, conda, R")
     expect(tab.page.locator("#reach")).to_have_text(f"{works} {messages['reach-rest']}")
     tab.picture(f"packages-{language}-320")
-    with reconciler(store):
-        tab.button.click()
-        expect(tab.state).to_have_text(f"{messages['granted']} {messages['from-now-on']}")
+    unlocks(tab, store, f"{messages['granted']} {messages['from-now-on']}")
 
 
-def test_limited_access_is_shown_until_a_block_ends_it(start, store, open_tab):
-    process = start(
-        captcha_providers=MODEST,
-        unverified_hosts=["python", "api.example.org"],
-        branding={"contact": "help@example.org"},
-    )
-    run_pod(store)
-    tab = open_tab(f"{process.public}/egress/servers/alice/", viewport={"width": 1280, "height": 800})
+def test_limited_access_is_shown_until_a_block_ends_it(providers, store, open_tab):
+    hosts, branding = ["python", "api.example.org"], {"contact": "help@example.org"}
+    address = providers(captcha_providers=MODEST, unverified_hosts=hosts, branding=branding)
+    tab = open_tab(address, viewport={"width": 1280, "height": 800})
     expect(tab.state).to_have_text("Your server has limited internet access.")
     expect(tab.page.locator("#reach")).to_have_text("What works: pip; api.example.org. Nothing else works yet.")
     tab.picture("hosts")

@@ -6,16 +6,10 @@ import pytest
 import requests
 from playwright.sync_api import expect
 
+from tests.support import TOP
 from tests.support.apps import reconciler
 from tests.support.browser import MODEST
-from tests.support.unlock_page import (
-    FROM_NOW_ON,
-    GRANTED,
-    NO_ACCESS,
-    PHONE,
-    TOP,
-    lasts,
-)
+from tests.support.unlock_page import GRANTED, NO_ACCESS, PHONE, UNLOCKED, lasts
 from tests.support.waiting import eventually
 from verifier.records import KnownServer, Server
 
@@ -55,7 +49,7 @@ def test_qr_code_on_the_page_is_scanned(scheme, start, store, open_tab, browser)
     assert scanned == f"{address}#unlock"
     with reconciler(store, server):
         phone = open_tab(scanned, **PHONE)
-        expect(phone.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+        expect(phone.state).to_have_text(UNLOCKED)
 
 
 @pytest.mark.parametrize("colors", ["#000 on #fff", "#eee on #111"])
@@ -118,7 +112,7 @@ def test_tab_opened_by_jupyterlab_unlocks_and_leaks_no_token(how, rel, features,
             lab.locator(how).click()
         tab = opened.value
         tab.locator("#unlock").click()
-        expect(tab.locator("#state")).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+        expect(tab.locator("#state")).to_have_text(UNLOCKED)
     # JupyterLab's address has a token, so no request of the page may have a referrer.
     ours = [request for request in sent if "/egress/" in request.url and not request.is_navigation_request()]
     assert ours and not [request for request in ours if "referer" in request.all_headers()]

@@ -3,24 +3,25 @@
 import json
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.apps import VerifierProcess, carried, reconciler, run_pod
+from tests.support import TOP
+from tests.support.apps import VerifierProcess, reconciler, run_pod
 from tests.support.browser import ARTIFACTS, AXE, MODEST
 from tests.support.jupyter import FAILING, FINE
+from tests.support.unlock_page import lasts
 from tests.support.waiting import eventually
-from verifier.records import KnownServer, Server
 from verifier.web.pages import MESSAGES
 
-TOP = Path(__file__).parents[3]
 WORDS = {path.stem: json.loads(path.read_text()) for path in (TOP / "verifier/web/messages/lab").glob("*.json")}
 EN = WORDS["en"]
 REACHES_NOTHING = MESSAGES["en"]["reach-nothing"]
 """The verifier's sentence, which it gives in the language that the extension asks for."""
 MINUTE = 60
+
+pytestmark = pytest.mark.timeout(400)
 
 
 def violations(page, *selectors):
@@ -34,7 +35,6 @@ def violations(page, *selectors):
     return [f"{fault['id']}: {fault['nodes'][0]['html']}" for fault in report["violations"]]
 
 
-@pytest.mark.timeout(400)
 def test_failed_cell_leads_to_access_by_two_clicks(page_address, store, open_lab):
     run_pod(store)
     lab = open_lab(FAILING, FAILING)
@@ -68,7 +68,6 @@ def test_failed_cell_leads_to_access_by_two_clicks(page_address, store, open_lab
     assert not any({"cookie", "authorization", "referer"} & set(headers) for headers in told)
 
 
-@pytest.mark.timeout(400)
 def test_notification_comes_once_in_ten_minutes(page_address, store, open_lab):
     run_pod(store)
     lab = open_lab(FAILING, FAILING, FINE)
@@ -91,7 +90,6 @@ def test_notification_comes_once_in_ten_minutes(page_address, store, open_lab):
     expect(lab.dialog).to_be_visible()
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_panel_is_reached_by_keyboard_and_accessible(page_address, store, jupyter, open_lab, dark):
     run_pod(store)
@@ -112,7 +110,6 @@ def test_panel_is_reached_by_keyboard_and_accessible(page_address, store, jupyte
     assert opened.value.url.startswith(page_address)
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("language", ["de", "ar"])
 def test_panel_speaks_the_browsers_language(page_address, store, open_lab, language):
     run_pod(store)
@@ -126,15 +123,12 @@ def test_panel_speaks_the_browsers_language(page_address, store, open_lab, langu
     lab.page.screenshot(path=ARTIFACTS / f"lab-panel-{language}.png")
 
 
-@pytest.mark.timeout(400)
 def test_lease_is_kept_by_the_same_window(page_address, store, open_lab):
-    server = Server("alice")
-    now = int(time.time())
-    store.publish(server, KnownServer("uid-1", carried("verified", "g1", until=now + 12 * MINUTE - 20)))
+    lasts(store, 12 * MINUTE - 20)
     lab = open_lab(FINE)
     expect(lab.item).to_contain_text(" min left")
     expect(lab.notices(EN["keep"])).to_have_count(0)
-    store.publish(server, KnownServer("uid-1", carried("verified", "g1", until=now + 4 * MINUTE)))
+    lasts(store, 4 * MINUTE)
     lab.item.click()
     expect(lab.dialog).to_contain_text("Your server keeps running.")
     lab.dialog.get_by_role("button", name=EN["close"]).click()
@@ -147,9 +141,8 @@ def test_lease_is_kept_by_the_same_window(page_address, store, open_lab):
     expect(lab.notices("Are you still there?")).to_have_count(0)
 
 
-@pytest.mark.timeout(400)
 def test_end_of_access_is_told_with_a_way_back(page_address, store, open_lab):
-    store.publish(Server("alice"), KnownServer("uid-1", carried("verified", "g1", until=int(time.time()) + 4 * MINUTE)))
+    lasts(store, 4 * MINUTE)
     lab = open_lab(FINE)
     small = lab.press(EN["keep"])
     with reconciler(store, lease=10 * MINUTE):
@@ -157,7 +150,7 @@ def test_end_of_access_is_told_with_a_way_back(page_address, store, open_lab):
         expect(lab.notices(EN["renewed"])).to_be_visible()
     if not small.is_closed():
         small.wait_for_event("close", timeout=60_000)
-    store.publish(Server("alice"), KnownServer("uid-1", carried("unverified", "g1", rule="expired", at=1_800_000_000)))
+    lasts(store, None, "unverified", rule="expired", at=1_800_000_000)
     look(lab, "visible")
     told = lab.notices("Internet access has ended. The time ran out at 2027-01-15 08:00 UTC.")
     expect(told).to_be_visible()
@@ -170,12 +163,11 @@ def test_end_of_access_is_told_with_a_way_back(page_address, store, open_lab):
     expect(told).to_have_count(0)
 
 
-@pytest.mark.timeout(400)
 def test_block_is_told_with_whom_to_ask(page_address, store, open_lab):
-    store.publish(Server("alice"), KnownServer("uid-1", carried("verified", "g1")))
+    lasts(store, None)
     lab = open_lab(FINE)
     expect(lab.item).to_have_text(EN["network"])
-    store.publish(Server("alice"), KnownServer("uid-1", carried(rule="blocked", at=1_800_000_000)))
+    lasts(store, None, "unverified", rule="blocked", at=1_800_000_000)
     look(lab, "visible")
     blocked = "The operators of this site blocked it at 2027-01-15 08:00 UTC."
     told = lab.notices(f"Internet access has ended. {blocked}")
@@ -188,7 +180,6 @@ def test_block_is_told_with_whom_to_ask(page_address, store, open_lab):
     lab.page.screenshot(path=ARTIFACTS / "lab-blocked.png")
 
 
-@pytest.mark.timeout(400)
 def test_mode_observe_is_silent_until_it_ends(page_address, redis_server, store, open_lab):
     run_pod(store)
     observing = VerifierProcess(redis_server, captcha_providers=MODEST, mode="observe")
@@ -228,7 +219,6 @@ def look(lab, visibility, event=True):
         lab.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
 
-@pytest.mark.timeout(400)
 def test_failed_cells_have_one_notification_until_access_grows(page_address, store, open_lab):
     """Also if the verifier is silent in between."""
     run_pod(store)
@@ -244,29 +234,25 @@ def test_failed_cells_have_one_notification_until_access_grows(page_address, sto
     lab.page.route(page_address, lambda route: route.abort())
     look(lab, "visible")
     expect(lab.item).to_have_text(EN["unknown"])
-    store.publish(Server("alice"), KnownServer("uid-1", carried("verified", "g1")))
+    lasts(store, None)
     lab.page.unroute(page_address)
     look(lab, "visible")
     expect(lab.notices(EN["run-again"])).to_be_visible()
     expect(notices).to_have_count(0)
 
 
-@pytest.mark.timeout(400)
 def test_question_goes_with_the_lease(page_address, store, open_lab):
-    server = Server("alice")
-    store.publish(server, KnownServer("uid-1", carried("verified", "g1", until=int(time.time()) + 4 * MINUTE)))
+    lasts(store, 4 * MINUTE)
     lab = open_lab(FINE)
     expect(lab.notices("Are you still there?")).to_be_visible()
-    store.publish(server, KnownServer("uid-1", carried("unverified", "g1", rule="expired")))
+    lasts(store, None, "unverified", rule="expired")
     look(lab, "visible")
     expect(lab.item).to_have_text(EN["none"])
     expect(lab.notices("Are you still there?")).to_have_count(0)
 
 
-@pytest.mark.timeout(400)
 def test_tab_asks_about_the_end_of_a_lease_only_while_visible(page_address, store, open_lab):
-    server = Server("alice")
-    store.publish(server, KnownServer("uid-1", carried("verified", "g1", until=int(time.time()) + 15 * MINUTE)))
+    lasts(store, 15 * MINUTE)
     lab = open_lab(FINE)
     expect(lab.item).to_contain_text(" min left")
     asked = []
@@ -280,7 +266,7 @@ def test_tab_asks_about_the_end_of_a_lease_only_while_visible(page_address, stor
     with lab.page.expect_request(page_address):
         look(lab, "visible", event=False)
     # The pod is about to be stopped, and nothing can be renewed.
-    store.publish(server, KnownServer("uid-1", carried("unverified", "g1", rule="expired", until=int(time.time()) + 200)))
+    lasts(store, 200, "unverified", rule="expired")
     look(lab, "visible")
     expect(lab.item).to_have_text(EN["none"])
     look(lab, "hidden")
@@ -288,7 +274,7 @@ def test_tab_asks_about_the_end_of_a_lease_only_while_visible(page_address, stor
     with lab.page.expect_request(page_address):
         look(lab, "visible", event=False)
     # The end has passed, and nobody has stopped the pod yet.
-    store.publish(server, KnownServer("uid-1", carried("unverified", "g1", rule="expired", until=int(time.time()) - 1)))
+    lasts(store, -1, "unverified", rule="expired")
     before = len(asked)
     look(lab, "visible")
 
@@ -300,7 +286,6 @@ def test_tab_asks_about_the_end_of_a_lease_only_while_visible(page_address, stor
     eventually(is_rarer, what=asked)
 
 
-@pytest.mark.timeout(400)
 def test_status_bar_gets_one_item(page_address, store, open_lab):
     """JupyterLab accepts no second item of that name, even if the first is not on the page."""
     run_pod(store)
@@ -316,7 +301,6 @@ def test_status_bar_gets_one_item(page_address, store, open_lab):
     assert lab.faults == []
 
 
-@pytest.mark.timeout(400)
 def test_silent_verifier_is_unknown(page_address, jupyter, open_lab):
     jupyter.move("http://127.0.0.1:9/egress/servers/alice/")
     lab = open_lab(FAILING)
@@ -328,7 +312,6 @@ def test_silent_verifier_is_unknown(page_address, jupyter, open_lab):
     expect(lab.notices(EN["failed-none"])).to_have_count(0)
 
 
-@pytest.mark.timeout(400)
 def test_notebook_has_a_command_and_notifications(page_address, store, open_lab):
     run_pod(store)
     lab = open_lab(FAILING, notebook=True)

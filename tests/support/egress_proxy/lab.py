@@ -17,7 +17,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import NoReturn
 
@@ -98,21 +97,18 @@ def policy(*hosts: str) -> Policy:
 
 
 class Running:
-    """A proxy on the event loop of its own thread, and what the reconciler would publish: `tiers`, or what a feed tells."""
+    """A proxy on the event loop of its own thread, and what the reconciler would publish: the tier of each pod."""
 
-    def __init__(self, proxy: Proxy, tiers: dict[Pod, str] | None) -> None:
+    def __init__(self, proxy: Proxy, tiers: dict[Pod, str]) -> None:
         self.proxy, self.loop = proxy, asyncio.new_event_loop()
         self._version = self._known = 0
         self.loop.run_until_complete(self._begin(tiers))
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
-    async def _begin(self, tiers: dict[Pod, str] | None) -> None:
-        work: list[Coroutine[object, object, None]] = [self.proxy.serve(listen(PORT)), self.proxy.watch()]
-        if tiers is not None:
-            pods = {f"{pod.address}/": [PodAddresses(pod.address, pod.address, "", (pod.address,), tiers[pod])] for pod in tiers}
-            self.proxy.identities.load(AddressVersion(), pods)
-            work.append(self._beat())
-        self._tasks = [asyncio.create_task(task) for task in work]
+    async def _begin(self, tiers: dict[Pod, str]) -> None:
+        pods = {f"{pod.address}/": [PodAddresses(pod.address, pod.address, "", (pod.address,), tiers[pod])] for pod in tiers}
+        self.proxy.identities.load(AddressVersion(), pods)
+        self._tasks = [asyncio.create_task(task) for task in (self.proxy.serve(listen(PORT)), self.proxy.watch(), self._beat())]
 
     async def _beat(self) -> None:
         """Publish as the reconciler does: the state is valid for half a minute after its last message."""

@@ -23,7 +23,8 @@ SECONDS = json.loads((Path(__file__).parent / "seconds.json").read_text())
 
 
 LONG_FILES = [
-    f"test_{name}.py" for name in ("alerts", "attack", "federation", "jupyterlab", "late_labels", "proxy_switches", "rollback")
+    f"test_{name}.py"
+    for name in ("alerts", "attack", "federation", "jupyterlab", "late_labels", "proxy_switches", "rollback", "scans")
 ]
 """Files that take minutes, for `ci/test --long` and for runs that name such a file (D-494)."""
 

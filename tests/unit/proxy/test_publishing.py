@@ -474,15 +474,21 @@ def test_wiped_redis_is_published_again(reconciler, cluster, follower, redis_ser
     assert follower.of("10.42.0.5") and follower.still("uid-1", "10.42.0.5")
 
 
-def test_redis_that_comes_back_is_followed_again(reconciler, cluster, store, follower, redis_server):
+@pytest.fixture
+def soon_silent(monkeypatch):
+    monkeypatch.setattr(feed_module, "SILENT_SECONDS", 1.0)
+
+
+@pytest.mark.parametrize("away", ["is stopped", "accepts connections and does not answer"])
+def test_redis_that_comes_back_is_followed_again(reconciler, cluster, store, soon_silent, follower, redis_server, caplog, away):
     cluster.add(**ADDRESSES)
     list_and_converge(reconciler)
     until(reconciler, lambda: follower.of("10.42.0.5"))
-    redis_server.stop()
-    time.sleep(0.5)
+    redis_server.stop() if away == "is stopped" else redis_server.freeze()
+    eventually(lambda: "Redis" in caplog.text)
     # For a while, the known pods still count for new connections.
     assert follower.of("10.42.0.5")
-    redis_server.start()
+    redis_server.start() if away == "is stopped" else redis_server.thaw()
     record_unlock(store, make_grant("small"))
     reconciler.resync()
     converge_due(reconciler)

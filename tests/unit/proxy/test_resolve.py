@@ -60,24 +60,6 @@ def test_server_with_late_answers_holds_up_nobody_else(dns):
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("verified", [True, False])
-def test_few_servers_with_late_answers_hold_up_nobody_else(dns, verified):
-    """Together they could take every thread, and each has at least one name."""
-    crowd = [str(number) for number in range(THREADS // NAMES_OF_ONE)]
-
-    async def main():
-        resolver = Resolver(dns)
-        names = [(f"{number}.{server}.late.example", server, verified) for server in crowd for number in range(NAMES_OF_ONE)]
-        late = await begun(resolver, names)
-        for other in (True, False):
-            assert await resolver.addresses(f"ok-{other}.example", f"other-{other}", other) == FOUND
-        await dns.until(lambda asked: {name.split(".")[1] for name in asked} == set(crowd))
-        dns.answer.set()
-        assert await asyncio.gather(*late) == [FOUND] * len(late)
-
-    asyncio.run(main())
-
-
 def test_many_verified_servers_leave_the_others_their_threads(dns):
     async def main():
         resolver = Resolver(dns)

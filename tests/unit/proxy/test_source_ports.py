@@ -11,7 +11,7 @@ from verifier.proxy.limits import DEFAULT_PORTS
 from verifier.proxy.new_hosts import NewHosts
 from verifier.proxy.source_ports import ENDED_MOST, FEW, KEPT_SECONDS, SourcePorts, source_ports
 
-HOST, OTHER = ("203.0.113.11", 443), ("203.0.113.12", 443)
+HOST = ("203.0.113.11", 443)
 PORTS = 4000
 """So all servers have 2,000 ports for one address, and unverified ones 1,000."""
 
@@ -42,10 +42,9 @@ def test_all_servers_together_have_half(ports):
     assert opened(ports, 1) == []
 
 
-def test_other_addresses_and_ports_are_counted_by_themselves(ports):
+def test_another_port_of_an_address_is_counted_by_itself(ports):
     opened(ports, PORTS)
-    for host in (OTHER, (HOST[0], 80)):
-        assert len(opened(ports, 10, host=host)) == 10
+    assert len(opened(ports, 10, host=(HOST[0], 80))) == 10
 
 
 def test_unverified_server_with_few_has_a_place_beyond_the_quarter(ports):
@@ -140,20 +139,12 @@ def test_proxy_refuses_unverified_servers_that_take_a_hosts_ports(seen):
     assert "503 Too many connections to this host in the last minute, try again" in seen["refusal"]
 
 
-def test_verified_server_reaches_the_same_host_meanwhile(seen):
-    assert seen["verified"] == {"200": few_ports.VERIFIED}
-
-
-def test_unverified_server_reaches_another_host_meanwhile(seen):
-    assert seen["other host"] == {"200": 1}
-
-
-def test_another_address_of_the_host_is_used_if_one_is_full(seen):
-    assert seen["two addresses"] == {"200": 1}
-
-
-def test_ports_are_free_again_after_a_minute(seen):
-    assert seen["after"] == {"200": 1}
+@pytest.mark.parametrize(
+    ("who", "number"), [("verified", few_ports.VERIFIED), ("other host", 1), ("two addresses", 1), ("after", 1)]
+)
+def test_others_are_served_meanwhile_and_all_after_a_minute(seen, who, number):
+    """A verified server, another host, another address of a host that is full at one."""
+    assert seen[who] == {"200": number}
 
 
 def test_metrics_have_the_part_that_is_taken_and_the_refusals(seen):

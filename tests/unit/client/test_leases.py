@@ -84,27 +84,6 @@ def test_invalid_number_of_seconds_is_wrong_usage(run, option):
     assert (code, out) == (2, "") and "'nan' is not a number of seconds" in err
 
 
-def test_key_for_a_higher_tier_replaces_a_lease(keyed, run, store):
-    lease = {"lease": 60}
-    keyed.verifier = keyed.start(tiers={"verified": lease | {"rank": 1}, "small": lease})
-    until = int(time.time()) + 20
-    store.publish(
-        Server("alice"), KnownServer("uid-1", carried("small", "grant-1", until=until), "https://example.com/gh/o/cached")
-    )
-    with reconciler(store, lease=60):
-        code, out, err = run("unlock", f"{keyed.url}egress/servers/alice/", "--key", keyed.key, "--json")
-    assert (code, json.loads(out)["tier"]) == (0, "verified"), err
-    assert store.known(Server("alice")).tier == "verified"
-
-
-def test_lease_continues_after_a_refused_key(keyed, run, store):
-    keyed.verifier = keyed.start(**LEASING)
-    lease(store, 20)
-    code, out, err = run("unlock", f"{keyed.url}egress/servers/alice/", "--key", keyed.key[:-1] + "_", "--json")
-    said = json.loads(out)
-    assert (code, said["egress"], said["renewed"], said["kind"]) == (6, True, False, "key-refused") and "until 2" in err
-
-
 @pytest.mark.parametrize("comes", [True, False])
 def test_person_renews_if_a_program_cannot(serve, open_hub, run, store, monkeypatch, comes):
     monkeypatch.setattr("binder_egress_client.unlocking.POLL", 0.1)
@@ -156,23 +135,6 @@ def test_renewal_with_a_lost_answer_is_recognised(leasing, run, store, monkeypat
     with reconciler(store, lease=60):
         code, out, _ = run("unlock", f"{leasing.url}egress/servers/alice/", "--json")
     assert (code, json.loads(out)["renewed"]) == (0, True)
-
-
-def test_unconfirmed_renewal_is_pending(leasing, run, store, monkeypatch):
-    lease(store, 20)
-    monkeypatch.setattr("binder_egress_client.unlocking.PENDING", 0.1)
-    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0.1)
-    code, out, _ = run("unlock", f"{leasing.url}egress/servers/alice/", "--json")
-    assert (code, json.loads(out)["kind"], json.loads(out)["egress"]) == (6, "pending", True)
-
-
-def test_egress_is_kept_for_the_given_time(serve, open_hub, run, store):
-    hub = open_hub(serve(tiers={"verified": {"lease": 60}}))
-    lease(store, 29)
-    with reconciler(store, lease=60):
-        code, out, err = run("unlock", f"{hub.url}egress/servers/alice/", "--keep", "50", "--json")
-    # One renewal is enough.
-    assert (code, [json.loads(line)["renewed"] for line in out.splitlines()]) == (0, [True]), err
 
 
 def test_egress_without_an_end_needs_no_renewal(hub, run, store):

@@ -41,13 +41,6 @@ def test_pod_is_known_by_each_of_its_addresses(identities):
     assert identities.of("10.42.0.6") is None and identities.of("nonsense") is None
 
 
-def test_pod_without_addresses_any_more_is_unknown(identities, changes):
-    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
-    changes.clear()
-    identities.apply(AddressChange(AddressVersion(2), "alice/"))
-    assert identities.of("10.42.0.5") is None and changes == ["a"] and len(identities) == 0
-
-
 def test_pod_that_spells_an_address_twice_claims_it_once(identities):
     alice = pod("a", "10.42.0.5", "::ffff:10.42.0.5")
     identities.apply(AddressChange(AddressVersion(1), "alice/", (alice,)))

@@ -28,20 +28,6 @@ def ends():
         one.close()
 
 
-def test_splice_moves_all_and_ends(ends):
-    sender, source, target, receiver = ends
-
-    async def main():
-        sender.sendall(b"some bytes")
-        sender.close()
-        pump = Pump(source, target, [Bucket(0)])
-        await asyncio.wait_for(pump.ended, 60)
-        pump.stop()
-        return pump.moved, receiver.recv(100)
-
-    assert asyncio.run(main()) == (10, b"some bytes")
-
-
 def test_new_connection_waits_for_the_debt_of_those_before(ends, monkeypatch):
     """Otherwise a server would get a free step with each connection that it opens."""
     later = []

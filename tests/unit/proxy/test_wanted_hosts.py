@@ -82,8 +82,3 @@ def test_command_adds_up_what_the_proxies_published(redis_server, store, monkeyp
     head, first, _ = CliRunner().invoke(egress, ["hosts", "wanted"]).output.splitlines()
     assert head.split() == ["REPOSITORY", "HOST", "TIMES", "LAST"]
     assert first.split() == ["https://github.com/org/course", "b.example", "2", "2027-01-15T08:00:00Z"]
-
-
-def test_command_lists_nothing_if_nothing_was_published(redis_server, monkeypatch):
-    monkeypatch.setenv("BINDER_EGRESS_REDIS_URL", redis_server.url)
-    assert CliRunner().invoke(egress, ["hosts", "wanted", "--json"]).output == "[]\n"

@@ -118,7 +118,7 @@ def start_sentinels(fleet: Fleet, *options: str, tls: bool = False) -> tuple[int
     watch = [
         f"sentinel monitor hub 127.0.0.1 {master} 2",
         f"sentinel auth-pass hub {PASSWORD}",
-        "sentinel down-after-milliseconds hub 1000",
+        "sentinel down-after-milliseconds hub 3000",  # a busy machine answers late
         "sentinel failover-timeout hub 5000",
         f"requirepass {WATCHERS}",
         f"sentinel sentinel-pass {WATCHERS}",

@@ -3,6 +3,7 @@ they are cut off. Each scan prints its row of docs/scans.md (`-s` shows it).
 """
 
 import ipaddress
+import itertools
 import json
 import os
 import subprocess
@@ -19,10 +20,10 @@ import pytest
 
 from tests.support import scan_networks
 from tests.support.cluster.commands import egress
-from tests.support.cluster.egress_proxy import LISTED, VALUES, ask, await_variables
+from tests.support.cluster.egress_proxy import LISTED, VALUES, ask_until, await_variables
 from tests.support.cluster.packets import assert_reaches, python_in
 from tests.support.cluster.stage import QUICK, Stage
-from tests.support.cluster.timeouts import ROLLOUT_SECONDS
+from tests.support.cluster.timeouts import ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
 SCANNER = f"__file__ = '/no/such/file/x'\n{Path(scan_networks.__file__).read_text()}"
@@ -32,6 +33,32 @@ ANSWERING, ANSWERING6, DROPPING = "20.16.0.0/12", "2001:db8:5::/64", "20.32.0.0/
 """Networks of the local cluster's internet, in which all addresses answer on `PORT` and refuse on all others, or drop."""
 
 PORT, REFUSED = 8080, 81
+
+PROXIED = "20.24.0.0/16"
+"""Hosts that have names, and answer on port 80, too."""
+
+LIMIT = 20
+"""Addresses that a server may try in a minute through each of the two pods of the egress proxy."""
+
+THROUGH_PROXY = """
+import collections, concurrent.futures, itertools, sys, time, urllib.error, urllib.request
+end, numbers = time.monotonic() + 60, itertools.cycle(range(int(sys.argv[2])))
+answers = collections.Counter()
+def scan():
+    while time.monotonic() < end:
+        try:
+            answers[urllib.request.urlopen(f"http://a{next(numbers)}.{sys.argv[1]}/", timeout=15).status] += 1
+        except urllib.error.HTTPError as error:
+            answers[f"{error.code} {error.reason}"] += 1
+        except Exception as error:
+            answers[repr(error)] += 1
+        time.sleep(1)
+with concurrent.futures.ThreadPoolExecutor(15) as pool:
+    for running in [pool.submit(scan) for _ in range(15)]:
+        running.result()
+print(dict(answers))
+"""
+"""Runs in a pod: asks the egress proxy for hosts with names for a minute, so that its other limits do not count."""
 
 FAST = {
     "a /16, hosts answer": [f"20.16.0.0/16:{PORT}", "--seconds=20"],
@@ -70,6 +97,7 @@ def internet(local_cluster) -> Iterator[Internet]:
     namespace = f"--net=/run/netns/{os.environ['CLUSTER_NAME']}-internet"
     table = f"""table inet scans {{
       chain arriving {{ type filter hook prerouting priority -300; ip daddr {DROPPING} drop; }}
+      chain named {{ type nat hook prerouting priority dstnat; ip daddr {PROXIED} tcp dport 80 redirect to :{PORT}; }}
     }}"""
     routes = [["ip", "route"], ["ip", "-6", "route"]]
     networks, found, started = [ANSWERING, ANSWERING6], Internet(), []
@@ -103,9 +131,10 @@ def internet(local_cluster) -> Iterator[Internet]:
 
 @pytest.fixture(scope="module")
 def looking(stage: Stage) -> Iterator[None]:
-    """An installation whose agent looks for scans, and whose egress proxy lets a server try one host in a minute."""
+    """An installation whose agent looks for scans, and whose egress proxy has a limit that tests reach."""
     source = {"onMatch": "observe", "lists": {"scan": "revoke"}}
-    values = ("--set=agent.enabled=true", "--set=agent.scans.enabled=true", "--set=proxy.limits.newHostsPerMinute=1")
+    values = ("--set=agent.enabled=true", "--set=agent.scans.enabled=true", f"--set=proxy.limits.newHostsPerMinute={LIMIT}",
+              '--set-json=tiers.proxied={"hosts":{"*":true}}')  # fmt: skip
     stage.install_gate(*QUICK, *VALUES, *values, f"--set-json=detections.sources.agent={json.dumps(source)}")
     await_variables(stage)
     stage.kubectl("rollout", "status", "daemonset/binder-egress-agent", f"--timeout={ROLLOUT_SECONDS}s")
@@ -162,18 +191,33 @@ def test_slow_scan_is_found_where_it_fails(stage, looking, internet):
         eventually(lambda user=user, is_found=is_found: (stage.tier(user) is None) == is_found)
 
 
-def test_server_beyond_the_limit_of_the_proxy_is_a_finding(stage, looking):
-    (user,) = ready(stage, 1)
+def test_scan_through_the_proxy_is_slowed_down_and_a_finding(stage, looking, internet):
+    """With a tier without `cidrs`, there is no other way out."""
+    addresses = [str(address) for address in itertools.islice(ipaddress.ip_network(PROXIED).hosts(), 900)]
+    ends = [{"addresses": [address], "hostname": f"a{number}"} for number, address in enumerate(addresses)]
+    about = {"name": "scan", "labels": {"kubernetes.io/service-name": "scan"}}
+    port = [{"name": "http", "port": 80}]
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": about, "spec": {"clusterIP": "None", "ports": port}}
+    ends_of = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4"}
+    for one in (service, {**ends_of, "metadata": about, "ports": port, "endpoints": ends}):
+        stage.kubectl("apply", "-f", "-", stdin=json.dumps(one))
+    user = stage.launch().user
+    egress(stage, "grant", user, "--tier", "proxied", "--why", "a test")
+    stage.await_tier(user, "proxied")
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+    names = f"scan.{stage.namespace}.svc.cluster.local"
+    with python_in(stage, user, THROUGH_PROXY, names, str(len(addresses))) as scanning:
+        answers = scanning.stdout.read().strip()
+    print(f"\n| through the proxy | {len(internet.of(PROXIED))}: {answers} |")
+    # In a minute, through two pods of the proxy.
+    assert LIMIT < len(internet.of(PROXIED)) <= 1.5 * LIMIT * 2
 
-    def is_refused() -> bool:
-        return any("tried too many hosts" in ask(stage, user, f"http://{host}/") for host in (LISTED, "data.example"))
+    def found() -> list[tuple[str, ...]]:
+        rows = egress(stage, "detections", "list")
+        return [(row["source"], row["list"], row["outcome"]) for row in rows if row["user"] == user]
 
-    eventually(is_refused)
-    expected = ("proxy", "scan", "observed")
-    eventually(
-        lambda: (
-            expected
-            in [(row["source"], row["list"], row["outcome"]) for row in egress(stage, "detections", "list") if row["user"] == user]
-        )
-    )
-    assert stage.tier(user) == "verified"
+    eventually(lambda: ("proxy", "scan", "observed") in found(), TIER_SECONDS, found)
+    assert stage.tier(user) == "proxied"
+    # The agent cuts this off, and nothing arrives before.
+    python_in(stage, user, SCANNER, "scan", f"20.25.0.0/16:{PORT}", "--seconds=5").wait()
+    assert internet.of("20.25.0.0/16") == []

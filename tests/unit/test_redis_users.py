@@ -179,6 +179,16 @@ EVERYBODY = [
 ]
 """What no user may do."""
 
+FORGERIES = (
+    f"XADD {PREFIX}detections * report x",
+    f"XADD {PREFIX}detections NOMKSTREAM * report x",
+    f"SET {PREFIX}detections x",
+    f"RENAME {PREFIX}launch:x {PREFIX}detections",
+    f"COPY {PREFIX}launch:x {PREFIX}detections",
+    f"HSET {PREFIX}agents 10.42.0.7 node-1",
+)
+"""Reports and agents that a captured process would make up."""
+
 REFUSED = {
     "verifier": [
         f"SET {PREFIX}stop:alice/ uid-1",
@@ -195,12 +205,7 @@ REFUSED = {
         f"HDEL {PREFIX}revoked x",
         f"SET {PREFIX}server:alice/ x",
         f"SET {PREFIX}gatecheck x",
-        f"XADD {PREFIX}detections * report x",
-        f"XADD {PREFIX}detections NOMKSTREAM * report x",
-        f"SET {PREFIX}detections x",
-        f"RENAME {PREFIX}launch:x {PREFIX}detections",
-        f"COPY {PREFIX}launch:x {PREFIX}detections",
-        f"HSET {PREFIX}agents 10.42.0.7 node-1",
+        *FORGERIES,
         f"EXPIRE {PREFIX}detections 1",
         f"XRANGE {PREFIX}detections - +",
         f"XDEL {PREFIX}detections 1-1",
@@ -246,12 +251,7 @@ REFUSED = {
         "SCRIPT LOAD return(1)",
     ],
     "proxy": [
-        f"XADD {PREFIX}detections * report x",
-        f"XADD {PREFIX}detections NOMKSTREAM * report x",
-        f"SET {PREFIX}detections x",
-        f"RENAME {PREFIX}launch:x {PREFIX}detections",
-        f"COPY {PREFIX}launch:x {PREFIX}detections",
-        f"HSET {PREFIX}agents 10.42.0.7 node-1",
+        *FORGERIES,
         f"HSET {PREFIX}addresses alice/ x",
         f"HDEL {PREFIX}addresses alice/",
         f"SET {PREFIX}changes 1",

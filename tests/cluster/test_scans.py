@@ -140,6 +140,7 @@ def looking(stage: Stage) -> Iterator[None]:
     stage.kubectl("rollout", "status", "daemonset/binder-egress-agent", f"--timeout={ROLLOUT_SECONDS}s")
     yield
     stage.delete_user_pods()
+    stage.kubectl("delete", "service/scan", "endpointslice/scan", "--ignore-not-found")
     stage.install_gate(*QUICK)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.control_plane import ControlPlane
+from tests.support.control_plane import ControlPlane, below
 from tests.support.egress_command import run_egress
 from tests.support.plan_objects import TRAEFIK, dns_service, k3s, node, policy, workload
 from tests.support.waiting import eventually
@@ -47,11 +47,6 @@ Place = tuple[str, dict[str, Any]]
 """The path at which an object is created, and the object."""
 
 
-def below(group: str, kind: str, is_namespaced: bool = True) -> str:
-    plural = (f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s").lower()
-    return f"/apis/{group}/{'namespaces/binder/' if is_namespaced else ''}{plural}"
-
-
 def other(group: str, kind: str, name: str, **fields: Any) -> Place:
     """An object of a kind that a network plugin, or another program, brings."""
     return below(group, kind, KINDS[group][kind]), {"apiVersion": group, "kind": kind, "metadata": {"name": name}, **fields}
@@ -81,29 +76,11 @@ def plane(tools, tmp_path_factory):
             plane.add(f"{rbac}/{resource}", {"metadata": {"name": user}, "roleRef": role, "subjects": [subject]})
         for group, kinds in KINDS.items():
             for kind, is_namespaced in kinds.items():
-                define(plane, group, kind, is_namespaced)
+                plane.define(group, kind, is_namespaced)
         eventually(lambda: {*GROUPS} <= {group["name"] for group in plane.ask("GET", "/apis/").json()["groups"]}, what=GROUPS)
         yield plane
     finally:
         plane.stop()
-
-
-def define(plane: ControlPlane, group: str, kind: str, is_namespaced: bool) -> None:
-    """Make a kind, whose objects may have any fields, and wait until the API server serves it."""
-    name, _, version = group.partition("/")
-    plural = below(group, kind).rpartition("/")[2]
-    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
-    spec = {
-        "group": name,
-        "names": {"kind": kind, "plural": plural},
-        "scope": "Namespaced" if is_namespaced else "Cluster",
-        "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
-    }
-    # For names that end with k8s.io.
-    approved = {"api-approved.kubernetes.io": "https://example.org"}
-    definition = {"metadata": {"name": f"{plural}.{name}", "annotations": approved}, "spec": spec}
-    plane.add("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
-    eventually(lambda: plane.ask("GET", below(group, kind, is_namespaced)).ok, what=kind)
 
 
 class Operator:

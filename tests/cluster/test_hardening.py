@@ -54,30 +54,6 @@ def test_verifier_has_its_own_user_of_redis(stage):
         stage.kubectl("exec", "deployment/binder-egress-verifier", "--", "python3", "-c", code)
 
 
-@pytest.mark.parametrize(
-    ("verb", "what", "allowed"),
-    [
-        ("patch", "pods", True),
-        ("watch", "pods", True),
-        ("delete", "pods", False),
-        ("create", "pods", False),
-        ("create", "pods/exec", False),
-        ("get", "secrets", False),
-        ("list", "networkpolicies", True),
-        ("patch", "networkpolicies", False),
-        ("patch", "nodes", False),
-    ],
-)
-def test_reconciler_may_do_no_more_than_it_needs(stage, verb, what, allowed):
-    (account,) = {pod["spec"]["serviceAccountName"] for pod in ours(stage) if "reconciler" in pod["metadata"]["name"]}
-    identity = f"--as=system:serviceaccount:{stage.namespace}:{account}"
-    try:
-        answer = stage.kubectl("auth", "can-i", verb, what, identity)
-    except Failed as error:  # kubectl's way to say no; other failures print something else
-        answer = str(error)
-    assert ("yes" if allowed else "no") in answer.splitlines()
-
-
 def test_image_builds_do_not_reach_the_public_port(stage):
     """Pods that reach it may state a client's address. Every other pod reaches it, because it could be an ingress controller."""
     target = {"verifier": f"tcp://{stage.cluster_ip('binder-egress')}:80"}

@@ -21,6 +21,12 @@ START_SECONDS = 120
 """The longest start. On a quiet machine it takes five seconds."""
 
 
+def below(group: str, kind: str, is_namespaced: bool = True) -> str:
+    """The path of a kind's objects, in the namespace `binder` if they are in any. The group has its version."""
+    plural = (f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s").lower()
+    return f"/apis/{group}/{'namespaces/binder/' if is_namespaced else ''}{plural}"
+
+
 class ControlPlane:
     """etcd and kube-apiserver. Each user's token is the user's name.
 
@@ -78,13 +84,15 @@ class ControlPlane:
         assert not any(process.poll() for process in self._processes), self._log.read_text()[-2000:]
         return self.ask("GET", "/readyz").ok
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None, kind: str = "application/json") -> requests.Response:
-        """One request, by `ADMIN`."""
+    def ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, kind: str = "application/json", user: str = ADMIN
+    ) -> requests.Response:
+        """One request, by a user."""
         return self._session.request(
             method,
             self.url + path,
             data=json.dumps(body) if body else None,
-            headers={"Authorization": f"Bearer {ADMIN}", "Content-Type": kind},
+            headers={"Authorization": f"Bearer {user}", "Content-Type": kind},
             verify=str(self.authority),
             timeout=60,
         )
@@ -98,6 +106,23 @@ class ControlPlane:
         answer = self.ask("POST", path, body)
         assert answer.status_code == 201, answer.text
         return f"{path}/{answer.json()['metadata']['name']}"
+
+    def define(self, group: str, kind: str, is_namespaced: bool = True) -> None:
+        """Make a kind, whose objects may have any fields, and wait until the API server serves it."""
+        name, _, version = group.partition("/")
+        plural = below(group, kind).rpartition("/")[2]
+        schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+        spec = {
+            "group": name,
+            "names": {"kind": kind, "plural": plural},
+            "scope": "Namespaced" if is_namespaced else "Cluster",
+            "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
+        }
+        # For names that end with k8s.io.
+        approved = {"api-approved.kubernetes.io": "https://example.org"}
+        definition = {"metadata": {"name": f"{plural}.{name}", "annotations": approved}, "spec": spec}
+        self.add("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
+        eventually(lambda: self.ask("GET", below(group, kind, is_namespaced)).ok, what=kind)
 
     @contextmanager
     def kept(self, objects: list[tuple[str, dict[str, Any]]]) -> Iterator[None]:

@@ -22,29 +22,24 @@ SECONDS = json.loads((Path(__file__).parent / "seconds.json").read_text())
 """How long each file took, as recorded by `ci/test_summary.py --record`. The longest file is started first."""
 
 
-LONG_FILES = [
-    f"test_{name}.py"
-    for name in ("alerts", "attack", "federation", "jupyterlab", "late_labels", "proxy_switches", "rollback", "scans")
-]
-"""Files that take minutes, for `ci/test --long` and for runs that name such a file (D-494)."""
-
-collect_ignore: list[str] = []
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    """Leave these files out unless one of them is named."""
-    text = "any_network: a cluster test whose result does not depend on the network plugin; the part `calico` leaves it out"
-    config.addinivalue_line("markers", text)
-    if not any(Path(argument.partition("::")[0]).name in LONG_FILES for argument in config.args):
-        collect_ignore.extend(LONG_FILES)
+    for marker in (
+        "any_network: a cluster test whose result does not depend on the network plugin; the part `calico` leaves it out",
+        "long: a cluster test for `ci/test --long`, and for runs that name its file (D-494)",
+    ):
+        config.addinivalue_line("markers", marker)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--context", default=None, help="the kubeconfig's context; by default the current one")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, with the files of unknown time. The order within a file stays."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is long, and put the longest files first, with the files of unknown time. The order within a file stays."""
+    named = {Path(argument.partition("::")[0]).name for argument in config.args}
+    left_out = [item for item in items if item.get_closest_marker("long") and item.path.name not in named]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: (-SECONDS.get(item.path.stem, 10_000), item.path.name))
 
 

@@ -38,6 +38,8 @@ from tests.support.ports import free_port
 from tests.support.waiting import eventually
 from verifier.clients import FEW_LAUNCHES
 
+pytestmark = pytest.mark.long
+
 FOR = 20
 """Seconds that stand for every `for`: several scrapes, so that one that fails on a busy machine raises no alert about absence."""
 

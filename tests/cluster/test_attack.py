@@ -19,6 +19,8 @@ from attack_free import get_pass
 from attack_passes import Door, Network, in_advance
 from attack_solver import Solver
 
+pytestmark = pytest.mark.long
+
 PASSES = 40
 """More than a class of 31 people, who all pay the base price if they come at the same time."""
 

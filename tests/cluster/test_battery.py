@@ -531,6 +531,7 @@ def test_user_pod_gets_no_socket_to_ping_with(stage):
     assert stage.metrics()[COUNTED] == before
 
 
+@pytest.mark.long
 def test_ping_without_the_sysctl_is_reported(stage, network):
     """The purpose of the sysctl: some network plugins let echo requests through, whatever the policies say."""
     known = json.loads(Path(os.environ["CLUSTER_TARGETS"]).read_text())

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 from tests.support.cluster.stage import QUICK, Stage
 from tests.support.cluster.timeouts import TIER_SECONDS
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 MANY = [f"23.{number // 250}.{number % 250}.7" for number in range(2000)]
 

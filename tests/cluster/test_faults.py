@@ -174,6 +174,7 @@ def test_killed_reconciler_loses_no_grant(stage):
     assert_no_grant_is_lost(stage, kill)
 
 
+@pytest.mark.long
 def test_rolling_verifiers_lose_no_launch_and_no_grant(stage):
     stage.scale("verifier", 2)
 

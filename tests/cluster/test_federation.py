@@ -30,6 +30,8 @@ from tests.support.launch_page import bundle
 from tests.support.waiting import eventually, patiently
 from verifier.passes import BadPass, Passes
 
+pytestmark = pytest.mark.long
+
 FRONT = 8710
 URL = f"http://localhost:{FRONT}"
 PORTS = (8711, 8712)

@@ -242,12 +242,14 @@ def test_upgrade_under_load_loses_nothing(story):
     assert wiring.read_text() == before, "BinderHub would have to be upgraded too"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(3600)  # An upgrade of everything under load takes half of the usual limit on a busy machine.
 def test_rollback_under_load_loses_nothing(story):
     under_load(story, 1)
     assert excepted(story) == "198.18.0.0/16"
 
 
+@pytest.mark.long
 def test_documented_commands_change_the_secrets(story):
     """The bearer token, and Redis' passwords. Nothing else changes, and people launch with network afterwards."""
 
@@ -306,6 +308,7 @@ def test_uninstalling_leaves_what_notes_say(story):
     story.operator.typed.append(ours)
 
 
+@pytest.mark.long
 def test_policies_alone_shut_the_gate(story, link_local_closed):
     """No network for anybody, proved with packets, and then removed again."""
     story.stage.delete_user_pods()
@@ -327,6 +330,7 @@ def test_policies_alone_shut_the_gate(story, link_local_closed):
     story.operator.await_left(story.before, lambda left: not left)
 
 
+@pytest.mark.long
 def test_commands_were_all_typed(story):
     headings = re.findall(r"^## (.*)$", (TOP / INSTALL).read_text(), re.M)
     written = [code for heading in headings for code in section(INSTALL, heading) if not code.startswith("docker ")]

@@ -14,6 +14,8 @@ from tests.support.cluster.timeouts import ANSWER_SECONDS, PAGE_SECONDS, POD_SEC
 from tests.support.jupyter import Lab, notebook_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 HUB_PORT = PORT + 1
 """JupyterHub has its own host, as at mybinder.org's members: another origin than the verifier's."""
 

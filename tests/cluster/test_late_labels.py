@@ -20,6 +20,8 @@ from tests.support.waiting import eventually
 from verifier.gatecheck.label_delay import REMEMBERED
 from verifier.store.health import SLOW_LABELS_SECONDS
 
+pytestmark = pytest.mark.long
+
 LATE_SECONDS = 8
 """For this long the plugin is stopped while the reconciler measures: more than what counts as late. The tests stop it for less, so
 a page that waits for what was measured says *has internet access* later than the plugin acts."""

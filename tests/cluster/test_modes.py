@@ -55,6 +55,7 @@ def test_allow_gives_everybody_the_tier_and_captcha_leaves_it_to_those_who_solve
     assert_reaches(stage, plain, egress=False, closing=OPEN)
 
 
+@pytest.mark.long
 @pytest.mark.any_network
 def test_allow_works_without_redis_and_verifier(stage, switch):
     switch("allow")
@@ -141,6 +142,7 @@ def test_off_leaves_nothing_behind_and_launches_go_on(stage, switch):
     await_open(stage, stage.launch().user, stage.targets())
 
 
+@pytest.mark.long
 @pytest.mark.any_network
 def test_launches_are_served_after_a_rollback_out_of_deny(stage, switch):
     """BinderHub is not restarted, and its token is still valid. test_rollback.py tests each mode, in `ci/test --long`."""

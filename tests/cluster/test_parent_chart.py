@@ -13,6 +13,8 @@ from tests.support.cluster.stage import QUICK, TOP, Stage
 from tests.support.cluster.timeouts import POD_SECONDS, ROLLOUT_SECONDS
 from tests.support.doc_examples import section
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def parent(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Operator, set[str]]]:

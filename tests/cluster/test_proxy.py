@@ -211,6 +211,7 @@ def hide(local_cluster: str) -> Iterator[Callable[[str], None]]:
     change("-D")
 
 
+@pytest.mark.any_network
 def test_network_that_hides_addresses_is_noticed(stage, hide):
     """The proxy then serves nobody, and canary, doctor, `helm test` and start guards say so."""
     hidden = "binder_egress_proxy_addresses_hidden"
@@ -279,6 +280,7 @@ def test_replica_that_goes_costs_new_connections_nothing(stage):
     assert seen == {"200"}
 
 
+@pytest.mark.long
 @pytest.mark.any_network
 def test_upgrade_leaves_what_the_reconciler_wrote(stage):
     """A stray key stays, and a removed key is back after a restart of the reconciler."""

@@ -15,6 +15,8 @@ from tests.support.cluster.timeouts import TIER_SECONDS
 from tests.support.waiting import eventually
 from verifier.proxy.identities import MAX_AGE_SECONDS
 
+pytestmark = pytest.mark.long
+
 BEAT_SECONDS = 10
 """The reconciler sends a message every second; on a busy machine it may be late."""
 

@@ -20,6 +20,8 @@ from tests.support.cluster.egress_proxy import (
 from tests.support.cluster.packets import python_in
 from tests.support.cluster.stage import QUICK, Failed, Stage
 
+pytestmark = pytest.mark.long
+
 DRAIN_SECONDS = 4
 """Longer than the two seconds for which a pod of the proxy waits before it drains."""
 

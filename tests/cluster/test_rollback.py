@@ -15,6 +15,8 @@ import yaml
 
 from tests.support.cluster.stage import OURS, TOP, Failed, Stage
 
+pytestmark = pytest.mark.long
+
 MODES = ("captcha", "observe", "allow", "deny", "off")
 
 KINDS = "deployments,services,secrets,configmaps,roles,rolebindings,serviceaccounts,networkpolicies,poddisruptionbudgets,pods"

@@ -26,6 +26,8 @@ from tests.support.cluster.stage import QUICK, Stage
 from tests.support.cluster.timeouts import ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 SCANNER = f"__file__ = '/no/such/file/x'\n{Path(scan_networks.__file__).read_text()}"
 """Runs in a pod."""
 

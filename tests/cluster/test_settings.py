@@ -16,6 +16,8 @@ from tests.support.cluster.stage import QUICK, TOP, Stage
 from tests.support.cluster.timeouts import ANSWER_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 LEASE = 60
 """Seconds, instead of the file's hour: the shortest lease that the chart accepts."""
 

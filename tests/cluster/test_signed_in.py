@@ -20,6 +20,8 @@ from tests.support.cluster.timeouts import HUB_ANSWER_SECONDS, HUB_SECONDS, LAUN
 from tests.support.doc_examples import SIGNED_IN, examples, run_example
 from tests.support.waiting import eventually, patiently
 
+pytestmark = pytest.mark.long
+
 AUTH = f"--values={TOP / 'tests/cluster/binderhub-for-tests/auth-enabled.yaml'}"
 PASSWORD = "a-password"
 TWICE = "--set=config.Launcher.retries=2"

@@ -1,8 +1,8 @@
 """A third party's page launches in the cluster, in a real browser: its pod has egress with one script tag, and none without it.
 
-thebe and thebe-core are npm's. Before they say that the server is ready, they have talked with it, too.
+thebe is npm's. Before it says that the server is ready, it has talked with it, too.
 
-tests/browser/third_party has everything that can happen on such pages. These tests have the tag's purpose.
+tests/browser/third_party has all clients, and everything that can happen on such pages. These tests have the tag's purpose.
 """
 
 import json
@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from tests.support.cluster.front_door import URL, FrontDoor
-from tests.support.cluster.installing import forget_failures
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.stage import LABEL, QUICK, Stage
+from tests.support.cluster.stage import QUICK, Stage
 from tests.support.cluster.timeouts import PAGE_SECONDS
 from tests.support.third_party_site import CLIENTS, ThirdPartySite
 
@@ -45,12 +44,11 @@ def _open_to_the_site(stage: Stage, site: ThirdPartySite) -> Iterator[FrontDoor]
     stage.install_gate(*QUICK)
 
 
-@pytest.mark.parametrize("client", ["EventSource", "fetch", "binderhub-client"])
-def test_page_with_the_tag_gets_egress(client, stage, site, browser):
+def test_page_with_the_tag_gets_egress(stage, site, browser):
     context = browser.new_context()
     context.set_default_timeout(PAGE_SECONDS * 1000)
     page = context.new_page()
-    page.goto(site.page(CLIENTS[client], TAG))
+    page.goto(site.page(CLIENTS["binderhub-client"], TAG))
     page.wait_for_function("Boolean(window.binderEgress)")
     page.evaluate("(address) => { launch(address); }", f"{URL}build/fake/owner/repo/main")
     page.wait_for_function("done === 1 && ['granted', 'pending'].includes(states.at(-1)?.state)")
@@ -64,27 +62,17 @@ def told(record: list[Any]) -> list[list[str]]:
     """The events on a page until the server is ready, without names, tokens, and Kubernetes' messages, which contain times."""
     text = re.sub(r'(token(?:=|[\\": ]+))[\w-]+', r"\1TOKEN", json.dumps(record))
     text = re.sub(r"-[a-z0-9]{8}(?=/)", "-NAME", text)
-    said: list[list[str]] = []
-    for each in json.loads(text):
-        if isinstance(each, dict):  # BinderHub's client gives the events themselves
-            said.append(["event", json.dumps(each)])
-        elif each[0] == "text":  # `fetch` reads the stream as one text
-            said += [["line", line] for line in each[1].splitlines() if line]
-        else:
-            said.append(each)
-    # For each message, EventSource's page first records that it came.
-    said = [each for each in said if each[0] != "heard" and not re.search(r"\d{4}-\d\d-\d\dT\d\d:|^:", str(each[-1]))]
+    said = [each for each in json.loads(text) if not re.search(r"\d{4}-\d\d-\d\dT\d\d:", str(each[-1]))]
     ends = [number for number, each in enumerate(said, 1) if "server-ready" in each]
     return said[: ends[0]] if ends else said
 
 
-@pytest.mark.parametrize("client", ["thebe-core", "thebe"])
-def test_thebe_sees_the_same_events_and_has_egress_with_the_tag_only(client, stage, site, browser):
+def test_thebe_sees_the_same_events_and_has_egress_with_the_tag_only(stage, site, browser):
     tabs = {}
     for name, head in (("without", ""), ("with", TAG)):
         tabs[name] = browser.new_context().new_page()
         tabs[name].set_default_timeout(PAGE_SECONDS * 1000)
-        tabs[name].goto(site.page(CLIENTS[client], head, f"{name}.html"))
+        tabs[name].goto(site.page(CLIENTS["thebe"], head, f"{name}.html"))
     tabs["with"].wait_for_function("Boolean(window.binderEgress)")
     for tab in tabs.values():
         tab.evaluate("(address) => { launch(address); }", f"{URL}build/gh/owner/repo/main")
@@ -102,45 +90,3 @@ def test_thebe_sees_the_same_events_and_has_egress_with_the_tag_only(client, sta
     (other,) = {pod["metadata"]["annotations"]["hub.jupyter.org/username"] for pod in stage.pods()} - {user}
     assert stage.tier(other) is None
     assert_reaches(stage, other, egress=False)
-
-
-def test_page_without_the_tag_launches_without_egress(stage, site, browser):
-    context = browser.new_context()
-    context.set_default_timeout(PAGE_SECONDS * 1000)
-    page = context.new_page()
-    page.goto(site.page(CLIENTS["EventSource"]))
-    page.evaluate("(address) => { launch(address); }", f"{URL}build/fake/owner/repo/main")
-    page.wait_for_function("done === 1")
-    context.close()
-    (pod,) = stage.pods()
-    user = pod["metadata"]["annotations"]["hub.jupyter.org/username"]
-    assert stage.tier(user) is None
-    assert_reaches(stage, user, egress=False)
-
-
-@pytest.fixture(scope="module")
-def without_verifier(stage: Stage) -> Iterator[None]:
-    stage.scale("verifier", 0)
-    yield
-    stage.scale("verifier", 1)
-    # Otherwise the first launches of the next file bring no tier.
-    forget_failures(stage)
-
-
-@pytest.mark.parametrize("client", CLIENTS)
-def test_page_with_the_tag_sees_the_same_events_without_the_verifier(client, without_verifier, stage, site, browser):
-    repository = "gh/owner/repo/main" if client.startswith("thebe") else "fake/owner/repo/main"
-    tabs = {}
-    for name, head in (("without", ""), ("with", TAG)):
-        tabs[name] = browser.new_context().new_page()
-        tabs[name].set_default_timeout(PAGE_SECONDS * 1000)
-        tabs[name].goto(site.page(CLIENTS[client], head, f"{name}.html"))
-        tabs[name].evaluate("(address) => { launch(address); }", f"{URL}build/{repository}")
-    for tab in tabs.values():
-        tab.wait_for_function("done >= 1")
-    records = {name: told(tab.evaluate("record")) for name, tab in tabs.items()}
-    for tab in tabs.values():
-        tab.context.close()
-    assert records["with"] == records["without"]
-    assert "ready" in str(records["with"][-2:])
-    assert [pod["metadata"]["labels"].get(LABEL) for pod in stage.pods()] == [None, None]

@@ -18,25 +18,16 @@ def take(limit, stack, *networks):
     return [stack.enter_context(limit.place(network)) for network in networks]
 
 
-def test_one_network_leaves_places_for_others():
+def test_each_network_has_a_limit_and_all_have_one_together():
     limit = WaitingLimit()
     with ExitStack() as stack:
         assert take(limit, stack, *["a"] * (MOST_OF_A_NETWORK + 1)) == [True] * MOST_OF_A_NETWORK + [False]
         assert take(limit, stack, "b") == [True]
-    assert take(limit, ExitStack(), "a") == [True]
-
-
-def test_all_networks_have_a_limit_together():
-    limit = WaitingLimit()
-    with ExitStack() as stack:
-        assert all(take(limit, stack, *map(str, range(MOST_WAITING))))
-        assert take(limit, stack, "another", "") == [False, False]
-
-
-def test_clients_without_a_known_network_have_that_limit_alone():
-    """Behind a proxy that hides its clients, they are many."""
-    with ExitStack() as stack:
-        assert take(WaitingLimit(), stack, *[""] * (MOST_WAITING + 1)) == [True] * MOST_WAITING + [False]
+    # Clients behind a proxy that hides them are many, and have the common limit alone.
+    for networks in ([""] * MOST_WAITING, map(str, range(MOST_WAITING))):
+        with ExitStack() as stack:
+            assert all(take(limit, stack, *networks))
+            assert take(limit, stack, "another", "") == [False, False]
 
 
 def test_most_connections_are_left_for_others():

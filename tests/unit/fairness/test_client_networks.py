@@ -32,9 +32,10 @@ def test_unlock_by_solution_is_charged(public, store, in_redis):
     assert charges(store, in_redis) == {NETWORK: 1}
 
 
-def test_rejected_solution_is_not_charged(public, store, in_redis):
+def test_challenge_launch_and_rejected_solution_are_not_charged(public, internal, store, in_redis):
     solution = solve(public)
     present(public, "rubbish")
+    launch(internal)
     present(public_client_of(public, "203.0.113.1"), solution)
     unlock(public, provider="altcha", solution=solution)  # unknown server
     assert charges(store, in_redis) == {}
@@ -43,18 +44,9 @@ def test_rejected_solution_is_not_charged(public, store, in_redis):
     assert charges(store, in_redis) == {NETWORK: 1}
 
 
-def test_challenges_are_not_charged(public, store, in_redis):
-    for _ in range(50):
-        price(public)
-    assert charges(store, in_redis) == {}
-    assert price(public) == 1
-
-
 def test_networks_are_charged_separately(public, store):
     charge(store, times=30)
-    assert price(public) == 2
-    assert price(public_client_of(public, "198.51.100.8")) == 1
-    assert price(public_client_of(public, "2001:db8::1")) == 1
+    assert [price(client) for client in (public, public_client_of(public, "198.51.100.8"))] == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -70,25 +62,12 @@ def test_forged_header_neither_lowers_the_price_nor_charges_others(site, store, 
     client = create_public_app(services).test_client()
     client.environ_base["REMOTE_ADDR"] = "192.0.2.1"
     charge(store, network, times=30)
-    for forged in (
-        {},
-        {"X-Real-IP": "203.0.113.99"},
-        {"Forwarded": "for=203.0.113.99"},
-        {"CF-Connecting-IP": "203.0.113.99"},
-        {"True-Client-IP": "203.0.113.99"},
-        {"X-Client-IP": "203.0.113.99"},
-        {"X-Forwarded": "203.0.113.99"},
-    ):
-        client.environ_base.update({f"HTTP_{name.upper().replace('-', '_')}": sent for name, sent in forged.items()})
-        client.environ_base["HTTP_X_FORWARDED_FOR"] = forwarded
+    client.environ_base["HTTP_X_FORWARDED_FOR"] = forwarded
+    for name in ("X_FORWARDED_FOR", "X_REAL_IP", "FORWARDED", "CF_CONNECTING_IP", "TRUE_CLIENT_IP", "X_CLIENT_IP", "X_FORWARDED"):
+        client.environ_base.setdefault(f"HTTP_{name}", "203.0.113.99")
         assert price(client) >= 2
         assert present(client, solve(client)).status_code == 201
     assert charges(store, in_redis) == {network: 37}
-
-
-def test_client_address_of_a_launch_is_not_charged(internal, store, in_redis):
-    launch(internal, client_address="203.0.113.1")
-    assert charges(store, in_redis) == {}
 
 
 @pytest.mark.parametrize(
@@ -169,11 +148,6 @@ def test_shared_price_ends_at_what_a_launch_page_can_pay(site, store, hold, cap)
     assert present(client, solve(client)).status_code == 201
     # A challenge of the base price is too cheap if twice the price is below the cap.
     assert present(client, early).status_code == (403 if cap > 2 else 201)
-
-
-def test_client_with_an_address_is_not_counted_as_hidden(services, public):
-    get_pass(public)
-    assert value(internal_client(services), "binder_egress_clients_without_address_total") == 0
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import base64
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import altcha
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from tests.support.apps import NETWORK, admit, another, internal_client, public_client, run_pod, solve
+from tests.support.apps import NETWORK, admit, internal_client, public_client, run_pod, solve
 from tests.support.charges import Clock, charge, charges, counted, present, price, unlock
 from tests.support.metrics import value
 from tests.support.public_port import assert_problem
@@ -51,15 +50,6 @@ def test_priced_challenge_survives_the_json_of_a_browser(public, store, had):
     assert present(public, base64.b64encode(text.encode()).decode()).status_code == 201
 
 
-@given(st.integers(0, 10**6), st.integers(1, 10**6), st.integers(0, 10**6))
-def test_price_is_at_least_1_and_rises_with_each_charge(had, more, doubled_after):
-    curve = Fairness(3600, doubled_after, 0)
-    levels = curve.levels(NETWORK)
-    before, after = (curve.price(levels, [number]) for number in (had, had + more))
-    assert 1 <= before <= after
-    assert (before < after) == bool(doubled_after)
-
-
 @given(st.integers(0, 10**5), st.integers(0, 10**5), st.integers(1, 10**4))
 @example(10, 40, 30)  # twice the price, minus a rounding error
 def test_challenge_is_too_cheap_once_the_price_more_than_doubled(then, more, doubled_after):
@@ -87,7 +77,7 @@ def test_curve_and_window_are_settings(site, store):
 # -- the window
 
 
-@examples(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(60, 86400), st.lists(st.floats(0, 2), max_size=40))
 def test_charge_counts_for_the_window_and_a_twelfth_at_most(store, in_redis, window, ages):
     clock = Clock(in_redis, window)
@@ -131,28 +121,7 @@ def test_charge_is_forgotten_after_the_window(store, in_redis):
     assert len(in_redis.hgetall(clock.key)) <= 2
 
 
-def test_memory_of_one_network_is_bounded(store, in_redis):
-    clock = Clock(in_redis, 3600)
-    for ago in range(0, 7200, 10):
-        clock.charged(ago)
-    charge(store)
-    assert len(in_redis.hgetall(clock.key)) <= 14
-
-
-def test_longer_window_counts_earlier_charges(store):
-    charge(store, times=5)
-    assert counted(store, NETWORK, 7200) == 5
-
-
 # -- challenges fetched at a low price
-
-
-def test_class_of_thirty_in_one_second_is_accepted(public, store, in_redis):
-    solutions = [solve(public) for _ in range(30)]
-    with ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(lambda solution: present(another(public), solution).status_code, solutions))
-    assert answers == [201] * 30
-    assert charges(store, in_redis) == {NETWORK: 30}
 
 
 def test_hoarded_challenges_are_refused_after_the_price_doubled(services, public, store, in_redis):

@@ -5,11 +5,7 @@ import os
 import time
 
 from tests.support import TOP
-from tests.support.apps import (
-    internal_client,
-    make_settings,
-    public_client,
-)
+from tests.support.apps import internal_client, make_settings, public_client
 from tests.support.metrics import value
 from verifier import api_keys as keys
 from verifier.gatecheck import doctor

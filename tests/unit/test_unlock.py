@@ -7,17 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.apps import (
-    CLIENT,
-    carried,
-    get_pass,
-    launch,
-    make_settings,
-    public_client,
-    reconciler,
-    run_pod,
-    solve,
-)
+from tests.support.apps import CLIENT, carried, get_pass, launch, make_settings, public_client, reconciler, run_pod, solve
 from verifier.grants import Block
 from verifier.records import KnownServer, Server
 from verifier.settings import Tier

@@ -6,12 +6,8 @@ import logging
 import pytest
 
 from tests.support.api_keys import good_entry
-from tests.support.apps import (
-    launch,
-)
-from verifier.api_keys import (
-    Keys,
-)
+from tests.support.apps import launch
+from verifier.api_keys import Keys
 from verifier.passes import BadPass
 
 
@@ -22,13 +18,9 @@ from verifier.passes import BadPass
         ({"hash": "x"}, "hash"),
         ({"id": "X" * 16}, "id"),
         ({"serversPerDay": 0}, "serversPerDay"),
-        ({"serversPerDay": "many"}, "serversPerDay"),
         ({"expires": "tomorrow"}, "not a date"),
-        ({"expires": None}, "expires"),
         ({"origins": ["https://a/b"]}, "origins"),
-        ({"repositories": ["https://github.com/a/b"]}, "host/owner/name"),
         ({"repositories": ["10.5281/zenodo.1"]}, "host/owner/name"),
-        ({"repositories": ["github.com/*/x"]}, "host/owner/name"),
         ({"repositories": ["github.com/*"]}, "host/owner/name"),
         ({"more": 1}, "more"),
     ],

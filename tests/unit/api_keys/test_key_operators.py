@@ -12,10 +12,7 @@ from tests.support.api_keys import CREATE, LATER, ORIGIN, checked, good_entry, w
 from tests.support.apps import admit
 from tests.support.public_port import assert_problem
 from tests.support.reconciling import ALICE
-from verifier.api_keys import (
-    DAY_SECONDS,
-    FORM,
-)
+from verifier.api_keys import DAY_SECONDS, FORM
 from verifier.grants import Egress
 from verifier.operators import actions
 from verifier.operators.actions import ActionRefused
@@ -56,22 +53,13 @@ def test_create_keeps_the_key_nowhere_and_logs_who_made_it(run, store, in_redis)
         (["--expires", "tomorrow"], "not a date"),
         (["--expires", "2001-01-01"], "is in the past"),
         (["--expires", "99999999d"], "expires"),
-        (["--expires", "99999d"], ""),
         (["--origin", "https://a/b"], "origins"),
     ],
 )
 def test_create_refuses_a_useless_key(run, change, said):
     done = run(*CREATE, *change)
-    if not said:
-        assert done.exit_code == 0
-        return
     assert done.exit_code != 0 and said in (done.output + str(done.exception))
     assert FORM.search(done.output) is None
-
-
-def test_name_is_for_one_key(site, run):
-    site.add()
-    assert "There is already a key called course" in str(run(*CREATE).exception)
 
 
 def test_keys_are_listed_with_their_use(site, run):
@@ -147,9 +135,8 @@ def test_explain_says_by_which_key_a_server_has_network(site, store):
     origin = site.services.api_keys.find(key).origin
     grant = Egress.new("small", "api-client", time.time(), origin)
     store.publish(ALICE, KnownServer("u", grant, label="small"))
-    assert (
-        actions.explain(site.operators, ALICE)["because"] == f"Network of the tier small, by the rule api-client by {origin.text}."
-    )
+    because = f"Network of the tier small, by the rule api-client by {origin.text}."
+    assert actions.explain(site.operators, ALICE)["because"] == because
 
 
 def test_doctor_tells_of_keys_that_are_revoked_expired_or_wrong(site):

@@ -9,17 +9,10 @@ import pytest
 import yaml
 
 from tests.support.api_keys import CREATE, DOCUMENT, LATER, ORIGIN, checked
-from tests.support.apps import (
-    launch,
-    reconciler,
-    run_pod,
-    solve,
-)
+from tests.support.apps import launch, reconciler, run_pod, solve
 from tests.support.public_port import assert_problem
 from verifier import api_keys as keys
-from verifier.api_keys import (
-    FORM,
-)
+from verifier.api_keys import FORM
 from verifier.gatecheck import doctor
 from verifier.passes import Passes
 from verifier.records import Server
@@ -52,11 +45,7 @@ def test_key_earns_a_pass_for_one_server_of_its_tier(make_site, options):
     key = site.add()
     answer = site.ask(key, **options)
     assert answer.status_code == 201, answer.text
-    assert {name: answer.json[name] for name in ("servers", "tier", "expires_in")} == {
-        "servers": 1,
-        "tier": "small",
-        "expires_in": 300,
-    }
+    assert (answer.json["servers"], answer.json["tier"], answer.json["expires_in"]) == (1, "small", 300)
     assert FORM.search(answer.text) is None
     decision = launch(site.internal, token=answer.json["token"])
     assert (decision["tier"], decision["rule"], decision["pass_outcome"]) == ("small", "api-client", "free")
@@ -129,11 +118,11 @@ def test_key_may_expire_on_the_last_possible_day(site, run):
 ODD = [None, 5, "text", [], {}, {"name": "x"}, {"name": "x", "id": "0123456789abcdef", "expires": "9999-12-32"}]
 
 
-@pytest.mark.parametrize("odd", [*([entry] for entry in ODD), 5, {"a": 1}, "text"])
-def test_unreadable_report_of_another_version_costs_only_itself(site, store, odd, in_redis):
+def test_unreadable_report_of_another_version_costs_only_itself(site, store, in_redis):
     key = site.add()
     described = site.services.api_keys.find(key).described()
-    store.report_verifier("newer", {"api_keys": odd})
+    for number, odd in enumerate([ODD, 5, {"a": 1}, "text"]):
+        store.report_verifier(f"newer-{number}", {"api_keys": odd})
     store.report_verifier("ours", {"api_keys": [described | {"more": "of a newer version"}]})
     in_redis.hset(
         "binder-egress:verifiers", mapping={"a": "no JSON", "b": "5", "c": '{"seen": 1}', "d": '{"seen": 1, "report": 5}'}
@@ -150,9 +139,7 @@ SCHEMA = json.loads((DOCUMENT.parents[1] / "chart/values.schema.json").read_text
 @pytest.mark.parametrize(
     ("origin", "written"),
     [
-        (ORIGIN, ORIGIN),
         ("HTTPS://Course.Example.ORG", ORIGIN),
-        ("https://course.example.org:443", ORIGIN),
         ("https://course.example.org:0443", ORIGIN),
         ("http://course.example.org:80", "http://course.example.org"),
         ("https://course.example.org:80", "https://course.example.org:80"),

@@ -3,16 +3,9 @@
 import logging
 
 from tests.support.api_keys import wrong_keys
-from tests.support.apps import (
-    public_client,
-)
+from tests.support.apps import public_client
 from tests.support.public_port import assert_problem
-from verifier.api_keys import (
-    MAX_WRONG_KEY_NETWORKS,
-    MAX_WRONG_KEYS,
-    WRONG_KEYS_WINDOW_SECONDS,
-    WrongKeys,
-)
+from verifier.api_keys import MAX_WRONG_KEY_NETWORKS, MAX_WRONG_KEYS, WRONG_KEYS_WINDOW_SECONDS, WrongKeys
 from verifier.logs import MAX_LINES
 
 

@@ -13,38 +13,25 @@ from verifier.store.connection import connect
 from verifier.web.app import create_services
 from verifier.web.problems import TITLES
 
+TYPES = {
+    400: "bad-request",
+    401: "unauthorized key-refused",
+    403: "forbidden-origin key-expired key-revoked key-elsewhere pass-refused solution-refused blocked price-risen",
+    404: "not-found no-such-server no-such-block no-such-key",
+    405: "method-not-allowed",
+    409: "refused",
+    413: "too-large",
+    415: "not-json",
+    429: "budget-spent too-many-rejected key-spent too-many-wrong-keys too-many-reports",
+    500: "internal",
+    503: "provider-misconfigured provider-unavailable unavailable",
+}
+"""Clients tell problems apart by type, so a change here changes the interface."""
+
 
 def test_types_of_problems_are_stable():
-    """Clients tell problems apart by type, so a change here changes the interface."""
     assert {kind: status for kind, (status, _) in TITLES.items()} == {
-        "bad-request": 400,
-        "unauthorized": 401,
-        "forbidden-origin": 403,
-        "key-refused": 401,
-        "key-expired": 403,
-        "key-revoked": 403,
-        "key-elsewhere": 403,
-        "pass-refused": 403,
-        "solution-refused": 403,
-        "blocked": 403,
-        "price-risen": 403,
-        "not-found": 404,
-        "no-such-server": 404,
-        "no-such-block": 404,
-        "no-such-key": 404,
-        "method-not-allowed": 405,
-        "refused": 409,
-        "too-large": 413,
-        "not-json": 415,
-        "budget-spent": 429,
-        "too-many-rejected": 429,
-        "key-spent": 429,
-        "too-many-wrong-keys": 429,
-        "too-many-reports": 429,
-        "provider-misconfigured": 503,
-        "provider-unavailable": 503,
-        "unavailable": 503,
-        "internal": 500,
+        kind: status for status, kinds in TYPES.items() for kind in kinds.split()
     }
 
 
@@ -52,7 +39,7 @@ def test_types_of_problems_are_stable():
 
 
 @pytest.mark.parametrize("path", POSTS)
-@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "json"])
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded"])
 def test_body_that_is_not_json_is_refused(public, store, path, content_type):
     run_pod(store)
     assert_problem(public.post(path, data=b'{"token": "x"}', content_type=content_type), "not-json")
@@ -68,30 +55,19 @@ def test_body_that_is_not_an_object_is_refused(public, path, body):
     assert_problem(public.post(path, data=body, content_type="application/json"), "bad-request")
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        *(({"solution": value}, "solution: ") for value in (None, 1, True, ["x"], {"x": 1})),
-        ({"solutoin": "x"}, "solutoin: "),
-        ({"provider": "turnstile"}, "altcha"),
-    ],
-)
-def test_wrong_field_is_named_or_answered_with_what_is_known(public, change, said):
-    answer = public.post("/egress/passes", json={"provider": "altcha", "solution": "x"} | change)
-    assert_problem(answer, "bad-request")
-    assert said in answer.json["detail"]
-
-
-def test_unknown_purpose_is_answered_with_the_known_ones(public):
+def test_wrong_field_is_named_or_answered_with_what_is_known(public):
+    for change, said in (({"solution": 1}, "solution: "), ({"solutoin": "x"}, "solutoin: "), ({"provider": "turnstile"}, "altcha")):
+        answer = public.post("/egress/passes", json={"provider": "altcha", "solution": "x"} | change)
+        assert_problem(answer, "bad-request")
+        assert said in answer.json["detail"]
     answer = public.get("/egress/challenge?purpose=fun")
     assert_problem(answer, "bad-request")
     assert "launch, unlock" in answer.json["detail"]
 
 
 @pytest.mark.parametrize("path", POSTS)
-@pytest.mark.parametrize("size", [16 * 1024 + 1, 1 << 20])
-def test_large_body_is_refused(public, path, size):
-    body = json.dumps({"provider": "altcha", "solution": "x" * size})
+def test_large_body_is_refused(public, path):
+    body = json.dumps({"provider": "altcha", "solution": "x" * (16 * 1024 + 1)})
     assert_problem(public.post(path, data=body, content_type="application/json"), "too-large")
 
 
@@ -103,40 +79,25 @@ def test_launch_of_more_than_a_megabyte_is_refused(internal):
 LAUNCH = {"user": "alice", "image": "image:1"}
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"user": ""},
-        {"user": None},
-        {"user": 1},
-        {"user": "x" * 256},
-        {"server": None},
-        {"server": "x" * 256},
-        {"image": None},
-        {"image": "x" * 2049},
-        {"repository": 1},
-        {"token": 1},
-        {"client_address": ["x"]},
-        {"requested_at": "now"},
-        {"requested_at": -1},
-        {"requested_at": 1e12},
-        {"requested_at": True},
-        {"context": "yes"},
-        {"context": None},
-    ],
-    ids=lambda change: repr(change)[:30],
-)
-def test_malformed_launch_is_refused_and_its_field_named(internal, in_redis, change):
-    answer = internal.post("/api/launches", json=LAUNCH | change)
-    assert_problem(answer, "bad-request")
-    assert answer.json["detail"].startswith(next(iter(change)) + ": ")
+MALFORMED = {
+    "user": ["", None, 1, "x" * 256],
+    "server": [None, "x" * 256],
+    "image": [None, "x" * 2049],
+    "repository": [1],
+    "token": [1],
+    "client_address": [["x"]],
+    "requested_at": ["now", -1, 1e12, True, float("nan"), float("inf")],
+    "context": ["yes", None],
+}
+
+
+@pytest.mark.parametrize("field", MALFORMED)
+def test_malformed_launch_is_refused_and_its_field_named(internal, in_redis, field):
+    for value in MALFORMED[field]:
+        answer = internal.post("/api/launches", json=LAUNCH | {field: value})
+        assert_problem(answer, "bad-request")
+        assert answer.json["detail"].startswith(f"{field}: ")
     assert in_redis.keys("binder-egress:launch:*") == []
-
-
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "-Infinity"])
-def test_time_that_is_not_a_number_is_refused(internal, value):
-    body = json.dumps(LAUNCH)[:-1] + f', "requested_at": {value}}}'
-    assert_problem(internal.post("/api/launches", data=body, content_type="application/json"), "bad-request")
 
 
 @pytest.mark.parametrize("address", ["", "x", "1.2.3.4, 5.6.7.8", "1.2.3.4:80", "[::1]", "fe80::1%eth0", "999.1.1.1", "\x00"])
@@ -152,32 +113,17 @@ def test_any_server_name_is_accepted(internal, name):
 # -- methods and paths
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/egress/challenge"),
-        ("GET", "/egress/passes"),
-        ("DELETE", "/egress/passes"),
-        ("PUT", "/egress/servers/alice"),
-        ("PATCH", "/egress/servers/alice/x"),
-        ("DELETE", "/egress/servers/alice"),
-        ("TRACE", "/egress/challenge"),
-        ("POST", "/egress/openapi.json"),
-        ("BREW", "/egress/passes"),
-        ("PUT", "/api/launches"),
-    ],
-)
+UNSUPPORTED = [("GET", "/egress/passes"), ("TRACE", "/egress/challenge"), ("BREW", "/egress/passes"), ("PUT", "/api/launches")]
+
+
+@pytest.mark.parametrize(("method", "path"), UNSUPPORTED)
 def test_unsupported_method_is_refused(public, internal, method, path):
     answer = (internal if path.startswith("/api/") else public).open(path, method=method)
     assert_problem(answer, "method-not-allowed")
     assert "OPTIONS" in answer.headers["Allow"]
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/", "/egress", "/egress/", "/egress/x", "/challenge", "/egress/servers", "/egress/servers/", "/favicon.ico",
-     "/egress/servers/a/b/c", "/egress/passes/"],
-)  # fmt: skip
+@pytest.mark.parametrize("path", ["/", "/egress/", "/egress/x", "/challenge", "/egress/servers/", "/egress/servers/a/b/c"])
 def test_unknown_path_is_not_found(public, path):
     assert_problem(public.get(path), "not-found")
 
@@ -245,20 +191,9 @@ def test_answers_have_security_headers(answers):
 @pytest.mark.parametrize(
     "header",
     [
-        None,
-        "",
-        "Bearer",
-        "Bearer ",
-        "Bearer wrong",
-        f"Bearer {API_TOKEN}x",
-        f"Bearer {API_TOKEN[:-1]}",
-        f"Bearer {API_TOKEN.upper()}",
-        f"Basic {API_TOKEN}",
-        API_TOKEN,
-        f"Bearer {API_TOKEN} {API_TOKEN}",
-        "Bearer ü",
-        "Bearer \xff",
-        f"Bearer, Bearer {API_TOKEN}",
+        *(None, "", "Bearer", "Bearer ", "Bearer wrong", "Bearer ü", "Bearer \xff", API_TOKEN),
+        *(f"Bearer {API_TOKEN}x", f"Bearer {API_TOKEN[:-1]}", f"Bearer {API_TOKEN.upper()}", f"Basic {API_TOKEN}"),
+        *(f"Bearer {API_TOKEN} {API_TOKEN}", f"Bearer, Bearer {API_TOKEN}"),
     ],
 )
 def test_launch_without_the_bearer_token_is_refused_unread(services, in_redis, header):
@@ -311,18 +246,8 @@ def test_tokens_and_solutions_are_never_logged(public, internal, store, caplog, 
     redis_server.start()
     text = logged(caplog)
     assert "pass" in text
-    for secret in (
-        token,
-        token[:40],
-        token[-30:],
-        solution[:200],
-        solution[-200:],
-        unlocking[-200:],
-        API_TOKEN,
-        "first-key",
-        "second-key",
-    ):
-        assert secret not in text
+    parts = (token[:40], token[-30:], solution[:200], solution[-200:], unlocking[-200:], API_TOKEN, "first-key", "second-key")
+    assert not [secret for secret in parts if secret in text]
 
 
 def test_fault_is_a_problem_without_details_and_does_not_log_the_request(public, internal, monkeypatch, caplog):

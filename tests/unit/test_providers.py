@@ -5,6 +5,7 @@ import logging
 import socket
 import threading
 import time
+from contextlib import suppress
 from urllib.parse import parse_qs
 
 import pytest
@@ -139,36 +140,26 @@ def test_limits_leave_time_for_our_answer():
 
 # -- answers
 
+HCAPTCHA = {
+    "misconfigured": "missing-input-secret invalid-input-secret sitekey-secret-mismatch not-using-dummy-passcode bad-request "
+    "missing-remoteip invalid-remoteip",
+    "rejected": "missing-input-response invalid-input-response expired-input-response already-seen-response "
+    "invalid-or-already-seen-response",
+}
+OTHERS = {
+    "misconfigured": "missing-input-secret invalid-input-secret bad-request",
+    "rejected": "missing-input-response invalid-input-response timeout-or-duplicate",
+    "unavailable": "internal-error",
+}
 CODES = [
-    ("hcaptcha", 200, {"success": False, "error-codes": [code]}, outcome)
-    for code, outcome in {
-        "missing-input-secret": "misconfigured",
-        "invalid-input-secret": "misconfigured",
-        "sitekey-secret-mismatch": "misconfigured",
-        "not-using-dummy-passcode": "misconfigured",
-        "bad-request": "misconfigured",
-        "missing-remoteip": "misconfigured",
-        "invalid-remoteip": "misconfigured",
-        "missing-input-response": "rejected",
-        "invalid-input-response": "rejected",
-        "expired-input-response": "rejected",
-        "already-seen-response": "rejected",
-        "invalid-or-already-seen-response": "rejected",
-    }.items()
-]
-CODES += [
     (name, status, {"success": False, "error-codes": [code]}, outcome)
-    for name in ("turnstile", "recaptchaV2", "recaptchaV3")
-    for status in (200, 400)
-    for code, outcome in {
-        "missing-input-secret": "misconfigured",
-        "invalid-input-secret": "misconfigured",
-        "bad-request": "misconfigured",
-        "missing-input-response": "rejected",
-        "invalid-input-response": "rejected",
-        "timeout-or-duplicate": "rejected",
-        "internal-error": "unavailable",
-    }.items()
+    for name, statuses, codes in (
+        ("hcaptcha", [200], HCAPTCHA),
+        *((name, [200, 400], OTHERS) for name in ("turnstile", "recaptchaV2", "recaptchaV3")),
+    )
+    for status in statuses
+    for outcome, listed in codes.items()
+    for code in listed.split()
 ]
 CODES += [
     ("friendlyCaptcha", status, {"success": False, "error": {"error_code": code, "detail": "."}}, outcome)
@@ -239,17 +230,8 @@ def test_code_that_is_least_the_clients_fault_counts(net, codes, outcome):
 def test_token_of_another_cap_site_is_refused_without_a_question(net):
     """Cap answers such a token as it answers an unknown site key."""
     net.post(URLS["cap"], json={"success": False, "error": "Invalid site key or secret"}, status=404)
-    for solution in (
-        "x:y:z",
-        f"{SITE_KEY}x:y:z",
-        f"x{SITE_KEY}:y:z",
-        f"{SITE_KEY.replace('-', '_')}:y:z",
-        f"{SITE_KEY}:y",
-        f"{SITE_KEY}:y:",
-        f"{SITE_KEY}::z",
-        f"{SITE_KEY}:y:z:more",
-        "one",
-    ):
+    for solution in ("x:y:z", "KEYx:y:z", "xKEY:y:z", "key:y:z", "KEY:y", "KEY:y:", "KEY::z", "KEY:y:z:more", "one"):
+        solution = solution.replace("KEY", SITE_KEY).replace("key", SITE_KEY.replace("-", "_"))
         verdict = verify(make("cap"), "cap", solution)
         assert (verdict.outcome, verdict.asked) == (Outcome.REJECTED, False), solution
     assert not net.calls
@@ -267,13 +249,10 @@ def test_refused_keys_that_anybody_can_cause_are_logged_up_to_a_limit(net, caplo
 
 FAILURES = {
     "refused": {"body": requests.ConnectionError()},
-    "connecting takes too long": {"body": requests.ConnectTimeout()},
     "the answer takes too long": {"body": requests.ReadTimeout()},
-    "a bad certificate": {"body": requests.exceptions.SSLError()},
     "a broken answer": {"body": requests.exceptions.ChunkedEncodingError()},
     "no DNS": {"body": OSError("Name or service not known")},
     "500": {"status": 500, "json": {"error": "."}},
-    "502": {"status": 502, "body": "<html>"},
     "503": {"status": 503, "body": ""},
     "429": {"status": 429, "body": "slow down"},
     "429 in JSON": {"status": 429, "json": {"success": False}},
@@ -290,8 +269,6 @@ FAILURES = {
     "deep nesting": {"body": "[" * 60000},
     "a huge number": {"body": '{"success": ' + "9" * 6000 + "}"},
     "a list": {"json": [True]},
-    "true": {"json": True},
-    "a text": {"json": "success"},
     "an empty object": {"json": {}},
     "text for a boolean": {"json": {"success": "true", "valid": "true", "verified": "true"}},
     "a number for a boolean": {"json": {"success": 1, "valid": 1, "verified": 1}},
@@ -327,7 +304,6 @@ def test_log_has_no_request_text_that_an_error_repeats(net, name, caplog):
     [
         {"success": False, "error-codes": "invalid-input-response"},
         {"success": False, "error-codes": [1]},
-        {"success": False, "error-codes": {"a": 1}},
         {"success": None},
         {"error-codes": ["invalid-input-response"]},
     ],
@@ -351,45 +327,23 @@ def test_second_try_of_turnstile_may_succeed(net):
     assert verify(make("turnstile"), "turnstile").outcome is Outcome.OK
 
 
-@pytest.fixture
-def slow_server():
-    """A server that sends a good answer slowly, byte by byte."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    done = threading.Event()
-
-    def serve():
-        while not done.is_set():
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=drip, args=[connection]).start()
-
-    def drip(connection):
-        text = b'{"valid": true' + b" " * 500 + b"}"
-        with connection:
-            connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(text))
-            for byte in text:
-                if done.wait(0.05):
-                    return
-                try:
-                    connection.sendall(bytes([byte]))
-                except OSError:
-                    return
-
-    threading.Thread(target=serve, daemon=True).start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    done.set()
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-
-
-def test_dripping_answer_times_out(slow_server, monkeypatch):
+def test_dripping_answer_times_out(monkeypatch):
     """The whole answer takes 25 s, and would be good. Only the limit of a single call ends it."""
     monkeypatch.setattr(adapter, "READ_SECONDS", 2)
     monkeypatch.setattr(adapter, "ASK_LIMIT_SECONDS", 60)
-    assert verify(make("mcaptcha", apiUrl=slow_server), "mcaptcha").outcome is Outcome.UNAVAILABLE
+
+    def drip(listener):
+        with listener.accept()[0] as connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 515\r\n\r\n")
+            for character in '{"valid": true' + " " * 500 + "}":
+                time.sleep(0.05)
+                connection.sendall(character.encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=drip, args=[listener], daemon=True).start()
+        captcha = make("mcaptcha", apiUrl=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        assert verify(captcha, "mcaptcha").outcome is Outcome.UNAVAILABLE
 
 
 def test_hanging_provider_has_a_limit_of_calls(net, monkeypatch):
@@ -480,11 +434,9 @@ HOSTS = {"hostnames": frozenset({"hub.example.org"})}
 
 
 def with_host(name, host):
-    body = json.loads(json.dumps(RIGHT[name]))
-    (body["data"]["challenge"] if name == "friendlyCaptcha" else body).update(
-        {"origin" if name == "friendlyCaptcha" else "hostname": host}
-    )
-    return body
+    if name == "friendlyCaptcha":
+        return {"success": True, "data": {"challenge": {"origin": host}}}
+    return RIGHT[name] | {"hostname": host}
 
 
 @pytest.mark.parametrize("name", ["hcaptcha", "turnstile", "recaptchaV2", "recaptchaV3", "friendlyCaptcha"])
@@ -498,7 +450,6 @@ def with_host(name, host):
         ("evil.hub.example.org", False),
         ("hub.example.org.evil.example", False),
         ([], None),
-        ({"a": 1}, False),
         (7, False),
         ("", None),
         (None, None),
@@ -556,15 +507,11 @@ def refusal(name, captcha=(), **options):
     [
         ({"siteKey": ""}, "siteKey"),
         ({"siteKey": "a/../b"}, "siteKey"),
-        ({"siteKey": "a b"}, "siteKey"),
         ({"apiUrl": "challenges.cloudflare.com"}, "apiUrl"),
-        ({"apiUrl": "https://a b"}, "apiUrl"),
         ({"apiUrl": "https://user:password@captcha.example.org"}, "apiUrl"),
         ({"widgetUrl": "https://a; script-src *"}, "widgetUrl"),
         ({"tier": "gold"}, "tier"),
-        ({"order": -1}, "order"),
         ({"secret": SECRET}, "secret"),
-        ({"sendAddress": "perhaps"}, "sendAddress"),
     ],
 )
 def test_wrong_option_is_named(name, options, named):

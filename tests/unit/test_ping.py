@@ -4,6 +4,7 @@ import asyncio
 import socket
 import textwrap
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -65,11 +66,8 @@ def test_configured_context_is_kept(section):
     c.KubeSpawner.pod_security_context = {"hidden": True}
     c[section].pod_security_context = {"fsGroup": 100, "sysctls": [OTHER, {"name": SYSCTL, "value": "0 1000"}]}
     assert load(c).pod_security_context == {"fsGroup": 100, "sysctls": [OTHER, OURS]}
-
-
-def test_context_that_a_snippet_added_to_is_kept():
     c = Config()
-    c.KubeSpawner.pod_security_context.update({"fsGroup": 100})
+    c[section].pod_security_context.update({"fsGroup": 100})
     assert load(c).pod_security_context == {"fsGroup": 100, "sysctls": [OURS]}
 
 
@@ -156,48 +154,21 @@ def test_pods_that_can_ping_are_counted_once(reconciler, cluster, internal):
 # -- the probe
 
 
-class Echo:
-    """A double of a socket for echo requests, which the kernel here may refuse to everybody."""
-
-    def __init__(self, answers):
-        self.answers, self.sent = answers, b""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def settimeout(self, seconds):
-        pass
-
-    def connect(self, address):
-        pass
-
-    def send(self, data):
-        self.sent = data
-
-    def recv(self, size):
-        if not self.answers:
-            raise TimeoutError
-        return b"\0" * 8
-
-
 @pytest.mark.parametrize(
     ("target", "protocol", "request_type"),
     [("ping://192.0.2.1", socket.IPPROTO_ICMP, 8), ("ping://[2001:db8::1]", socket.IPPROTO_ICMPV6, 128)],
 )
 @pytest.mark.parametrize("answers", [True, False])
 def test_ping_target_is_sent_an_echo_request(monkeypatch, target, protocol, request_type, answers):
-    echo, made = Echo(answers), []
-    monkeypatch.setattr(probe.socket, "socket", lambda *arguments: made.append(arguments[1:]) or echo)
+    """The kernel here may refuse sockets for echo requests to everybody."""
+    made = MagicMock()
+    echo = made.return_value
+    echo.recv.side_effect = [b"\0" * 8] if answers else TimeoutError
+    monkeypatch.setattr(probe.socket, "socket", made)
     assert probe.reaches(target) is answers
-    assert made == [(socket.SOCK_DGRAM, protocol)] and echo.sent[0] == request_type
+    assert made.call_args.args[1:] == (socket.SOCK_DGRAM, protocol) and echo.send.call_args.args[0][0] == request_type
 
 
 def test_ping_target_is_not_tried_if_no_echo_socket_may_be_opened(monkeypatch):
-    def refuse(*_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(probe.socket, "socket", refuse)
+    monkeypatch.setattr(probe.socket, "socket", MagicMock(side_effect=PermissionError(13, "Permission denied")))
     assert probe.reaches("ping://192.0.2.1") is None

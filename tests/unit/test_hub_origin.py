@@ -35,9 +35,7 @@ def test_hubs_origin_may_read_a_servers_state(client):
     assert (answer.status_code, allowed(answer)) == (404, {"Access-Control-Allow-Origin": HUB})
 
 
-@pytest.mark.parametrize(
-    "origin", ["https://evil.example.org", "https://hub.example.org.evil.example", "null", "http://hub.example.org"]
-)
+@pytest.mark.parametrize("origin", ["https://hub.example.org.evil.example", "null", "http://hub.example.org"])
 def test_other_origins_may_not(client, origin):
     assert allowed(client.get("/egress/servers/alice/", headers={**JSON, "Origin": origin})) == {}
 

@@ -10,13 +10,13 @@ import pytest
 
 from tests.support.api_server import ApiServer
 from tests.support.reconciling import make_grant
-from verifier.grants import Egress
+from verifier.grants import Block, Egress
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
 from verifier.reconciler.user_pods import PODS_PER_PAGE, Conflict, Gone, Pod, UserPods, WatchEnded
 from verifier.records import Server
 from verifier.repositories import MAX_URL_CHARACTERS
-from verifier.texts import read_grant, write_grant
+from verifier.texts import read_grant, read_origin, write_grant
 
 
 def pod_json(name: str = "jupyter-alice", version: int = 1, uid: str = "uid-1", **labels: str) -> dict:
@@ -188,8 +188,19 @@ def test_patch_names_the_uid_and_version_it_is_based_on(cluster, api, status, er
     assert (bodies[-1]["metadata"]["uid"], bodies[-1]["metadata"]["resourceVersion"]) == ("uid-1", "3")
 
 
-@pytest.mark.parametrize(("before", "tier", "sent"), [("", "verified", {TIER_LABEL: "verified"}), ("verified", "verified", None)])
-def test_patch_leaves_out_an_unchanged_label(cluster, api, before, tier, sent):
+RENEWED = Egress("g", "verified", "renewal", 1)
+BLOCKED = Block("x", "server", "alice/", read_origin("é"), "мина", 1, 2, "uid-1").grant
+
+
+@pytest.mark.parametrize(
+    ("before", "grant", "sent"),
+    [
+        ("", RENEWED, {TIER_LABEL: "verified"}),
+        ("verified", RENEWED, None),
+        ("verified", BLOCKED, {TIER_LABEL: None}),
+    ],
+)
+def test_patch_leaves_out_an_unchanged_label(cluster, api, before, grant, sent):
     """Each change of a label makes kube-router go through all pods, so a renewal changes only the annotation."""
     patches = []
 
@@ -198,9 +209,9 @@ def test_patch_leaves_out_an_unchanged_label(cluster, api, before, tier, sent):
         return 200, pod_json(**({TIER_LABEL: before} if before else {}))
 
     api.answer = answer
-    cluster.patch(cluster.read("jupyter-alice"), Egress.new(tier, "renewal", 1))
+    cluster.patch(cluster.read("jupyter-alice"), grant)
     assert patches[0]["metadata"].get("labels") == sent
-    assert json.loads(patches[0]["metadata"]["annotations"][GRANT_ANNOTATION])["rule"] == "renewal"
+    assert read_grant(patches[0]["metadata"]["annotations"][GRANT_ANNOTATION]) == grant
 
 
 @pytest.mark.parametrize(("unchanged", "named"), [(False, {"uid": "uid-1"}), (True, {"uid": "uid-1", "resourceVersion": "7"})])
@@ -232,6 +243,8 @@ GARBAGE = [
     '{"id":"a","tier":"verified","rule":"r","at":"now"}',
     '{"id":"a","tier":"verified","rule":"r","at":{}}',
     '{"id":"\\ud800","tier":"verified","rule":"r","at":1}',
+    *(f'{{"id":"g","tier":"unverified","rule":"blocked","at":1,{wrong}}}' for wrong in ('"by":5', '"until":"x"', '"until":true')),
+    '{"id":"g","tier":"unverified","rule":"blocked","at":1,"why":null}',
     "[" * 100_000,
     '{"id":"a","tier":"verified","rule":"r","at":' + "9" * 5000 + "}",
 ]

@@ -1,6 +1,5 @@
 """When a lease begins and ends, and what the reconciler does then."""
 
-import json
 import logging
 from dataclasses import replace
 
@@ -11,59 +10,16 @@ from tests.support.leases import LEASE, add_leased_pod, reconciler_settings
 from tests.support.reconciling import ALICE, record_decision
 from verifier.decisions import leases
 from verifier.decisions.leases import STOP_GRACE_SECONDS
-from verifier.grants import Block, Egress, EndedLease, Rule
+from verifier.grants import Egress, EndedLease, Rule
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.operators import actions
 from verifier.operators.actions import CommandOperators
 from verifier.passes import LEEWAY_SECONDS
 from verifier.records import Record
 from verifier.settings import InvalidSettings, ReconcilerSettings, Tier, load
-from verifier.texts import read_grant, read_origin
 from verifier.web.app import create_services
 
 # -- start of a lease
-
-
-@pytest.mark.parametrize("tier", ["blocked", "stopped"])
-def test_pod_annotation_has_the_end_of_the_lease(place, reconciler, tier):
-    given = add_leased_pod(place, reconciler, tier)
-    assert place.pod().grant == replace(given, until=1_000_000 + LEASE)
-    assert place.store.known(ALICE).grant.until == 1_000_000 + LEASE
-    assert place.pod().label == tier
-
-
-def test_grant_of_a_tier_without_a_lease_never_ends(place, reconciler):
-    given = add_leased_pod(place, reconciler, "verified")
-    place.passes(10**8)
-    place.turn(reconciler)
-    assert (place.pod().grant, place.pod().label) == (given, "verified")
-
-
-def test_lease_of_a_launch_begins_with_its_pod(place, reconciler):
-    """A pod may come minutes after the decision, and that time does not count. The time in which it starts does."""
-    given = Egress.new("blocked", "valid-pass", place.time)
-    record_decision(place.store, ALICE, Record(given, image="image:1", repository="r"), 3600)
-    place.passes(300)
-    place.cluster.add()
-    place.turn(reconciler)
-    assert place.pod().grant.until == place.time + LEASE
-
-
-def test_grant_on_the_pod_keeps_its_end(place, reconciler):
-    """The record of an unlock stays for a while, a launch's record until the pod is ready."""
-    given = Egress.new("blocked", "valid-pass", place.time)
-    record_decision(place.store, ALICE, Record(given, image="image:1", repository="r"), 3600)
-    place.cluster.add()
-    place.turn(reconciler)
-    for _ in range(3):
-        place.passes(100)
-        place.turn(reconciler)
-    assert place.pod().grant.until == 1_000_000 + LEASE
-    assert len(place.cluster.patches) == 1
-    place.passes(LEASE)
-    place.turn(reconciler)
-    place.turn(place.reconciler())
-    assert place.cluster.labelled() == set(), "the same launch must not give it a second time"
 
 
 @pytest.mark.parametrize("seconds", [LEASE // 2, LEASE + 1], ids=["replaced", "ended"])
@@ -97,13 +53,6 @@ def test_grant_by_an_operator_has_the_lease_of_its_tier(place, reconciler, impat
     place.passes(LEASE)
     place.turn(reconciler)
     assert "its lease ended at 1970-01-12T13:56:40Z" in actions.explain(operators, ALICE)["because"]
-
-
-def test_new_lease_in_values_does_not_change_earlier_grants(place):
-    add_leased_pod(place, place.reconciler(tiers={"verified": {}, "blocked": {}}), "blocked")
-    place.passes(10 * LEASE)
-    place.turn(place.reconciler())
-    assert (place.pod().label, place.pod().grant.until) == ("blocked", None)
 
 
 # -- end of a lease
@@ -174,21 +123,6 @@ def test_pod_that_has_not_started_is_not_stopped(place, reconciler):
     assert place.pod().ended
 
 
-def test_unlocked_server_is_not_stopped(place, reconciler):
-    """Anybody may unlock a server. Without that it would have run on."""
-    place.cluster.add(ready=True)
-    place.turn(reconciler)
-    place.grant("stopped")
-    place.turn(reconciler)
-    place.passes(LEASE)
-    place.turn(reconciler)
-    assert (place.pod().label, place.pod().grant.rule) == (None, Rule.EXPIRED)
-    for _ in range(3):
-        place.passes(STOP_GRACE_SECONDS)
-        place.turn(reconciler)
-    assert not place.pod().ended
-
-
 @pytest.mark.parametrize("waits", [[LEASE - 10], [LEASE], [LEASE, STOP_GRACE_SECONDS - 1]])
 def test_renewed_launch_is_stopped_later(place, reconciler, waits):
     add_leased_pod(place, reconciler, "stopped")
@@ -227,28 +161,6 @@ def test_forged_label_after_expiry_is_removed_and_not_counted(place, reconciler)
     assert place.pod().label is None
     reconciler.heartbeat()
     assert place.store.reconciler_state()[1]["expiries:end"] == 1
-
-
-def test_mode_observe_stops_no_pod(place):
-    observer = place.reconciler(mode="observe")
-    add_leased_pod(place, observer, "stopped")
-    place.passes(LEASE)
-    place.turn(observer)
-    place.passes(10 * STOP_GRACE_SECONDS)
-    place.turn(observer)
-    assert (place.pod().label, place.pod().ended, place.pod().grant.rule) == (None, False, Rule.EXPIRED)
-
-
-def test_mode_allow_expires_nothing(place, reconciler):
-    """Mode `allow` is for a time when users cannot solve challenges."""
-    add_leased_pod(place, reconciler, "stopped")
-    open_to_all = place.reconciler(mode="allow", allow_tier="stopped")
-    place.passes(LEASE)
-    place.turn(open_to_all)
-    assert (place.pod().label, place.pod().grant.rule, place.pod().grant.until) == ("stopped", "mode-allow", None)
-    place.passes(10 * LEASE)
-    place.turn(open_to_all)
-    assert (place.pod().label, place.pod().ended) == ("stopped", False)
 
 
 # -- cases in which a pod must not be stopped, or must not keep egress
@@ -513,12 +425,6 @@ def test_slightly_different_clocks_cause_no_repeated_patches(place, reconciler):
     assert len(place.cluster.patches) == 1
 
 
-def test_shorter_lease_in_values_applies_to_running_servers(place, reconciler):
-    add_leased_pod(place, reconciler, "blocked")
-    place.turn(place.reconciler(tiers={"verified": {}, "blocked": {"lease": 60}}))
-    assert place.pod().grant.until == place.time + 60
-
-
 # -- restarts, and two reconcilers at once
 
 
@@ -566,44 +472,7 @@ def test_two_reconcilers_agree_on_a_lease(place):
     assert place.pod().ended
 
 
-@pytest.mark.parametrize("block", ["server", "repository"])
-def test_block_takes_precedence_over_a_lease_and_its_end(place, reconciler, block):
-    add_expired_pod(place, reconciler)
-    what, uid = (ALICE.key, "uid-1") if block == "server" else ("r", "")
-    place.store.add_block(Block("block", block, what, read_origin("eve"), "w", 0, uid=uid), [ALICE])
-    place.passes(STOP_GRACE_SECONDS)
-    place.turn(reconciler)
-    assert (place.pod().grant.rule, place.pod().ended) == (Rule.BLOCKED, False)
-
-
-def test_withdrawn_grant_ends_before_its_lease(place, reconciler):
-    given = add_leased_pod(place, reconciler, "stopped")
-    place.store.withdraw([given.id])
-    place.turn(reconciler)
-    assert (place.pod().label, place.pod().grant) == (None, None)
-
-
 # -- renewal
-
-
-def test_renewal_changes_only_the_annotation(place, reconciler):
-    """Each change of a label makes kube-router go through all pods."""
-    add_leased_pod(place, reconciler, "blocked")
-    place.passes(LEASE - 10)
-    before = place.pod()
-    again = place.grant("blocked", rule="renewal")
-    place.turn(reconciler)
-    now = place.pod()
-    assert now == replace(before, version=now.version, grant=replace(again, until=int(place.time) + LEASE))
-    assert len(place.cluster.patches) == 2
-
-
-def test_renewals_do_not_add_up(place, reconciler):
-    add_leased_pod(place, reconciler, "blocked")
-    for _ in range(5):
-        place.grant("blocked")
-        place.turn(reconciler)
-    assert place.pod().grant.until == place.time + LEASE
 
 
 # -- settings and annotations
@@ -619,11 +488,6 @@ def test_renewals_do_not_add_up(place, reconciler):
 def test_wrong_lease_settings_stop_the_start_with_a_sentence(tiers, text):
     with pytest.raises(InvalidSettings, match=text):
         load(ReconcilerSettings, tiers=tiers)
-
-
-def test_annotation_of_an_older_version_has_no_end():
-    old = {"id": "g", "tier": "verified", "rule": "unlock", "at": 1}
-    assert read_grant(json.dumps(old)).is_over(10**12) is False
 
 
 def test_grant_in_mode_allow_has_no_lease():

@@ -11,7 +11,6 @@ from tests.support.apps import carried, get_pass, internal_client, is_withdrawn,
 from tests.support.leases import LEASE, TIERS, reconciler_settings
 from tests.support.reconciling import ALICE
 from verifier.decisions import leases
-from verifier.decisions.leases import Left
 from verifier.decisions.presented import REJECTED_PASSES
 from verifier.grants import UNVERIFIED, Block, Rule
 from verifier.operators import actions
@@ -96,13 +95,6 @@ def test_pass_for_another_tier_does_not_renew_and_is_not_spent(client, store, im
     assert waiting(store) is None
     publish_lease(store, "blocked", 10)
     assert post(client, provider="altcha", solution=solution).status_code == 202
-
-
-@pytest.mark.parametrize("body", [{"token": "x"}, {"provider": "altcha", "solution": "x"}, {"provider": "none", "solution": "x"}])
-def test_rejected_pass_or_solution_renews_nothing(client, store, body):
-    publish_lease(store, "blocked", 10)
-    assert post(client, **body).status_code in (200, 400, 403)
-    assert waiting(store) is None
 
 
 def test_renewal_of_a_blocked_or_refused_server_is_refused(client, store, impatient):
@@ -327,11 +319,6 @@ def test_page_has_the_time_left(client, store):
 @pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59, "0:59"), (61, "1:01"), (3600, "1:00:00"), (90061, "25:01:01")])
 def test_remaining_time_is_shown_as_on_a_clock(seconds, shown):
     assert verifier.web.pages.clock(seconds) == shown
-
-
-def test_left_is_never_negative(leasing):
-    left = leases.left(carried("blocked", until=1), leasing.settings, 10)
-    assert left == Left(until=1, expires_in=0, on_expiry="end", renewable_in=0)
 
 
 def test_mode_observe_announces_no_stop_of_a_pod(leasing):

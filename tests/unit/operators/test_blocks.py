@@ -1,35 +1,28 @@
 """Blocks on pods, which a reconciler applies, also under faults."""
 
 import ipaddress
-import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 
-from tests.support.api_server import ApiServer
-from tests.support.apps import internal_client, launch
+from tests.support.apps import internal_client
 from tests.support.operators import BOB, REPOSITORY, pod, serve, start
 from tests.support.reconciling import (
     ALICE,
     converge_due,
-    granted,
     list_and_converge,
     make_grant,
-    record_decision,
     record_launch,
     record_unlock,
 )
 from verifier.decisions.refusals import Facts, applies
 from verifier.detections.reports import Report
-from verifier.grants import BY_RULE, Block, Egress, Rule, block_in, label_of
-from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
+from verifier.grants import BY_RULE, Block, Egress, Rule, block_in
 from verifier.operators import actions
 from verifier.operators.actions import ActionRefused
-from verifier.reconciler.loop import Reconciler
-from verifier.reconciler.user_pods import Pod, UserPods
+from verifier.reconciler.user_pods import Pod
 from verifier.records import Record
-from verifier.settings import ReconcilerSettings, load
 from verifier.store.errors import StoreUnavailable
 from verifier.texts import read_block, read_grant, read_origin, read_record, write_block, write_grant, write_record
 
@@ -80,45 +73,6 @@ def test_block_of_one_server_queues_no_other(reconciler, cluster, store, operato
     # A block of a repository is about an unknown number of servers.
     actions.block(operators, "repository", "github.com/owner/name", "eve", "mining")
     assert store.woken(0.01).everything
-
-
-BLOCK = {"id": "x", "kind": "network", "what": "192.0.2.0/24", "by": "mallory", "why": "", "at": 1}
-
-RECORD = {"grant": asdict(make_grant()), "image": "image:1", "uid": "uid-1"}
-
-NO_JSON = ["", "no JSON", "[" * 100_000, "null", "[]", "{}"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    NO_JSON + [json.dumps(BLOCK | wrong) for wrong in (
-        {"what": "everybody"}, {"what": 7}, {"kind": "autonomous system"}, {"kind": []}, {"at": "now"}, {"until": "never"},
-    )],
-)  # fmt: skip
-def test_unreadable_block_keeps_no_other_from_its_effect(reconciler, cluster, store, operators, in_redis, services, text):
-    """A verifier that is taken over may add blocks, and must not be able to end the others with one."""
-    start(cluster, reconciler)
-    in_redis.hset("binder-egress:blocks", "x", text)
-    actions.block(operators, "repository", "github.com/owner/*", "eve", "mining")
-    serve(reconciler, store)
-    assert (pod(cluster).label, pod(cluster).grant.rule) == (None, Rule.BLOCKED)
-    assert launch(internal_client(services), "bob", repository=REPOSITORY)["rule"] == "blocked"
-    assert launch(internal_client(services), "bob", repository="https://example.com/other")["rule"] == "default"
-
-
-@pytest.mark.parametrize("kind", ["launch", "unlock"])
-@pytest.mark.parametrize(
-    "text",
-    NO_JSON + [json.dumps(RECORD | wrong) for wrong in (
-        {"grant": None}, {"grant": RECORD["grant"] | {"tier": []}}, {"image": 7, "uid": []}, {"repository": {}}, {"client": 7},
-    )],
-)  # fmt: skip
-def test_unreadable_record_keeps_no_block_from_its_server(reconciler, cluster, store, operators, in_redis, kind, text):
-    start(cluster, reconciler)
-    in_redis.set(f"binder-egress:{kind}:{ALICE.key}", text)
-    actions.revoke(operators, ALICE, "eve", "mining")
-    serve(reconciler, store)
-    assert (pod(cluster).label, pod(cluster).grant.rule) == (None, Rule.BLOCKED)
 
 
 def test_block_of_a_network_is_read_once_for_all_servers(monkeypatch):
@@ -252,105 +206,12 @@ def test_block_removed_between_read_and_patch_has_no_effect(reconciler, cluster,
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
 
 
-def test_block_applies_to_a_new_pod_before_any_grant(reconciler, cluster, store, operators):
-    actions.block(operators, "repository", "github.com/owner/*", "eve", "mining")
-    record_launch(store, make_grant(), repository=REPOSITORY)
-    cluster.add(repository=REPOSITORY)
-    list_and_converge(reconciler)
-    assert [grant.rule for _, grant in cluster.patches] == [Rule.BLOCKED]
-
-
 def test_block_applies_to_a_pod_that_is_not_published_yet(reconciler, cluster, store, operators):
     start(cluster, reconciler)
     store.forget(ALICE)
     assert actions.block(operators, "repository", "github.com/owner/name", "eve", "mining")["servers"] == 0
     serve(reconciler, store)
     assert pod(cluster).grant.rule == Rule.BLOCKED
-
-
-@pytest.mark.parametrize("mode", ["captcha", "allow"])
-def test_later_pod_of_a_blocked_server_is_not_blocked(make, cluster, store, operators, mode):
-    reconciler = make(mode=mode)
-    start(cluster, reconciler)
-    actions.block(operators, "server", "alice", "eve", "mining")
-    serve(reconciler, store)
-    cluster.remove(pod(cluster))
-    record_launch(store, make_grant())
-    cluster.add(uid="uid-2", repository=REPOSITORY)
-    list_and_converge(reconciler)
-    assert pod(cluster).grant.rule == "valid-pass"
-    assert actions.blocks(operators) == []
-
-
-def test_two_reconcilers_agree_on_a_block(make, cluster, store, operators):
-    first, second = make(), make()
-    start(cluster, first)
-    list_and_converge(second)
-    actions.block(operators, "server", "alice", "eve", "mining")
-    serve(first, store)
-    # The other reconciler has an old state of the pods and got no wake-up.
-    second.queue.put(ALICE)
-    converge_due(second)
-    list_and_converge(second)
-    list_and_converge(first)
-    assert cluster.labelled() == set()
-    assert pod(cluster).grant.rule == Rule.BLOCKED
-    assert [grant.rule for _, grant in cluster.patches] == [Rule.BLOCKED]
-
-
-def test_block_ends_at_its_expiry(redis_server, cluster, store, operators):
-    now = [time.time()]
-    reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
-    start(cluster, reconciler)
-    actions.block(operators, "network", "198.51.100.7", "eve", "mining", until=now[0] + 60)
-    serve(reconciler, store)
-    assert block_in(pod(cluster).grant, now[0])
-    now[0] += 61
-    list_and_converge(reconciler)
-    assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
-
-
-def test_blocked_pod_stays_blocked_without_redis(make, cluster, store, operators, redis_server):
-    reconciler = make(mode="allow")
-    start(cluster, reconciler)
-    actions.block(operators, "server", "alice", "eve", "mining")
-    serve(reconciler, store)
-    redis_server.stop()
-    cluster.change(pod(cluster), label="verified")
-    list_and_converge(reconciler)
-    assert cluster.labelled() == set()
-
-
-@pytest.mark.parametrize(
-    ("values", "fields"),
-    [
-        ({"blocked_repositories": ["github.com/owner/*"]}, {"repository": REPOSITORY}),
-        ({"self_networks": ["10.0.0.0/8"]}, {"client": "10.0.0.9"}),
-    ],
-)
-def test_mode_allow_neither_grants_nor_revokes_against_a_refusal(make, cluster, values, fields):
-    reconciler = make(mode="allow", **values)
-    cluster.add(**fields)
-    cluster.add("bob", "uid-2", **granted(grant := make_grant()), **fields)
-    list_and_converge(reconciler)
-    assert cluster.labelled() == {BOB}
-    assert pod(cluster, "jupyter-bob--").grant == grant
-
-
-def test_launch_facts_from_binderhub_take_precedence_over_the_pod(reconciler, cluster, store):
-    """With auth_enabled, users may start a server with an environment of their choice."""
-    record = Record(make_grant("unverified", "default"), image="image:1", repository="https://github.com/a/b", client="192.0.2.1")
-    record_decision(store, ALICE, record, 600)
-    cluster.add(repository="https://github.com/forged/x", client="192.0.2.2", ready=True)
-    list_and_converge(reconciler)
-    assert store.pending(ALICE, set()).launch is None  # settled and recorded
-    list_and_converge(reconciler)
-    known = store.known(ALICE)
-    assert (known.repository, known.client) == ("https://github.com/a/b", "192.0.2.1")
-    store.forget(ALICE)
-    list_and_converge(reconciler)
-    known = store.known(ALICE)
-    assert (known.repository, known.client) == ("https://github.com/forged/x", "192.0.2.2")
 
 
 def test_launch_facts_are_read_from_the_pod():
@@ -374,19 +235,6 @@ def test_launch_facts_are_read_from_the_pod():
     assert (read.repository, read.client) == ("", "")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"id":"g","tier":"unverified","rule":"blocked","at":1,"by":5}',
-        '{"id":"g","tier":"unverified","rule":"blocked","at":1,"until":"x"}',
-        '{"id":"g","tier":"unverified","rule":"blocked","at":1,"until":true}',
-        '{"id":"g","tier":"unverified","rule":"blocked","at":1,"why":null}',
-    ],
-)
-def test_annotation_with_a_malformed_block_is_not_a_grant(text):
-    assert read_grant(text) is None
-
-
 @pytest.mark.parametrize("field", ["at", "until"])
 @pytest.mark.parametrize("moment", [-1, 10**11 + 1, 10**30])
 def test_time_for_which_no_date_exists_makes_a_decision_unreadable(field, moment):
@@ -397,31 +245,3 @@ def test_time_for_which_no_date_exists_makes_a_decision_unreadable(field, moment
     assert read_block(write_block(replace(block, **{field: moment}))) is None
     assert read_grant(write_grant(replace(grant, **{field: 10**11})))
     assert read_block(write_block(replace(block, **{field: 10**11})))
-
-
-def test_block_in_an_annotation_is_read_as_it_was_written():
-    grant = Block("x", "server", "alice/", read_origin("é"), "мина", 1, 2, "uid-1").grant
-    assert read_grant(write_grant(grant)) == grant
-    assert label_of(grant) is None
-
-
-def test_block_patch_removes_the_label_and_deletion_names_the_uid():
-    sent = []
-
-    def answer(method, path, query, body):
-        sent.append((method, path, body))
-        return 200, {"metadata": {"name": "p", "uid": "u", "annotations": {}}}
-
-    api = ApiServer()
-    api.answer = answer
-    cluster = UserPods("ns", {"a": "b"}, api.client)
-    subject = Pod("p", "u", "7", ALICE, "i", None, False, "verified", 0, True, False)
-    block = Block("x", "server", "alice/", read_origin("eve"), "mining", 1, None, "u").grant
-    cluster.patch(subject, block)
-    cluster.delete(subject)
-    api.close()
-    (*patch, patched), deletion = sent
-    assert patch == ["PATCH", "/api/v1/namespaces/ns/pods/p"]
-    assert patched["metadata"]["labels"] == {TIER_LABEL: None}
-    assert read_grant(patched["metadata"]["annotations"][GRANT_ANNOTATION]) == block
-    assert deletion == ("DELETE", "/api/v1/namespaces/ns/pods/p", {"preconditions": {"uid": "u"}})

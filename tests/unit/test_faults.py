@@ -6,13 +6,10 @@ pods and two reconcilers (test_reconciler_faults.py), a lost watch and a throttl
 
 import itertools
 import time
-from concurrent.futures import ThreadPoolExecutor
 
-import altcha
 import pytest
-import requests
 
-from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess, admit, carried, get_pass, run_pod, solve
+from tests.support.apps import CLIENT, admit, carried, get_pass, run_pod, solve
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import record_decision
 from tests.support.store import Store
@@ -154,20 +151,6 @@ def test_patch_with_a_lost_answer_is_not_repeated(redis_server, store, monkeypat
     assert store.known(ALICE).tier == "verified"
 
 
-def test_slow_patch_overtaken_by_a_revocation_is_undone(redis_server, store, impatient):
-    settings = load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS)
-    cluster = FakeCluster()
-    cluster.add()
-    store.publish(ALICE, KnownServer("uid-1", pod="jupyter-alice--"))
-    record_decision(store, ALICE, Record(make_grant(), image="image:1"), 600)
-    # The revocation comes while the patch is on its way. The API server applies the patch, as the pod has not changed.
-    cluster.before_patch = lambda: actions.revoke(CommandOperators(settings, store), ALICE, "eve", "mining")
-    reconciler = Reconciler(settings, cluster, store)
-    look(reconciler)
-    assert (cluster.before_patch, cluster.labelled()) == (None, set())
-    assert store.known(ALICE).tier == "unverified"
-
-
 # -- Redis
 
 
@@ -258,37 +241,3 @@ def test_clock_set_back_does_not_revive_a_pass(public, internal, monkeypatch):
 
 
 # -- verifiers
-
-
-def test_killed_replica_loses_no_pass(redis_server):
-    first, second = VerifierProcess(redis_server), VerifierProcess(redis_server)
-
-    def get_pass(verifier: VerifierProcess) -> str:
-        headers = {"X-Forwarded-For": CLIENT}
-        offered = requests.get(f"{verifier.public}/egress/challenge", headers=headers, timeout=60).json()
-        challenge = altcha.Challenge.from_dict(offered["providers"][0]["challenge"])
-        solution = altcha.Payload(challenge, altcha.solve_challenge(challenge)).to_base64()
-        body = {"provider": "altcha", "solution": solution}
-        return requests.post(f"{verifier.public}/egress/passes", json=body, headers=headers, timeout=60).json()["token"]
-
-    def launch(verifier: VerifierProcess, user: str, token: str) -> str:
-        body = {"user": user, "image": "i", "repository": user, "token": token, "client_address": CLIENT}
-        headers = {"Authorization": f"Bearer {API_TOKEN}"}
-        try:
-            return requests.post(f"{verifier.internal}/api/launches", json=body, headers=headers, timeout=60).json()["tier"]
-        except requests.RequestException:
-            return "not told"
-
-    try:
-        kept, used = get_pass(first), get_pass(first)
-        with ThreadPoolExecutor(8) as pool:
-            told = [pool.submit(launch, (first, second)[number % 2], f"user-{number}", used) for number in range(60)]
-            first.kill()
-            tiers = [each.result() for each in told]
-        # At most one client got the grant. If the owner of the grant was not told, nobody else has it, either.
-        assert tiers.count("verified") <= 1
-        assert launch(second, "somebody", used) == "unverified"
-        assert launch(second, "alice", kept) == "verified"
-    finally:
-        first.kill()
-        second.stop()

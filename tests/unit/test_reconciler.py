@@ -115,33 +115,12 @@ def test_grant_that_is_withdrawn_during_its_patch_is_taken_back(reconciler, clus
     assert store.known(ALICE).tier == "unverified"
 
 
-def test_moved_use_takes_its_tier_along(public, internal, reconciler, cluster):
-    token = get_pass(public)
-    launch(internal, "alice", token=token)
-    cluster.add("alice")
-    list_and_converge(reconciler)
-    assert cluster.labelled() == {ALICE}
-    launch(internal, "bob", token=token)
-    cluster.add("bob", "uid-2")
-    list_and_converge(reconciler)
-    assert cluster.labelled() == {Server("bob")}
-
-
 def test_move_notifies_the_reconciler_of_both_servers(public, internal, store):
     token = get_pass(public)
     launch(internal, "alice", token=token)
     store.woken(0.01)
     launch(internal, "bob", token=token)
     assert store.woken(0.01) == Woken({ALICE, Server("bob")})
-
-
-def test_unlock_is_applied_to_its_pod(reconciler, cluster, store):
-    grant = make_grant("small", "unlock")
-    record_unlock(store, grant)
-    pod = cluster.add(ready=True)
-    list_and_converge(reconciler)
-    assert cluster.pods[pod.name].label == "small"
-    assert store.known(ALICE).grant.id == grant.id
 
 
 def test_pass_for_a_server_that_has_its_tier_is_not_spent(public, internal, reconciler, cluster, store):
@@ -179,15 +158,6 @@ def test_newer_launch_is_not_settled_with_an_older_one(store):
     assert store.pending(ALICE, set()).launch == second
     store.settle(ALICE, second)
     assert store.pending(ALICE, set()).launch is None
-
-
-@pytest.mark.parametrize("mode", ["captcha", "observe"])
-def test_modes_captcha_and_observe_label_the_same(make_reconciler, cluster, store, mode):
-    record_launch(store, make_grant())
-    cluster.add("alice")
-    cluster.add("bob", "uid-2")
-    list_and_converge(make_reconciler(mode=mode))
-    assert cluster.labelled() == {ALICE}
 
 
 def test_patch_is_logged(reconciler, cluster, store, caplog):

@@ -212,21 +212,6 @@ def test_two_reconcilers_at_once_do_no_harm(make_reconciler, cluster, store):
         assert (store.known(server).tier == "verified") == (server in cluster.labelled())
 
 
-def test_withdrawal_is_seen_without_its_notification(make_reconciler, cluster, store):
-    grant = make_grant()
-    record_launch(store, grant)
-    cluster.add()
-    first, second = make_reconciler(), make_reconciler()
-
-    def other():
-        withdraw(store, grant)
-        list_and_converge(second)
-
-    cluster.before_patch = other
-    list_and_converge(first)
-    assert cluster.labelled() == set()
-
-
 def test_unreadable_record_of_one_server_does_not_stop_the_others(reconciler, cluster, store, in_redis):
     for number, user in enumerate(("alice", "bob", "carol")):
         cluster.add(user, f"uid-{number}")
@@ -242,27 +227,6 @@ def test_labels_follow_annotations_without_redis(reconciler, cluster, redis_serv
     redis_server.stop()
     list_and_converge(reconciler)
     assert cluster.labelled() == {ALICE}
-
-
-def test_reconcile_without_redis_raises(reconciler, cluster, redis_server):
-    cluster.add()
-    reconciler.list_pods()
-    redis_server.stop()
-    with pytest.raises(StoreUnavailable):
-        reconciler.reconcile(ALICE)
-
-
-def test_outage_of_redis_is_made_up_for(reconciler, cluster, store, redis_server):
-    reconciler.heartbeat()
-    cluster.add()
-    redis_server.stop()
-    list_and_converge(reconciler)
-    redis_server.start()
-    record_launch(store, make_grant())
-    reconciler.heartbeat()
-    converge_due(reconciler)
-    assert cluster.labelled() == {ALICE}
-    assert store.known(ALICE)
 
 
 def test_outage_of_redis_that_lost_nothing_is_made_up_for(reconciler, cluster, store, monkeypatch):

@@ -151,17 +151,6 @@ def test_launch_during_a_resync_waits_for_one_batch_at_most(make_reconciler, clu
     assert len(made.queue) == 0
 
 
-def test_resync_takes_half_of_the_time_to_the_next(make_reconciler, tmp_path, monkeypatch):
-    monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", tmp_path / "alive")
-    monkeypatch.setattr(verifier.reconciler.loop, "RESYNC_SECONDS", 0.4)
-    made = make_reconciler(steady=time.monotonic)
-    times = []
-    monkeypatch.setattr(made, "resync", times.append)
-    with reconciler_runs(made):
-        eventually(lambda: len(times) > 1)
-    assert set(times) == {0.2}
-
-
 class Hasty(FakeCluster):
     """Its watches end immediately without events, except bookmarks if it has any."""
 

@@ -232,17 +232,6 @@ def test_mode_allow_precedes_a_valid_pass_which_keeps_its_use(site):
     assert (*decided(decision), decision["pass_outcome"]) == ("small", "mode-allow", "none")
 
 
-def test_mode_observe_counts_the_decision_of_each_rule(site):
-    _, internal, _ = site(
-        mode="observe", blocked_repositories=["example.com/x/*"], trusted_repositories={"example.com/a/b": "small"}
-    )
-    launch(internal)
-    launch(internal, repository="https://example.com/x/y")
-    launch(internal, repository="https://example.com/c/d")
-    for tier, rule in (("small", "trusted-repository"), ("unverified", "blocked-repository"), ("unverified", "default")):
-        assert value(internal, "binder_egress_launches_total", tier=tier, rule=rule, pass_outcome="none") == 1
-
-
 def test_blocks_are_counted_by_kind_while_their_server_runs(site, store):
     _, internal, services = site()
     operators = CommandOperators(services.settings, store)

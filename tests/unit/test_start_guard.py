@@ -11,13 +11,11 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 from traitlets.config import Config
 
-import verifier
 from tests.support.ports import free_port
 from tests.support.start_guard import SNIPPET, VALUES, made_spawner
 from verifier.pods import start_guard
@@ -291,15 +289,12 @@ def test_process_ends_once_the_proxy_knows_the_pod(egress_proxy):
     assert (seen["outcome"], seconds > 2.5) == ("blocked", True)
 
 
-@pytest.mark.parametrize(
-    ("published", "outcome"),
-    [([], "unknown_to_proxy"), (["a", "b"], "unknown_to_proxy"), (["of-the-address-before"], "mistaken_by_proxy")],
-)
+@pytest.mark.parametrize(("published", "outcome"), [([], "unknown_to_proxy"), (["of-the-address-before"], "mistaken_by_proxy")])
 def test_process_succeeds_when_the_proxy_does_not_know_the_pod(egress_proxy, published, outcome):
     address, publish = egress_proxy
     publish(*published)
-    seen, _ = run_with_proxy(address, "5")
-    assert (seen["outcome"], seen["seconds"] > 4.5) == (outcome, True)
+    seen, _ = run_with_proxy(address, "2")
+    assert (seen["outcome"], seen["seconds"] > 1.5) == (outcome, True)
 
 
 @pytest.mark.parametrize("answer", [(b"HTTP/1.1 200 OK\r\nX: ", b"a"), (b"HTTP/1.1 200 OK\r\n\r\n", b" " * 65536)])
@@ -344,23 +339,6 @@ def test_guard_loads_nothing_that_is_slow():
     """Each of these modules costs every new user pod as much processor time as everything that the guard needs."""
     own = modules("import verifier.pods.start_guard") - modules("pass")
     assert own & {"importlib.metadata", "email", "zipfile", "typing", "http.client", "ssl", "asyncio", "subprocess"} == set()
-
-
-def test_version_is_read_when_it_is_asked_for(monkeypatch):
-    versions = {"binder-egress": "1.2.3"}
-
-    def installed(name):
-        try:
-            return versions[name]
-        except KeyError:
-            raise PackageNotFoundError(name) from None
-
-    monkeypatch.setattr("importlib.metadata.version", installed)
-    assert verifier.__version__ == "1.2.3"
-    versions.clear()
-    assert verifier.__version__ == "0.0.0"
-    with pytest.raises(AttributeError, match="no attribute 'verison'"):
-        verifier.verison  # noqa: B018
 
 
 def test_guard_needs_only_the_standard_library():

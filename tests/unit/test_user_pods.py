@@ -281,6 +281,19 @@ def test_pod_is_read_from_json():
     )  # fmt: skip
 
 
+def test_launch_facts_are_read_from_the_pod():
+    body = from_kubespawner()
+    body["spec"]["containers"][0]["env"] = [
+        {"name": "BINDER_REPO_URL", "value": "https://github.com/x/first"},
+        {"name": "BINDER_REPO_URL", "value": "https://github.com/owner/name"},
+        {"name": "BINDER_CLIENT_IP", "value": "198.51.100.7"},
+        {"name": "OTHER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ]
+    found, without = Pod.from_json(body), Pod.from_json(from_kubespawner())
+    assert (found.repository, found.client) == ("https://github.com/owner/name", "198.51.100.7")
+    assert (without.repository, without.client) == ("", "")
+
+
 def test_url_of_a_repository_is_cut_where_the_pod_is_read():
     """Strangers choose it, and it goes into Redis and to the proxy, once for each server."""
     body = from_kubespawner()

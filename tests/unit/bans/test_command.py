@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -152,23 +151,6 @@ def test_name_that_is_no_unicode_is_printed(run):
 
 def test_old_lines_are_reported(run, files):
     assert "The latest line is of 2026-11-2" in run(*files, "--until", "2027-06-01")[1]
-
-
-def test_command_needs_the_extra():
-    """Without the extra, the other commands work as before: the image has none of its packages."""
-    code = (
-        "import sys\nfrom importlib import abc\n"
-        "class Absent(abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        if name.split('.')[0] in ('github', 'ruamel') or name == 'verifier.bans': raise ModuleNotFoundError(name)\n"
-        "import importlib.util\nreal = importlib.util.find_spec\n"
-        "gone = ('github', 'ruamel')\n"
-        "importlib.util.find_spec = lambda name, package=None: None if name in gone else real(name, package)\n"
-        "sys.meta_path.insert(0, Absent())\n"
-        "from verifier.egress_cli import egress\nprint('propose-bans' in egress.commands, 'doctor' in egress.commands)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP)
-    assert done.stdout == "False True\n"
 
 
 def test_image_has_no_part_of_the_extra():

@@ -21,7 +21,6 @@ from verifier.detections.reports import Report
 from verifier.grants import BY_RULE, Block, Egress, Rule, block_in
 from verifier.operators import actions
 from verifier.operators.actions import ActionRefused
-from verifier.reconciler.user_pods import Pod
 from verifier.records import Record
 from verifier.store.errors import StoreUnavailable
 from verifier.texts import read_block, read_grant, read_origin, read_record, write_block, write_grant, write_record
@@ -212,27 +211,6 @@ def test_block_applies_to_a_pod_that_is_not_published_yet(reconciler, cluster, s
     assert actions.block(operators, "repository", "github.com/owner/name", "eve", "mining")["servers"] == 0
     serve(reconciler, store)
     assert pod(cluster).grant.rule == Rule.BLOCKED
-
-
-def test_launch_facts_are_read_from_the_pod():
-    environment = [
-        {"name": "BINDER_REPO_URL", "value": "https://github.com/x/first"},
-        {"name": "BINDER_REPO_URL", "value": REPOSITORY},
-        {"name": "BINDER_CLIENT_IP", "value": "198.51.100.7"},
-        {"name": "OTHER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-    ]
-    found = {
-        "metadata": {
-            "name": "p", "uid": "u", "resourceVersion": "1", "creationTimestamp": "2025-01-02T03:04:05Z",
-            "annotations": {"hub.jupyter.org/username": "alice"},
-        },
-        "spec": {"containers": [{"name": "notebook", "image": "i", "env": environment}, {"name": "x", "image": "y", "env": []}]},
-    }  # fmt: skip
-    read = Pod.from_json(found)
-    assert (read.repository, read.client) == (REPOSITORY, "198.51.100.7")
-    del found["spec"]["containers"][0]["env"]
-    read = Pod.from_json(found)
-    assert (read.repository, read.client) == ("", "")
 
 
 @pytest.mark.parametrize("field", ["at", "until"])

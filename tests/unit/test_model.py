@@ -459,6 +459,5 @@ class Machine(RuleBasedStateMachine):
 def test_labels_follow_from_uses_after_any_sequence_of_steps(redis_server, impatient):
     Machine.redis_server = redis_server
     run_state_machine_as_test(
-        Machine,
-        settings=settings(max_examples=100, stateful_step_count=25, suppress_health_check=list(HealthCheck)),
+        Machine, settings=settings(max_examples=100, stateful_step_count=25, suppress_health_check=list(HealthCheck))
     )

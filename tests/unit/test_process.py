@@ -159,11 +159,7 @@ def assert_prompt(verifier):
     """Sends requests to both ports, also a launch: the fastest of five answers comes before the limit that ends a slow request."""
     public, internal = verifier
     body = {"user": "alice", "image": "image:1", "repository": "r", "token": None, "client_address": CLIENT}
-    for address, sent in (
-        (f"{public}/egress/challenge", None),
-        (f"{internal}/api/launches", body),
-        (f"{internal}/healthz", None),
-    ):
+    for address, sent in ((f"{public}/egress/challenge", None), (f"{internal}/api/launches", body), (f"{internal}/healthz", None)):
         times = []
         for _ in range(5):
             began = time.monotonic()

@@ -9,17 +9,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import redis
 
-from tests.support.apps import (
-    NETWORK,
-    another,
-    get_pass,
-    internal_client,
-    launch,
-    make_settings,
-    public_client,
-    run_pod,
-    solve,
-)
+from tests.support.apps import NETWORK, another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from tests.support.metrics import value
 from tests.support.store import Store
 from tests.support.store_operations import OF_PROXY, OF_RECEIVER, OF_RECONCILER, OF_VERIFIER, SHARED_OPERATIONS

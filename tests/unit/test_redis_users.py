@@ -286,8 +286,7 @@ def test_user_cannot_do_what_is_not_its_own(server, user):
 
 
 @pytest.mark.parametrize(
-    "script",
-    ["redis.call('SET', '{}stop:alice/', 'uid-1')", "redis.call('HDEL', '{}blocks', 'x')", "redis.call('FLUSHALL')"],
+    "script", ["redis.call('SET', '{}stop:alice/', 'uid-1')", "redis.call('HDEL', '{}blocks', 'x')", "redis.call('FLUSHALL')"]
 )
 def test_script_of_the_verifier_has_no_more_rights(server, script):
     with server.client(username="verifier", password=VERIFIER) as client:

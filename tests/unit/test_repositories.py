@@ -303,8 +303,7 @@ def test_strict_pattern_is_as_written(pattern):
 
 
 @pytest.mark.parametrize(
-    "pattern",
-    ["github.com/*", "github.com//*", "github.com/./*", "github.com/a/../*", "github.com/../x", "github.com/a/."],
+    "pattern", ["github.com/*", "github.com//*", "github.com/./*", "github.com/a/../*", "github.com/../x", "github.com/a/."]
 )
 def test_strict_pattern_names_an_owner(pattern):
     with pytest.raises(ValueError, match="is not host/owner/name"):

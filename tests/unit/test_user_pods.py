@@ -194,11 +194,7 @@ BLOCKED = Block("x", "server", "alice/", read_origin("é"), "мина", 1, 2, "u
 
 @pytest.mark.parametrize(
     ("before", "grant", "sent"),
-    [
-        ("", RENEWED, {TIER_LABEL: "verified"}),
-        ("verified", RENEWED, None),
-        ("verified", BLOCKED, {TIER_LABEL: None}),
-    ],
+    [("", RENEWED, {TIER_LABEL: "verified"}), ("verified", RENEWED, None), ("verified", BLOCKED, {TIER_LABEL: None})],
 )
 def test_patch_leaves_out_an_unchanged_label(cluster, api, before, grant, sent):
     """Each change of a label makes kube-router go through all pods, so a renewal changes only the annotation."""

@@ -59,11 +59,7 @@ def test_archive_is_read_in_all_versions(version):
         ("Zenodo", "10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),
         ("Dataverse", "10.7910/DVN/7RVV9N", "10.7910/dvn/7rvv9n"),
         ("Hydroshare", HYDROSHARE, f"hydroshare.org/resource/{HYDROSHARE}"),
-        (
-            "Hydroshare",
-            f"https%3A%2F%2Fwww.hydroshare.org%2Fresource%2F{HYDROSHARE}%2F",
-            f"hydroshare.org/resource/{HYDROSHARE}",
-        ),
+        ("Hydroshare", f"https%3A%2F%2Fwww.hydroshare.org%2Fresource%2F{HYDROSHARE}%2F", f"hydroshare.org/resource/{HYDROSHARE}"),
         ("CKAN", "https%3A%2F%2Fdemo.ckan.org%2Fdataset%2Fsample", "demo.ckan.org/dataset/sample"),
     ],
 )

@@ -20,10 +20,7 @@ OF_ALICE = {**ALICE, "uid": "uid-1", "namespace": NAMESPACE}
     [
         (killed(), Report("cryptnono", "execwhacker", "xmrig", 1000.0, **OF_ALICE)),
         (killed_by_flowkiller(addresses={"a": 1}), Report("cryptnono", "flowkiller", "scan", 1000.0, **OF_ALICE)),
-        (
-            killed_by_flowkiller(**{"banned-ip": "203.0.113.7"}),
-            Report("cryptnono", "flowkiller", "banned-ip", 1000.0, **OF_ALICE),
-        ),
+        (killed_by_flowkiller(**{"banned-ip": "203.0.113.7"}), Report("cryptnono", "flowkiller", "banned-ip", 1000.0, **OF_ALICE)),
         ("1970-01-01T00:16:40.5Z " + deleted(), Report("minesweeper", "minesweeper", "cpu and name", 1000.5, **ALICE)),
         (falco(), Report("falco", "Detect crypto miners", "/tmp/xmrig", 1000.123456, **OF_ALICE)),
         (falco(**{"proc.exepath": "<NA>", "k8s.pod.name": None}), {"label": "xmrig", "pod": "", "uid": "uid-1"}),

@@ -20,10 +20,7 @@ from verifier.records import Server
 from verifier.store.errors import StoreUnavailable
 from verifier.texts import read_origin
 
-SOURCES = {
-    "cryptnono": {"on_match": "revoke", "lists": {"watched": "observe", "worst": "stop"}},
-    "falco": {},
-}
+SOURCES = {"cryptnono": {"on_match": "revoke", "lists": {"watched": "observe", "worst": "stop"}}, "falco": {}}
 OF_ALICE = Report("cryptnono", "execwhacker", "xmrig", 1000.0, uid="uid-1", pod="jupyter-alice--", namespace=NAMESPACE)
 
 

@@ -275,13 +275,7 @@ def test_json_status_describes_the_lease(client, store, tier, left, fields, told
 @pytest.mark.parametrize(
     ("tier", "left", "rule", "texts", "never"),
     [
-        (
-            "blocked",
-            3725,
-            "unlock",
-            ["Time left: 1:02:0", " UTC. After that your server loses", "half of the time"],
-            "any browser",
-        ),
+        ("blocked", 3725, "unlock", ["Time left: 1:02:0", " UTC. After that your server loses", "half of the time"], "any browser"),
         (
             "blocked",
             100,

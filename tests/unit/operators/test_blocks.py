@@ -8,14 +8,7 @@ import pytest
 
 from tests.support.apps import internal_client
 from tests.support.operators import BOB, REPOSITORY, pod, serve, start
-from tests.support.reconciling import (
-    ALICE,
-    converge_due,
-    list_and_converge,
-    make_grant,
-    record_launch,
-    record_unlock,
-)
+from tests.support.reconciling import ALICE, converge_due, list_and_converge, make_grant, record_launch, record_unlock
 from verifier.decisions.refusals import Facts, applies
 from verifier.detections.reports import Report
 from verifier.grants import BY_RULE, Block, Egress, Rule, block_in

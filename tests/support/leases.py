@@ -61,8 +61,9 @@ class Place:
         self.time += seconds
         self.steady += seconds
 
-    def turn(self, reconciler, fresh=True):
-        """List the pods (if `fresh`; otherwise use the cache), then do all work that is due."""
+    def turn(self, reconciler, fresh=True, after=0.0):
+        """Let seconds pass, list the pods (if `fresh`; otherwise use the cache), then do all work that is due."""
+        self.passes(after)
         if fresh:
             reconciler.list_pods()
         reconciler.enqueue_due()

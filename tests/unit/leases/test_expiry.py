@@ -29,13 +29,11 @@ def test_launch_gives_its_lease_once_though_its_pod_does_not_become_ready(place,
     place.cluster.add()
     place.turn(reconciler)
     assert place.store.pending(ALICE, set()).launch
-    place.passes(seconds)
-    place.turn(reconciler)
+    place.turn(reconciler, after=seconds)
     unlock = place.grant("blocked")
     place.turn(reconciler)
     assert (place.pod().grant.id, place.pod().label) == (unlock.id, "blocked")
-    place.passes(LEASE + 1)
-    place.turn(reconciler)
+    place.turn(reconciler, after=LEASE + 1)
     assert (place.pod().grant.id, place.pod().label) == (unlock.id, None)
     assert place.store.known(ALICE).repository == "r"
 
@@ -50,8 +48,7 @@ def test_grant_by_an_operator_has_the_lease_of_its_tier(place, reconciler, impat
     because = actions.explain(operators, ALICE)["because"]
     assert "Its lease ends at 1970-01-12T13:56:40Z." in because and "eve: a course" in because
     assert actions.grants(operators)[0]["until"] == 1_000_000 + LEASE
-    place.passes(LEASE)
-    place.turn(reconciler)
+    place.turn(reconciler, after=LEASE)
     assert "its lease ended at 1970-01-12T13:56:40Z" in actions.explain(operators, ALICE)["because"]
 
 
@@ -60,8 +57,7 @@ def test_grant_by_an_operator_has_the_lease_of_its_tier(place, reconciler, impat
 
 def test_expired_server_is_unverified_and_can_be_unlocked_again(place, reconciler, caplog):
     given = add_leased_pod(place, reconciler, "blocked")
-    place.passes(LEASE - 1)
-    place.turn(reconciler, fresh=False)
+    place.turn(reconciler, fresh=False, after=LEASE - 1)
     assert place.pod().label == "blocked"
     place.passes(1)
     caplog.clear()
@@ -73,8 +69,7 @@ def test_expired_server_is_unverified_and_can_be_unlocked_again(place, reconcile
     assert (known.tier, known.label, known.grant.stop_at) == ("unverified", "", None)
     (line,) = [record.fields for record in caplog.records if record.getMessage() == "pod"]
     assert (line["user"], line["tier"], line["rule"], line["grant"]) == ("alice", "unverified", Rule.EXPIRED, given.id)
-    place.passes(10 * STOP_GRACE_SECONDS)
-    place.turn(reconciler)
+    place.turn(reconciler, after=10 * STOP_GRACE_SECONDS)
     assert not place.pod().ended and len(place.cluster.patches) == 2
     again = place.grant("blocked")
     place.turn(reconciler)
@@ -84,12 +79,10 @@ def test_expired_server_is_unverified_and_can_be_unlocked_again(place, reconcile
 
 def test_stopped_server_loses_network_first_and_then_its_pod(place, reconciler, caplog):
     add_leased_pod(place, reconciler, "stopped")
-    place.passes(LEASE)
-    place.turn(reconciler, fresh=False)
+    place.turn(reconciler, fresh=False, after=LEASE)
     assert (place.pod().label, place.pod().ended) == (None, False)
     assert place.store.known(ALICE).grant.stop_at == place.time + STOP_GRACE_SECONDS
-    place.passes(STOP_GRACE_SECONDS - 1)
-    place.turn(reconciler)
+    place.turn(reconciler, after=STOP_GRACE_SECONDS - 1)
     assert not place.pod().ended
     place.passes(1)
     with caplog.at_level(logging.INFO, "binder-egress"):
@@ -104,8 +97,7 @@ def test_pod_that_has_not_started_is_not_stopped(place, reconciler):
     record_decision(place.store, ALICE, Record(given, image="image:1", repository="r"), 3600)
     place.cluster.add(starting=True)
     place.turn(reconciler)
-    place.passes(LEASE)
-    place.turn(reconciler)
+    place.turn(reconciler, after=LEASE)
     assert (place.pod().label, place.pod().grant.rule) == (None, Rule.EXPIRED)
     for _ in range(3):
         place.passes(STOP_GRACE_SECONDS)
@@ -115,11 +107,9 @@ def test_pod_that_has_not_started_is_not_stopped(place, reconciler):
     assert not place.pod().ended
     place.cluster.change("jupyter-alice--", starting=False)
     place.turn(reconciler)
-    place.passes(STOP_GRACE_SECONDS - 1)
-    place.turn(reconciler)
+    place.turn(reconciler, after=STOP_GRACE_SECONDS - 1)
     assert not place.pod().ended
-    place.passes(1)
-    place.turn(reconciler, fresh=False)
+    place.turn(reconciler, fresh=False, after=1)
     assert place.pod().ended
 
 
@@ -127,13 +117,11 @@ def test_pod_that_has_not_started_is_not_stopped(place, reconciler):
 def test_renewed_launch_is_stopped_later(place, reconciler, waits):
     add_leased_pod(place, reconciler, "stopped")
     for seconds in waits:
-        place.passes(seconds)
-        place.turn(reconciler)
+        place.turn(reconciler, after=seconds)
     place.grant("stopped", rule="renewal")
     place.turn(reconciler)
     for seconds, ended in ((LEASE, False), (STOP_GRACE_SECONDS - 1, False), (1, True)):
-        place.passes(seconds)
-        place.turn(reconciler)
+        place.turn(reconciler, after=seconds)
         assert place.pod().ended is ended
 
 
@@ -154,8 +142,7 @@ def test_expiries_are_counted(place, reconciler, settings):
 
 def test_forged_label_after_expiry_is_removed_and_not_counted(place, reconciler):
     add_leased_pod(place, reconciler, "blocked")
-    place.passes(LEASE)
-    place.turn(reconciler)
+    place.turn(reconciler, after=LEASE)
     place.cluster.change(place.pod(), label="blocked")
     place.turn(reconciler)
     assert place.pod().label is None
@@ -168,8 +155,7 @@ def test_forged_label_after_expiry_is_removed_and_not_counted(place, reconciler)
 
 def add_expired_pod(place, reconciler):
     add_leased_pod(place, reconciler, "stopped")
-    place.passes(LEASE)
-    place.turn(reconciler)
+    place.turn(reconciler, after=LEASE)
     assert place.pod().grant.rule == Rule.EXPIRED
 
 
@@ -193,8 +179,7 @@ def test_pod_with_an_earlier_expiry_is_stopped_only_if_pods_still_may_be(place, 
     # Back in mode captcha, the pod has the whole grace period again.
     again = place.reconciler()
     place.turn(again)
-    place.passes(STOP_GRACE_SECONDS - 1)
-    place.turn(again)
+    place.turn(again, after=STOP_GRACE_SECONDS - 1)
     assert place.pod().ended is ended
 
 
@@ -240,8 +225,7 @@ def test_lagging_watch_does_not_stop_a_renewed_pod(place, reconciler, in_redis):
     place.turn(place.reconciler())
     # This reconciler has not seen the renewal, and the record in Redis has expired.
     in_redis.delete(f"binder-egress:unlock:{ALICE.key}")
-    place.passes(STOP_GRACE_SECONDS)
-    place.turn(reconciler, fresh=False)
+    place.turn(reconciler, fresh=False, after=STOP_GRACE_SECONDS)
     assert (place.pod().label, place.pod().ended) == ("stopped", False)
 
 
@@ -251,8 +235,7 @@ def test_lagging_watch_does_not_expire_a_renewed_lease(place, reconciler, in_red
     again = place.grant("blocked")
     place.turn(place.reconciler())
     in_redis.delete(f"binder-egress:unlock:{ALICE.key}")
-    place.passes(1)
-    place.turn(reconciler, fresh=False)
+    place.turn(reconciler, fresh=False, after=1)
     assert (place.pod().grant.id, place.pod().label) == (again.id, "blocked")
 
 
@@ -278,22 +261,18 @@ def test_lease_without_redis_ends_egress_but_stops_no_pod(place, reconciler):
     """Without Redis a renewal cannot be recorded. Once Redis is back, there is time for one."""
     add_leased_pod(place, reconciler, "stopped")
     place.store.gone = True
-    place.passes(LEASE)
-    place.turn(reconciler)
+    place.turn(reconciler, after=LEASE)
     assert (place.pod().label, place.pod().grant.rule) == (None, Rule.EXPIRED)
-    place.passes(100 * STOP_GRACE_SECONDS)
-    place.turn(reconciler)
+    place.turn(reconciler, after=100 * STOP_GRACE_SECONDS)
     assert not place.pod().ended
     reconciler.enqueue_due()
     assert len(reconciler.queue) == 0  # thousands of pods would otherwise be tried each second
     place.store.gone = False
     reconciler.heartbeat()
     place.turn(reconciler)
-    place.passes(STOP_GRACE_SECONDS - 1)
-    place.turn(reconciler)
+    place.turn(reconciler, after=STOP_GRACE_SECONDS - 1)
     assert not place.pod().ended
-    place.passes(1)
-    place.turn(reconciler)
+    place.turn(reconciler, after=1)
     assert place.pod().ended
 
 
@@ -314,8 +293,7 @@ def test_grace_of_a_gone_pod_is_forgotten(place, reconciler):
     place.turn(reconciler)
     place.cluster.pods[pod.name] = pod
     place.turn(reconciler)
-    place.passes(1)
-    place.turn(reconciler)
+    place.turn(reconciler, after=1)
     assert not place.pod().ended
 
 
@@ -331,11 +309,9 @@ def test_redis_outage_restarts_the_grace_period(place, reconciler, away):
         place.redis_server.wipe()
         place.store.report_verifier("verifier", {})
     reconciler.heartbeat()
-    place.passes(1)
-    place.turn(reconciler)
+    place.turn(reconciler, after=1)
     assert not place.pod().ended
-    place.passes(STOP_GRACE_SECONDS)
-    place.turn(reconciler)
+    place.turn(reconciler, after=STOP_GRACE_SECONDS)
     assert place.pod().ended
 
 
@@ -353,14 +329,11 @@ def test_redis_outage_restarts_the_grace_before_the_heartbeat_that_ends_it(place
 def test_pod_is_not_stopped_while_no_verifier_runs(place, reconciler, in_redis):
     add_expired_pod(place, reconciler)
     in_redis.delete("binder-egress:verifiers")
-    place.passes(STOP_GRACE_SECONDS)
-    place.turn(reconciler)
+    place.turn(reconciler, after=STOP_GRACE_SECONDS)
     place.store.report_verifier("verifier", {})
-    place.passes(STOP_GRACE_SECONDS - 1)
-    place.turn(reconciler)
+    place.turn(reconciler, after=STOP_GRACE_SECONDS - 1)
     assert not place.pod().ended
-    place.passes(1)
-    place.turn(reconciler)
+    place.turn(reconciler, after=1)
     assert place.pod().ended
 
 
@@ -374,8 +347,7 @@ def test_missing_permission_to_stop_pods_is_not_retried_constantly(place, reconc
 
     monkeypatch.setattr(place.cluster, "delete", forbidden)
     for _ in range(STOP_GRACE_SECONDS):
-        place.passes(2)
-        place.turn(reconciler)
+        place.turn(reconciler, after=2)
     assert tried == [True, True]
 
 
@@ -401,15 +373,13 @@ def test_clock_set_back_extends_egress_by_at_most_a_lease(place, reconciler):
     place.time -= 100 * LEASE
     place.turn(reconciler)
     assert place.pod().grant.until == int(place.time) + LEASE
-    place.passes(LEASE)
-    place.turn(reconciler)
+    place.turn(reconciler, after=LEASE)
     assert place.pod().label is None
 
 
 def test_clock_set_back_restores_no_expired_egress(place, reconciler):
     add_leased_pod(place, reconciler, "blocked")
-    place.passes(LEASE)
-    place.turn(reconciler)
+    place.turn(reconciler, after=LEASE)
     place.time -= LEASE
     place.turn(reconciler)
     place.turn(place.reconciler())
@@ -432,15 +402,13 @@ def test_new_process_needs_only_the_pod(place):
     add_leased_pod(place, place.reconciler(), "stopped")
     place.redis_server.wipe()
     place.store.report_verifier("verifier", {})
-    place.passes(LEASE)
-    place.turn(place.reconciler())
+    place.turn(place.reconciler(), after=LEASE)
     assert (place.pod().label, place.pod().grant.rule) == (None, Rule.EXPIRED)
     place.redis_server.wipe()
     place.store.report_verifier("verifier", {})
     last = place.reconciler()
     place.turn(last)
-    place.passes(STOP_GRACE_SECONDS)
-    place.turn(last)
+    place.turn(last, after=STOP_GRACE_SECONDS)
     assert place.pod().ended
 
 
@@ -450,8 +418,7 @@ def test_restart_leaves_time_to_renew(place):
     last = place.reconciler()
     place.turn(last)
     assert not place.pod().ended
-    place.passes(STOP_GRACE_SECONDS)
-    place.turn(last)
+    place.turn(last, after=STOP_GRACE_SECONDS)
     assert place.pod().ended
 
 

@@ -213,8 +213,7 @@ def test_pass_counts_as_before_when_the_mode_was_allow_meanwhile(place, client, 
     for running in (reconciler, allowing, reconciler):
         place.turn(running)
         assert place.pod().grant.id == waiting(store).id
-    place.passes(LEASE)
-    place.turn(reconciler)
+    place.turn(reconciler, after=LEASE)
     assert place.pod().label is None
     assert post(client, token=token).status_code == 403
 
@@ -230,8 +229,7 @@ def test_lease_is_renewed_then_expires_then_is_unlocked_again(place, client, imp
     assert json_status(client) | {"until": 0, "expires_in": 0, "renewable_in": 0} == {
         "tier": "blocked", "until": 0, "expires_in": 0, "on_expiry": "end", "unlockable": False, "renewable_in": 0
     }  # fmt: skip
-    place.passes(LEASE)
-    place.turn(reconciler)
+    place.turn(reconciler, after=LEASE)
     assert json_status(client) == {
         "tier": "unverified", "until": None, "expires_in": None, "on_expiry": None, "unlockable": True, "renewable_in": None
     }  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 
 import verifier.operators.actions.confirmation
 from tests.support.apps import make_settings
+from tests.support.operators import start
 from verifier.operators.actions import CommandOperators
 
 
@@ -19,6 +20,12 @@ def make(make_reconciler):
 @pytest.fixture
 def reconciler(make):
     return make()
+
+
+@pytest.fixture
+def alice(cluster, reconciler):
+    """A server that has a tier."""
+    start(cluster, reconciler)
 
 
 @pytest.fixture

@@ -156,16 +156,14 @@ def test_stop_of_a_later_pod_outlives_the_end_of_an_earlier_one(make, cluster, s
         (lambda o: actions.grants(o, network="x"), "bad-request"),
     ],
 )
-def test_impossible_action_is_refused_with_a_sentence(reconciler, cluster, operators, act, kind):
-    start(cluster, reconciler)
+def test_impossible_action_is_refused_with_a_sentence(alice, operators, act, kind):
     with pytest.raises(ActionRefused) as caught:
         act(operators)
     assert caught.value.kind == kind
     assert str(caught.value).endswith(".")
 
 
-def test_grant_to_a_blocked_or_refused_server_is_refused(reconciler, cluster, store, operators, redis_server):
-    start(cluster, reconciler)
+def test_grant_to_a_blocked_or_refused_server_is_refused(alice, store, operators, redis_server):
     actions.revoke(operators, ALICE, "eve", "mining")
     with pytest.raises(ActionRefused, match="blocked"):
         actions.grant(operators, ALICE, "verified", "eve", "w")
@@ -175,8 +173,7 @@ def test_grant_to_a_blocked_or_refused_server_is_refused(reconciler, cluster, st
         actions.grant(blocking, ALICE, "verified", "eve", "w")
 
 
-def test_unblock_of_one_server_cannot_end_a_block_of_many(reconciler, cluster, store, operators):
-    start(cluster, reconciler)
+def test_unblock_of_one_server_cannot_end_a_block_of_many(alice, reconciler, store, operators):
     block = actions.block(operators, "repository", "github.com/owner/*", "eve", "mining")["block"]
     serve(reconciler, store)
     with pytest.raises(ActionRefused, match=block):
@@ -185,8 +182,7 @@ def test_unblock_of_one_server_cannot_end_a_block_of_many(reconciler, cluster, s
         actions.block(operators, "repository", "https://github.com/OWNER/*", "mallory", "x")
 
 
-def test_block_that_no_pod_carries_yet_is_found_by_its_server(reconciler, cluster, store, operators):
-    start(cluster, reconciler)
+def test_block_that_no_pod_carries_yet_is_found_by_its_server(alice, store, operators):
     block = actions.block(operators, "server", "alice", "eve", "mining")["block"]
     assert actions.unblock(operators, "alice", "eve")["block"] == block
     assert store.blocks() == []
@@ -261,8 +257,7 @@ def test_servers_are_found_by_user_server_pod_and_address(reconciler, cluster, o
         ({"network": "198.51.100.0/24", "tier": "unverified"}, set()),
     ],
 )
-def test_grants_are_listed_and_filtered(reconciler, cluster, operators, only, users):
-    start(cluster, reconciler)
+def test_grants_are_listed_and_filtered(alice, reconciler, cluster, operators, only, users):
     cluster.add("bob", "uid-2", repository="https://github.com/x/y", client="10.0.0.1")
     list_and_converge(reconciler)
     assert {row["user"] for row in actions.grants(operators, **only)} == users
@@ -322,9 +317,8 @@ def test_expired_blocks_are_deleted_at_a_resync(operators, reconciler, store, mo
     assert [block.what for block in store.blocks()] == ["192.0.2.2/32"]
 
 
-def test_interrupted_wait_is_no_interrupted_action(operators, reconciler, cluster, store, monkeypatch):
+def test_interrupted_wait_is_no_interrupted_action(alice, operators, reconciler, store, monkeypatch):
     """Somebody notices a slip, presses Ctrl-C, and must not believe that nothing was done."""
-    start(cluster, reconciler)
     monkeypatch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 60)
 
     def interrupt(_):
@@ -419,8 +413,7 @@ def test_command_loads_no_client_of_others(redis_server, store):
     assert (done.returncode, done.stdout[:4]) == (0, b"USER"), done.stderr
 
 
-def test_commands_perform_their_actions(egress, reconciler, cluster):
-    start(cluster, reconciler)
+def test_commands_perform_their_actions(alice, egress, reconciler, cluster):
     with running(reconciler):
         code, out, _ = egress("grants")
         assert code == 0
@@ -447,8 +440,7 @@ def test_commands_perform_their_actions(egress, reconciler, cluster):
         assert "Blocked: 192.0.2.0/24, as " in egress("block", "network", "192.0.2.7/24", "--why", "mining")[1]
 
 
-def test_blocks_say_where_labels_act_late(egress, reconciler, cluster, store):
-    start(cluster, reconciler)
+def test_blocks_say_where_labels_act_late(alice, egress, reconciler, store):
     store.publish_gatecheck('{"label_delay": {"on": 1.0, "off": 26.4}}')
     late = " For up to 26 s new connections still open, except in the egress proxy: labels act late here.\n"
     with running(reconciler):
@@ -495,8 +487,7 @@ def test_command_reports_missing_redis_and_wrong_settings(egress, redis_server):
     assert code == 6 and error.startswith("Redis: ") and "it may be done in part" in error
 
 
-def test_commands_say_if_the_reconciler_is_silent(egress, store, cluster, reconciler):
-    start(cluster, reconciler)
+def test_commands_say_if_the_reconciler_is_silent(alice, egress, store, reconciler):
     silent = "The reconciler is silent, so this may be old.\n"
     assert f"\n{silent}" in egress("explain", "alice")[1]
     assert egress("grants")[2] == silent

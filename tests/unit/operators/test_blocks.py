@@ -52,9 +52,8 @@ def test_block_removes_the_tier_at_once_until_it_is_removed(reconciler, cluster,
     assert not block_in(store.known(ALICE).grant, time.time())
 
 
-def test_block_of_one_server_queues_no_other(reconciler, cluster, store, operators):
+def test_block_of_one_server_queues_no_other(alice, reconciler, cluster, store, operators):
     """A stranger's program can cause it through a detector's report, and thousands of servers may run."""
-    start(cluster, reconciler)
     start(cluster, reconciler, "bob", "uid-2")
     actions.revoke(operators, ALICE, "eve", "mining")
     woken = store.woken(0.01)
@@ -168,8 +167,7 @@ def test_server_stays_blocked_if_it_is_cut_off_before_its_pod_is_freed(make, clu
     assert [(block["kind"], block["id"]) for block in actions.blocks(operators)] == [("server", pod(cluster).grant.id)]
 
 
-def test_removed_block_is_named_no_more_though_its_pod_carries_it(reconciler, cluster, store, operators):
-    start(cluster, reconciler)
+def test_removed_block_is_named_no_more_though_its_pod_carries_it(alice, reconciler, cluster, store, operators):
     removed = actions.block(operators, "server", "alice", "eve", "mining")["block"]
     serve(reconciler, store)
     actions.unblock(operators, removed, "eve")
@@ -185,8 +183,7 @@ def test_removed_block_is_named_no_more_though_its_pod_carries_it(reconciler, cl
     assert pod(cluster).label == "verified"
 
 
-def test_block_removed_between_read_and_patch_has_no_effect(reconciler, cluster, store, operators):
-    start(cluster, reconciler)
+def test_block_removed_between_read_and_patch_has_no_effect(alice, reconciler, cluster, store, operators):
     done = actions.block(operators, "repository", "github.com/owner/name", "eve", "mining")
 
     def remove_block():
@@ -198,8 +195,7 @@ def test_block_removed_between_read_and_patch_has_no_effect(reconciler, cluster,
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
 
 
-def test_block_applies_to_a_pod_that_is_not_published_yet(reconciler, cluster, store, operators):
-    start(cluster, reconciler)
+def test_block_applies_to_a_pod_that_is_not_published_yet(alice, reconciler, cluster, store, operators):
     store.forget(ALICE)
     assert actions.block(operators, "repository", "github.com/owner/name", "eve", "mining")["servers"] == 0
     serve(reconciler, store)

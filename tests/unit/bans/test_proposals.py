@@ -46,99 +46,49 @@ def url(text):
     return quote(text, safe="")
 
 
+def git(*addresses):
+    """The specs of Git addresses, in a browser's spelling."""
+    return [f"{url(address)}/x" for address in addresses]
+
+
+EVES = [f"{prefix}eve/a{end}" for prefix in ("https://github.com/", "ssh://git@github.com/", "git@github.com:",
+        "https://www.github.com:443//") for end in ("", ".git", "/")]  # fmt: skip
+NOT_EVES = [f"https://{name}" for name in ("github.com/eve/ab", "nogithub.com/eve/a", "good.org/eve/a", "github.com/9eve/a")]
+DATA_SET = "https://demo.ckan.org/dataset/sample"
+
+
 @pytest.mark.parametrize(
     ("name", "whole", "provider", "yes", "no"),
     [
-        (
-            "github.com/eve.x/a-b",
-            False,
-            GITHUB,
-            ["eve.x/a-b/HEAD", "Eve.X/A-B/feature/x", "eve.x/a-b.git/HEAD"],
-            ["eve.x/a-bc/HEAD", "evenx/a-b/HEAD", "eve.x/a/HEAD", "good/eve.x/a-b", "good/x/eve.x/a-b/HEAD"],
-        ),
+        ("github.com/eve.x/a-b", False, GITHUB, ["eve.x/a-b/HEAD", "Eve.X/A-B/feature/x", "eve.x/a-b.git/HEAD"],
+         ["eve.x/a-bc/HEAD", "evenx/a-b/HEAD", "eve.x/a/HEAD", "good/eve.x/a-b", "good/x/eve.x/a-b/HEAD"]),
         ("github.com/eve", True, GITHUB, ["eve/a/HEAD", "EVE/b/x"], ["evelyn/a/HEAD", "good/eve/HEAD", "steve/a/HEAD"]),
-        (
-            "github.com/eve/a",
-            False,
-            GIT,
-            [
-                f"{url(prefix)}eve%2Fa{end}/HEAD"
-                for prefix in ("https://github.com/", "ssh://git@github.com/", "git@github.com:", "https://www.github.com:443//")
-                for end in ("", ".git", "%2F")
-            ],
-            [
-                f"{url(address)}/HEAD"
-                for address in (
-                    "https://github.com/eve/ab",
-                    "https://nogithub.com/eve/a",
-                    "https://good.org/eve/a",
-                    "https://github.com/9eve/a",
-                )
-            ]
-            + [f"{url('https://good.org/a/b')}/{url('https://github.com/eve/a')}"],
-        ),
-        (
-            "codeberg.org/eve",
-            True,
-            GIT,
-            [f"{url('https://codeberg.org/Eve/any')}/x"],
-            [f"{url('https://codeberg.org/evelyn/a')}/x"],
-        ),
-        (
-            "gitlab.com/eve",
-            True,
-            GITLAB,
-            ["eve%2Fa/HEAD", "eve%2fsub%2Fa/HEAD"],
-            ["evelyn%2Fa/HEAD", "good%2Feve%2Fa/HEAD", "a/eve%2F"],
-        ),
+        ("github.com/eve/a", False, GIT, git(*EVES),
+         [*git(*NOT_EVES), f"{url('https://good.org/a/b')}/{url('https://github.com/eve/a')}"]),
+        ("codeberg.org/eve", True, GIT, git("https://codeberg.org/Eve/any"), git("https://codeberg.org/evelyn/a")),
+        ("gitlab.com/eve", True, GITLAB, ["eve%2Fa/HEAD", "eve%2fsub%2Fa/HEAD"],
+         ["evelyn%2Fa/HEAD", "good%2Feve%2Fa/HEAD", "a/eve%2F"]),
         ("gitlab.com/group/sub/a", False, GITLAB, ["group%2Fsub%2Fa/HEAD", "Group%2Fsub%2Fa.git/x"], ["group%2Fsub%2Fab/HEAD"]),
         ("gist.github.com/eve/0a", False, GIST, ["eve/0a", "eve/0a/HEAD", "eve/0a.git"], ["eve/0ab", "good/0a"]),
-        (
-            "10.5281/zenodo.32",
-            False,
-            "ZenodoProvider",
-            ["10.5281/zenodo.32", "10.5281%2FZENODO.32"],
-            ["10.5281/zenodo.321", "10x5281/zenodo.32"],
-        ),
+        ("10.5281/zenodo.32", False, "ZenodoProvider", ["10.5281/zenodo.32", "10.5281%2FZENODO.32"],
+         ["10.5281/zenodo.321", "10x5281/zenodo.32"]),
         ("10.7910/dvn/7r", False, "DataverseProvider", ["10.7910/DVN/7R"], ["10.7910/DVN/7RX", "10.7910/DVN"]),
-        (
-            f"hydroshare.org/resource/{HYDROSHARE}",
-            False,
-            "HydroshareProvider",
-            [HYDROSHARE, url(f"https://www.hydroshare.org/resource/{HYDROSHARE}/")],
-            [HYDROSHARE.replace("7", "8"), "7" + HYDROSHARE[1:]],
-        ),
-        (
-            "demo.ckan.org/dataset/sample",
-            False,
-            "CKANProvider",
-            [
-                url("https://demo.ckan.org/dataset/sample"),
-                url("https://demo.ckan.org/dataset/sample?activity_id=1").replace("%3F", "%2F"),
-            ],
-            [url("https://demo.ckan.org/dataset/sample2"), url("https://good.org/dataset/sample")],
-        ),
-        (
-            "data.example.org/en/dataset/sample",
-            False,
-            "CKANProvider",
-            [url("https://data.example.org/en/dataset/sample")],
-            [url("https://data.example.org/en/dataset/other")],
-        ),
-        ("git.example.org/dataset/a", False, GIT, [f"{url('https://git.example.org/dataset/a.git')}/x"], ["dataset%2Fa/x"]),
+        (f"hydroshare.org/resource/{HYDROSHARE}", False, "HydroshareProvider",
+         [HYDROSHARE, url(f"https://www.hydroshare.org/resource/{HYDROSHARE}/")],
+         [HYDROSHARE.replace("7", "8"), "7" + HYDROSHARE[1:]]),
+        ("demo.ckan.org/dataset/sample", False, "CKANProvider", [url(DATA_SET), f"{url(DATA_SET)}%2F{url('activity_id=1')}"],
+         [url(f"{DATA_SET}2"), url("https://good.org/dataset/sample")]),
+        ("data.example.org/en/dataset/sample", False, "CKANProvider", [url("https://data.example.org/en/dataset/sample")],
+         [url("https://data.example.org/en/dataset/other")]),
+        ("git.example.org/dataset/a", False, GIT, git("https://git.example.org/dataset/a.git"), ["dataset%2Fa/x"]),
         ("gitlab.com/eve/dataset/a", False, GITLAB, ["eve%2Fdataset%2Fa/HEAD"], ["eve%2Fdataset%2Fab/HEAD"]),
         ("github.com/dataset/a", False, GITHUB, ["dataset/a/HEAD"], ["dataset/ab/HEAD"]),
-        ("10.evil.example/eve/a", False, GIT, [f"{url('https://10.evil.example/eve/a')}/x"], ["10.evil.example/eve/a"]),
-        ("hydroshare.org/x/a", False, GIT, [f"{url('https://hydroshare.org/x/a')}/x"], [HYDROSHARE, "a"]),
-        (
-            "git.example.org/a(b)/c'd!",
-            False,
-            GIT,
-            ["https%3A%2F%2Fgit.example.org%2Fa(b)%2Fc'd!/x", f"{url('https://git.example.org/a(b)/')}c%27d%21/x"],
-            [],
-        ),
+        ("10.evil.example/eve/a", False, GIT, git("https://10.evil.example/eve/a"), ["10.evil.example/eve/a"]),
+        ("hydroshare.org/x/a", False, GIT, git("https://hydroshare.org/x/a"), [HYDROSHARE, "a"]),
+        ("git.example.org/a(b)/c'd!", False, GIT,
+         ["https%3A%2F%2Fgit.example.org%2Fa(b)%2Fc'd!/x", f"{url('https://git.example.org/a(b)/')}c%27d%21/x"], []),
     ],
-)
+)  # fmt: skip
 def test_banned_specs_match_as_binderhub_matches(name, whole, provider, yes, no):
     pattern = specs(name, whole)[provider]
     assert [spec for spec in yes if not is_banned(spec, [pattern])] == []

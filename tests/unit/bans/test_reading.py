@@ -172,24 +172,14 @@ def test_owner_is_known_since_before_the_period():
     assert list(found.repositories) == [REPOSITORY]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "10.7910/dvn/7rvv9n",
-        f"hydroshare.org/resource/{HYDROSHARE}",
-        "hydroshare.org/resource/no-id",
-        "demo.ckan.org/dataset/sample",
-        "data.example.org/en/dataset/sample",
-        "x.org/y",
-    ],
-)
-def test_data_sets_have_no_owner(name):
-    assert owner(name) == name
+DATA_SETS = ("10.7910/dvn/7rvv9n", f"hydroshare.org/resource/{HYDROSHARE}", "hydroshare.org/resource/no-id",
+             "demo.ckan.org/dataset/sample", "data.example.org/en/dataset/sample", "x.org/y")  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "whose"),
     [
+        *((name, name) for name in DATA_SETS),
         ("10.evil.example/eve/miner", "10.evil.example/eve"),
         ("10.0.0.1/eve/miner", "10.0.0.1/eve"),
         ("gitlab.com/eve/dataset/miner", "gitlab.com/eve"),
@@ -197,7 +187,7 @@ def test_data_sets_have_no_owner(name):
         ("hydroshare.org/eve/miner", "hydroshare.org/eve"),
     ],
 )
-def test_name_that_looks_like_a_data_sets_does_not_hide_the_owner(name, whose):
+def test_data_sets_have_no_owner_and_a_name_like_theirs_does_not_hide_one(name, whose):
     assert owner(name) == whose
 
 
@@ -240,18 +230,8 @@ ANYTHING = st.recursive(
     max_leaves=5,
 )
 KEYS = [
-    "time",
-    "timestamp",
-    "schema",
-    "provider",
-    "spec",
-    "logger",
-    "message",
-    "user",
-    "repository",
-    "client_network",
-    "pod",
-    "action",
+    *("time", "timestamp", "schema", "provider", "spec", "logger", "message"),
+    *("user", "repository", "client_network", "pod", "action"),
 ]
 VALUES = ["binder-egress", "launch", "2026-11-25T00:00:00Z", "binderhub.jupyter.org/launch", "GitHub", "killed", "\ud800", "a/b/c"]
 

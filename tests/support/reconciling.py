@@ -71,15 +71,6 @@ def known(uid, grant=None, pod="jupyter-alice--", **fields):
     return KnownServer(uid, pod=pod, **fields)
 
 
-class Steady:
-    """A monotonic clock, in seconds, that only the test moves. No retry becomes due by itself."""
-
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
 @contextmanager
 def running(reconciler: Reconciler) -> Iterator[None]:
     """Let a reconciler run with all of its threads, and wait for their end: a thread that lives on takes the next test's

@@ -8,8 +8,8 @@ import redis
 from flask.testing import FlaskClient
 
 from tests.support.apps import RedisServer, internal_client, make_settings, public_client
+from tests.support.clock import Clock
 from tests.support.fake_cluster import FakeCluster
-from tests.support.reconciling import Steady
 from tests.support.store import Store
 from verifier.reconciler.loop import Reconciler
 from verifier.settings import ReconcilerSettings, VerifierSettings, load
@@ -69,7 +69,8 @@ def cluster():
 
 @pytest.fixture
 def steady():
-    return Steady()
+    """The reconciler's monotonic clock, in seconds. No retry becomes due by itself."""
+    return Clock(0.0)
 
 
 @pytest.fixture

@@ -62,30 +62,3 @@ def test_redis_is_full_where_the_page_says():
     for launches, pattern in ((2, r"([\d,]+) servers where sessions last half an hour"), (1, r"([\d,]+) with an hour \|")):
         assert 64 * MIB / kept(launches) == pytest.approx(figure(pattern), rel=0.03)
     assert re.search(r"Redis is full at ([\d,]+) where .*\| Redis, 64 MB \| \1 servers where", PAGE, re.DOTALL)
-
-
-def test_limits_of_memory_are_those_of_the_chart():
-    assert VALUES["reconciler"]["resources"]["limits"]["memory"] == "256Mi" and "| the reconciler's container, 256 MiB |" in PAGE
-    assert VALUES["verifier"]["resources"]["limits"]["memory"] == "256Mi" and "| verifier, 256 MiB |" in PAGE
-
-
-def measured(row: str) -> list[float]:
-    """The MiB of a row of the second table: with 1,000, 20,000 and 100,000 servers."""
-    (cells,) = re.findall(rf"^\| {re.escape(row)} \|(.*)\|$", PAGE, re.MULTILINE)
-    return [float(cell.split()[0]) for cell in cells.split("|")]
-
-
-def reaches(limit: float, row: list[float]) -> float:
-    """The number of servers with which memory reaches a limit, from the measurements with 20,000 and with 100,000."""
-    _, some, many = row
-    return 20_000 + (limit - some) / (many - some) * 80_000
-
-
-def test_memory_reaches_its_limits_where_the_page_says():
-    alone, command = measured("reconciler, most memory"), measured("`egress grants`, which runs in the reconciler's container")
-    together = [one + other for one, other in zip(alone, command, strict=True)]
-    assert f"need {together[1]:.0f} of the container's 256 MiB" in PAGE
-    assert reaches(256, together) == pytest.approx(figure(r"([\d,]+) while an operator lists all servers"), rel=0.03)
-    assert reaches(256, alone) == pytest.approx(figure(r"all servers, ([\d,]+) without"), rel=0.03)
-    listed = measured("verifier after `GET /api/grants`, the list of all servers")
-    assert reaches(256, listed) == pytest.approx(figure(r"([\d,]+), where somebody asks for the list"), rel=0.03)

@@ -79,6 +79,18 @@ def folder(tmp_path):
 
 
 @pytest.fixture
+def words(folder):
+    """Rules for a word."""
+    (folder / "words.yar").write_text(RULES)
+
+
+@pytest.fixture
+def miners(folder):
+    """The sum of a miner."""
+    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
+
+
+@pytest.fixture
 def file(tmp_path):
     def file(name, content=b"content"):
         (tmp_path / name).write_bytes(content)
@@ -99,9 +111,8 @@ def test_made_up_miner_is_found_by_sum_and_by_rule(node, folder, tmp_path):
     assert done.pods == {POD, OTHER} and done.processes == 2
 
 
-def test_file_is_read_once(node, folder, file):
+def test_file_is_read_once(node, folder, file, words):
     """The same program in another pod is not matched again, either."""
-    (folder / "words.yar").write_text(RULES)
     node.run(POD, file("a"))
     scans = Scans()
     watcher = Watcher(node, [folder], scans)
@@ -151,9 +162,8 @@ def test_list_at_which_the_compiler_fails_keeps_no_other_out(node, folder, file)
     assert watcher.lists.broken == {"b": ["cannot be compiled: timeout"]} and set(watcher.lists.rules) == {"a", "c"}
 
 
-def test_file_that_breaks_the_scanner_is_not_tried_again(node, folder, file):
+def test_file_that_breaks_the_scanner_is_not_tried_again(node, folder, file, words):
     """The next file is examined all the same."""
-    (folder / "words.yar").write_text(RULES)
     node.run(POD, file("a", b"1"))
     node.run(OTHER, file("b", b"2"))
     scans = Scans()
@@ -165,9 +175,8 @@ def test_file_that_breaks_the_scanner_is_not_tried_again(node, folder, file):
     assert scans.started == 3  # once for the lists, and again after the crash
 
 
-def test_failed_scan_speaks_for_no_other_file(node, folder, file):
+def test_failed_scan_speaks_for_no_other_file(node, folder, file, words):
     """The same program in another pod is scanned itself."""
-    (folder / "words.yar").write_text(RULES)
     node.run(POD, file("a"))
     scans = Scans()
     scans.answers = [ScanFailed("failed"), [("words", "word")]]
@@ -178,7 +187,7 @@ def test_failed_scan_speaks_for_no_other_file(node, folder, file):
 
 
 @pytest.mark.parametrize(("shown", "hidden"), [(b"harmless", b"a needle"), (b"a needle", b"harmless")])
-def test_file_that_changes_between_hash_and_scan_speaks_for_no_other_file(node, folder, file, shown, hidden):
+def test_file_that_changes_between_hash_and_scan_speaks_for_no_other_file(node, folder, file, shown, hidden, words):
     """Its owner shows the hash one content and the rules another, so that other pods' files are accused, or are not looked at."""
 
     class Changing(Scanner):
@@ -193,7 +202,6 @@ def test_file_that_changes_between_hash_and_scan_speaks_for_no_other_file(node, 
             os.utime(attacker, ns=(before.st_atime_ns, before.st_mtime_ns))
             return found
 
-    (folder / "words.yar").write_text(RULES)
     attacker = file("attacker", shown)
     node.run(POD, attacker)
     watcher = Watcher(node, [folder], Changing)
@@ -214,17 +222,15 @@ def test_program_of_which_the_rules_see_the_beginning_is_scanned_once(node, fold
     assert watcher.round().found == [(POD, Match("a", "m"))] and len(scans.scanned) == 2
 
 
-def test_large_file_has_no_sum(node, folder, file, monkeypatch):
+def test_large_file_has_no_sum(node, folder, file, monkeypatch, words):
     monkeypatch.setattr(rounds, "HASHED_BYTES", 10)
-    (folder / "words.yar").write_text(RULES)
     node.run(POD, file("large", b"needle and more"))
     done = Watcher(node, [folder]).round()
     assert done.found == [(POD, Match("words", "word"))] and (done.counts["large"], done.counts["hashed"]) == (1, 0)
 
 
-def test_pod_with_many_files_keeps_no_other_waiting(node, folder, file, monkeypatch):
+def test_pod_with_many_files_keeps_no_other_waiting(node, folder, file, monkeypatch, miners):
     monkeypatch.setattr(rounds, "POD_BYTES", 20)
-    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
     for number in range(50):
         node.run(POD, file(f"decoy{number}", b"%10d" % number))
     node.run(OTHER, file("miner", b"miner"))
@@ -234,10 +240,9 @@ def test_pod_with_many_files_keeps_no_other_waiting(node, folder, file, monkeypa
     assert done.waiting == 47 and done.counts["bytes"] == 3 * 10 + 5
 
 
-def test_decoys_that_are_always_new_do_not_hide_a_file(node, folder, file, monkeypatch):
+def test_decoys_that_are_always_new_do_not_hide_a_file(node, folder, file, monkeypatch, miners):
     """Files that have waited longer come first."""
     monkeypatch.setattr(rounds, "POD_BYTES", 0)
-    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
     miner = file("miner", b"miner")
     watcher = Watcher(node, [folder], Scans())
     found = []
@@ -251,7 +256,7 @@ def test_decoys_that_are_always_new_do_not_hide_a_file(node, folder, file, monke
     assert found == [(POD, Match("a", "m"))]
 
 
-def test_round_ends_in_time(node, folder, file):
+def test_round_ends_in_time(node, folder, file, words):
     now = [0.0]
 
     class Slow(Scans):
@@ -259,14 +264,13 @@ def test_round_ends_in_time(node, folder, file):
             now[0] += 3
             return scanned(file), []
 
-    (folder / "words.yar").write_text(RULES)
     for number in range(20):
         node.run(POD, file(str(number), b"%d" % number))
     done = Watcher(node, [folder], Slow(), lambda: now[0]).round()
     assert done.counts["scanned"] == 4 and done.waiting == 16
 
 
-def test_pod_with_slow_files_keeps_no_other_waiting(node, folder, file):
+def test_pod_with_slow_files_keeps_no_other_waiting(node, folder, file, words):
     """Each of these files takes as long as a scan may, and has waited longer."""
     now = [0.0]
 
@@ -277,7 +281,6 @@ def test_pod_with_slow_files_keeps_no_other_waiting(node, folder, file):
                 raise ScanFailed("timeout")
             return scanned(file), [("words", "word")]
 
-    (folder / "words.yar").write_text(RULES)
     for number in range(60):
         node.run(POD, file(f"slow{number}", b"%200d" % number))
     watcher = Watcher(node, [folder], Slow(), lambda: now[0])
@@ -288,10 +291,9 @@ def test_pod_with_slow_files_keeps_no_other_waiting(node, folder, file):
     assert done.counts["scan-timeout"] == 3  # The remaining time is still used.
 
 
-def test_pods_with_most_files_are_left_out_and_reported_and_all_others_looked_at(node, folder, file, monkeypatch):
+def test_pods_with_most_files_are_left_out_and_reported_and_all_others_looked_at(node, folder, file, monkeypatch, miners):
     """Seven pods together run more files than are remembered, and others each round."""
     monkeypatch.setattr(rounds, "MAX_KNOWN_FILES", 20)
-    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
     watcher = Watcher(node, [folder], Scans())
     for attempt in range(3):
         node.processes = []
@@ -306,7 +308,7 @@ def test_pods_with_most_files_are_left_out_and_reported_and_all_others_looked_at
         assert (done.unseen, done.waiting, done.counts["hashed"]) == ({"crowded": 17}, 0, 17)
 
 
-def test_pods_take_turns(node, folder, file):
+def test_pods_take_turns(node, folder, file, words):
     """One that runs a new program is not kept waiting by those that run many, even if these have waited longer."""
     now = [0.0]
 
@@ -315,7 +317,6 @@ def test_pods_take_turns(node, folder, file):
             now[0] += 1
             return scanned(file), [("words", "word")] if os.fstat(file).st_size == 6 else []
 
-    (folder / "words.yar").write_text(RULES)
     for number in range(120):
         node.run(f"pod-{number % 5}", file(str(number), b"%20d" % number))
     watcher = Watcher(node, [folder], Slow(), lambda: now[0])
@@ -335,9 +336,8 @@ def test_file_that_was_replaced_is_left_for_the_next_round(node, folder, file):
     assert Watcher(node, [folder], Scans()).round().counts == {"gone": 1}
 
 
-def test_program_that_is_touched_again_and_again_is_found(node, folder, file):
+def test_program_that_is_touched_again_and_again_is_found(node, folder, file, miners):
     """Its times have changed each time when it is opened."""
-    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
     path = file("miner", b"miner")
     listed = replace(FileKey.of(path.stat()), modified=1, changed=1)
     node.all = lambda: [Process(POD, files=(RunFile(listed, partial(os.open, path, os.O_RDONLY)),))]
@@ -357,14 +357,13 @@ def test_unreadable_program_is_reported_as_a_hidden_process(node, folder, file, 
     assert (done.found, done.unseen["hidden"]) == (([(POD, UNSEEN["hidden"])], 1) if is_program else ([], 0))
 
 
-def test_pod_with_scripts_that_open_slowly_and_then_fail_keeps_no_other_waiting(node, folder, file):
+def test_pod_with_scripts_that_open_slowly_and_then_fail_keeps_no_other_waiting(node, folder, file, miners):
     now = [0.0]
 
     def fail():
         now[0] += 1
         raise OSError("too many parts")
 
-    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
     key = FileKey.of(file("script").stat())
     slow = [Process(POD, files=tuple(RunFile(replace(key, inode=number), fail) for number in range(1, 61)))]
     node.all = lambda: slow
@@ -375,7 +374,7 @@ def test_pod_with_scripts_that_open_slowly_and_then_fail_keeps_no_other_waiting(
     assert (OTHER, Match("a", "m")) in watcher.round().found
 
 
-def test_file_that_is_written_while_it_is_read_speaks_for_no_other_file(node, folder, file, monkeypatch):
+def test_file_that_is_written_while_it_is_read_speaks_for_no_other_file(node, folder, file, monkeypatch, words):
     """It is shorter at first, then whole, and the scanner sees only what was there at first."""
 
     class Beginning(Scans):
@@ -383,7 +382,6 @@ def test_file_that_is_written_while_it_is_read_speaks_for_no_other_file(node, fo
             found = super().scan(opened)
             return (hashlib.sha256(b"").hexdigest(), []) if len(self.scanned) == 1 else found
 
-    (folder / "words.yar").write_text(RULES)
     read, missing = os.preadv, [True]
     monkeypatch.setattr(os, "preadv", lambda *arguments: 0 if missing and missing.pop() else read(*arguments))
     node.run(POD, file("attacker"))
@@ -400,9 +398,8 @@ def test_unseen_processes_are_counted_and_hidden_ones_reported(node, folder):
     assert done.found == [(POD, UNSEEN["hidden"])] and done.processes == 0
 
 
-def test_program_of_a_crowded_process_is_compared(node, folder, file):
+def test_program_of_a_crowded_process_is_compared(node, folder, file, miners):
     """Its pod is reported, too, since a script of it was not looked at."""
-    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
     node.run(POD, file("miner", b"miner"), unseen="crowded")
     done = Watcher(node, [folder], Scans()).round()
     assert done.found == [(POD, Match("a", "m")), (POD, UNSEEN["crowded"])]

@@ -16,11 +16,7 @@ from verifier.store.errors import StoreUnavailable
 LEASE = 600
 """Seconds of each lease."""
 
-TIERS = {
-    "verified": {},
-    "blocked": {"lease": LEASE, "on_expiry": "end"},
-    "stopped": {"lease": LEASE, "on_expiry": "stop"},
-}
+TIERS = {"verified": {}, "blocked": {"lease": LEASE, "on_expiry": "end"}, "stopped": {"lease": LEASE, "on_expiry": "stop"}}
 
 
 def reconciler_settings(**settings):

@@ -49,15 +49,16 @@ class Story:
         self.cluster = FakeCluster()
         self.redis_server = redis_server
         self.reconciler = self.make_reconciler(TIERS)
+        store.report_verifier("verifier", {})
 
     def make_reconciler(self, tiers):
         settings = load(ReconcilerSettings, redis_url=self.redis_server.url, tiers=tiers, may_stop_pods=True)
-        return Reconciler(settings, self.cluster, self.store, lambda: self.now, lambda: self.steady)
+        made = Reconciler(settings, self.cluster, self.store, lambda: self.now, lambda: self.steady)
+        made.heartbeat()
+        return made
 
     def turn(self, reconciler=None):
         reconciler = reconciler or self.reconciler
-        self.store.report_verifier("verifier", {})
-        reconciler.heartbeat()
         reconciler.list_pods()
         reconciler.enqueue_due()
         while reconciler.run_once():

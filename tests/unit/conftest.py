@@ -1,5 +1,7 @@
 """Fixtures: a real Redis for each test run, and the apps on top of it."""
 
+import asyncio
+import inspect
 from collections.abc import Iterator
 
 import hypothesis
@@ -18,9 +20,16 @@ from verifier.web.context import Services
 
 # The same examples in each run: a test that fails now and then says less than one that always fails.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
-
-
 hypothesis.settings.load_profile("same")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """A test that is a coroutine runs in an event loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.function):
+        return None
+    asyncio.run(pyfuncitem.function(**{name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}))
+    return True
 
 
 @pytest.fixture

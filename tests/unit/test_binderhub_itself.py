@@ -152,85 +152,76 @@ async def events_until(url, *phases, agent="Mozilla/5.0"):
 
 @both
 @pytest.mark.filterwarnings("default")
-def test_binderhub_announces_each_attempt_before_it_starts_the_server(start, monkeypatch):
-    async def main():
-        seen, calls = [], []
+async def test_binderhub_announces_each_attempt_before_it_starts_the_server(start, monkeypatch):
+    seen, calls = [], []
 
-        async def answer(handler):
-            calls.append("announced")
-            await good(handler)
+    async def answer(handler):
+        calls.append("announced")
+        await good(handler)
 
-        async with (
-            verifier(seen, answer) as api,
-            serve((r"/hub/api/(.*)", Hub), calls=calls, failures=[1]) as hub,
-            running(start, Wiring(monkeypatch, api), hub) as binder,
-        ):
-            events = await events_until(f"{binder}/build/fake/a/b/c?egress_token={PASS}", "ready", "failed")
-        assert events[-1]["phase"] == "ready"
-        assert events[-1]["binder_launch_host"] == f"{binder}/"
-        assert PASS not in json.dumps(events)
-        # The first server fails to start: a second attempt, under another name, with the same pass.
-        first, second = (body["user"] for _, body in seen)
-        assert first != second
-        assert len({body["requested_at"] for _, body in seen}) == 1
-        assert calls == [
-            f"POST /hub/api/users/{first}",
-            "announced",
-            f"POST /hub/api/users/{first}/servers/",
-            f"GET /hub/api/users/{first}/server/progress",
-            f"POST /hub/api/users/{second}",
-            "announced",
-            f"POST /hub/api/users/{second}/servers/",
-            f"GET /hub/api/users/{second}/server/progress",
-        ]
-        for _, body in seen:
-            assert body["token"] == PASS
-            assert body["context"] is True
-            # BinderHub itself trusts X-Real-Ip.
-            assert (body["client_address"], body["forwarded_for"]) == ("127.0.0.1", "198.51.100.1")
-            assert body["user_agent"] == "Mozilla/5.0"
-            assert body["repository"] == REPOSITORY
-            assert body["image"] == events[-1]["image"]
-            # The address to which browsers are sent.
-            assert events[-1]["url"].startswith(body["hub_url"]) and body["hub_url"] == f"{hub}/"
-
-    asyncio.run(main())
+    async with (
+        verifier(seen, answer) as api,
+        serve((r"/hub/api/(.*)", Hub), calls=calls, failures=[1]) as hub,
+        running(start, Wiring(monkeypatch, api), hub) as binder,
+    ):
+        events = await events_until(f"{binder}/build/fake/a/b/c?egress_token={PASS}", "ready", "failed")
+    assert events[-1]["phase"] == "ready"
+    assert events[-1]["binder_launch_host"] == f"{binder}/"
+    assert PASS not in json.dumps(events)
+    # The first server fails to start: a second attempt, under another name, with the same pass.
+    first, second = (body["user"] for _, body in seen)
+    assert first != second
+    assert len({body["requested_at"] for _, body in seen}) == 1
+    assert calls == [
+        f"POST /hub/api/users/{first}",
+        "announced",
+        f"POST /hub/api/users/{first}/servers/",
+        f"GET /hub/api/users/{first}/server/progress",
+        f"POST /hub/api/users/{second}",
+        "announced",
+        f"POST /hub/api/users/{second}/servers/",
+        f"GET /hub/api/users/{second}/server/progress",
+    ]
+    for _, body in seen:
+        assert body["token"] == PASS
+        assert body["context"] is True
+        # BinderHub itself trusts X-Real-Ip.
+        assert (body["client_address"], body["forwarded_for"]) == ("127.0.0.1", "198.51.100.1")
+        assert body["user_agent"] == "Mozilla/5.0"
+        assert body["repository"] == REPOSITORY
+        assert body["image"] == events[-1]["image"]
+        # The address to which browsers are sent.
+        assert events[-1]["url"].startswith(body["hub_url"]) and body["hub_url"] == f"{hub}/"
 
 
 @both
 @pytest.mark.filterwarnings("default")
-def test_binderhub_logs_no_pass_when_a_launch_fails(start, monkeypatch, caplog):
+async def test_binderhub_logs_no_pass_when_a_launch_fails(start, monkeypatch, caplog):
     """BinderHub logs the URL of a failed request, and hides passes only in its access log."""
 
-    async def main():
-        async with (
-            verifier([]) as api,
-            serve((r"/hub/api/(.*)", Hub), calls=[], failures=[1] * 4) as hub,
-            running(start, Wiring(monkeypatch, api), hub) as binder,
-        ):
-            events = await events_until(f"{binder}/build/fake/a/b/c?a=1&egress_token={PASS}&b=2", "ready", "failed")
-        assert events[-1]["phase"] == "failed"
-
-    asyncio.run(main())
+    async with (
+        verifier([]) as api,
+        serve((r"/hub/api/(.*)", Hub), calls=[], failures=[1] * 4) as hub,
+        running(start, Wiring(monkeypatch, api), hub) as binder,
+    ):
+        events = await events_until(f"{binder}/build/fake/a/b/c?a=1&egress_token={PASS}&b=2", "ready", "failed")
+    assert events[-1]["phase"] == "failed"
     assert "a=1&egress_token=[secret]&b=2" in caplog.text
 
 
 @both
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("answer", [slow, error, garbage])
-def test_binderhub_launches_without_the_verifier(start, monkeypatch, answer):
-    async def main():
-        async with (
-            verifier([], answer) as api,
-            serve((r"/hub/api/(.*)", Hub), calls=[], failures=[]) as hub,
-            running(start, Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS), hub) as binder,
-        ):
-            watch = Stopwatch()
-            events = await events_until(f"{binder}/build/fake/a/b/c?egress_token={PASS}", "ready", "failed")
-            assert events[-1]["phase"] == "ready"
-            assert watch.stop() < 1 + LIMIT_SECONDS
-
-    asyncio.run(main())
+async def test_binderhub_launches_without_the_verifier(start, monkeypatch, answer):
+    async with (
+        verifier([], answer) as api,
+        serve((r"/hub/api/(.*)", Hub), calls=[], failures=[]) as hub,
+        running(start, Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS), hub) as binder,
+    ):
+        watch = Stopwatch()
+        events = await events_until(f"{binder}/build/fake/a/b/c?egress_token={PASS}", "ready", "failed")
+        assert events[-1]["phase"] == "ready"
+        assert watch.stop() < 1 + LIMIT_SECONDS
 
 
 def knows_crawlers(start):
@@ -240,28 +231,25 @@ def knows_crawlers(start):
 
 @both
 @pytest.mark.filterwarnings("default")
-def test_binderhub_refuses_crawlers_and_nobody_of_ours(start, monkeypatch):
+async def test_binderhub_refuses_crawlers_and_nobody_of_ours(start, monkeypatch):
     """The hook does nothing before that: a crawler is not announced, and costs no challenge."""
     if not knows_crawlers(start):
         pytest.skip("this version of binderhub refuses no crawlers")
 
-    async def main():
-        seen, calls = [], []
-        async with (
-            verifier(seen) as api,
-            serve((r"/hub/api/(.*)", Hub), calls=calls, failures=[]) as hub,
-            running(start, Wiring(monkeypatch, api), hub) as binder,
-        ):
-            address = f"{binder}/build/fake/a/b/c"
-            for agent in ("Mozilla/5.0 (compatible; Googlebot/2.1)", "GPTBot/1.2", "a Crawler", "Baiduspider"):
-                (refused,) = await events_until(address, "ready", "failed", agent=agent)
-                assert (refused["phase"], refused["message"].strip()) == ("failed", "Bots not allowed")
-            assert seen == calls == []
-            for number, agent in enumerate((USER_AGENT, "Mozilla/5.0 (X11; Linux x86_64; rv:140.0)"), 1):
-                events = await events_until(f"{address}?egress_token={PASS}", "ready", "failed", agent=agent)
-                assert events[-1]["phase"] == "ready"
-                assert len(seen) == number
-            robots = await SimpleAsyncHTTPClient(force_instance=True).fetch(f"{binder}/robots.txt")
-            assert b"Disallow: /" in robots.body
-
-    asyncio.run(main())
+    seen, calls = [], []
+    async with (
+        verifier(seen) as api,
+        serve((r"/hub/api/(.*)", Hub), calls=calls, failures=[]) as hub,
+        running(start, Wiring(monkeypatch, api), hub) as binder,
+    ):
+        address = f"{binder}/build/fake/a/b/c"
+        for agent in ("Mozilla/5.0 (compatible; Googlebot/2.1)", "GPTBot/1.2", "a Crawler", "Baiduspider"):
+            (refused,) = await events_until(address, "ready", "failed", agent=agent)
+            assert (refused["phase"], refused["message"].strip()) == ("failed", "Bots not allowed")
+        assert seen == calls == []
+        for number, agent in enumerate((USER_AGENT, "Mozilla/5.0 (X11; Linux x86_64; rv:140.0)"), 1):
+            events = await events_until(f"{address}?egress_token={PASS}", "ready", "failed", agent=agent)
+            assert events[-1]["phase"] == "ready"
+            assert len(seen) == number
+        robots = await SimpleAsyncHTTPClient(force_instance=True).fetch(f"{binder}/robots.txt")
+        assert b"Disallow: /" in robots.body

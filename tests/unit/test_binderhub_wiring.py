@@ -36,39 +36,36 @@ def _no_secret_in_any_log(caplog):
 # --- the announcement -------------------------------------------------------------------------------------------------
 
 
-def test_launch_is_announced_with_its_request(monkeypatch):
-    async def main():
-        seen = []
-        async with verifier(seen) as api:
-            wiring = Wiring(monkeypatch, api)
-            began = []
-            async with binderhub(wiring, resolving=1.0, building=0.4, began=began) as hub:
-                before = time.time()
-                sent = {"X-Real-Ip": "203.0.113.9", "X-Forwarded-For": "198.51.100.1", "User-Agent": "curl/8.5.0"}
-                await get(f"{hub}/build/1", headers=sent, egress_token=PASS)
-        [(headers, body)] = seen
-        assert headers["Authorization"] == f"Bearer {API_TOKEN}"
-        assert headers["Content-Type"] == "application/json"
-        assert "Accept-Encoding" not in headers  # a compressed answer is not unpacked, however long it would be
-        # The arrival counts, not the end of the build.
-        assert before - 0.1 <= body.pop("requested_at") <= began[0] + 0.1
-        assert body == {
-            "user": "fake-repo-1-0",
-            "server": "",
-            "image": IMAGE,
-            "repository": REPOSITORY,
-            "token": PASS,
-            # Not X-Real-Ip, which BinderHub trusts.
-            "client_address": "127.0.0.1",
-            "forwarded_for": "198.51.100.1",
-            "groups": [],
-            "user_agent": "curl/8.5.0",
-            "context": True,
-            "authenticated": False,
-            "hub_url": None,
-        }
-
-    asyncio.run(main())
+async def test_launch_is_announced_with_its_request(monkeypatch):
+    seen = []
+    async with verifier(seen) as api:
+        wiring = Wiring(monkeypatch, api)
+        began = []
+        async with binderhub(wiring, resolving=1.0, building=0.4, began=began) as hub:
+            before = time.time()
+            sent = {"X-Real-Ip": "203.0.113.9", "X-Forwarded-For": "198.51.100.1", "User-Agent": "curl/8.5.0"}
+            await get(f"{hub}/build/1", headers=sent, egress_token=PASS)
+    [(headers, body)] = seen
+    assert headers["Authorization"] == f"Bearer {API_TOKEN}"
+    assert headers["Content-Type"] == "application/json"
+    assert "Accept-Encoding" not in headers  # a compressed answer is not unpacked, however long it would be
+    # The arrival counts, not the end of the build.
+    assert before - 0.1 <= body.pop("requested_at") <= began[0] + 0.1
+    assert body == {
+        "user": "fake-repo-1-0",
+        "server": "",
+        "image": IMAGE,
+        "repository": REPOSITORY,
+        "token": PASS,
+        # Not X-Real-Ip, which BinderHub trusts.
+        "client_address": "127.0.0.1",
+        "forwarded_for": "198.51.100.1",
+        "groups": [],
+        "user_agent": "curl/8.5.0",
+        "context": True,
+        "authenticated": False,
+        "hub_url": None,
+    }
 
 
 def row(name, told, query="", headers=(), user="anonymous", **launcher):
@@ -106,64 +103,52 @@ ALICE = {"name": "alice", "kind": "user"}
         row("many groups", {"authenticated": False, "groups": ["g"] * 1000}, user=ALICE | {"groups": ["g"] * 2000}),
     ],
 )  # fmt: skip
-def test_request_is_announced_in_a_form_that_the_verifier_reads(monkeypatch, told, query, headers, user, launcher):
-    async def main():
-        seen, sent = [], HTTPHeaders()
-        for name, value in headers:
-            sent.add(name, value)
-        wiring = {"launcher": types.SimpleNamespace(**launcher), "user": user}
-        async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api), **wiring) as hub:
-            await SimpleAsyncHTTPClient(force_instance=True).fetch(HTTPRequest(f"{hub}/build/1?{query}", headers=sent))
-        [(_, body)] = seen
-        assert {name: body[name] for name in told} == told
-        LaunchBody.model_validate(body)
-
-    asyncio.run(main())
+async def test_request_is_announced_in_a_form_that_the_verifier_reads(monkeypatch, told, query, headers, user, launcher):
+    seen, sent = [], HTTPHeaders()
+    for name, value in headers:
+        sent.add(name, value)
+    wiring = {"launcher": types.SimpleNamespace(**launcher), "user": user}
+    async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api), **wiring) as hub:
+        await SimpleAsyncHTTPClient(force_instance=True).fetch(HTTPRequest(f"{hub}/build/1?{query}", headers=sent))
+    [(_, body)] = seen
+    assert {name: body[name] for name in told} == told
+    LaunchBody.model_validate(body)
 
 
-def test_launch_without_a_request_says_that_the_context_is_lost(monkeypatch):
-    async def main():
-        seen = []
-        async with verifier(seen) as api:
-            await Wiring(monkeypatch, api).launch()
-        [(_, body)] = seen
-        assert body["context"] is False
-        assert {body[name] for name in ("token", "client_address", "forwarded_for", "requested_at", "user_agent")} == {None}
-
-    asyncio.run(main())
+async def test_launch_without_a_request_says_that_the_context_is_lost(monkeypatch):
+    seen = []
+    async with verifier(seen) as api:
+        await Wiring(monkeypatch, api).launch()
+    [(_, body)] = seen
+    assert body["context"] is False
+    assert {body[name] for name in ("token", "client_address", "forwarded_for", "requested_at", "user_agent")} == {None}
 
 
-def test_concurrent_requests_do_not_mix_tokens(monkeypatch):
+async def test_concurrent_requests_do_not_mix_tokens(monkeypatch):
     """Two in three carry a token."""
 
-    async def main():
-        seen = []
-        async with (
-            verifier(seen) as api,
-            binderhub(Wiring(monkeypatch, api), building=0.05) as hub,
-        ):
-            queries = [{"egress_token": f"{PASS}-{n}"} if n % 3 else {} for n in range(40)]
-            await asyncio.gather(*(get(f"{hub}/build/{n}", **query) for n, query in enumerate(queries)))
-        got = {body["user"]: body["token"] for _, body in seen}
-        assert got == {f"fake-repo-{n}-0": query.get("egress_token") for n, query in enumerate(queries)}
-
-    asyncio.run(main())
+    seen = []
+    async with (
+        verifier(seen) as api,
+        binderhub(Wiring(monkeypatch, api), building=0.05) as hub,
+    ):
+        queries = [{"egress_token": f"{PASS}-{n}"} if n % 3 else {} for n in range(40)]
+        await asyncio.gather(*(get(f"{hub}/build/{n}", **query) for n, query in enumerate(queries)))
+    got = {body["user"]: body["token"] for _, body in seen}
+    assert got == {f"fake-repo-{n}-0": query.get("egress_token") for n, query in enumerate(queries)}
 
 
-def test_token_ends_with_its_request_on_a_kept_connection(monkeypatch):
-    async def main():
-        seen = []
-        async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api)) as hub:
-            reader, writer = await asyncio.open_connection("127.0.0.1", int(hub.rsplit(":", 1)[1]))
-            for path in (f"/build/1?egress_token={PASS}", "/build/2"):
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: hub.example\r\n\r\n".encode())
-                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
-                length = next(line for line in head.decode().splitlines() if line.lower().startswith("content-length"))
-                await reader.readexactly(int(length.split(":")[1]))
-            writer.close()
-        assert [body["token"] for _, body in seen] == [PASS, None]
-
-    asyncio.run(main())
+async def test_token_ends_with_its_request_on_a_kept_connection(monkeypatch):
+    seen = []
+    async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api)) as hub:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(hub.rsplit(":", 1)[1]))
+        for path in (f"/build/1?egress_token={PASS}", "/build/2"):
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: hub.example\r\n\r\n".encode())
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
+            length = next(line for line in head.decode().splitlines() if line.lower().startswith("content-length"))
+            await reader.readexactly(int(length.split(":")[1]))
+        writer.close()
+    assert [body["token"] for _, body in seen] == [PASS, None]
 
 
 # --- earlier configuration --------------------------------------------------------------------------------------------
@@ -181,43 +166,37 @@ def test_token_ends_with_its_request_on_a_kept_connection(monkeypatch):
     ],
     ids=["nothing", "empty", "function-empty", "text", "text-without-slash", "function"],
 )
-def test_badge_address_stays_the_same(monkeypatch, before, url):
+async def test_badge_address_stays_the_same(monkeypatch, before, url):
     def configure(c):
         if before is not None:
             c.BinderHub.badge_base_url = before
 
-    async def main():
-        async with (
-            verifier([]) as api,
-            binderhub(Wiring(monkeypatch, api, before=configure)) as hub,
-        ):
-            answer = await get(f"{hub}/build/1", headers={"Host": "hub.example", "X-Forwarded-Proto": "https"})
-        assert answer["url"] == url
-
-    asyncio.run(main())
+    async with (
+        verifier([]) as api,
+        binderhub(Wiring(monkeypatch, api, before=configure)) as hub,
+    ):
+        answer = await get(f"{hub}/build/1", headers={"Host": "hub.example", "X-Forwarded-Proto": "https"})
+    assert answer["url"] == url
 
 
-def test_traits_that_were_only_read_count_as_not_set(monkeypatch):
+async def test_traits_that_were_only_read_count_as_not_set(monkeypatch):
     """Reading a missing trait leaves a placeholder in the config object, which is neither text nor function."""
 
     def configure(c):
         assert c.BinderHub.badge_base_url is not None
         assert c.Launcher.pre_launch_hook is not None
 
-    async def main():
-        seen = []
-        async with (
-            verifier(seen) as api,
-            binderhub(Wiring(monkeypatch, api, before=configure)) as hub,
-        ):
-            assert (await get(f"{hub}/build/1", egress_token=PASS))["url"] == f"{hub}/binder/"
-        assert len(seen) == 1
-
-    asyncio.run(main())
+    seen = []
+    async with (
+        verifier(seen) as api,
+        binderhub(Wiring(monkeypatch, api, before=configure)) as hub,
+    ):
+        assert (await get(f"{hub}/build/1", egress_token=PASS))["url"] == f"{hub}/binder/"
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("kind", ["plain", "coroutine", "thread"])
-def test_earlier_hook_is_called_first(monkeypatch, kind):
+async def test_earlier_hook_is_called_first(monkeypatch, kind):
     """BinderHub accepts each kind."""
     calls = []
 
@@ -232,21 +211,18 @@ def test_earlier_hook_is_called_first(monkeypatch, kind):
     pool = concurrent.futures.ThreadPoolExecutor(1)
     hooks = {"plain": lambda *args: calls.append(args), "coroutine": coroutine, "thread": lambda *args: pool.submit(late, *args)}
 
-    async def main():
-        async def announced(handler):
-            calls.append("announced")
-            await good(handler)
+    async def announced(handler):
+        calls.append("announced")
+        await good(handler)
 
-        async with verifier([], announced) as api:
-            await Wiring(monkeypatch, api, before=lambda c: c.Launcher.update(pre_launch_hook=hooks[kind])).launch()
-
-    asyncio.run(main())
+    async with verifier([], announced) as api:
+        await Wiring(monkeypatch, api, before=lambda c: c.Launcher.update(pre_launch_hook=hooks[kind])).launch()
     (_, *arguments), announced = calls
     assert (arguments, announced) == ([IMAGE, "fake-repo-abc", "", REPOSITORY], "announced")
 
 
 @pytest.mark.parametrize("kind", ["plain", "coroutine"])
-def test_earlier_hook_can_refuse_a_launch(monkeypatch, kind):
+async def test_earlier_hook_can_refuse_a_launch(monkeypatch, kind):
     """The refusal reaches BinderHub unchanged, and a launch that will not happen is not announced."""
 
     def plain(*args):
@@ -255,31 +231,25 @@ def test_earlier_hook_can_refuse_a_launch(monkeypatch, kind):
     async def coroutine(*args):
         plain()
 
-    async def main():
-        seen, hook = [], {"plain": plain, "coroutine": coroutine}[kind]
-        async with verifier(seen) as api:
-            wiring = Wiring(monkeypatch, api, before=lambda c: c.Launcher.update(pre_launch_hook=hook))
-            with pytest.raises(ZeroDivisionError, match="hook says no"):
-                await wiring.launch()
-        assert seen == []
-
-    asyncio.run(main())
+    seen, hook = [], {"plain": plain, "coroutine": coroutine}[kind]
+    async with verifier(seen) as api:
+        wiring = Wiring(monkeypatch, api, before=lambda c: c.Launcher.update(pre_launch_hook=hook))
+        with pytest.raises(ZeroDivisionError, match="hook says no"):
+            await wiring.launch()
+    assert seen == []
 
 
-def test_earlier_hook_gets_arguments_of_a_later_binderhub(monkeypatch):
+async def test_earlier_hook_gets_arguments_of_a_later_binderhub(monkeypatch):
     calls = []
 
-    async def main():
-        async with verifier([]) as api:
-            wiring = Wiring(
-                monkeypatch,
-                api,
-                before=lambda c: c.Launcher.update(pre_launch_hook=lambda *args, **named: calls.append((args, named))),
-            )
-            await wiring.config.Launcher.pre_launch_hook(None, IMAGE, "u", "s", REPOSITORY, {"a": 1}, extra=2)
-        assert calls == [((None, IMAGE, "u", "s", REPOSITORY, {"a": 1}), {"extra": 2})]
-
-    asyncio.run(main())
+    async with verifier([]) as api:
+        wiring = Wiring(
+            monkeypatch,
+            api,
+            before=lambda c: c.Launcher.update(pre_launch_hook=lambda *args, **named: calls.append((args, named))),
+        )
+        await wiring.config.Launcher.pre_launch_hook(None, IMAGE, "u", "s", REPOSITORY, {"a": 1}, extra=2)
+    assert calls == [((None, IMAGE, "u", "s", REPOSITORY, {"a": 1}), {"extra": 2})]
 
 
 def test_later_snippets_find_no_name_of_this_one(monkeypatch):

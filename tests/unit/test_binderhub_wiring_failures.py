@@ -84,17 +84,14 @@ async def elsewhere(handler):
     handler.redirect("/elsewhere", status=307)
 
 
-def test_attempts_of_one_request_wait_one_second_together(monkeypatch):
-    async def main():
-        seen = []
-        async with verifier(seen, slow) as api, binderhub(Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)) as hub:
-            reply = await get(f"{hub}/build/1", egress_token=PASS, attempts=4)
-            assert sum(reply["seconds"]) < LIMIT_SECONDS
-            assert len(seen) == 1
-            await get(f"{hub}/build/2", egress_token=PASS)
-            assert len(seen) == 2, "the next request has a second of its own"
-
-    asyncio.run(main())
+async def test_attempts_of_one_request_wait_one_second_together(monkeypatch):
+    seen = []
+    async with verifier(seen, slow) as api, binderhub(Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)) as hub:
+        reply = await get(f"{hub}/build/1", egress_token=PASS, attempts=4)
+        assert sum(reply["seconds"]) < LIMIT_SECONDS
+        assert len(seen) == 1
+        await get(f"{hub}/build/2", egress_token=PASS)
+        assert len(seen) == 2, "the next request has a second of its own"
 
 
 @contextlib.asynccontextmanager
@@ -156,25 +153,19 @@ ANSWERS = [slow, garbage, other_json, echo, error, unauthorized, huge, halfway, 
         *(pytest.param(lambda api=api: contextlib.nullcontext(api), id=what) for what, api in ADDRESSES.items()),
     ],
 )
-def test_launch_survives_every_verifier_without_delay(monkeypatch, serving):
-    async def main():
-        async with serving() as api, binderhub(Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)) as hub:
-            reply = await get(f"{hub}/build/1", egress_token=PASS)
-        assert max(reply["seconds"]) < LIMIT_SECONDS
-
-    asyncio.run(main())
+async def test_launch_survives_every_verifier_without_delay(monkeypatch, serving):
+    async with serving() as api, binderhub(Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)) as hub:
+        reply = await get(f"{hub}/build/1", egress_token=PASS)
+    assert max(reply["seconds"]) < LIMIT_SECONDS
 
 
-def test_launch_survives_an_api_token_that_is_not_a_header(monkeypatch):
-    async def main():
-        async with verifier([]) as api:
-            wiring = Wiring(monkeypatch, api, token=f"{API_TOKEN}\r\nX: y", limit_seconds=PRODUCT_SECONDS)
-            assert await wiring.launch() < LIMIT_SECONDS
-
-    asyncio.run(main())
+async def test_launch_survives_an_api_token_that_is_not_a_header(monkeypatch):
+    async with verifier([]) as api:
+        wiring = Wiring(monkeypatch, api, token=f"{API_TOKEN}\r\nX: y", limit_seconds=PRODUCT_SECONDS)
+        assert await wiring.launch() < LIMIT_SECONDS
 
 
-def test_launch_is_not_delayed_by_a_name_server_that_hangs(monkeypatch):
+async def test_launch_is_not_delayed_by_a_name_server_that_hangs(monkeypatch):
     real, threads = socket.getaddrinfo, []
 
     def hang(host, *args, **kwargs):
@@ -186,155 +177,128 @@ def test_launch_is_not_delayed_by_a_name_server_that_hangs(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
 
-    async def main():
-        async with binderhub(Wiring(monkeypatch, "http://binder-egress:8081", limit_seconds=PRODUCT_SECONDS)) as hub:
-            replies = await asyncio.gather(*(get(f"{hub}/build/{n}") for n in range(3)))
-        assert max(second for reply in replies for second in reply["seconds"]) < LIMIT_SECONDS
-        # The look-up waits in a thread, so BinderHub goes on.
-        assert threads and threading.current_thread() not in threads
-
-    asyncio.run(main())
+    async with binderhub(Wiring(monkeypatch, "http://binder-egress:8081", limit_seconds=PRODUCT_SECONDS)) as hub:
+        replies = await asyncio.gather(*(get(f"{hub}/build/{n}") for n in range(3)))
+    assert max(second for reply in replies for second in reply["seconds"]) < LIMIT_SECONDS
+    # The look-up waits in a thread, so BinderHub goes on.
+    assert threads and threading.current_thread() not in threads
 
 
-def test_huge_answer_is_not_read(monkeypatch):
-    async def main():
-        megabytes = asyncio.get_running_loop().create_future()
+async def test_huge_answer_is_not_read(monkeypatch):
+    megabytes = asyncio.get_running_loop().create_future()
 
-        async def answer(handler):
-            await huge(handler)
-            megabytes.set_result(handler.settings["megabytes"])
+    async def answer(handler):
+        await huge(handler)
+        megabytes.set_result(handler.settings["megabytes"])
 
-        async with verifier([], answer) as api:
-            await Wiring(monkeypatch, api).launch()
-            # The sockets' buffers hold a few megabytes that nobody reads.
-            assert await asyncio.wait_for(megabytes, 60) < 20
-
-    asyncio.run(main())
+    async with verifier([], answer) as api:
+        await Wiring(monkeypatch, api).launch()
+        # The sockets' buffers hold a few megabytes that nobody reads.
+        assert await asyncio.wait_for(megabytes, 60) < 20
 
 
-def test_launch_is_not_delayed_by_a_client_without_a_limit(monkeypatch):
+async def test_launch_is_not_delayed_by_a_client_without_a_limit(monkeypatch):
     """The hook keeps the limit of a second itself, beside the limits of the client."""
     monkeypatch.setattr(SimpleAsyncHTTPClient, "fetch", lambda *args, **kwargs: asyncio.Future())
 
-    async def main():
-        assert await Wiring(monkeypatch, "http://127.0.0.1:9", limit_seconds=PRODUCT_SECONDS).launch() < LIMIT_SECONDS
-
-    asyncio.run(main())
+    assert await Wiring(monkeypatch, "http://127.0.0.1:9", limit_seconds=PRODUCT_SECONDS).launch() < LIMIT_SECONDS
 
 
-def test_connection_to_a_hanging_verifier_is_closed(monkeypatch):
-    async def main():
-        closed = asyncio.Event()
+async def test_connection_to_a_hanging_verifier_is_closed(monkeypatch):
+    closed = asyncio.Event()
 
-        async def talk(reader, writer):
-            while await reader.read(65536):
-                pass
-            closed.set()
-            writer.close()
+    async def talk(reader, writer):
+        while await reader.read(65536):
+            pass
+        closed.set()
+        writer.close()
 
-        async with raw(talk) as api:
-            await Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS).launch()
-            await asyncio.wait_for(closed.wait(), 60)
-
-    asyncio.run(main())
+    async with raw(talk) as api:
+        await Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS).launch()
+        await asyncio.wait_for(closed.wait(), 60)
 
 
-def test_many_launches_are_announced_at_once(monkeypatch):
+async def test_many_launches_are_announced_at_once(monkeypatch):
     """No launch waits for the answer to another. BinderHub's own client would make it wait: it sends ten requests at a time."""
 
-    async def main():
-        seen, tiers, all_there = [], [], asyncio.Event()
+    seen, tiers, all_there = [], [], asyncio.Event()
 
-        async def when_all_are_there(handler):
-            if len(seen) == 30:
-                all_there.set()
-            await all_there.wait()
-            await good(handler)
-            tiers.append("verified")
+    async def when_all_are_there(handler):
+        if len(seen) == 30:
+            all_there.set()
+        await all_there.wait()
+        await good(handler)
+        tiers.append("verified")
 
-        async with verifier(seen, when_all_are_there) as api:
-            wiring = Wiring(monkeypatch, api)
-            await asyncio.gather(*(wiring.launch(user=f"u{n}") for n in range(30)))
-        assert len(tiers) == 30
-
-    asyncio.run(main())
+    async with verifier(seen, when_all_are_there) as api:
+        wiring = Wiring(monkeypatch, api)
+        await asyncio.gather(*(wiring.launch(user=f"u{n}") for n in range(30)))
+    assert len(tiers) == 30
 
 
-def test_handler_that_cannot_be_read_gets_its_address(monkeypatch):
+async def test_handler_that_cannot_be_read_gets_its_address(monkeypatch):
     """Only our own errors are caught. The address comes from the earlier setting."""
 
-    async def main():
-        seen = []
-        async with verifier(seen) as api:
-            wiring = Wiring(monkeypatch, api, before=lambda c: c.BinderHub.update(badge_base_url="https://badges.example/"))
-            assert wiring.badge(types.SimpleNamespace()) == "https://badges.example/"
-            await wiring.launch()
-        assert seen[0][1]["context"] is False
-
-    asyncio.run(main())
+    seen = []
+    async with verifier(seen) as api:
+        wiring = Wiring(monkeypatch, api, before=lambda c: c.BinderHub.update(badge_base_url="https://badges.example/"))
+        assert wiring.badge(types.SimpleNamespace()) == "https://badges.example/"
+        await wiring.launch()
+    assert seen[0][1]["context"] is False
 
 
-def test_cancelled_launch_stays_cancelled(monkeypatch):
-    async def main():
-        async with verifier([], slow) as api:
-            task = asyncio.ensure_future(Wiring(monkeypatch, api).launch())
-            await asyncio.sleep(0.1)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-
-    asyncio.run(main())
+async def test_cancelled_launch_stays_cancelled(monkeypatch):
+    async with verifier([], slow) as api:
+        task = asyncio.ensure_future(Wiring(monkeypatch, api).launch())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 # --- the pause after repeated failures --------------------------------------------------------------------------------
 
 
-def test_three_failures_in_a_row_stop_calls_for_half_a_minute(monkeypatch, caplog):
-    async def main():
-        seen, answers = [], [error] * 4 + [good] * 10
+async def test_three_failures_in_a_row_stop_calls_for_half_a_minute(monkeypatch, caplog):
+    seen, answers = [], [error] * 4 + [good] * 10
 
-        async def answer(handler):
-            await answers.pop(0)(handler)
+    async def answer(handler):
+        await answers.pop(0)(handler)
 
-        async with verifier(seen, answer) as api:
-            wiring = Wiring(monkeypatch, api)
-            for _ in range(3):
-                await wiring.launch()
-            assert len(seen) == 3
-            for _ in range(20):
-                assert await wiring.launch() < 0.1
-            assert len(seen) == 3
-            wiring.clock.ahead += 29
+    async with verifier(seen, answer) as api:
+        wiring = Wiring(monkeypatch, api)
+        for _ in range(3):
             await wiring.launch()
-            assert len(seen) == 3
-            # The pause is over: one call, which fails again, and the next pause begins at once.
-            wiring.clock.ahead += 2
+        assert len(seen) == 3
+        for _ in range(20):
+            assert await wiring.launch() < 0.1
+        assert len(seen) == 3
+        wiring.clock.ahead += 29
+        await wiring.launch()
+        assert len(seen) == 3
+        # The pause is over: one call, which fails again, and the next pause begins at once.
+        wiring.clock.ahead += 2
+        await wiring.launch()
+        await wiring.launch()
+        assert len(seen) == 4
+        wiring.clock.ahead += 31
+        for _ in range(5):
             await wiring.launch()
-            await wiring.launch()
-            assert len(seen) == 4
-            wiring.clock.ahead += 31
-            for _ in range(5):
-                await wiring.launch()
-            assert len(seen) == 9
-
-    asyncio.run(main())
+        assert len(seen) == 9
     assert sum("no calls for 30 s" in record.getMessage() for record in caplog.records) == 2
 
 
-def test_success_ends_the_count_of_failures(monkeypatch):
-    async def main():
-        seen, answers = [], [error, error, good, error, error, good]
+async def test_success_ends_the_count_of_failures(monkeypatch):
+    seen, answers = [], [error, error, good, error, error, good]
 
-        async def answer(handler):
-            await answers.pop(0)(handler)
+    async def answer(handler):
+        await answers.pop(0)(handler)
 
-        async with verifier(seen, answer) as api:
-            wiring = Wiring(monkeypatch, api)
-            for _ in range(6):
-                await wiring.launch()
-        assert len(seen) == 6
-
-    asyncio.run(main())
+    async with verifier(seen, answer) as api:
+        wiring = Wiring(monkeypatch, api)
+        for _ in range(6):
+            await wiring.launch()
+    assert len(seen) == 6
 
 
 def refuse(status):
@@ -352,38 +316,29 @@ def refuse(status):
         *((answer, 3) for answer in (garbage, other_json, unauthorized, elsewhere)),
     ],
 )
-def test_answers_of_a_broken_verifier_stop_calls_and_refused_launches_do_not(monkeypatch, answer, calls):
-    async def main():
-        seen = []
-        async with verifier(seen, answer) as api:
-            wiring = Wiring(monkeypatch, api)
-            for _ in range(6):
-                await wiring.launch()
-        assert len(seen) == calls
-
-    asyncio.run(main())
+async def test_answers_of_a_broken_verifier_stop_calls_and_refused_launches_do_not(monkeypatch, answer, calls):
+    seen = []
+    async with verifier(seen, answer) as api:
+        wiring = Wiring(monkeypatch, api)
+        for _ in range(6):
+            await wiring.launch()
+    assert len(seen) == calls
 
 
 @pytest.mark.parametrize(
     ("answer", "launches"),
     [(slow, 1), (halfway, 1), (good, 0), (error, 0), (garbage, 0), (other_json, 0), (unauthorized, 0), (elsewhere, 0)],
 )
-def test_log_tells_no_answer_from_a_wrong_one(monkeypatch, caplog, answer, launches):
+async def test_log_tells_no_answer_from_a_wrong_one(monkeypatch, caplog, answer, launches):
     """Cluster tests launch again after the former."""
 
-    async def main():
-        async with verifier([], answer) as api:
-            await Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS if launches else 30.0).launch()
-
-    asyncio.run(main())
+    async with verifier([], answer) as api:
+        await Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS if launches else 30.0).launch()
     assert len(re.findall(NO_ANSWER.format("fake-repo-abc"), caplog.text)) == launches
 
 
-def test_log_has_one_line_for_each_launch(monkeypatch, caplog):
-    async def main():
-        async with verifier([]) as api, binderhub(Wiring(monkeypatch, api)) as hub:
-            await get(f"{hub}/build/1", egress_token=PASS)
-
-    asyncio.run(main())
+async def test_log_has_one_line_for_each_launch(monkeypatch, caplog):
+    async with verifier([]) as api, binderhub(Wiring(monkeypatch, api)) as hub:
+        await get(f"{hub}/build/1", egress_token=PASS)
     lines = [record.getMessage() for record in caplog.records if "binder-egress" in record.getMessage()]
     assert lines == ["binder-egress: fake-repo-1-0/ tier=verified rule=valid-pass"]

@@ -95,52 +95,43 @@ def ends(caplog):
         pytest.param(ENCRYPTED, UNVERIFIED, ("cut", "server-name"), id="encrypted name"),
     ],
 )
-def test_open_tunnel_is_cut_if_the_new_tier_refuses_its_address_or_its_clienthello(first_bytes, tier, end, monkeypatch, ends):
-    async def main():
-        async with tunnel(monkeypatch, first_bytes, ANY, ANY) as (proxy, came, *_):
-            assert came == first_bytes
-            publish(proxy, tier)
-
-    asyncio.run(main())
+async def test_open_tunnel_is_cut_if_the_new_tier_refuses_its_address_or_its_clienthello(first_bytes, tier, end, monkeypatch, ends):
+    async with tunnel(monkeypatch, first_bytes, ANY, ANY) as (proxy, came, *_):
+        assert came == first_bytes
+        publish(proxy, tier)
     assert ends() == [end]
 
 
-def test_host_gets_nothing_if_the_tier_that_the_pod_got_meanwhile_closes_its_address(monkeypatch, ends):
-    async def main():
-        async with tunnel(monkeypatch, NAMED, ANY, CLOSED) as (_, came, *_):
-            assert not came
-
-    asyncio.run(main())
+async def test_host_gets_nothing_if_the_tier_that_the_pod_got_meanwhile_closes_its_address(monkeypatch, ends):
+    async with tunnel(monkeypatch, NAMED, ANY, CLOSED) as (_, came, *_):
+        assert not came
     assert ends() == [("refused", "address")]
 
 
 @pytest.mark.parametrize("when", ["while the host is connected", "while the tunnel is open"])
 @pytest.mark.parametrize(("before", "now"), [(ANY, UNVERIFIED), (UNVERIFIED, ANY)])
-def test_bytes_that_move_and_wait_in_a_tunnel_count_for_the_tier_that_its_pod_has_now(before, now, when, monkeypatch, ends):
+async def test_bytes_that_move_and_wait_in_a_tunnel_count_for_the_tier_that_its_pod_has_now(before, now, when, monkeypatch, ends):
     clock, answer = Clock(), server_hello()
     usage = Usage(Limits(all_bytes_per_second=1_000_000), clock)
     monkeypatch.setattr(connections, "Usage", lambda *_: usage)
     monkeypatch.setattr(Connected, "waiting", 3)
     monkeypatch.setattr(accounting, "MOST_WAITING_BYTES", 4)  # for unverified servers 2
 
-    async def main():
-        tier_when_connected = before if when == "while the tunnel is open" else now
-        async with tunnel(monkeypatch, NAMED, before, tier_when_connected) as (proxy, _, reader, host_writer):
-            host_writer.write(answer)
-            await reader.readexactly(len(answer))
-            _, of_all, _ = usage.bytes("uid-2", verified=False)
-            assert not of_all.is_full  # The hellos count, too.
-            clock.now += 1
-            assert of_all.is_full
-            if when == "while the tunnel is open":
-                publish(proxy, now)
-            host_writer.write(b"x")
-            await reader.readexactly(1)
-            *_, of_unverified = usage.bytes("uid-2", verified=False)
-            assert of_unverified.is_full == (now != UNVERIFIED)
-            watching = asyncio.create_task(proxy.watch())
-            await asyncio.sleep(0)  # the first round
-            watching.cancel()
-
-    asyncio.run(main())
+    tier_when_connected = before if when == "while the tunnel is open" else now
+    async with tunnel(monkeypatch, NAMED, before, tier_when_connected) as (proxy, _, reader, host_writer):
+        host_writer.write(answer)
+        await reader.readexactly(len(answer))
+        _, of_all, _ = usage.bytes("uid-2", verified=False)
+        assert not of_all.is_full  # The hellos count, too.
+        clock.now += 1
+        assert of_all.is_full
+        if when == "while the tunnel is open":
+            publish(proxy, now)
+        host_writer.write(b"x")
+        await reader.readexactly(1)
+        *_, of_unverified = usage.bytes("uid-2", verified=False)
+        assert of_unverified.is_full == (now != UNVERIFIED)
+        watching = asyncio.create_task(proxy.watch())
+        await asyncio.sleep(0)  # the first round
+        watching.cancel()
     assert ends() == [("cut", "not-taken") if now == UNVERIFIED else ("allowed", "ended")]

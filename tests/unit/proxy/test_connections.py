@@ -24,60 +24,52 @@ from verifier.proxy.resolve import Resolver
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 
-def test_connections_beyond_a_limit_are_not_all_answered():
+async def test_connections_beyond_a_limit_are_not_all_answered():
     """Each answer waits a moment for its reader. Only a limited number of clients that do not read wait at a time, and the log has
     as many lines."""
     most = int(connections.LIMIT_ANSWERS_PER_SECOND * limits.BURST_SECONDS)
 
-    async def main():
-        now = [100.0]
-        proxy = connections.Proxy(
-            Policy({}), Limits(connections=1, new_per_second=10_000), Resolver(), Metrics(), clock=lambda: now[0]
-        )
-        port = free_port()
-        listener = listen(port, "127.0.0.1")
-        serving = asyncio.create_task(proxy.serve(listener))
-        pod = [socket.create_connection(("127.0.0.1", port)) for _ in range(most + 50)]
-        loop = asyncio.get_running_loop()
-        for connection in pod:
-            connection.setblocking(False)
-        # The first one is within the limit; the last 49 get nothing.
-        said = [await asyncio.wait_for(loop.sock_recv(connection, 12), 60) for connection in pod[1:]]
-        assert said == [b"HTTP/1.1 429"] * most + [b""] * 49
-        assert proxy.open <= most + 1
-        serving.cancel()
-        listener.close()
-        for connection in pod:
-            connection.close()
-        await proxy.drain(5)
-
-    asyncio.run(main())
+    now = [100.0]
+    proxy = connections.Proxy(Policy({}), Limits(connections=1, new_per_second=10_000), Resolver(), Metrics(), clock=lambda: now[0])
+    port = free_port()
+    listener = listen(port, "127.0.0.1")
+    serving = asyncio.create_task(proxy.serve(listener))
+    pod = [socket.create_connection(("127.0.0.1", port)) for _ in range(most + 50)]
+    loop = asyncio.get_running_loop()
+    for connection in pod:
+        connection.setblocking(False)
+    # The first one is within the limit; the last 49 get nothing.
+    said = [await asyncio.wait_for(loop.sock_recv(connection, 12), 60) for connection in pod[1:]]
+    assert said == [b"HTTP/1.1 429"] * most + [b""] * 49
+    assert proxy.open <= most + 1
+    serving.cancel()
+    listener.close()
+    for connection in pod:
+        connection.close()
+    await proxy.drain(5)
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["whose address it was", "that was withdrawn before it came"])
-def test_request_of_a_pod_is_not_that_of_the_next_with_its_address(known):
+async def test_request_of_a_pod_is_not_that_of_the_next_with_its_address(known):
     """The first pod has sent its whole request and is gone before the second has the address."""
 
-    async def main():
-        policy = Policy({"any": TierHosts(HostList(["*"]), frozenset({80}))})
-        proxy = connections.Proxy(policy, Limits(), Resolver(), Metrics())
-        first, second = (PodAddresses(uid, user, "", ("127.0.0.1",), "any") for uid, user in (("uid-1", "alice"), ("uid-2", "bob")))
-        proxy.identities.load(AddressVersion(), {})
-        proxy.identities.apply(AddressChange(AddressVersion()))
-        pod, client = socket.socketpair()
-        client.setblocking(False)
-        pod.sendall(b"GET http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\n\r\n")
-        pod.close()
-        asking = asyncio.create_task(proxy._ask(Flow("127.0.0.1", client), first if known else None))
-        await asyncio.sleep(0.05)
-        proxy.identities.apply(AddressChange(AddressVersion(1), "bob/", (second,)))
-        with client, pytest.raises(requests.RequestRefused) as refused:
-            asked = await asking
-            assert not asked.pod
-            proxy._allow(asked)
-        assert refused.value.refusal == UNKNOWN and UNKNOWN.status == 503
-
-    asyncio.run(main())
+    policy = Policy({"any": TierHosts(HostList(["*"]), frozenset({80}))})
+    proxy = connections.Proxy(policy, Limits(), Resolver(), Metrics())
+    first, second = (PodAddresses(uid, user, "", ("127.0.0.1",), "any") for uid, user in (("uid-1", "alice"), ("uid-2", "bob")))
+    proxy.identities.load(AddressVersion(), {})
+    proxy.identities.apply(AddressChange(AddressVersion()))
+    pod, client = socket.socketpair()
+    client.setblocking(False)
+    pod.sendall(b"GET http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\n\r\n")
+    pod.close()
+    asking = asyncio.create_task(proxy._ask(Flow("127.0.0.1", client), first if known else None))
+    await asyncio.sleep(0.05)
+    proxy.identities.apply(AddressChange(AddressVersion(1), "bob/", (second,)))
+    with client, pytest.raises(requests.RequestRefused) as refused:
+        asked = await asking
+        assert not asked.pod
+        proxy._allow(asked)
+    assert refused.value.refusal == UNKNOWN and UNKNOWN.status == 503
 
 
 def head(method, header, number):
@@ -102,7 +94,7 @@ TUNNEL, PLAIN = "CONNECT a.example:443", "POST http://a.example/"
         pytest.param(head(TUNNEL, "a:" + "a" * 16_400, 1)[:-1], b"HTTP/1.1 431", id="long head without an end"),
     ],
 )
-def test_connection_that_waits_keeps_little(sent, answer, monkeypatch):
+async def test_connection_that_waits_keeps_little(sent, answer, monkeypatch):
     """What a client has sent stays in the proxy's memory while a host is looked up, or until the client has read a refusal."""
     monkeypatch.setattr(answers, "LINGER_SECONDS", 60.0)
     asked, number = [], 50
@@ -112,68 +104,60 @@ def test_connection_that_waits_keeps_little(sent, answer, monkeypatch):
             asked.append(name)
             await asyncio.Event().wait()
 
-    async def main():
-        policy = Policy({"small": TierHosts(HostList(["a.example"]), frozenset({80, 443}))})
-        proxy = connections.Proxy(policy, Limits(new_per_second=100), Unanswered(), Metrics())
-        pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "small", False)
-        proxy.identities.load(AddressVersion(), {"alice/": [pod]})
-        proxy.identities.apply(AddressChange(AddressVersion()))
-        port, loop = free_port(), asyncio.get_running_loop()
-        listener = listen(port, "127.0.0.1")
-        serving = asyncio.create_task(proxy.serve(listener))
-        clients = []
-        tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
-        for _ in range(number):
-            client = socket.create_connection(("127.0.0.1", port))
-            clients.append(client)
-            client.setblocking(False)
-            client.send(sent)
-            if answer:
-                assert await asyncio.wait_for(loop.sock_recv(client, len(answer)), 60) == answer
-        async with asyncio.timeout(60):
-            while not answer and len(asked) < number:
-                await asyncio.sleep(0.01)
-        kept = (tracemalloc.get_traced_memory()[0] - before) / number
-        tracemalloc.stop()
-        serving.cancel()
-        listener.close()
-        for client in clients:
-            client.close()
-        await proxy.drain(0)
-        return kept
-
-    # `h11` keeps each name twice, as it came and in lower case.
-    assert asyncio.run(main()) <= 4 * requests.MAX_HEAD_BYTES
+    policy = Policy({"small": TierHosts(HostList(["a.example"]), frozenset({80, 443}))})
+    proxy = connections.Proxy(policy, Limits(new_per_second=100), Unanswered(), Metrics())
+    pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "small", False)
+    proxy.identities.load(AddressVersion(), {"alice/": [pod]})
+    proxy.identities.apply(AddressChange(AddressVersion()))
+    port, loop = free_port(), asyncio.get_running_loop()
+    listener = listen(port, "127.0.0.1")
+    serving = asyncio.create_task(proxy.serve(listener))
+    clients = []
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(number):
+        client = socket.create_connection(("127.0.0.1", port))
+        clients.append(client)
+        client.setblocking(False)
+        client.send(sent)
+        if answer:
+            assert await asyncio.wait_for(loop.sock_recv(client, len(answer)), 60) == answer
+    async with asyncio.timeout(60):
+        while not answer and len(asked) < number:
+            await asyncio.sleep(0.01)
+    kept = (tracemalloc.get_traced_memory()[0] - before) / number
+    tracemalloc.stop()
+    serving.cancel()
+    listener.close()
+    for client in clients:
+        client.close()
+    await proxy.drain(0)
+    assert kept <= 4 * requests.MAX_HEAD_BYTES
 
 
-def test_listed_host_counts_for_its_group_and_a_flood_for_its_server(caplog):
+async def test_listed_host_counts_for_its_group_and_a_flood_for_its_server(caplog):
     """Metrics and logs: connections to listed hosts that have no address, and one beyond the limit."""
+    caplog.set_level(logging.INFO)
     pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "small", False, "https://github.com/org/" + "course" * 100)
     course = {"github.com/org/*": HostList(["api.example.org"])}
     policy = Policy({"small": TierHosts(HostList(["julia"]))}, repositories=course)
-
-    async def main():
-        metrics = Metrics()
-        proxy = connections.Proxy(policy, Limits(new_per_second=1), Resolver(lambda name: []), metrics, clock=lambda: 100.0)
-        proxy.identities.load(AddressVersion(), {"alice/": [pod]})
-        proxy.identities.apply(AddressChange(AddressVersion()))
-        port = free_port()
-        listener = listen(port, "127.0.0.1")
-        serving = asyncio.create_task(proxy.serve(listener))
-        asked = (("pkg.julialang.org", 502), ("api.example.org", 502), ("pkg.julialang.org", 429))
-        for host, answer in asked:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n".encode())
-            assert (await reader.read()).startswith(b"HTTP/1.1 %d" % answer)
-            writer.close()
-        serving.cancel()
-        listener.close()
-        await proxy.drain(5)
-        return metrics.text().decode()
-
-    with caplog.at_level(logging.INFO):
-        found = asyncio.run(main())
+    metrics = Metrics()
+    proxy = connections.Proxy(policy, Limits(new_per_second=1), Resolver(lambda name: []), metrics, clock=lambda: 100.0)
+    proxy.identities.load(AddressVersion(), {"alice/": [pod]})
+    proxy.identities.apply(AddressChange(AddressVersion()))
+    port = free_port()
+    listener = listen(port, "127.0.0.1")
+    serving = asyncio.create_task(proxy.serve(listener))
+    asked = (("pkg.julialang.org", 502), ("api.example.org", 502), ("pkg.julialang.org", 429))
+    for host, answer in asked:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n".encode())
+        assert (await reader.read()).startswith(b"HTTP/1.1 %d" % answer)
+        writer.close()
+    serving.cancel()
+    listener.close()
+    await proxy.drain(5)
+    found = metrics.text().decode()
     for rule, group in (("unresolved", "julia"), ("unresolved", "other"), ("limit", "")):
         labels = f'decision="refused",group="{group}",rule="{rule}",tier="small"'
         assert f"binder_egress_proxy_connections_total{{{labels}}} 1.0" in found

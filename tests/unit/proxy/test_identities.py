@@ -160,44 +160,18 @@ def test_change_of_addresses_ends_connections_from_the_old_one(identities):
     assert identities.still("a", "10.42.0.5") is None
 
 
-def test_connection_waits_for_its_pod():
-    async def wait():
-        identities = Identities()
-        identities.load(AddressVersion(0), {})
-        identities.apply(AddressChange(AddressVersion(0)))
-        asyncio.get_running_loop().call_later(0.05, identities.apply, AddressChange(AddressVersion(1), "alice/", (pod(),)))
-        return await identities.wait_for("10.42.0.5", 10), await identities.wait_for("10.42.0.6", 0.05)
-
-    assert asyncio.run(wait()) == (pod(), None)
-
-
-class Asked(Identities):
-    """Counts the requests."""
-
-    times = 0
-
-    def of(self, address):
-        self.times += 1
-        return super().of(address)
-
-
-def test_connection_that_waits_looks_again_for_its_own_pod_alone():
-    """Many clients may wait, and there are many changes."""
-
-    async def wait():
-        identities = Asked()
-        identities.load(AddressVersion(0), {})
-        identities.apply(AddressChange(AddressVersion(0)))
-        waiting = asyncio.create_task(identities.wait_for("10.42.0.5", 60))
-        for number in range(1, 101):
-            await asyncio.sleep(0)
-            identities.apply(AddressChange(AddressVersion(number), f"{number}/", (pod(str(number), f"10.42.1.{number}"),)))
-        before = identities.times
-        identities.apply(AddressChange(AddressVersion(101), "alice/", (pod(),)))
-        return before, await waiting
-
-    before, found = asyncio.run(wait())
-    assert before <= 2 and found == pod()
+async def test_connection_waits_for_its_own_pod_alone(identities, monkeypatch):
+    """Many clients may wait, and there are many changes: each change is not a reason to look again."""
+    looks, of = [], identities.of
+    monkeypatch.setattr(identities, "of", lambda address: looks.append(1) or of(address))
+    waiting = asyncio.create_task(identities.wait_for("10.42.0.5", 60))
+    for number in range(1, 101):
+        await asyncio.sleep(0)
+        identities.apply(AddressChange(AddressVersion(number), f"{number}/", (pod(str(number), f"10.42.1.{number}"),)))
+    assert len(looks) <= 2
+    identities.apply(AddressChange(AddressVersion(101), "alice/", (pod(),)))
+    assert await waiting == pod()
+    assert await identities.wait_for("10.42.0.6", 0.05) is None
 
 
 BEAT = AddressChange(AddressVersion(0))
@@ -215,19 +189,16 @@ BOB = AddressChange(AddressVersion(1), "bob/", (pod("b"),))
     ],
     ids=["fresh", "claimed once", "snapshot"],
 )
-def test_connection_that_waits_hears_of_what_makes_its_pod_known(before, news):
-    async def wait():
-        identities = Identities()
-        identities.load(AddressVersion(0), {"alice/": [pod()]})
-        for change in before:
-            assert identities.apply(change)
-        waiting = asyncio.create_task(identities.wait_for("10.42.0.5", 60))
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        news(identities)
-        return await waiting
-
-    assert asyncio.run(wait()) == pod()
+async def test_connection_that_waits_hears_of_what_makes_its_pod_known(before, news):
+    identities = Identities()
+    identities.load(AddressVersion(0), {"alice/": [pod()]})
+    for change in before:
+        assert identities.apply(change)
+    waiting = asyncio.create_task(identities.wait_for("10.42.0.5", 60))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    news(identities)
+    assert await waiting == pod()
 
 
 def test_common_fields_of_pods_are_in_memory_once():

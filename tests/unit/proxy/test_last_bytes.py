@@ -58,56 +58,52 @@ async def turns():
         await asyncio.sleep(0)
 
 
-def test_client_gets_what_a_limit_of_bytes_held_back_when_the_host_ended(ends, monkeypatch):
+async def test_client_gets_what_a_limit_of_bytes_held_back_when_the_host_ended(ends, monkeypatch):
     """The client says something more, which finds the host gone while its answer waits in the proxy."""
     monkeypatch.setattr(endings, "LONGEST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(splice, "take", lambda *_: 1.0)
     monkeypatch.setattr(tunnels, "begin", begin)
     pod, client, upstream, host = ends
+    loop, held = asyncio.get_running_loop(), []
+    call_later = loop.call_later
 
-    async def main():
-        loop, held = asyncio.get_running_loop(), []
-        call_later = loop.call_later
+    def hold(seconds, call, *arguments):
+        if call != loop.add_reader:
+            return call_later(seconds, call, *arguments)
+        held.append(partial(call, *arguments))
+        return call_later(3600, lambda: None)
 
-        def hold(seconds, call, *arguments):
-            if call != loop.add_reader:
-                return call_later(seconds, call, *arguments)
-            held.append(partial(call, *arguments))
-            return call_later(3600, lambda: None)
-
-        monkeypatch.setattr(loop, "call_later", hold)
-        host.sendall(bytes(SENT_BYTES))
-        host.close()
-        pod.send(b"x")
-        flow = connected(Tunnel("ok.example", 443), client, upstream)
-        proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics())
-        moving = asyncio.create_task(proxy._move(flow))
-        await turns()
-        toward_host, toward_client = held
-        toward_host()
-        await turns()
-        assert flow.pumps[0].ended.done()
-        toward_client()
-        came = 0
-        async with asyncio.timeout(60):
-            while not moving.done():
-                for go_on in held[2:]:
-                    held.remove(go_on)
-                    go_on()
-                await asyncio.sleep(0)
-                with contextlib.suppress(BlockingIOError):
-                    came += len(pod.recv(SENT_BYTES))
-        with contextlib.suppress(BlockingIOError):
-            came += len(pod.recv(SENT_BYTES))
-        assert issubclass(getattr(builtins, await moving), ConnectionError)
-        with flow:
-            return came
-
-    assert asyncio.run(main()) == SENT_BYTES
+    monkeypatch.setattr(loop, "call_later", hold)
+    host.sendall(bytes(SENT_BYTES))
+    host.close()
+    pod.send(b"x")
+    flow = connected(Tunnel("ok.example", 443), client, upstream)
+    proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics())
+    moving = asyncio.create_task(proxy._move(flow))
+    await turns()
+    toward_host, toward_client = held
+    toward_host()
+    await turns()
+    assert flow.pumps[0].ended.done()
+    toward_client()
+    came = 0
+    async with asyncio.timeout(60):
+        while not moving.done():
+            for go_on in held[2:]:
+                held.remove(go_on)
+                go_on()
+            await asyncio.sleep(0)
+            with contextlib.suppress(BlockingIOError):
+                came += len(pod.recv(SENT_BYTES))
+    with contextlib.suppress(BlockingIOError):
+        came += len(pod.recv(SENT_BYTES))
+    assert issubclass(getattr(builtins, await moving), ConnectionError)
+    with flow:
+        assert came == SENT_BYTES
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["of a whole request", "of a request that the host cut short"])
-def test_request_that_has_gone_on_is_forgotten(ends, whole, monkeypatch):
+async def test_request_that_has_gone_on_is_forgotten(ends, whole, monkeypatch):
     """A client may read its answer slowly. What waits in sockets counts; what the parser and the frames of an exception hold does
     not."""
     pod, client, upstream, host = ends
@@ -121,49 +117,43 @@ def test_request_that_has_gone_on_is_forgotten(ends, whole, monkeypatch):
     monkeypatch.setattr(plain, "send", send)
     head = b"POST http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\nContent-Length: 1000\r\n\r\n"
 
-    async def main():
-        pod.send(head + bytes(1000 if whole else 500))
-        asked = await read_request(client)
-        flow = connected(asked, client, upstream)
-        proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics())
-        moving = asyncio.create_task(proxy._move(flow))
-        await turns()
-        host.sendall(bytes(SENT_BYTES))
-        host.close()
-        pod.send(bytes(100))
-        await turns()
-        moving.cancel()
-        with flow:
-            return asked.pieces.gi_frame, in_frame[0]()
-
-    assert asyncio.run(main()) == (None, None)
+    pod.send(head + bytes(1000 if whole else 500))
+    asked = await read_request(client)
+    flow = connected(asked, client, upstream)
+    proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics())
+    moving = asyncio.create_task(proxy._move(flow))
+    await turns()
+    host.sendall(bytes(SENT_BYTES))
+    host.close()
+    pod.send(bytes(100))
+    await turns()
+    moving.cancel()
+    with flow:
+        assert (asked.pieces.gi_frame, in_frame[0]()) == (None, None)
 
 
 @pytest.mark.parametrize("closes", [False, True], ids=["and stays", "and closes"])
-def test_client_gets_an_answer_that_comes_before_the_end_of_the_body(ends, closes):
+async def test_client_gets_an_answer_that_comes_before_the_end_of_the_body(ends, closes):
     """Such an answer is a refusal, often. The host does not read the rest."""
     pod, client, upstream, host = ends
     head = b"POST http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"
     answer = b"HTTP/1.1 413 Too Large\r\n\r\n"
 
-    async def main():
-        pod.send(head)
-        asked = await read_request(client)
-        flow = connected(asked, client, upstream)
-        proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics())
-        if not closes:
-            host.sendall(answer)
-        moving = asyncio.create_task(proxy._move(flow))
-        pod.send(b"a part of the body")
-        await turns()
-        if closes:
-            host.sendall(answer)
-            host.close()
-            pod.send(b"another part")
-            assert issubclass(getattr(builtins, await asyncio.wait_for(moving, 60)), ConnectionError)
-        came = pod.recv(1000)
-        moving.cancel()
-        with flow:
-            return came
-
-    assert asyncio.run(main()).split(b"\r\n\r\n")[:2] == [b"HTTP/1.1 100 Continue", b"HTTP/1.1 413 Too Large"]
+    pod.send(head)
+    asked = await read_request(client)
+    flow = connected(asked, client, upstream)
+    proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics())
+    if not closes:
+        host.sendall(answer)
+    moving = asyncio.create_task(proxy._move(flow))
+    pod.send(b"a part of the body")
+    await turns()
+    if closes:
+        host.sendall(answer)
+        host.close()
+        pod.send(b"another part")
+        assert issubclass(getattr(builtins, await asyncio.wait_for(moving, 60)), ConnectionError)
+    came = pod.recv(1000)
+    moving.cancel()
+    with flow:
+        assert came.split(b"\r\n\r\n")[:2] == [b"HTTP/1.1 100 Continue", b"HTTP/1.1 413 Too Large"]

@@ -125,7 +125,7 @@ def test_feed_ends_before_its_event_loop_also_after_a_fault(store, monkeypatch):
     assert "feed" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_server_beyond_its_limit_is_reported_again_only_after_a_while(monkeypatch):
+async def test_server_beyond_its_limit_is_reported_again_only_after_a_while(monkeypatch):
     reports, beyond = [], {"uid-1", "uid-2"}
 
     class Redis:
@@ -142,10 +142,10 @@ def test_server_beyond_its_limit_is_reported_again_only_after_a_while(monkeypatc
         task.cancel()
 
     monkeypatch.setattr(process_module, "REPORT_SECONDS", 0.01)
-    asyncio.run(look(0.3))
+    await look(0.3)
     assert reports == [["uid-1", "uid-2"], ["uid-1", "uid-2"], ["uid-3"]] and beyond == set()
     monkeypatch.setattr(process_module, "REPEAT_SECONDS", 0.0)
-    asyncio.run(look(0.3))
+    await look(0.3)
     assert reports.count(["uid-1", "uid-3"]) == 1
 
 

@@ -374,25 +374,22 @@ class FailingStore:
         yield following
 
 
-def test_messages_from_before_an_outage_of_redis_count():
+async def test_messages_from_before_an_outage_of_redis_count():
     """All messages, also when they came at once."""
     pods = [PodAddresses(f"uid-{number}", "alice", "", (f"10.42.0.{number}",)) for number in (1, 2, 3)]
     changes = [AddressChange(AddressVersion(number), f"{number}/", (pod,)) for number, pod in enumerate(pods, 1)]
     changes.append(AddressChange(AddressVersion(3)))
 
-    async def main():
-        identities = Identities()
-        feed = Feed(FailingStore(*changes), identities, asyncio.get_running_loop())
-        feed.start()
-        found = [await identities.wait_for(pod.addresses[0], 60) for pod in pods]
-        await asyncio.to_thread(feed.stop)
-        return found
-
-    assert asyncio.run(main()) == pods
+    identities = Identities()
+    feed = Feed(FailingStore(*changes), identities, asyncio.get_running_loop())
+    feed.start()
+    found = [await identities.wait_for(pod.addresses[0], 60) for pod in pods]
+    await asyncio.to_thread(feed.stop)
+    assert found == pods
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("no Redis"), RuntimeError("a fault")], ids=["Redis is away", "fault"])
-def test_feed_pauses_after_each_failure(monkeypatch, error):
+async def test_feed_pauses_after_each_failure(monkeypatch, error):
     monkeypatch.setattr(feed_module, "PAUSE_SECONDS", 0.2)
     tried_at = []
 
@@ -401,15 +398,12 @@ def test_feed_pauses_after_each_failure(monkeypatch, error):
             tried_at.append(time.monotonic())
             raise error
 
-    async def main():
-        feed = Feed(Store(), Identities(), asyncio.get_running_loop())
-        feed.start()
-        async with asyncio.timeout(60):
-            while len(tried_at) < 3:
-                await asyncio.sleep(0.01)
-        await asyncio.to_thread(feed.stop)
-
-    asyncio.run(main())
+    feed = Feed(Store(), Identities(), asyncio.get_running_loop())
+    feed.start()
+    async with asyncio.timeout(60):
+        while len(tried_at) < 3:
+            await asyncio.sleep(0.01)
+    await asyncio.to_thread(feed.stop)
     assert all(later - earlier >= 0.2 for earlier, later in pairwise(tried_at))
 
 

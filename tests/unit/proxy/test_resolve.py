@@ -45,64 +45,49 @@ async def begun(resolver, names):
     return tasks
 
 
-def test_server_with_late_answers_holds_up_nobody_else(dns):
+async def test_server_with_late_answers_holds_up_nobody_else(dns):
     """One server's names wait for each other; another server's name is answered meanwhile."""
 
-    async def main():
-        resolver = Resolver(dns)
-        late = await begun(resolver, [(f"{number}.late.example", "a") for number in range(2 * THREADS)])
-        assert await resolver.addresses("ok.example", "b") == FOUND
-        await dns.until(lambda names: len(names) >= NAMES_OF_ONE)
-        assert len(dns.late) == NAMES_OF_ONE
-        dns.answer.set()
-        assert await asyncio.gather(*late) == [FOUND] * len(late)
-
-    asyncio.run(main())
+    resolver = Resolver(dns)
+    late = await begun(resolver, [(f"{number}.late.example", "a") for number in range(2 * THREADS)])
+    assert await resolver.addresses("ok.example", "b") == FOUND
+    await dns.until(lambda names: len(names) >= NAMES_OF_ONE)
+    assert len(dns.late) == NAMES_OF_ONE
+    dns.answer.set()
+    assert await asyncio.gather(*late) == [FOUND] * len(late)
 
 
-def test_many_verified_servers_leave_the_others_their_threads(dns):
-    async def main():
-        resolver = Resolver(dns)
-        late = await begun(resolver, [(f"{number}.late.example", str(number), True) for number in range(2 * THREADS)])
-        assert await resolver.addresses("ok.example", "other", False) == FOUND
-        dns.answer.set()
-        assert await asyncio.gather(*late) == [FOUND] * len(late)
-
-    asyncio.run(main())
+async def test_many_verified_servers_leave_the_others_their_threads(dns):
+    resolver = Resolver(dns)
+    late = await begun(resolver, [(f"{number}.late.example", str(number), True) for number in range(2 * THREADS)])
+    assert await resolver.addresses("ok.example", "other", False) == FOUND
+    dns.answer.set()
+    assert await asyncio.gather(*late) == [FOUND] * len(late)
 
 
 @pytest.mark.parametrize("verified", [True, False])
-def test_name_that_waits_for_one_group_is_resolved_at_once_for_the_other(dns, verified):
-    async def main():
-        resolver = Resolver(dns)
-        late = await begun(resolver, [(f"{number}.late.example", str(number), not verified) for number in range(THREADS)])
-        late += await begun(resolver, [("ok.example", "last", not verified)])
-        assert await resolver.addresses("ok.example", "other", verified) == FOUND
-        assert not late[-1].done()
-        dns.answer.set()
-        assert await asyncio.gather(*late) == [FOUND] * len(late)
-
-    asyncio.run(main())
+async def test_name_that_waits_for_one_group_is_resolved_at_once_for_the_other(dns, verified):
+    resolver = Resolver(dns)
+    late = await begun(resolver, [(f"{number}.late.example", str(number), not verified) for number in range(THREADS)])
+    late += await begun(resolver, [("ok.example", "last", not verified)])
+    assert await resolver.addresses("ok.example", "other", verified) == FOUND
+    assert not late[-1].done()
+    dns.answer.set()
+    assert await asyncio.gather(*late) == [FOUND] * len(late)
 
 
-def test_name_is_asked_for_once_at_a_time():
+async def test_name_is_asked_for_once_at_a_time():
     asked = []
 
-    async def main():
-        resolver = Resolver(lambda name: asked.append(name) or FOUND)
-        found = await asyncio.gather(*(resolver.addresses("ok.example", server) for server in "aabb"))
-        assert found == [FOUND] * 4 and asked == ["ok.example"]
-
-    asyncio.run(main())
+    resolver = Resolver(lambda name: asked.append(name) or FOUND)
+    found = await asyncio.gather(*(resolver.addresses("ok.example", server) for server in "aabb"))
+    assert found == [FOUND] * 4 and asked == ["ok.example"]
 
 
-def test_name_with_thousands_of_addresses_keeps_the_first_sixteen():
+async def test_name_with_thousands_of_addresses_keeps_the_first_sixteen():
     """A stranger's DNS server answers with as many as fit."""
     many = [f"198.51.{number // 256}.{number % 256}" for number in range(4000)]
 
-    async def main():
-        resolver = Resolver(lambda name: many)
-        for _ in range(2):
-            assert await resolver.addresses("many.example", "a") == many[:ADDRESSES]
-
-    asyncio.run(main())
+    resolver = Resolver(lambda name: many)
+    for _ in range(2):
+        assert await resolver.addresses("many.example", "a") == many[:ADDRESSES]

@@ -120,22 +120,20 @@ def spoken(pod):
         pytest.param("secp521r1", ssl.TLSVersion.TLSv1_3, 2, id="a key that the client sends only if asked"),
     ],
 )
-def test_honest_client_reaches_a_host_of_any_kind(curve, newest, hellos, server, monkeypatch, ends):
+async def test_honest_client_reaches_a_host_of_any_kind(curve, newest, hellos, server, monkeypatch, ends):
     context, names, serve = server
     context.set_ecdh_curve(curve)
     context.maximum_version = newest
 
-    async def main():
-        async with tunnel(monkeypatch) as (pod, host, _):
-            return (await asyncio.gather(asyncio.to_thread(spoken, pod), asyncio.to_thread(serve, host)))[0]
-
-    assert asyncio.run(main()) == (newest.name.replace("_", "."), b"hello")
+    async with tunnel(monkeypatch) as (pod, host, _):
+        seen = (await asyncio.gather(asyncio.to_thread(spoken, pod), asyncio.to_thread(serve, host)))[0]
+    assert seen == (newest.name.replace("_", "."), b"hello")
     assert names == ["a.example"] * hellos
     assert ends() == [ENDED]
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "when asked"])
-def test_second_hello_for_another_host_does_not_reach_an_openssl_host(at_once, server, monkeypatch, ends):
+async def test_second_hello_for_another_host_does_not_reach_an_openssl_host(at_once, server, monkeypatch, ends):
     _, names, serve = server
 
     def escape(pod):
@@ -148,14 +146,11 @@ def test_second_hello_for_another_host_does_not_reach_an_openssl_host(at_once, s
             seen += more
         return seen
 
-    async def main():
-        async with tunnel(monkeypatch) as (pod, host, _):
-            serving = asyncio.create_task(asyncio.to_thread(serve, host))
-            seen = await asyncio.to_thread(escape, pod)
-            await serving
-            return seen
-
-    assert len(asyncio.run(main())) < 300  # no certificate
+    async with tunnel(monkeypatch) as (pod, host, _):
+        serving = asyncio.create_task(asyncio.to_thread(serve, host))
+        seen = await asyncio.to_thread(escape, pod)
+        await serving
+    assert len(seen) < 300  # no certificate
     assert names == ["a.example"]
     assert ends() == [OTHER_NAME]
 
@@ -171,30 +166,26 @@ def received(one, length):
     return found
 
 
-def exchange(monkeypatch, turns, tier=UNVERIFIED, is_open=True):
+async def exchange(monkeypatch, turns, tier=UNVERIFIED, is_open=True):
     """In turns, the pod sends bytes, and the host answers, in pieces if it has a list of them. The host ends a tunnel that is open
     then. Returns what each got that the other sent, until the host had no answer, and what each got in the end."""
-
-    async def main():
-        async with tunnel(monkeypatch, tier) as (pod, host, _):
-            got = []
-            for sent, answer in turns:
-                await asyncio.to_thread(pod.sendall, sent)
-                if not answer:
-                    break
-                got.append(await asyncio.to_thread(received, host, len(sent)))
-                pieces = answer if isinstance(answer, list) else [answer]
-                for piece in pieces:
-                    await asyncio.to_thread(host.sendall, piece)
-                    await asyncio.sleep(0.002 * (len(pieces) > 1))
-                got.append(await asyncio.to_thread(received, pod, len(b"".join(pieces))))
-            if is_open:
-                host.shutdown(socket.SHUT_WR)
-            end = await asyncio.to_thread(received, pod, 1)
-            pod.close()
-            return got, end, await asyncio.to_thread(received, host, 1 << 20)
-
-    return asyncio.run(main())
+    async with tunnel(monkeypatch, tier) as (pod, host, _):
+        got = []
+        for sent, answer in turns:
+            await asyncio.to_thread(pod.sendall, sent)
+            if not answer:
+                break
+            got.append(await asyncio.to_thread(received, host, len(sent)))
+            pieces = answer if isinstance(answer, list) else [answer]
+            for piece in pieces:
+                await asyncio.to_thread(host.sendall, piece)
+                await asyncio.sleep(0.002 * (len(pieces) > 1))
+            got.append(await asyncio.to_thread(received, pod, len(b"".join(pieces))))
+        if is_open:
+            host.shutdown(socket.SHUT_WR)
+        end = await asyncio.to_thread(received, pod, 1)
+        pod.close()
+        return got, end, await asyncio.to_thread(received, host, 1 << 20)
 
 
 def through(*turns):
@@ -218,8 +209,8 @@ def through(*turns):
         pytest.param([(NO_NAME[0], ASKS), (NO_NAME[1], ANSWERS)], ANY, id="no name"),
     ],
 )
-def test_hellos_for_one_host_are_passed_on(turns, tier, monkeypatch, ends):
-    assert exchange(monkeypatch, turns, tier) == through(*turns)
+async def test_hellos_for_one_host_are_passed_on(turns, tier, monkeypatch, ends):
+    assert await exchange(monkeypatch, turns, tier) == through(*turns)
     assert ends() == [ENDED]
 
 
@@ -241,104 +232,89 @@ def test_hellos_for_one_host_are_passed_on(turns, tier, monkeypatch, ends):
         pytest.param([(NO_KEY, server_hello(RETRY, after=b"\0"))], NOT_TLS, UNVERIFIED, id="unclear question"),
     ],
 )  # fmt: skip
-def test_other_hellos_end_the_tunnel(turns, end, tier, monkeypatch, ends):
-    got, *rest = exchange(monkeypatch, turns, tier, is_open=False)
+async def test_other_hellos_end_the_tunnel(turns, end, tier, monkeypatch, ends):
+    got, *rest = await exchange(monkeypatch, turns, tier, is_open=False)
     passed_on, *_ = through(*(turn for turn in turns if turn[1]))
     assert (got, rest) == (passed_on, [b"", b""])
     assert ends() == [end]
 
 
 @pytest.mark.parametrize("early", [CHANGE_CIPHER_SPEC + EARLY_DATA, bytes(2 * MAX_HELLO_BYTES)], ids=["early data", "much"])
-def test_host_gets_what_follows_the_hello_once_it_has_answered(early, monkeypatch, ends):
-    async def main():
-        async with tunnel(monkeypatch) as (pod, host, _):
-            await asyncio.to_thread(pod.sendall, WITH_KEY + early)
-            assert await asyncio.to_thread(received, host, len(WITH_KEY)) == WITH_KEY
-            await asyncio.sleep(0.05)
-            host.setblocking(False)
-            with pytest.raises(BlockingIOError):
-                host.recv(1)
-            host.settimeout(60)
-            host.sendall(ANSWERS)
-            assert await asyncio.to_thread(received, host, len(early)) == early
-            assert await asyncio.to_thread(received, pod, len(ANSWERS)) == ANSWERS
-
-    asyncio.run(main())
+async def test_host_gets_what_follows_the_hello_once_it_has_answered(early, monkeypatch, ends):
+    async with tunnel(monkeypatch) as (pod, host, _):
+        await asyncio.to_thread(pod.sendall, WITH_KEY + early)
+        assert await asyncio.to_thread(received, host, len(WITH_KEY)) == WITH_KEY
+        await asyncio.sleep(0.05)
+        host.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            host.recv(1)
+        host.settimeout(60)
+        host.sendall(ANSWERS)
+        assert await asyncio.to_thread(received, host, len(early)) == early
+        assert await asyncio.to_thread(received, pod, len(ANSWERS)) == ANSWERS
     assert ends() == [ENDED]
 
 
 @pytest.mark.parametrize("answer", [b"", ALERT, ASKS[:20]], ids=["nothing", "alert", "half an answer"])
-def test_host_that_closes_at_once_closes_the_tunnel(answer, monkeypatch, ends):
-    assert exchange(monkeypatch, [(WITH_KEY, answer)]) == (through((WITH_KEY, answer)) if answer else ([], b"", WITH_KEY))
+async def test_host_that_closes_at_once_closes_the_tunnel(answer, monkeypatch, ends):
+    assert await exchange(monkeypatch, [(WITH_KEY, answer)]) == (through((WITH_KEY, answer)) if answer else ([], b"", WITH_KEY))
     assert ends() == [ENDED]
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["no TLS", "broken"])
-def test_client_that_reads_nothing_keeps_its_connection(broken, monkeypatch, ends):
+async def test_client_that_reads_nothing_keeps_its_connection(broken, monkeypatch, ends):
     """What the host has sent would otherwise stay in the kernel for minutes, and nothing would count it."""
     answer = (ANSWERS if broken else b"") + bytes(60_000)
 
-    async def main():
-        async with tunnel(monkeypatch, buffer=2048) as (pod, host, proxy):
-            pod.sendall(WITH_KEY + b"more")
-            await asyncio.to_thread(received, host, len(WITH_KEY))
-            if broken:
-                host.shutdown(socket.SHUT_RD)  # What follows the hello cannot be passed on.
-            host.sendall(answer)
-            await asyncio.sleep(0.2)
-            assert proxy.open == 1
-            return len(await asyncio.to_thread(received, pod, len(answer)))
-
-    assert asyncio.run(main()) > 10_000
+    async with tunnel(monkeypatch, buffer=2048) as (pod, host, proxy):
+        pod.sendall(WITH_KEY + b"more")
+        await asyncio.to_thread(received, host, len(WITH_KEY))
+        if broken:
+            host.shutdown(socket.SHUT_RD)  # What follows the hello cannot be passed on.
+        host.sendall(answer)
+        await asyncio.sleep(0.2)
+        assert proxy.open == 1
+        assert len(await asyncio.to_thread(received, pod, len(answer))) > 10_000
     assert len(ends()) == 1
 
 
-def test_judged_bytes_are_not_kept_while_the_client_reads_nothing(monkeypatch):
+async def test_judged_bytes_are_not_kept_while_the_client_reads_nothing(monkeypatch):
     """They are 16 KiB of each side, and the client may take an hour."""
 
-    async def main():
-        async with tunnel(monkeypatch, buffer=2048) as (pod, host, proxy):
-            tracemalloc.start()
-            try:
-                before, _ = tracemalloc.get_traced_memory()
-                pod.sendall(WITH_KEY + bytes(14_000))
-                await asyncio.to_thread(received, host, len(WITH_KEY))
-                host.sendall(bytes(60_000))
-                await asyncio.sleep(0.5)
-                kept = tracemalloc.get_traced_memory()[0] - before
-            finally:
-                tracemalloc.stop()
-            assert proxy.open == 1
-            await asyncio.to_thread(received, pod, 60_000)
-            return kept
-
-    assert asyncio.run(main()) < 12_000
+    async with tunnel(monkeypatch, buffer=2048) as (pod, host, proxy):
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            pod.sendall(WITH_KEY + bytes(14_000))
+            await asyncio.to_thread(received, host, len(WITH_KEY))
+            host.sendall(bytes(60_000))
+            await asyncio.sleep(0.5)
+            kept = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert proxy.open == 1
+        await asyncio.to_thread(received, pod, 60_000)
+    assert kept < 12_000
 
 
 @pytest.mark.parametrize("answer", [b"", WARNING, ASKS[:20]], ids=["nothing", "warning", "half an answer"])
-def test_tunnel_to_a_host_that_does_not_answer_ends_in_time(answer, monkeypatch, ends):
+async def test_tunnel_to_a_host_that_does_not_answer_ends_in_time(answer, monkeypatch, ends):
     monkeypatch.setattr(tunnels, "ANSWER_SECONDS", 0.1)
 
-    async def main():
-        async with tunnel(monkeypatch) as (pod, host, _):
-            pod.sendall(WITH_KEY)
-            host.sendall(answer)
-            with suppress(ConnectionResetError):
-                assert await asyncio.to_thread(received, pod, 1000) in (answer, b"")
-
-    asyncio.run(main())
+    async with tunnel(monkeypatch) as (pod, host, _):
+        pod.sendall(WITH_KEY)
+        host.sendall(answer)
+        with suppress(ConnectionResetError):
+            assert await asyncio.to_thread(received, pod, 1000) in (answer, b"")
     assert ends() == [("allowed", "TimeoutError")]
 
 
-def test_second_hello_has_a_time_limit(monkeypatch, ends):
-    async def main():
-        async with tunnel(monkeypatch) as (pod, host, _):
-            pod.sendall(NO_KEY)
-            await asyncio.to_thread(received, host, len(NO_KEY))
-            monkeypatch.setattr(tunnels, "HELLO_SECONDS", 0.1)
-            host.sendall(ASKS)
-            with suppress(ConnectionResetError):
-                assert await asyncio.to_thread(received, pod, 1000) in (ASKS, b"")
-
-    asyncio.run(main())
+async def test_second_hello_has_a_time_limit(monkeypatch, ends):
+    async with tunnel(monkeypatch) as (pod, host, _):
+        pod.sendall(NO_KEY)
+        await asyncio.to_thread(received, host, len(NO_KEY))
+        monkeypatch.setattr(tunnels, "HELLO_SECONDS", 0.1)
+        host.sendall(ASKS)
+        with suppress(ConnectionResetError):
+            assert await asyncio.to_thread(received, pod, 1000) in (ASKS, b"")
     assert ends() == [("allowed", "TimeoutError")]

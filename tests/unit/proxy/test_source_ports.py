@@ -84,18 +84,15 @@ def test_attempt_that_failed_counts_no_longer(ports):
     assert len(ports) == 0
 
 
-def test_connection_that_is_cut_before_its_host_answers_counts_no_longer(ports, monkeypatch):
+async def test_connection_that_is_cut_before_its_host_answers_counts_no_longer(ports, monkeypatch):
     """Such ports would never be free again."""
     monkeypatch.setattr(upstream, "_connected", lambda *_: asyncio.sleep(60))
 
-    async def main():
-        opening = asyncio.create_task(upstream.connect(ports, NewHosts(0, 0), "", [HOST[0]], HOST[1], "uid-1", False))
-        await asyncio.sleep(0)
-        assert len(ports) > 0
-        opening.cancel()
-        await asyncio.wait([opening])
-
-    asyncio.run(main())
+    opening = asyncio.create_task(upstream.connect(ports, NewHosts(0, 0), "", [HOST[0]], HOST[1], "uid-1", False))
+    await asyncio.sleep(0)
+    assert len(ports) > 0
+    opening.cancel()
+    await asyncio.wait([opening])
     assert len(ports) == 0
 
 

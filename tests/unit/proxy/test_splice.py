@@ -28,7 +28,7 @@ def ends():
         one.close()
 
 
-def test_new_connection_waits_for_the_debt_of_those_before(ends, monkeypatch):
+async def test_new_connection_waits_for_the_debt_of_those_before(ends, monkeypatch):
     """Otherwise a server would get a free step with each connection that it opens."""
     later = []
     sender, source, target, receiver = ends
@@ -36,21 +36,18 @@ def test_new_connection_waits_for_the_debt_of_those_before(ends, monkeypatch):
     bucket = Bucket(1000, clock)
     bucket.take(1000 * BURST_SECONDS + 500)
 
-    async def main():
-        loop = asyncio.get_running_loop()
-        monkeypatch.setattr(loop, "call_later", lambda seconds, *call: later.append((seconds, call)) or loop.call_at(1e9, *call))
-        sender.sendall(b"some bytes")
-        pump = Pump(source, target, [bucket])
-        for _ in range(10):
-            await asyncio.sleep(0)
-        early = pump.moved
-        ((seconds, (call, *arguments)),) = later
-        call(*arguments)
-        arrived = await asyncio.wait_for(loop.sock_recv(receiver, 100), 60)
-        pump.stop()
-        return early, seconds, arrived
-
-    assert asyncio.run(main()) == (0, pytest.approx(0.5), b"some bytes")
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "call_later", lambda seconds, *call: later.append((seconds, call)) or loop.call_at(1e9, *call))
+    sender.sendall(b"some bytes")
+    pump = Pump(source, target, [bucket])
+    for _ in range(10):
+        await asyncio.sleep(0)
+    early = pump.moved
+    ((seconds, (call, *arguments)),) = later
+    call(*arguments)
+    arrived = await asyncio.wait_for(loop.sock_recv(receiver, 100), 60)
+    pump.stop()
+    assert (early, seconds, arrived) == (0, pytest.approx(0.5), b"some bytes")
 
 
 @pytest.fixture
@@ -79,24 +76,21 @@ async def fill(sender: socket.socket) -> None:
             await asyncio.wait_for(loop.sock_sendall(sender, bytes(1 << 16)), 1)
 
 
-def test_pump_goes_on_when_its_target_takes_bytes_again(tcp_ends):
+async def test_pump_goes_on_when_its_target_takes_bytes_again(tcp_ends):
     sender, source, target, receiver = tcp_ends
     sent = random.Random(1).randbytes(2_000_000)
 
-    async def main():
-        loop = asyncio.get_running_loop()
-        pump = Pump(source, target, [Bucket(0)])
-        sending = loop.create_task(loop.sock_sendall(sender, sent))
-        await asyncio.sleep(1)
-        held, came = pump.moved, b""
-        async with asyncio.timeout(60):
-            while len(came) < len(sent):
-                came += await loop.sock_recv(receiver, 1 << 20)
-        await sending
-        pump.stop()
-        return held, came
-
-    held, came = asyncio.run(main())
+    loop = asyncio.get_running_loop()
+    pump = Pump(source, target, [Bucket(0)])
+    sending = loop.create_task(loop.sock_sendall(sender, sent))
+    await asyncio.sleep(1)
+    held, came = pump.moved, b""
+    async with asyncio.timeout(60):
+        while len(came) < len(sent):
+            came += await loop.sock_recv(receiver, 1 << 20)
+    await sending
+    pump.stop()
+    held, came = (held, came)
     assert 0 < held < len(sent)
     assert came == sent
 
@@ -104,7 +98,7 @@ def test_pump_goes_on_when_its_target_takes_bytes_again(tcp_ends):
 @pytest.mark.parametrize(
     ("after", "closes"), [(b" bytes", False), (b" bytes", True), (b"", True)], ids=["bytes", "bytes and the end", "the end"]
 )
-def test_urgent_byte_is_passed_over(tcp_ends, after, closes):
+async def test_urgent_byte_is_passed_over(tcp_ends, after, closes):
     """The source stays readable, so a pump that did not pass over it would take steps for as long as the connection is open."""
     sender, source, target, receiver = tcp_ends
     steps = 0
@@ -115,79 +109,67 @@ def test_urgent_byte_is_passed_over(tcp_ends, after, closes):
             steps += 1
             super()._step(least)
 
-    async def main():
-        sender.send(b"some")
-        sender.send(b"!", socket.MSG_OOB)
-        sender.send(after)
-        if closes:
-            sender.shutdown(socket.SHUT_WR)
-        pump = Counted(source, target, [Bucket(0)])
-        async with asyncio.timeout(60):
-            while steps < 1000 and (not pump.ended.done() if closes else pump.moved < len(b"some" + after) or pump.left):
-                await asyncio.sleep(0)
-        pump.stop()
-        return receiver.recv(100), pump.moved
-
-    assert asyncio.run(main()) == (b"some" + after, len(b"some" + after))
+    sender.send(b"some")
+    sender.send(b"!", socket.MSG_OOB)
+    sender.send(after)
+    if closes:
+        sender.shutdown(socket.SHUT_WR)
+    pump = Counted(source, target, [Bucket(0)])
+    async with asyncio.timeout(60):
+        while steps < 1000 and (not pump.ended.done() if closes else pump.moved < len(b"some" + after) or pump.left):
+            await asyncio.sleep(0)
+    pump.stop()
+    assert (receiver.recv(100), pump.moved) == (b"some" + after, len(b"some" + after))
     assert steps <= 10
 
 
-def test_pump_that_waits_ends_with_its_target(tcp_ends):
+async def test_pump_that_waits_ends_with_its_target(tcp_ends):
     """The buffer of a connection that was reset stays full. Waiting for room would never end, and would take a whole processor."""
     sender, source, target, receiver = tcp_ends
 
-    async def main():
-        pump = Pump(source, target, [Bucket(0)])
-        await fill(sender)
-        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        receiver.close()
-        with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            await asyncio.wait_for(pump.ended, 60)
-        pump.stop()
-
-    asyncio.run(main())
+    pump = Pump(source, target, [Bucket(0)])
+    await fill(sender)
+    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    receiver.close()
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        await asyncio.wait_for(pump.ended, 60)
+    pump.stop()
 
 
-def test_failure_of_a_stopped_pump_is_no_error_of_the_loop(ends):
+async def test_failure_of_a_stopped_pump_is_no_error_of_the_loop(ends):
     """If both pumps of a connection fail at once, only one failure is looked at."""
     sender, source, target, receiver = ends
     errors = []
 
-    async def main():
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["message"]))
-        receiver.close()
-        sender.sendall(b"some bytes")
-        pump = Pump(source, target, [Bucket(0)])
-        async with asyncio.timeout(60):
-            while not pump.ended.done():
-                await asyncio.sleep(0.01)
-        pump.stop()
-        del pump
-        gc.collect()
-
-    asyncio.run(main())
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["message"]))
+    receiver.close()
+    sender.sendall(b"some bytes")
+    pump = Pump(source, target, [Bucket(0)])
+    async with asyncio.timeout(60):
+        while not pump.ended.done():
+            await asyncio.sleep(0.01)
+    pump.stop()
+    del pump
+    gc.collect()
     assert errors == []
 
 
 @pytest.mark.parametrize("broken", ["source", "target"])
-def test_pump_of_a_broken_connection_holds_no_pipe(ends, broken, monkeypatch):
+async def test_pump_of_a_broken_connection_holds_no_pipe(ends, broken, monkeypatch):
     """The connection may stay for minutes: the other side is still to get what the kernel has for it."""
     monkeypatch.setattr(splice, "_spare", [])
     sender, source, target, receiver = ends
 
-    async def main():
-        before = pipes()
-        if broken == "source":
-            source.send(b"bytes that nobody reads, so its end is a reset")
-            sender.close()
-        else:
-            sender.send(b"some bytes")
-            receiver.close()
-        pump = Pump(source, target, [Bucket(0)])
-        with pytest.raises(ConnectionError):
-            await asyncio.wait_for(pump.ended, 60)
-        held = pipes() - before - len(splice._spare)
-        pump.stop()
-        return held
-
-    assert asyncio.run(main()) == 0
+    before = pipes()
+    if broken == "source":
+        source.send(b"bytes that nobody reads, so its end is a reset")
+        sender.close()
+    else:
+        sender.send(b"some bytes")
+        receiver.close()
+    pump = Pump(source, target, [Bucket(0)])
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(pump.ended, 60)
+    held = pipes() - before - len(splice._spare)
+    pump.stop()
+    assert held == 0

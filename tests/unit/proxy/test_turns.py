@@ -21,7 +21,7 @@ CONNECTIONS = 100
 """Connections that wait to be accepted."""
 
 
-def test_upload_in_chunks_of_a_byte_leaves_others_their_turns():
+async def test_upload_in_chunks_of_a_byte_leaves_others_their_turns():
     (pod, client), (upstream, host) = socket.socketpair(), socket.socketpair()
     for one in (client, upstream):
         one.setblocking(False)
@@ -35,33 +35,27 @@ def test_upload_in_chunks_of_a_byte_leaves_others_their_turns():
             turns += 1
             await asyncio.sleep(0)
 
-    async def main():
-        request = await read_request(client)
-        flow = Connected(Flow("127.0.0.1", client), request, None, upstream, "192.0.2.1", None, [Bucket(0)])
-        others = asyncio.create_task(other())
-        await asyncio.wait_for(send(flow, request), 60)
-        others.cancel()
-
-    asyncio.run(main())
+    request = await read_request(client)
+    flow = Connected(Flow("127.0.0.1", client), request, None, upstream, "192.0.2.1", None, [Bucket(0)])
+    others = asyncio.create_task(other())
+    await asyncio.wait_for(send(flow, request), 60)
+    others.cancel()
     assert host.recv(65536).count(b"x") >= CHUNKS
     assert turns >= CHUNKS // PIECES_A_TURN
     for one in (pod, client, upstream, host):
         one.close()
 
 
-def test_flood_of_connections_leaves_others_their_turns():
-    async def main():
-        proxy = Proxy(Policy({}), Limits(connections=CONNECTIONS, new_per_second=CONNECTIONS), Resolver(), Metrics())
-        listener = listen(0, "127.0.0.1")
-        pod = [socket.create_connection(listener.getsockname()) for _ in range(CONNECTIONS)]
-        serving, accepted = asyncio.create_task(proxy.serve(listener)), [0]
-        async with asyncio.timeout(60):
-            while accepted[-1] < CONNECTIONS:
-                await asyncio.sleep(0)
-                accepted.append(proxy.open)
-        serving.cancel()
-        for one in (listener, *pod):
-            one.close()
-        return [after - before for before, after in itertools.pairwise(accepted)]
-
-    assert max(asyncio.run(main())) <= ACCEPTED_A_TURN
+async def test_flood_of_connections_leaves_others_their_turns():
+    proxy = Proxy(Policy({}), Limits(connections=CONNECTIONS, new_per_second=CONNECTIONS), Resolver(), Metrics())
+    listener = listen(0, "127.0.0.1")
+    pod = [socket.create_connection(listener.getsockname()) for _ in range(CONNECTIONS)]
+    serving, accepted = asyncio.create_task(proxy.serve(listener)), [0]
+    async with asyncio.timeout(60):
+        while accepted[-1] < CONNECTIONS:
+            await asyncio.sleep(0)
+            accepted.append(proxy.open)
+    serving.cancel()
+    for one in (listener, *pod):
+        one.close()
+    assert max([after - before for before, after in itertools.pairwise(accepted)]) <= ACCEPTED_A_TURN

@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.support.egress_proxy import lab
-from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PUBLIC, Pod, connect, first_line, get, open_tunnel
+from tests.support.egress_proxy.attempts import COURSE, LISTED, PUBLIC, Pod, connect, first_line, get, open_tunnel
 from tests.support.egress_proxy.internet import answer, start_internet
 from tests.support.waiting import eventually
 from verifier.proxy.connections import Proxy
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
-from verifier.proxy.resolve import NAMES_OF_ONE, SHARED, THREADS, Resolver
+from verifier.proxy.resolve import THREADS, Resolver
 
 SERVER = "10.42.255.1"
 """The address of the DNS server, which is also the proxy's."""
@@ -32,13 +32,6 @@ SERVER_FAILURE = 2
 
 ASKED = THREADS + 8
 """Connections of one server to hosts whose names are never answered: more than the proxy resolves at a time."""
-
-CROWD = [Pod(lab.PROXY, f"127.0.1.{number}") for number in range(1, 1 + THREADS // NAMES_OF_ONE)]
-"""Verified servers that together request as many names as the proxy resolves at a time."""
-
-STRANGERS = [Pod(lab.PROXY, f"127.0.2.{number}") for number in range(1, 1 + 2 * THREADS)]
-"""Unverified servers that request one name each: together twice as many as the proxy resolves at a time, so that a name behind them
-would not be answered in time."""
 
 
 def seen() -> dict:
@@ -81,10 +74,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         start_internet(Path(folder), PUBLIC)
     dns = Dns()
-    names = ("ok.example", "fine.example", "other.example", "third.example")
+    names = ("ok.example", "fine.example", "other.example")
     policy = lab.policy(*names, *(f"*.{kind}.example" for kind in ("late", "never", "lost", "failed")))
-    unverified = dict.fromkeys((lab.PODS[LISTED], lab.PODS[COURSE], *STRANGERS), "unverified")
-    tiers = unverified | dict.fromkeys((lab.PODS[ANY], *CROWD), "full")
+    tiers = dict.fromkeys((lab.PODS[LISTED], lab.PODS[COURSE]), "unverified")
     running = lab.Running(Proxy(policy, Limits(new_per_second=1000), Resolver(), Metrics()), tiers)
 
     def ask(pod: Pod, host: str) -> str:
@@ -115,7 +107,6 @@ def main() -> None:
         eventually(lambda: bool(dns.unanswered))
         found["meanwhile"] = both("fine.example")
         found["late"] = ask(lab.PODS[COURSE], "one.late.example")
-        found["names"] = len(dns.unanswered)
         answers = [one.result() for one in waiting]
     found["never"] = sorted({line for line, _ in answers})
     found["lost"] = ask(lab.PODS[COURSE], "one.lost.example")
@@ -124,29 +115,6 @@ def main() -> None:
     dns.awake.set()
     eventually(lambda: " 200 " in ask(lab.PODS[LISTED], "0.never.example"))
     found["after"] = both("other.example")
-    dns.awake.clear()
-    waits = [connect(pod) for pod in STRANGERS]
-    for number, connection in enumerate(waits):
-        connection.sendall(get(f"http://{number}.strangers.never.example/").encode())
-    eventually(lambda: sum(b"strangers" in name for name in dns.unanswered.copy()) >= THREADS)
-    found["strangers"] = ask(lab.PODS[ANY], "fifth.example")
-    dns.awake.set()
-    # All of them, or those that still wait for a turn would take the threads again, and longer on a busy machine.
-    for connection in waits:
-        connection.settimeout(WAIT_SECONDS)
-        first_line(connection)
-    dns.awake.clear()
-    for number, pod in enumerate(CROWD):
-        for turn in range(NAMES_OF_ONE):
-            threading.Thread(target=ask, args=[pod, f"{turn}.{number}.crowd.never.example"], daemon=True).start()
-
-    def waiting() -> list[bytes]:
-        return [name for name in dns.unanswered.copy() if b"crowd" in name]
-
-    # One name of each server; some have more.
-    eventually(lambda: len({name.split(b"\x05crowd")[0][-1:] for name in waiting()}) == len(CROWD))
-    eventually(lambda: len(waiting()) >= THREADS * SHARED)
-    found["crowd"] = [ask(lab.PODS[COURSE], "third.example"), ask(lab.PODS[ANY], "fourth.example")]
     running.end(found)
 
 

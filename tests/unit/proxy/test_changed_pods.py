@@ -2,15 +2,14 @@
 
 import asyncio
 import ipaddress
-import logging
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import pytest
 
 from tests.support.clock import Clock
 from tests.support.egress_proxy.hellos import encrypted_client_hello, hello, hello_for, server_hello, server_name
-from tests.support.ports import free_port
+from tests.support.egress_proxy.loopback import publish, served
 from verifier.grants import UNVERIFIED
 from verifier.networks import NetworkSet
 from verifier.proxy import accounting, connections, upstream
@@ -19,9 +18,7 @@ from verifier.proxy.flow import Connected
 from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits, Usage
 from verifier.proxy.metrics import Metrics
-from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
-from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 HOST = "203.0.113.1"
 """The address of `a.example`."""
@@ -41,12 +38,6 @@ NAMED, UNNAMED = hello_for("a.example"), hello()
 ENCRYPTED = hello(server_name("a.example"), encrypted_client_hello())
 
 
-def publish(proxy, tier):
-    """Publish the pod with a tier."""
-    proxy.identities.load(AddressVersion(), {"alice/": [PodAddresses("uid-1", "alice", "", ("127.0.0.1",), tier)]})
-    proxy.identities.apply(AddressChange(AddressVersion()))
-
-
 @asynccontextmanager
 async def tunnel(monkeypatch, first_bytes, tier, tier_when_connected):
     """The pod opens a tunnel to `a.example` in one tier, and has another one when the host is connected. Yields the proxy, what the
@@ -61,29 +52,13 @@ async def tunnel(monkeypatch, first_bytes, tier, tier_when_connected):
 
     monkeypatch.setattr(upstream, "_connected", connected)
     publish(proxy, tier)
-    port = free_port()
-    listener = listen(port, "127.0.0.1")
-    serving = asyncio.create_task(proxy.serve(listener))
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    host_reader, host_writer = await asyncio.open_connection(sock=host)
-    try:
-        async with asyncio.timeout(60):
+    async with served(proxy) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        host_reader, host_writer = await asyncio.open_connection(sock=host)
+        with closing(writer), closing(host_writer):
             writer.write(b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n" + first_bytes)
             assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
             yield proxy, await host_reader.read(len(first_bytes)), reader, host_writer
-    finally:
-        serving.cancel()
-        listener.close()
-        writer.close()
-        host_writer.close()
-        await proxy.drain(60)
-
-
-@pytest.fixture
-def ends(caplog):
-    """Returns how connections ended."""
-    caplog.set_level(logging.INFO)
-    return lambda: [(record.fields["decision"], record.fields["rule"]) for record in caplog.records]
 
 
 @pytest.mark.parametrize(

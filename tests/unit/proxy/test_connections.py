@@ -5,12 +5,13 @@ import logging.config
 import socket
 import tracemalloc
 from collections import Counter
+from contextlib import AsyncExitStack
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.egress_proxy.loopback import publish, served
 from tests.support.metrics import PROXY_NAMES
-from tests.support.ports import free_port
 from verifier import logs
 from verifier.proxy import answers, connections, limits, requests
 from verifier.proxy.decide import Policy, TierHosts
@@ -18,7 +19,6 @@ from verifier.proxy.flow import Asked, Flow
 from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
-from verifier.proxy.process import listen
 from verifier.proxy.refusals import UNKNOWN, Reason, Refusal
 from verifier.proxy.resolve import Resolver
 from verifier.records import AddressChange, AddressVersion, PodAddresses
@@ -31,22 +31,15 @@ async def test_connections_beyond_a_limit_are_not_all_answered():
 
     now = [100.0]
     proxy = connections.Proxy(Policy({}), Limits(connections=1, new_per_second=10_000), Resolver(), Metrics(), clock=lambda: now[0])
-    port = free_port()
-    listener = listen(port, "127.0.0.1")
-    serving = asyncio.create_task(proxy.serve(listener))
-    pod = [socket.create_connection(("127.0.0.1", port)) for _ in range(most + 50)]
-    loop = asyncio.get_running_loop()
-    for connection in pod:
-        connection.setblocking(False)
-    # The first one is within the limit; the last 49 get nothing.
-    said = [await asyncio.wait_for(loop.sock_recv(connection, 12), 60) for connection in pod[1:]]
-    assert said == [b"HTTP/1.1 429"] * most + [b""] * 49
-    assert proxy.open <= most + 1
-    serving.cancel()
-    listener.close()
-    for connection in pod:
-        connection.close()
-    await proxy.drain(5)
+    async with served(proxy, drain_seconds=5) as address, AsyncExitStack() as stack:
+        pod = [stack.enter_context(socket.create_connection(address)) for _ in range(most + 50)]
+        loop = asyncio.get_running_loop()
+        for connection in pod:
+            connection.setblocking(False)
+        # The first one is within the limit; the last 49 get nothing.
+        said = [await asyncio.wait_for(loop.sock_recv(connection, 12), 60) for connection in pod[1:]]
+        assert said == [b"HTTP/1.1 429"] * most + [b""] * 49
+        assert proxy.open <= most + 1
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["whose address it was", "that was withdrawn before it came"])
@@ -97,7 +90,7 @@ TUNNEL, PLAIN = "CONNECT a.example:443", "POST http://a.example/"
 async def test_connection_that_waits_keeps_little(sent, answer, monkeypatch):
     """What a client has sent stays in the proxy's memory while a host is looked up, or until the client has read a refusal."""
     monkeypatch.setattr(answers, "LINGER_SECONDS", 60.0)
-    asked, number = [], 50
+    asked, number = [], 15
 
     class Unanswered(Resolver):
         async def addresses(self, name, server="", verified=True):
@@ -106,68 +99,46 @@ async def test_connection_that_waits_keeps_little(sent, answer, monkeypatch):
 
     policy = Policy({"small": TierHosts(HostList(["a.example"]), frozenset({80, 443}))})
     proxy = connections.Proxy(policy, Limits(new_per_second=100), Unanswered(), Metrics())
-    pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "small", False)
-    proxy.identities.load(AddressVersion(), {"alice/": [pod]})
-    proxy.identities.apply(AddressChange(AddressVersion()))
-    port, loop = free_port(), asyncio.get_running_loop()
-    listener = listen(port, "127.0.0.1")
-    serving = asyncio.create_task(proxy.serve(listener))
-    clients = []
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    for _ in range(number):
-        client = socket.create_connection(("127.0.0.1", port))
-        clients.append(client)
-        client.setblocking(False)
-        client.send(sent)
-        if answer:
-            assert await asyncio.wait_for(loop.sock_recv(client, len(answer)), 60) == answer
-    async with asyncio.timeout(60):
+    publish(proxy, "small")
+    loop = asyncio.get_running_loop()
+    async with served(proxy, drain_seconds=0) as address, AsyncExitStack() as stack:
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(number):
+            client = stack.enter_context(socket.create_connection(address))
+            client.setblocking(False)
+            client.send(sent)
+            if answer:
+                assert await asyncio.wait_for(loop.sock_recv(client, len(answer)), 60) == answer
         while not answer and len(asked) < number:
             await asyncio.sleep(0.01)
-    kept = (tracemalloc.get_traced_memory()[0] - before) / number
-    tracemalloc.stop()
-    serving.cancel()
-    listener.close()
-    for client in clients:
-        client.close()
-    await proxy.drain(0)
+        kept = (tracemalloc.get_traced_memory()[0] - before) / number
+        tracemalloc.stop()
     assert kept <= 4 * requests.MAX_HEAD_BYTES
 
 
 async def test_listed_host_counts_for_its_group_and_a_flood_for_its_server(caplog):
     """Metrics and logs: connections to listed hosts that have no address, and one beyond the limit."""
     caplog.set_level(logging.INFO)
-    pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "small", False, "https://github.com/org/" + "course" * 100)
+    repository = "https://github.com/org/" + "course" * 100
     course = {"github.com/org/*": HostList(["api.example.org"])}
     policy = Policy({"small": TierHosts(HostList(["julia"]))}, repositories=course)
     metrics = Metrics()
     proxy = connections.Proxy(policy, Limits(new_per_second=1), Resolver(lambda name: []), metrics, clock=lambda: 100.0)
-    proxy.identities.load(AddressVersion(), {"alice/": [pod]})
-    proxy.identities.apply(AddressChange(AddressVersion()))
-    port = free_port()
-    listener = listen(port, "127.0.0.1")
-    serving = asyncio.create_task(proxy.serve(listener))
-    asked = (("pkg.julialang.org", 502), ("api.example.org", 502), ("pkg.julialang.org", 429))
-    for host, answer in asked:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n".encode())
-        assert (await reader.read()).startswith(b"HTTP/1.1 %d" % answer)
-        writer.close()
-    serving.cancel()
-    listener.close()
-    await proxy.drain(5)
+    publish(proxy, "small", repository=repository)
+    async with served(proxy) as address:
+        for host, answer in (("pkg.julialang.org", 502), ("api.example.org", 502), ("pkg.julialang.org", 429)):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n".encode())
+            assert (await reader.read()).startswith(b"HTTP/1.1 %d" % answer)
+            writer.close()
     found = metrics.text().decode()
     for rule, group in (("unresolved", "julia"), ("unresolved", "other"), ("limit", "")):
         labels = f'decision="refused",group="{group}",rule="{rule}",tier="small"'
         assert f"binder_egress_proxy_connections_total{{{labels}}} 1.0" in found
     lines = [record.fields for record in caplog.records]
-    assert [(line["rule"], line["user"]) for line in lines] == [
-        ("unresolved", "alice"),
-        ("unresolved", "alice"),
-        ("limit", "alice"),
-    ]
-    assert {line["repository"] for line in lines} == {pod.repository[:200]}  # a stranger's text, in each line
+    assert [(line["rule"], line["user"]) for line in lines] == [(rule, "alice") for rule in ("unresolved", "unresolved", "limit")]
+    assert {line["repository"] for line in lines} == {repository[:200]}  # a stranger's text, in each line
 
 
 def test_refusals_of_a_server_are_logged_up_to_a_limit_for_each_rule_and_what_went_out_always(caplog):

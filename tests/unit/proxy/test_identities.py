@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from tests.support.clock import Clock
 from verifier.proxy.identities import MAX_AGE_SECONDS, Identities
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 from verifier.texts import read_change, read_pods, read_version, write_pods
@@ -12,11 +11,6 @@ from verifier.texts import read_change, read_pods, read_version, write_pods
 
 def pod(uid="a", *addresses, tier="unverified"):
     return PodAddresses(uid, uid, "", addresses or ("10.42.0.5",), tier)
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture

@@ -4,16 +4,10 @@ from heapq import heappop, heappush
 
 import pytest
 
-from tests.support.clock import Clock
 from verifier.proxy.limits import BURST_SECONDS, Bucket, Limits, Usage
 
 STEP = 262_144
 """Bytes that a pump moves at once."""
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 def test_bucket_gives_its_rate(clock):

@@ -2,16 +2,10 @@
 
 import pytest
 
-from tests.support.clock import Clock
 from tests.support.egress_proxy import scanning
 from verifier.proxy.new_hosts import WAIT_SECONDS, WINDOW_SECONDS, NewHosts
 
 LIMIT = 20
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture

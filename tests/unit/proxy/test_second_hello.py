@@ -1,7 +1,6 @@
 """The server of the egress proxy: the beginning of a tunnel, until the host has answered the ClientHello (D-403)."""
 
 import asyncio
-import logging
 import socket
 import ssl
 import tracemalloc
@@ -11,7 +10,7 @@ import pytest
 
 from tests.support.certificates import certificate
 from tests.support.egress_proxy.hellos import CHANGE_CIPHER_SPEC, RETRY, hello_1_3, hello_for, server_hello
-from tests.support.ports import free_port
+from tests.support.egress_proxy.loopback import publish, served
 from verifier.grants import UNVERIFIED
 from verifier.proxy import connections, tunnels, upstream
 from verifier.proxy.decide import Policy, TierHosts
@@ -19,9 +18,7 @@ from verifier.proxy.hello import MAX_HELLO_BYTES
 from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
-from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
-from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 ANY = "any"
 POLICY = Policy({UNVERIFIED: TierHosts(HostList(["a.example"])), ANY: TierHosts(HostList(["*"]))})
@@ -40,8 +37,7 @@ async def tunnel(monkeypatch, tier=UNVERIFIED, buffer=0):
     """A pod has an open tunnel to `a.example`. Yields the sockets of both ends, and the proxy. `buffer`: bytes that the pod can
     receive without reading."""
     proxy = connections.Proxy(POLICY, Limits(), Resolver(lambda name: ["203.0.113.1"]), Metrics(), log_connections=True)
-    proxy.identities.load(AddressVersion(), {"alice/": [PodAddresses("uid-1", "alice", "", ("127.0.0.1",), tier)]})
-    proxy.identities.apply(AddressChange(AddressVersion()))
+    publish(proxy, tier)
     ours, host = socket.socketpair()
     ours.setblocking(False)
     host.settimeout(60)
@@ -50,35 +46,18 @@ async def tunnel(monkeypatch, tier=UNVERIFIED, buffer=0):
         return ours
 
     monkeypatch.setattr(upstream, "_connected", connected)
-    port = free_port()
-    listener = listen(port, "127.0.0.1")
-    serving = asyncio.create_task(proxy.serve(listener))
-    pod = socket.socket()
-    pod.settimeout(60)
-    if buffer:
-        pod.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    pod.connect(("127.0.0.1", port))
-    try:
-        async with asyncio.timeout(120):
+    async with served(proxy) as address:
+        with socket.socket() as pod, host:
+            pod.settimeout(60)
+            if buffer:
+                pod.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            pod.connect(address)
             pod.sendall(b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n")
             head = b""
             while not head.endswith(b"\r\n\r\n"):
                 head += await asyncio.to_thread(pod.recv, 1)
             assert b" 200 " in head
             yield pod, host, proxy
-    finally:
-        pod.close()
-        host.close()
-        await proxy.drain(60)
-        serving.cancel()
-        listener.close()
-
-
-@pytest.fixture
-def ends(caplog):
-    """Returns how connections ended."""
-    caplog.set_level(logging.INFO)
-    return lambda: [(record.fields["decision"], record.fields["rule"]) for record in caplog.records]
 
 
 # -- hosts with OpenSSL

@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from tests.support.clock import Clock
 from tests.support.egress_proxy import few_ports
 from verifier.proxy import upstream
 from verifier.proxy.limits import DEFAULT_PORTS
@@ -14,11 +13,6 @@ from verifier.proxy.source_ports import ENDED_MOST, FEW, KEPT_SECONDS, SourcePor
 HOST = ("203.0.113.11", 443)
 PORTS = 4000
 """So all servers have 2,000 ports for one address, and unverified ones 1,000."""
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """Redis; the verifier, as two apps and as a process; and what clients, BinderHub and the reconciler do."""
 
 import json
+import multiprocessing
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -11,7 +13,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,10 +25,13 @@ from tests.support.ports import free_port
 from tests.support.processes import children
 from tests.support.store import Store
 from tests.support.waiting import eventually
+from verifier.cli import main
 from verifier.grants import UNVERIFIED, Grant
 from verifier.records import KnownServer, Server
 from verifier.settings import VerifierSettings, load
+from verifier.store import connection
 from verifier.texts import read_known
+from verifier.web import servers
 from verifier.web.app import create_internal_app, create_public_app
 from verifier.web.context import Services
 
@@ -99,18 +104,28 @@ class RedisServer:
         self._process.send_signal(signal.SIGCONT)
 
 
-PATIENT = """
-import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-from verifier.store import connection
-from verifier.web import servers
-connection.TIMEOUT_SECONDS = 10.0
-servers.UNLOCK_WAIT_SECONDS = {unlock_wait_seconds}
-from verifier.cli import main
-main()
-"""
-"""The program of a process that waits longer for Redis than the product's half a second, because CI machines are slow. Its soft
-limit of open files is a container's."""
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([__name__, "verifier.cli", "verifier.web.gunicorn", "verifier.web.receiver"])
+"""Starts processes as copies of one that has loaded their modules, because loading them takes most of a start's processor time."""
+
+
+def _serve(command: str, environment: dict[str, str], unlock_wait_seconds: float, log: str, prepare: Callable[[], None]) -> None:
+    """Run a command of the product. It waits longer for Redis than the product's half a second, because CI machines are slow. Its
+    soft limit of open files is a container's."""
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    connection.TIMEOUT_SECONDS = 10.0
+    servers.UNLOCK_WAIT_SECONDS = unlock_wait_seconds
+    prepare()
+    sys.argv = ["binder-egress", command]
+    main()
+
+
+def _as_it_is() -> None:
+    """Prepare nothing."""
 
 
 PATIENT_UNLOCK_SECONDS = 15.0
@@ -118,25 +133,34 @@ PATIENT_UNLOCK_SECONDS = 15.0
 
 
 class ServedProcess:
-    """A process with gunicorn and real ports, which is ready when the address `ready` answers."""
+    """A process with gunicorn and real ports, which is ready when the address `ready` answers. `prepare`, a function of a module,
+    is called in it first."""
 
-    def __init__(self, command: str, ready: str, unlock_wait_seconds: float = 2.0, **settings: object) -> None:
+    def __init__(
+        self,
+        command: str,
+        ready: str,
+        unlock_wait_seconds: float = 2.0,
+        prepare: Callable[[], None] = _as_it_is,
+        **settings: object,
+    ) -> None:
         self._ready = ready
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
         for name, value in settings.items():
             environment[f"BINDER_EGRESS_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
         # A pipe that nobody reads would block the process.
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._log = tempfile.NamedTemporaryFile("r")  # noqa: SIM115
         self._lines: list[str] = []
-        program = PATIENT.format(unlock_wait_seconds=unlock_wait_seconds)
-        self._process = subprocess.Popen([sys.executable, "-c", program, command], env=environment, stderr=self._log)
+        args = (command, environment, unlock_wait_seconds, self._log.name, prepare)
+        self._process = FORKS.Process(target=_serve, args=args, daemon=True)
+        self._process.start()
         self.await_ready()
 
     def await_ready(self) -> None:
         """Wait until it is ready, as Kubernetes does before it sends requests."""
 
         def is_ready() -> bool:
-            assert self._process.poll() is None, "it has ended"
+            assert self._process.is_alive(), "it has ended"
             with DIRECT.open(self._ready, timeout=30):
                 return True
 
@@ -145,23 +169,24 @@ class ServedProcess:
     def processes(self) -> list[int]:
         """The ids of gunicorn's two processes, the worker first."""
         own = self._process.pid
+        assert own
         return [*children(own), own]
 
     def kill(self) -> None:
         """Kill it and its worker at once."""
-        if self._process.poll() is not None:
+        if not self._process.is_alive():
             return
         for process in self.processes():
             os.kill(process, signal.SIGKILL)
-        self._process.wait(timeout=60)
+        self._process.join(60)
         self._log.close()
 
     def stop(self) -> list[str]:
         """Stop it as Kubernetes does, unless it has stopped already. Returns the lines of its log."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        self._process.wait(timeout=60)
-        assert self._process.returncode == 0
+        if self._process.is_alive():
+            self._process.terminate()
+        self._process.join(60)
+        assert self._process.exitcode == 0
         if not self._log.closed:
             self._log.seek(0)
             self._lines = self._log.read().splitlines()

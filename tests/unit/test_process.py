@@ -1,5 +1,6 @@
 """The command as a process, with gunicorn, two real ports and threads."""
 
+import errno
 import json
 import os
 import socket
@@ -17,19 +18,17 @@ from tests.support.apps import API_TOKEN, CLIENT, DIRECT, VerifierProcess
 from verifier.web.context import place_given_back
 from verifier.web.gunicorn import MAX_HEAD_BYTES, RECEIVE_SECONDS, PortServer, Threads
 
-WITHOUT_IPV6 = """
-import errno, os, socket
 
-init = socket.socket.__init__
+def refuse_ipv6():
+    """Let a process see what it sees on a node that was booted with `ipv6.disable=1`."""
+    init = socket.socket.__init__
 
-def refuse(self, family=-1, *others, **named):
-    if family == socket.AF_INET6:
-        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
-    init(self, family, *others, **named)
+    def refuse(self, family=-1, *others, **named):
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        init(self, family, *others, **named)
 
-socket.socket.__init__ = refuse
-"""
-"""A `sitecustomize` with which a process sees what it sees on a node that was booted with `ipv6.disable=1`."""
+    socket.socket.__init__ = refuse
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +66,8 @@ def ask(address, body=None, **headers):
             return error.code, error.read().decode()
 
 
-def test_verifier_serves_where_the_kernel_has_no_ipv6(_redis_server, tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text(WITHOUT_IPV6)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    process = VerifierProcess(_redis_server)
+def test_verifier_serves_where_the_kernel_has_no_ipv6(_redis_server):
+    process = VerifierProcess(_redis_server, prepare=refuse_ipv6)
     assert ask(f"{process.public}/egress/challenge")[0] == 200
     process.stop()
 

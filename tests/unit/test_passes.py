@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer
 
-from tests.support.apps import KEYS, get_pass, internal_client, launch, make_settings, run_pod
+from tests.support.apps import KEYS, get_pass, internal_client, launch, make_settings, public_client, run_pod
 from verifier.passes import LEEWAY_SECONDS, MAX_TOKEN_CHARACTERS, BadPass, Pass, Passes, serializer
 from verifier.web.app import create_services
 
@@ -40,7 +40,6 @@ def outcome(internal, token, **fields):
     "forge",
     [
         pytest.param(lambda token: token[:-1], id="truncated"),
-        pytest.param(lambda token: token[: len(token) // 2], id="half"),
         pytest.param(lambda token: token.rpartition(".")[0], id="no signature"),
         pytest.param(lambda token: token.rpartition(".")[0] + ".", id="empty signature"),
         pytest.param(lambda token: "." + token, id="said to be compressed"),
@@ -49,8 +48,6 @@ def outcome(internal, token, **fields):
         pytest.param(lambda token: ("B" if token[0] == "A" else "A") + token[1:], id="one letter changed"),
         pytest.param(lambda token: token + "A" * 1024, id="oversized"),
         pytest.param(lambda token: "A" * 100_000, id="a hundred kilobytes"),
-        pytest.param(lambda token: "x", id="one letter"),
-        pytest.param(lambda token: " ", id="a space"),
         pytest.param(lambda token: "ä.ö", id="not ASCII"),
         pytest.param(lambda token: "\x00", id="NUL"),
     ],
@@ -76,11 +73,6 @@ def test_token_with_unencodable_characters_is_refused(passes):
         passes.read(passes.sign(make_pass()) + "\udc8a", time.time())
 
 
-def test_last_key_signs(passes):
-    token = passes.sign(make_pass())
-    assert Passes([NEW]).read(token, time.time())
-
-
 TOKENS = {
     ".eJyrVspMUbJSSszTBdI6SiWZqUVAbllqUWZaZipIpDi1CMgrVrIy0lHKTCxRsjI0MDDQM9BRSq0oAHKMQZxaAPLCFEc"
     ".v-jK2dyH3Rx9K-c2uole0lChmOqNZKrfjBFO4EPVl-Y": Pass("an-id", "verified", 2, 1000.0, 1300.0),
@@ -97,7 +89,7 @@ def test_token_of_another_version_is_read(passes, token):
 
 def test_token_for_a_solution_has_no_field_for_a_key(passes):
     """A member of a federation whose version does not know the field would reject it."""
-    assert "key" not in serializer([NEW]).loads(passes.sign(make_pass()))
+    assert set(serializer([NEW]).loads(passes.sign(make_pass()))) == {"id", "tier", "servers", "iat", "exp"}
     assert serializer([NEW]).loads(passes.sign(make_pass(key="0123456789abcdef")))["key"] == "0123456789abcdef"
 
 
@@ -126,19 +118,11 @@ def test_signed_token_of_another_shape_is_refused(internal, content):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("id", 1),
-        ("id", ""),
-        ("id", "a:b"),
-        ("tier", None),
-        ("tier", ["verified"]),
-        ("servers", "1"),
-        ("servers", 1.5),
-        ("iat", "1000"),
-        ("iat", math.nan),
-        ("iat", None),
-        ("exp", []),
-        ("exp", math.nan),
-        ("exp", math.inf),
+        *(("id", value) for value in (1, "", "a:b")),
+        *(("tier", value) for value in (None, ["verified"])),
+        *(("servers", value) for value in ("1", 1.5)),
+        *(("iat", value) for value in ("1000", math.nan, None)),
+        *(("exp", value) for value in ([], math.nan, math.inf)),
         ("key", 1),
     ],
 )
@@ -247,13 +231,7 @@ def test_refused_unlock_is_logged_with_the_repository(public, passes, store, cap
     assert (fields["rule"], fields["repository"]) == (rule, "https://example.com/a/b")
 
 
-def test_empty_token_counts_as_none(internal):
-    assert outcome(internal, "") == "none"
-
-
 def test_pass_states_its_number_of_servers(redis_server, store):
-    from tests.support.apps import public_client
-
     services = create_services(make_settings(redis_server, pass_servers=3, pass_lifetime=60), store)
     store.ping()
     client = public_client(services)
@@ -261,7 +239,7 @@ def test_pass_states_its_number_of_servers(redis_server, store):
     assert (found.servers, round(found.exp - found.iat)) == (3, 60)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=200) | st.from_regex(r"\.?[A-Za-z0-9_-]{0,80}\.[A-Za-z0-9_-]{0,60}", fullmatch=True))
 @example("." * 50)
 def test_random_token_causes_no_fault(internal, token):

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import time
 
 import altcha
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.support.apps import KEYS, get_pass, make_settings, public_client, solve
+from tests.support.apps import KEYS, get_pass, launch, make_settings, public_client, run_pod, solve
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
@@ -48,56 +49,36 @@ PARAMETERS = {"algorithm": "SHA-256", "cost": 1, "keyLength": 32, "keyPrefix": "
 SOLUTION = {"counter": 1, "derivedKey": "00"}
 
 
-@pytest.mark.parametrize(
-    "solution",
-    [
-        pytest.param("", id="empty"),
-        pytest.param("not base64!", id="not base64"),
-        pytest.param("ÄÖÜ", id="not ASCII"),
-        pytest.param("\x00" * 40, id="NULs"),
-        pytest.param(closed("{"), id="not JSON"),
-        pytest.param(base64.b64encode(b"\xff\xfe\x00\xd8").decode(), id="not text"),
-        *(pytest.param(closed(value), id=f"JSON {value!r:.30}") for value in (None, 1, "x", [], {}, [{}], {"challenge": None})),
-        pytest.param(closed({"challenge": [], "solution": []}), id="lists for objects"),
-        pytest.param(closed({"challenge": {"parameters": None}, "solution": None}), id="nulls for objects"),
-        pytest.param(closed({"challenge": {"parameters": "x"}, "solution": SOLUTION}), id="text for parameters"),
-        pytest.param(closed({"challenge": {"parameters": PARAMETERS}, "solution": SOLUTION}), id="no signature"),
-        pytest.param(closed({"challenge": {"parameters": PARAMETERS, "signature": []}, "solution": SOLUTION}), id="a list"),
-        pytest.param(closed({"challenge": {"parameters": PARAMETERS, "signature": "\ud800"}, "solution": SOLUTION}), id="half"),
-        pytest.param(closed("[" * 3000), id="deep nesting"),
-        pytest.param(
-            closed(
-                json.dumps({"challenge": {"parameters": PARAMETERS | {"data": "DEEP"}, "signature": "a"}, "solution": SOLUTION})
-                .replace('"DEEP"', '{"a":' * 400 + "1" + "}" * 400)
-            ),
-            id="deep data",
-        ),
-        *(
-            pytest.param(
-                closed({"challenge": {"parameters": PARAMETERS | {field: value}, "signature": "aa"}, "solution": SOLUTION}),
-                id=f"{field} {value!r:.20}",
-            )
-            for field, value in {
-                "algorithm": ["x"],
-                "cost": "many",
-                "nonce": {},
-                "salt": None,
-                "keyLength": -1,
-                "keyPrefix": 7,
-                "expiresAt": "soon",
-                "data": "text",
-            }.items()
-        ),
-        *(
-            pytest.param(
-                closed({"challenge": {"parameters": PARAMETERS | {"expiresAt": value}, "signature": "aa"}, "solution": SOLUTION}),
-                id=f"expiresAt {value!r:.12}",
-            )
-            for value in (10**300, -1, float("inf"), float("nan"), True, [], {})
-        ),
-        pytest.param(closed('{"challenge":' + "9" * 2900 + "}"), id="a very long number"),
-    ],
-)  # fmt: skip
+def with_parameter(field, value):
+    return closed({"challenge": {"parameters": PARAMETERS | {field: value}, "signature": "aa"}, "solution": SOLUTION})
+
+
+DEEP = with_parameter("data", "DEEP")
+WRONG = {"algorithm": ["x"], "cost": "many", "nonce": {}, "salt": None, "keyLength": -1, "keyPrefix": 7, "data": "text"}
+NO_TIMES = ["soon", 10**300, -1, math.inf, math.nan, True, [], {}]
+BAD = {
+    "empty": "",
+    "not base64": "not base64!",
+    "not ASCII": "ÄÖÜ",
+    "NULs": "\x00" * 40,
+    "not JSON": closed("{"),
+    "not text": base64.b64encode(b"\xff\xfe\x00\xd8").decode(),
+    "lists for objects": closed({"challenge": [], "solution": []}),
+    "nulls for objects": closed({"challenge": {"parameters": None}, "solution": None}),
+    "text for parameters": closed({"challenge": {"parameters": "x"}, "solution": SOLUTION}),
+    "no signature": closed({"challenge": {"parameters": PARAMETERS}, "solution": SOLUTION}),
+    "a list": closed({"challenge": {"parameters": PARAMETERS, "signature": []}, "solution": SOLUTION}),
+    "half": closed({"challenge": {"parameters": PARAMETERS, "signature": "\ud800"}, "solution": SOLUTION}),
+    "deep nesting": closed("[" * 3000),
+    "deep data": closed(json.dumps(opened(DEEP)).replace('"DEEP"', '{"a":' * 400 + "1" + "}" * 400)),
+    "a very long number": closed('{"challenge":' + "9" * 2900 + "}"),
+    **{f"JSON {value!r:.30}": closed(value) for value in (None, 1, "x", [], {}, [{}], {"challenge": None})},
+    **{f"{field} {value!r:.20}": with_parameter(field, value) for field, value in WRONG.items()},
+    **{f"expiresAt {value!r:.12}": with_parameter("expiresAt", value) for value in NO_TIMES},
+}
+
+
+@pytest.mark.parametrize("solution", BAD.values(), ids=BAD)
 def test_bad_payload_is_refused(public, solution):
     assert_refused(present(public, solution), "")
 
@@ -150,11 +131,9 @@ def test_used_solution_in_another_form_is_refused(public, path, change):
 @pytest.mark.parametrize(
     "encode",
     [
-        pytest.param(lambda text: closed(json.dumps(json.loads(text), indent=7)), id="white space"),
-        pytest.param(lambda text: closed(json.dumps(json.loads(text), sort_keys=True)), id="sorted keys"),
-        pytest.param(
-            lambda text: closed(text[:-1] + ',"challenge":' + json.dumps(json.loads(text)["challenge"]) + "}"), id="key twice"
-        ),
+        pytest.param(lambda text: closed(json.loads(text), indent=7), id="white space"),
+        pytest.param(lambda text: closed(json.loads(text), sort_keys=True), id="sorted keys"),
+        pytest.param(lambda text: closed(f'{text[:-1]},"challenge":{json.dumps(json.loads(text)["challenge"])}}}'), id="key twice"),
         pytest.param(lambda text: base64.b64encode(text.encode("utf-16")).decode(), id="UTF-16"),
         pytest.param(lambda text: closed(text).rstrip("="), id="no padding"),
         pytest.param(lambda text: closed(text) + "\n", id="a line feed in base64"),
@@ -197,8 +176,6 @@ def test_unlock_challenge_gives_no_pass(public):
 
 
 def test_launch_challenge_unlocks_nothing(public, store):
-    from tests.support.apps import run_pod
-
     run_pod(store)
     answer = public.post("/egress/servers/alice", json={"provider": "altcha", "solution": solve(public)})
     assert_refused(answer, "purpose=unlock")
@@ -237,22 +214,14 @@ def test_challenge_signed_by_a_removed_key_is_refused(redis_server, store, publi
 
 
 def test_challenge_signed_by_somebody_else_is_refused(public):
-    challenge = altcha.create_challenge(
-        "SHA-256",
-        1,
-        counter=1,
-        expires_at=int(time.time()) + 600,
-        data={"purpose": "launch", "network": "198.51.100.7/32", "issued": time.time()},
-        hmac_secret="a" * 64,
-        hmac_key_secret="b" * 64,
-    )
+    data = {"purpose": "launch", "network": "198.51.100.7/32", "issued": time.time()}
+    named = {"expires_at": int(time.time()) + 600, "data": data, "hmac_secret": "a" * 64, "hmac_key_secret": "b" * 64}
+    challenge = altcha.create_challenge("SHA-256", 1, counter=1, **named)
     payload = altcha.Payload(challenge, altcha.solve_challenge(challenge))
     assert_refused(present(public, payload.to_base64()), "not issued here")
 
 
 def test_pass_and_solution_are_not_interchangeable(public, internal):
-    from tests.support.apps import launch
-
     assert_refused(present(public, get_pass(public)))
     assert launch(internal, token=solve(public))["pass_outcome"] == "invalid"
 
@@ -290,7 +259,7 @@ def near_payloads(draw):
     return {"challenge": draw(st.just(challenge) | JSON), "solution": draw(st.just(solution) | JSON)}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.text(max_size=300)
     | st.binary(max_size=300).map(lambda raw: base64.b64encode(raw).decode())
@@ -303,15 +272,6 @@ def test_random_solution_causes_no_fault(public, solution):
     )
     assert 400 <= answer.status_code < 500, answer.text
     assert answer.content_type == "application/problem+json"
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(JSON.map(json.dumps).map(str.encode) | st.binary(max_size=200))
-def test_random_body_causes_no_fault(public, body):
-    for path in ("/egress/passes", "/egress/servers/alice", "/egress/servers/alice/x"):
-        answer = public.post(path, data=body, content_type="application/json")
-        assert 400 <= answer.status_code < 500, answer.text
-        assert answer.json["type"].startswith(TYPE)
 
 
 def test_solution_is_accepted_by_one_member_of_a_federation_only(redis_server, store):

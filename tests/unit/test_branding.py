@@ -72,7 +72,9 @@ def whole(colour):
 
 
 def test_policy_allows_the_logo_and_the_style_and_nothing_else(redis_server, store):
-    plain = page(redis_server, store).headers["Content-Security-Policy"]
+    plain = page(redis_server, store)
+    assert not re.search("<(header|footer|style|img)", plain.text)
+    plain = plain.headers["Content-Security-Policy"]
     assert "img-src" not in plain and "style-src 'self';" in plain
     answer = page(redis_server, store, logo="https://cdn.example.org/a/logo.svg", accentColor="#f5a252")
     style = re.search("<style>(.*?)</style>", answer.text)[1]
@@ -80,9 +82,6 @@ def test_policy_allows_the_logo_and_the_style_and_nothing_else(redis_server, sto
     policy = answer.headers["Content-Security-Policy"]
     assert f"style-src 'self' 'sha256-{checksum}';" in policy
     assert policy.endswith("; img-src https://cdn.example.org") and "unsafe" not in policy
-    assert page(redis_server, store, logo="/logo.png").headers["Content-Security-Policy"].endswith("; img-src 'self'")
-    data = page(redis_server, store, logo="data:image/png;base64,AAAA")
-    assert data.headers["Content-Security-Policy"].endswith("; img-src data:")
     api = page(redis_server, store, headers={"Accept": "application/json"}, logo="/logo.png")
     assert "img-src" not in api.headers["Content-Security-Policy"]
 
@@ -92,11 +91,9 @@ def test_policy_allows_the_logo_and_the_style_and_nothing_else(redis_server, sto
     [
         ("http://127.0.0.1:8080/logo.svg?size=2", "http://127.0.0.1:8080"),
         ("https://[2001:db8::1]:8443/logo.svg", "https://[2001:db8::1]:8443"),
-        # Not the address of a host, but no reason not to start, either.
-        ("https://[::::]/logo.svg", "https://[::::]"),
         ("https://cdn.example.org", "https://cdn.example.org"),
-        ("/", "'self'"),
         ("/hub/logo/a.png", "'self'"),
+        ("data:image/png;base64,AAAA", "data:"),
     ],
 )
 def test_source_of_a_logo_is_its_origin(logo, source, redis_server):
@@ -108,11 +105,6 @@ def test_source_of_a_logo_is_its_origin(logo, source, redis_server):
 def test_name_is_text(redis_server, store):
     answer = page(redis_server, store, name="<b>Hub & friends</b>")
     assert "&lt;b&gt;Hub &amp; friends&lt;/b&gt;" in answer.text and "<b>" not in answer.text
-
-
-def test_page_without_branding_has_no_header(redis_server, store):
-    answer = page(redis_server, store)
-    assert not re.search("<(header|footer|style|img)", answer.text)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from verifier.web.app import create_public_app, create_services
         pytest.param(0, "203.0.113.1", "192.0.2.1/32", id="0: the header is not believed"),
         pytest.param(1, "203.0.113.1", "203.0.113.1/32", id="1: the proxy's word"),
         pytest.param(1, "198.51.100.66, 203.0.113.1", "203.0.113.1/32", id="1: what the client wrote is not believed"),
-        pytest.param(1, "x, y, z, 203.0.113.1", "203.0.113.1/32", id="1: rubbish before it"),
         pytest.param(2, "198.51.100.66, 203.0.113.1, 10.0.0.1", "203.0.113.1/32", id="2: the outer proxy's word"),
         pytest.param(2, "203.0.113.1, 198.51.100.2", "203.0.113.1/32", id="2: both proxies"),
         pytest.param(2, "203.0.113.1", "192.0.2.1/32", id="2: one proxy was passed by"),
@@ -69,7 +68,6 @@ def test_proxies_may_be_networks(sender, forwarded, expected):
         (0, "https", "http"),
         (1, "http, https", "https"),
         (2, "https", "https"),
-        (2, "https, http", "https"),
         (2, "http, https, http", "https"),
         (2, "https, http, http", "http"),
         (2, "https,", "https"),
@@ -94,15 +92,7 @@ def test_scheme_is_believed_from_proxies_only(redis_server, store, sender, schem
 
 
 @pytest.mark.parametrize(
-    ("sent", "scheme"),
-    [
-        ("https", "https"),
-        ("HTTPS", "https"),
-        ("ftp", "http"),
-        ("https://[", "http"),
-        ("https://hub.example.org:99999", "http"),
-        ("x" * 1000, "http"),
-    ],
+    ("sent", "scheme"), [("HTTPS", "https"), ("ftp", "http"), ("https://[", "http"), ("https://hub.example.org:99999", "http")]
 )
 def test_scheme_that_is_none_counts_as_not_sent(public, sent, scheme):
     headers = {"X-Forwarded-Proto": sent}

@@ -7,7 +7,6 @@ import pytest
 import responses
 
 from tests.support.apps import (
-    CLIENT,
     NETWORK,
     QUICK,
     another,
@@ -72,6 +71,7 @@ def test_provider_is_not_asked_after_the_limit(site, provider):
     assert answer.status_code == 429, "a right solution cannot be told from a wrong one without asking"
     assert 1 <= int(answer.headers["Retry-After"]) <= REJECTIONS_WINDOW_SECONDS
     assert "another" in answer.json["detail"]
+    assert present(public_client(services, "198.51.100.8"), "right").status_code == 201
     labels = {"provider": "hcaptcha", "purpose": "launch"}
     assert value(internal_client(services), "binder_egress_solutions_total", outcome="too-many-rejected", **labels) == 3
     assert value(internal_client(services), "binder_egress_solutions_total", outcome="rejected", **labels) == MOST
@@ -87,29 +87,22 @@ def test_unlock_counts_as_a_launch(site, store, provider):
     assert len(provider.calls) == MOST
 
 
-def test_rejections_are_forgotten_after_a_minute(site, in_redis):
-    client = public_client(site())
+def test_rejections_are_forgotten_a_minute_after_the_first(site, in_redis):
+    client, key = public_client(site()), f"binder-egress:rejected:{NETWORK}"
+    present(client)
+    assert 0 < in_redis.ttl(key) <= REJECTIONS_WINDOW_SECONDS
+    in_redis.expire(key, 7)
     refusals(client, MOST)
-    assert present(client, "right-1").status_code == 429
-    assert 0 < in_redis.ttl(f"binder-egress:rejected:{NETWORK}") <= REJECTIONS_WINDOW_SECONDS
-    in_redis.expire(f"binder-egress:rejected:{NETWORK}", 0)
+    assert in_redis.ttl(key) <= 7 and present(client, "right-1").status_code == 429
+    in_redis.expire(key, 0)
     assert present(client, "right-1").status_code == 201
 
 
-def test_later_rejections_do_not_prolong_the_minute(site, in_redis):
-    client = public_client(site())
-    present(client)
-    in_redis.expire(f"binder-egress:rejected:{NETWORK}", 7)
-    refusals(client, MOST)
-    assert in_redis.ttl(f"binder-egress:rejected:{NETWORK}") <= 7
-
-
-@pytest.mark.parametrize("solution", ["right", "500", "secret", "no solution at all", "ä"])
-def test_other_outcomes_are_not_counted(solution, site, store):
+def test_other_outcomes_are_not_counted(site, store):
     """Accepted solutions, faults of a provider or ours, and solutions that are not sent to a provider."""
     client = public_client(site())
-    for number in range(MOST + 2):
-        assert present(client, f"{solution}-{number}").status_code != 429
+    for solution in ("right", "500", "secret", "no solution at all", "ä"):
+        present(client, solution)
     assert store.rejections(NETWORK)[0] == 0
 
 
@@ -120,12 +113,6 @@ def test_proof_of_work_is_neither_counted_nor_held_up(site, store):
     assert store.rejections(NETWORK)[0] == 0
     refusals(client, MOST)
     assert present(client, solve(client), "altcha").status_code == 201
-
-
-def test_other_networks_are_not_held_up(site):
-    services = site()
-    refusals(public_client(services), MOST + 1)
-    assert present(public_client(services, "198.51.100.8"), "right").status_code == 201
 
 
 @pytest.mark.parametrize("address", ["10.0.0.7", ""])
@@ -143,12 +130,10 @@ def test_limit_of_zero_is_none(site):
 
 
 def test_launch_goes_on_and_its_pass_counts(site):
-    services = site(captcha_providers=QUICK)
-    token = get_pass(public_client(services))
     services = site()
+    token = get_pass(public_client(site(captcha_providers=QUICK)))
     refusals(public_client(services), MOST + 1)
-    assert launch(internal_client(services), token=token, client_address=CLIENT)["tier"] == "verified"
-    assert launch(internal_client(services), "bob", client_address=CLIENT)["rule"] == "default"
+    assert launch(internal_client(services), token=token)["tier"] == "verified"
 
 
 def test_limit_is_exceeded_by_simultaneous_calls_at_most(site, provider):

@@ -38,9 +38,8 @@ def test_create_keeps_the_key_nowhere_and_logs_who_made_it(run, store, in_redis)
     done = run(*CREATE, "--as", "eve", "--why", "a course", "--json")
     key = json.loads(done.stdout)["key"]
     (action,) = store.woken(0.01).actions
-    assert {name: action[name] for name in ("event", "by", "why", "key", "tier")} == {
-        "event": "create-key", "by": "eve", "why": "a course", "key": "course", "tier": "small",
-    }  # fmt: skip
+    said = {"event": "create-key", "by": "eve", "why": "a course", "key": "course", "tier": "small"}
+    assert said.items() <= action.items()
     dump = str([in_redis.dump(name) for name in in_redis.scan_iter()]) + str(action)
     assert key[-40:] not in dump
 
@@ -77,28 +76,30 @@ def test_keys_are_listed_with_their_use(site, run):
         assert secret[-40:] not in text + json.dumps(rows)
 
 
-@pytest.mark.parametrize("how", ["name", "id", "key"])
-def test_revoke_takes_a_name_an_id_or_the_key_itself(site, run, in_redis, how):
+def test_revoke_takes_a_name_an_id_or_the_key_itself(site, run, in_redis):
     key = site.add()
-    what = {"name": "course", "id": FORM.fullmatch(key)[1], "key": key}[how]
-    done = run("revoke", what, "--why", "leaked", "--as", "eve")
-    assert done.exit_code == 0, done.output
-    assert "apiKeys.keys.course" in done.output
-    assert_problem(site.ask(key), "key-revoked", 403)
-    (revoked,) = map(json.loads, in_redis.hvals("binder-egress:revoked"))
-    assert (revoked["name"], revoked["by"], revoked["why"]) == ("course", "eve", "leaked")
+    for what in ("course", FORM.fullmatch(key)[1], key):
+        in_redis.delete("binder-egress:revoked")
+        done = run("revoke", what, "--why", "leaked", "--as", "eve")
+        assert done.exit_code == 0, done.output
+        assert "apiKeys.keys.course" in done.output
+        assert_problem(site.ask(key), "key-revoked", 403)
+        (revoked,) = map(json.loads, in_redis.hvals("binder-egress:revoked"))
+        assert (revoked["name"], revoked["by"], revoked["why"]) == ("course", "eve", "leaked")
 
 
-@pytest.mark.parametrize("text", ["", "[", "[]", "{}", '{"id": 7}', "[" * 10_000])
-def test_revocation_counts_whatever_its_entry_says(site, run, in_redis, text):
+def test_revocation_counts_whatever_its_entry_says(site, run, in_redis):
     """A verifier that is taken over may add any text."""
     key = site.add()
-    in_redis.hset("binder-egress:revoked", FORM.fullmatch(key)[1], text)
-    assert_problem(site.ask(key), "key-revoked", 403)
-    (row,) = json.loads(run("list", "--json").stdout)
-    assert (row["name"], row["state"]) == ("course", "revoked")
-    assert site.metric("binder_egress_api_key_servers", key="course") == 0
-    assert [state for state, said in checked(site) if said.startswith("revoked, but still in the values: course")] == ["warning"]
+    for text in ("", "[", "[]", "{}", '{"id": 7}', "[" * 10_000):
+        in_redis.hset("binder-egress:revoked", FORM.fullmatch(key)[1], text)
+        assert_problem(site.ask(key), "key-revoked", 403)
+        (row,) = json.loads(run("list", "--json").stdout)
+        assert (row["name"], row["state"]) == ("course", "revoked")
+        assert site.metric("binder_egress_api_key_servers", key="course") == 0
+        assert [state for state, said in checked(site) if said.startswith("revoked, but still in the values: course")] == [
+            "warning"
+        ]
 
 
 def test_revoke_says_when_there_is_no_such_key_but_takes_any_id(run, store):
@@ -125,9 +126,8 @@ def test_operators_have_the_same_over_http(site):
     answer = site.internal.post("/api/keys/revocations", json={"by": "eve", "why": "leaked", "key": "course"})
     assert (answer.status_code, answer.json["state"]) == (200, "done")
     assert_problem(site.ask(key), "key-revoked", 403)
-    assert_problem(
-        site.internal.post("/api/keys/revocations", json={"by": "eve", "why": "x", "key": "nothing"}), "no-such-key", 404
-    )
+    unknown = {"by": "eve", "why": "x", "key": "nothing"}
+    assert_problem(site.internal.post("/api/keys/revocations", json=unknown), "no-such-key", 404)
 
 
 def test_explain_says_by_which_key_a_server_has_network(site, store):

@@ -77,15 +77,14 @@ def test_revocation_reaches_waiting_and_if_asked_running_servers(site, store, wo
     list_and_converge(worker)
     list_and_converge(worker)
     assert store.pending(ALICE, set()).launch is None
-    launch(site.internal, "bob", token=site.get_pass(key), image="image:1")
-    launch(site.internal, "carol", token=get_pass(site.public), image="image:1")
-    launch(site.internal, "erin", token=site.get_pass(other), image="image:1")
+    later = {"bob": site.get_pass(key), "carol": get_pass(site.public), "erin": site.get_pass(other)}
+    for user, token in later.items():
+        launch(site.internal, user, token=token, image="image:1")
     done = actions.revoke_key(site.operators, "course", "eve", "leaked", servers)
     assert done["withdrawn"] == 1 + servers
     assert (done["state"] == "pending") == servers
-    cluster.add("bob", "uid-2", image="image:1")
-    cluster.add("carol", "uid-3", image="image:1")
-    cluster.add("erin", "uid-5", image="image:1")
+    for user in later:
+        cluster.add(user, f"uid-{user}", image="image:1")
     worker.take(store.woken(0.01))
     list_and_converge(worker)
     converge_due(worker)

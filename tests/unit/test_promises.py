@@ -2,7 +2,9 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -221,14 +223,11 @@ def test_two_launches_at_the_same_instant_get_one_pass(public, services, store, 
 
     def announce(user):
         client = internal_client(services)
-        start.wait()
+        start.wait(60)
         launch(client, user=user, token=promise)
 
-    threads = [threading.Thread(target=announce, args=(user,)) for user in users]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(announce, users))
     keep(public, promise)
     assert sorted(store.pending(Server(user), set()).launch.grant.tier for user in users) == ["unverified", "verified"]
 
@@ -367,10 +366,7 @@ def test_release_before_reads_a_promise_as_an_invalid_pass(services, promise):
 
 
 def test_pass_is_good_although_the_store_fails_while_it_keeps_the_promise(public, store, promise, monkeypatch):
-    def fails(*_):
-        raise StoreUnavailable("gone")
-
-    monkeypatch.setattr(store, "keep", fails)
+    monkeypatch.setattr(store, "keep", Mock(side_effect=StoreUnavailable("gone")))
     assert keep(public, promise) is None
 
 

@@ -448,9 +448,7 @@ def _at(body: Any, path: tuple[str, ...]) -> Any:
 
 
 def _seconds(moment: Any) -> float | None:
-    """Unix time in seconds, from RFC 3339 text or from a number; None if it is neither."""
-    if isinstance(moment, int | float) and not isinstance(moment, bool):
-        return float(moment) if 0 < moment < 1e11 else None
+    """Unix time in seconds, from RFC 3339 text; None if it is none."""
     try:
         return datetime.fromisoformat(moment).timestamp()
     except (TypeError, ValueError, OverflowError):

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from tests.support.linear import is_linear
 from verifier import repositories
-from verifier.records import KnownServer, Server
 from verifier.repositories import CASELESS, MAX_DECODINGS, MAX_URL_CHARACTERS, covers, cut, exact, name, strict, within
 
 
@@ -171,17 +170,6 @@ def test_time_for_a_name_grows_with_the_length_and_no_faster(beginning, repeated
         name(url)
 
     assert is_linear(compute, shape, MAX_URL_CHARACTERS)
-
-
-def test_name_is_computed_once_for_a_server_and_its_page(public, store, services, monkeypatch):
-    repositories._name.cache_clear()
-    services.settings.blocked_repositories = ["github.com/a/*", "github.com/b/*"]
-    store.publish(Server("alice"), KnownServer("uid-1", repository="https://example.com/of/alice.git"))
-    computed, shorten = [], repositories._shorten
-    monkeypatch.setattr(repositories, "_shorten", lambda url: computed.append(url) or shorten(url))
-    for _ in range(3):
-        assert public.get("/egress/servers/alice/", headers={"Accept": "application/json"}).json["unlockable"]
-    assert computed == ["https://example.com/of/alice.git", "example.com/of/alice"]
 
 
 def test_kept_names_take_a_bounded_amount_of_memory():

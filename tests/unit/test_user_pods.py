@@ -19,18 +19,27 @@ from verifier.repositories import MAX_URL_CHARACTERS
 from verifier.texts import read_grant, read_origin, write_grant
 
 
-def pod_json(name: str = "jupyter-alice", version: int = 1, uid: str = "uid-1", **labels: str) -> dict:
+def from_kubespawner(annotations: dict | None = None, **meta: object) -> dict:
     return {
         "metadata": {
-            "name": name,
-            "uid": uid,
-            "resourceVersion": str(version),
-            "creationTimestamp": "2026-01-01T00:00:00Z",
-            "labels": {"component": "singleuser-server", **labels},
-            "annotations": {"hub.jupyter.org/username": name.removeprefix("jupyter-")},
+            "name": "jupyter-alice",
+            "uid": "uid-1",
+            "resourceVersion": "7",
+            "creationTimestamp": "2025-01-02T03:04:05Z",
+            "annotations": {"hub.jupyter.org/username": "alice", **(annotations or {})},
+            **meta,
         },
-        "spec": {"containers": [{"name": "notebook", "image": "image:1"}]},
+        "spec": {"containers": [{"name": "notebook", "image": "image:1"}, {"name": "other", "image": "image:2"}]},
+        "status": {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2025-01-02T03:04:35Z"}],
+        },
     }
+
+
+def pod_json(name: str = "jupyter-alice", version: int = 1, **labels: str) -> dict:
+    user = {"hub.jupyter.org/username": name.removeprefix("jupyter-")}
+    return from_kubespawner(user, name=name, resourceVersion=str(version), labels=labels)
 
 
 @pytest.fixture
@@ -227,41 +236,13 @@ def test_deletion_names_the_uid_and_on_request_the_version(cluster, api, unchang
 
 
 GARBAGE = [
-    "",
-    "x",
-    "null",
-    "[]",
-    "{}",
-    '"verified"',
-    '{"id":1,"tier":"verified","rule":"r","at":1}',
-    '{"id":"a","tier":["verified"],"rule":"r","at":1}',
-    '{"id":"a","tier":"verified","rule":"r"}',
-    '{"id":"a","tier":"verified","rule":"r","at":"now"}',
-    '{"id":"a","tier":"verified","rule":"r","at":{}}',
-    '{"id":"\\ud800","tier":"verified","rule":"r","at":1}',
+    *("", "x", "null", "[]", "{}", '"verified"', '{"id":1,"tier":"verified","rule":"r","at":1}'),
+    *('{"id":"a","tier":["verified"],"rule":"r","at":1}', '{"id":"a","tier":"verified","rule":"r"}'),
+    *('{"id":"a","tier":"verified","rule":"r","at":"now"}', '{"id":"a","tier":"verified","rule":"r","at":{}}'),
+    *('{"id":"\\ud800","tier":"verified","rule":"r","at":1}', '{"id":"g","tier":"unverified","rule":"blocked","at":1,"why":null}'),
     *(f'{{"id":"g","tier":"unverified","rule":"blocked","at":1,{wrong}}}' for wrong in ('"by":5', '"until":"x"', '"until":true')),
-    '{"id":"g","tier":"unverified","rule":"blocked","at":1,"why":null}',
-    "[" * 100_000,
-    '{"id":"a","tier":"verified","rule":"r","at":' + "9" * 5000 + "}",
+    *("[" * 100_000, '{"id":"a","tier":"verified","rule":"r","at":' + "9" * 5000 + "}"),
 ]
-
-
-def from_kubespawner(annotations=None, **meta):
-    return {
-        "metadata": {
-            "name": "jupyter-alice",
-            "uid": "uid-1",
-            "resourceVersion": "7",
-            "creationTimestamp": "2025-01-02T03:04:05Z",
-            "annotations": {"hub.jupyter.org/username": "alice", **(annotations or {})},
-            **meta,
-        },
-        "spec": {"containers": [{"name": "notebook", "image": "image:1"}, {"name": "other", "image": "image:2"}]},
-        "status": {
-            "phase": "Running",
-            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2025-01-02T03:04:35Z"}],
-        },
-    }
 
 
 def test_pod_is_read_from_json():

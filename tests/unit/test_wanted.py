@@ -6,7 +6,6 @@ import pytest
 
 from tests.support.apps import carried
 from verifier.decisions.leases import STOP_GRACE_SECONDS
-from verifier.decisions.refusals import Facts, applies
 from verifier.grants import Block, Egress, EndedLease, label_of
 from verifier.passes import LEEWAY_SECONDS
 from verifier.reconciler.user_pods import Pod
@@ -227,12 +226,3 @@ def test_pod_carries(own, expected, fields, mode, redis, pending):
         assert found == Egress(found.id, "small", "mode-allow", NOW)
     else:
         assert found == expected
-
-
-def test_blocks_of_other_servers_are_skipped_without_making_grants(monkeypatch):
-    """A resync compares each of thousands of servers with all blocks."""
-    others = [block("server", uid=f"uid-{number}") for number in range(2, 5)]
-    facts = Facts("https://github.com/owner/name", ("198.51.100.7",), "uid-1")
-    assert applies(THIS_POD, facts, NOW)
-    monkeypatch.setattr(Block, "grant", property(lambda block: pytest.fail(f"made a grant of {block}")))
-    assert not any(applies(other, facts, NOW) for other in others)

@@ -66,10 +66,6 @@ def test_pipe_is_read_as_files_are(run, files):
     assert run("-", *UNTIL, "--json", input=piped)[1] == run(*files, *UNTIL, "--json")[1]
 
 
-def test_excepted_repository_is_not_proposed(run, files):
-    assert "github.com/eve" not in run(*files, *UNTIL, "--except", "https://github.com/Eve/*")[1]
-
-
 def test_excepted_repository_is_in_no_ban_of_its_owner(run, files, tmp_path):
     course = made.SCRIPT.replace("fast-", "slow-")
     # Names of users and pods begin with the repository's.

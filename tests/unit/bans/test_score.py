@@ -51,20 +51,6 @@ def test_archive_alone_proposes_nothing(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_anybody_can_have_anothers_repository_proposed(seed):
-    """A detection does not say who launched the repository: a person has to look (docs/bans.md)."""
-    week, name = made.week(seed), "github.com/university/statistics"
-    for number in range(175):
-        at, theirs = made.END - made.DAY + number, number < 25
-        pass_ = {"tier": "verified", "pass_outcome": "free"} if theirs else {"tier": "unverified", "pass_outcome": "none"}
-        network = f"198.51.{number}.0/24" if theirs else "203.0.113.0/24"
-        launch = {"user": f"u{number}", "server": "", "repository": f"https://{name}", "client_network": network}
-        week.decisions.append(made.decision("launch", at, **launch, **pass_))
-        week.detections += [] if theirs else [made.detection(f"jupyter-u{number}", at + 60)]
-    assert judged(week, *ALWAYS)[0][name].proposed
-
-
-@pytest.mark.parametrize("seed", range(3))
 def test_wrong_rule_that_hits_every_server_of_a_course_does_not_propose_it(seed):
     week = made.week(seed)
     course = [pod for pod in week.seconds if pod.startswith("jupyter-popular-2dcourse")]

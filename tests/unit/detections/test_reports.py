@@ -149,16 +149,8 @@ ENTRY = {"source": "a", "list_name": "l", "label": "x", "at": 1.0, "uid": "u"}
 @pytest.mark.parametrize(
     "changes",
     [
-        {"at": 10**400},
-        {"at": 1e11},
-        {"at": 0},
-        {"at": True},
-        {"at": float("inf")},
-        {"at": "1970-01-01T00:16:40Z"},
-        {"label": "x" * (reports.MAX_LABEL_CHARACTERS + 1)},
-        {"label": "\x1b[2J"},
-        {"label": "\ud800"},
-        {"label": ["x"]},
+        *({"at": at} for at in (10**400, 1e11, 0, True, float("inf"), "1970-01-01T00:16:40Z")),
+        *({"label": label} for label in ("x" * (reports.MAX_LABEL_CHARACTERS + 1), "\x1b[2J", "\ud800", ["x"])),
         {"list_name": "l" * (reports.MAX_LIST_CHARACTERS + 1)},
         {"source": "Me & you"},
         {"uid": "u" * 65},

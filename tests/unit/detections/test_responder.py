@@ -105,17 +105,11 @@ def test_proxy_names_pods_that_go_beyond_its_limit(make_reconciler, cluster, sto
     assert value(internal, "binder_egress_detections_total", source="proxy", list=listed, outcome=outcome) == 1
 
 
-def test_pod_is_stopped_if_the_values_say_so(worker, cluster, store):
-    cluster.add(**granted(make_grant()))
+def test_blocked_server_is_stopped_by_a_worse_report(worker, alice, cluster, store):
     cluster.add("bob", "uid-2", **granted(make_grant()))
-    list_and_converge(worker)
-    assert report(worker, store, replace(OF_ALICE, list_name="worst")) == ["stopped"]
-    assert cluster.pods["jupyter-alice--"].ended and not cluster.pods["jupyter-bob--"].ended
-
-
-def test_blocked_server_is_stopped_by_a_worse_report(worker, alice, store):
     assert report(worker, store, OF_ALICE, OF_ALICE) == ["revoked", "repeated"]
     assert report(worker, store, replace(OF_ALICE, list_name="worst")) == ["stopped"]
+    assert cluster.pods["jupyter-alice--"].ended and not cluster.pods["jupyter-bob--"].ended
     assert len(store.blocks()) == 1
 
 

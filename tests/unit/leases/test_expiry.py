@@ -153,7 +153,9 @@ def test_forged_label_after_expiry_is_removed_and_not_counted(place, reconciler)
 # -- cases in which a pod must not be stopped, or must not keep egress
 
 
-def add_expired_pod(place, reconciler):
+@pytest.fixture
+def expired(place, reconciler):
+    """A pod whose lease has just ended, and that is to be stopped."""
     add_leased_pod(place, reconciler, "stopped")
     place.turn(reconciler, after=LEASE)
     assert place.pod().grant.rule == Rule.EXPIRED
@@ -168,9 +170,8 @@ def add_expired_pod(place, reconciler):
         ({"mode": "captcha", "may_stop_pods": False, "tiers": {"verified": {}}}, False),
     ],
 )
-def test_pod_with_an_earlier_expiry_is_stopped_only_if_pods_still_may_be(place, reconciler, mode, ended):
+def test_pod_with_an_earlier_expiry_is_stopped_only_if_pods_still_may_be(place, mode, ended, expired):
     """Mode `observe` is the way to go back, so it does not stop pods whose lease ended in mode `captcha`."""
-    add_expired_pod(place, reconciler)
     later = place.reconciler(**mode)
     for _ in range(3):
         place.turn(later)
@@ -183,17 +184,15 @@ def test_pod_with_an_earlier_expiry_is_stopped_only_if_pods_still_may_be(place, 
     assert place.pod().ended is ended
 
 
-def test_renewal_at_the_last_moment_prevents_the_stop(place, reconciler):
-    add_expired_pod(place, reconciler)
+def test_renewal_at_the_last_moment_prevents_the_stop(place, reconciler, expired):
     place.passes(STOP_GRACE_SECONDS)
     again = place.grant("stopped")
     place.turn(reconciler)
     assert (place.pod().grant.id, place.pod().label, place.pod().ended) == (again.id, "stopped", False)
 
 
-def test_renewal_between_read_and_deletion_prevents_the_stop(place, reconciler):
+def test_renewal_between_read_and_deletion_prevents_the_stop(place, reconciler, expired):
     """The renewal changes the pod after the last read; the deletion names the version, so it fails."""
-    add_expired_pod(place, reconciler)
     place.passes(STOP_GRACE_SECONDS)
 
     def renew():
@@ -205,8 +204,7 @@ def test_renewal_between_read_and_deletion_prevents_the_stop(place, reconciler):
     assert (place.pod().label, place.pod().ended) == ("stopped", False)
 
 
-def test_renewal_that_only_redis_knows_prevents_the_stop(place, reconciler, monkeypatch):
-    add_expired_pod(place, reconciler)
+def test_renewal_that_only_redis_knows_prevents_the_stop(place, reconciler, monkeypatch, expired):
     place.passes(STOP_GRACE_SECONDS)
     read = place.cluster.read
 
@@ -219,8 +217,7 @@ def test_renewal_that_only_redis_knows_prevents_the_stop(place, reconciler, monk
     assert not place.pod().ended
 
 
-def test_lagging_watch_does_not_stop_a_renewed_pod(place, reconciler, in_redis):
-    add_expired_pod(place, reconciler)
+def test_lagging_watch_does_not_stop_a_renewed_pod(place, reconciler, in_redis, expired):
     place.grant("stopped")
     place.turn(place.reconciler())
     # This reconciler has not seen the renewal, and the record in Redis has expired.
@@ -249,8 +246,7 @@ def test_renewal_after_the_read_of_redis_keeps_the_label(place, reconciler):
     assert [grant.tier for _, grant in place.cluster.patches] == ["blocked", "blocked"]
 
 
-def test_later_pod_of_the_same_name_is_not_stopped(place, reconciler):
-    add_expired_pod(place, reconciler)
+def test_later_pod_of_the_same_name_is_not_stopped(place, reconciler, expired):
     place.passes(STOP_GRACE_SECONDS)
     place.cluster.add(uid="uid-2")
     place.turn(reconciler, fresh=False)
@@ -285,9 +281,8 @@ def test_pod_that_has_ended_is_never_due(place, reconciler):
     assert len(reconciler.queue) == 0
 
 
-def test_grace_of_a_gone_pod_is_forgotten(place, reconciler):
+def test_grace_of_a_gone_pod_is_forgotten(place, reconciler, expired):
     """It would stay in memory; and a pod that is back, after a list without it, has the whole grace again."""
-    add_expired_pod(place, reconciler)
     place.passes(STOP_GRACE_SECONDS - 1)
     pod = place.cluster.pods.pop("jupyter-alice--")
     place.turn(reconciler)
@@ -298,8 +293,7 @@ def test_grace_of_a_gone_pod_is_forgotten(place, reconciler):
 
 
 @pytest.mark.parametrize("away", ["down", "wiped"])
-def test_redis_outage_restarts_the_grace_period(place, reconciler, away):
-    add_expired_pod(place, reconciler)
+def test_redis_outage_restarts_the_grace_period(place, reconciler, away, expired):
     place.passes(STOP_GRACE_SECONDS - 1)
     if away == "down":
         place.store.gone = True
@@ -315,9 +309,8 @@ def test_redis_outage_restarts_the_grace_period(place, reconciler, away):
     assert place.pod().ended
 
 
-def test_redis_outage_restarts_the_grace_before_the_heartbeat_that_ends_it(place, reconciler):
+def test_redis_outage_restarts_the_grace_before_the_heartbeat_that_ends_it(place, reconciler, expired):
     """Something may happen to the pod first, as soon as Redis answers."""
-    add_expired_pod(place, reconciler)
     place.passes(STOP_GRACE_SECONDS)
     place.store.gone = True
     place.turn(reconciler)
@@ -326,8 +319,7 @@ def test_redis_outage_restarts_the_grace_before_the_heartbeat_that_ends_it(place
     assert not place.pod().ended
 
 
-def test_pod_is_not_stopped_while_no_verifier_runs(place, reconciler, in_redis):
-    add_expired_pod(place, reconciler)
+def test_pod_is_not_stopped_while_no_verifier_runs(place, reconciler, in_redis, expired):
     in_redis.delete("binder-egress:verifiers")
     place.turn(reconciler, after=STOP_GRACE_SECONDS)
     place.store.report_verifier("verifier", {})
@@ -337,8 +329,7 @@ def test_pod_is_not_stopped_while_no_verifier_runs(place, reconciler, in_redis):
     assert place.pod().ended
 
 
-def test_missing_permission_to_stop_pods_is_not_retried_constantly(place, reconciler, monkeypatch):
-    add_expired_pod(place, reconciler)
+def test_missing_permission_to_stop_pods_is_not_retried_constantly(place, reconciler, monkeypatch, expired):
     tried = []
 
     def forbidden(pod, unchanged):
@@ -406,18 +397,10 @@ def test_new_process_needs_only_the_pod(place):
     assert (place.pod().label, place.pod().grant.rule) == (None, Rule.EXPIRED)
     place.redis_server.wipe()
     place.store.report_verifier("verifier", {})
-    last = place.reconciler()
-    place.turn(last)
-    place.turn(last, after=STOP_GRACE_SECONDS)
-    assert place.pod().ended
-
-
-def test_restart_leaves_time_to_renew(place):
-    add_expired_pod(place, place.reconciler())
     place.passes(100 * STOP_GRACE_SECONDS)
     last = place.reconciler()
     place.turn(last)
-    assert not place.pod().ended
+    assert not place.pod().ended, "a restart leaves time to renew"
     place.turn(last, after=STOP_GRACE_SECONDS)
     assert place.pod().ended
 

@@ -108,17 +108,6 @@ def test_renewal_of_a_blocked_or_refused_server_is_refused(client, store, impati
     assert "Time left" in text and "enew" not in text
 
 
-def test_use_of_a_renewal_stays_with_its_server_when_that_is_gone(client, store, leasing, impatient):
-    """It has given its time to that server, so it does not move like the use of an attempt that failed."""
-    publish_lease(store, "blocked", 10)
-    token = get_pass(client)
-    assert post(client, token=token).status_code == 202
-    renewal = waiting(store)
-    store.forget(ALICE)
-    assert launch(internal_client(leasing), "mallory", token=token)["pass_outcome"] == "used-up"
-    assert not is_withdrawn(store, renewal.id)
-
-
 def test_renewal_takes_no_use_from_another_server(client, store, leasing, impatient):
     token = get_pass(client)
     first = launch(internal_client(leasing), "bob", token=token)
@@ -298,14 +287,6 @@ def test_text_status_has_the_time_left_and_how_to_renew(client, store, tier, lef
     for part in texts:
         assert part in text, text
     assert never not in text
-
-
-def test_page_has_the_time_left(client, store):
-    publish_lease(store, "stopped", 100, may_stop=True)
-    text = client.get("/egress/servers/alice", headers={"Accept": "text/html"}).text
-    assert "two minutes later it is stopped" in text and "&#34;on_expiry&#34;: &#34;stop&#34;" in text
-    for word in ("example.com/a/b", "uid-1", "old"):
-        assert word not in text
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59, "0:59"), (61, "1:01"), (3600, "1:00:00"), (90061, "25:01:01")])

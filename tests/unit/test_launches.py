@@ -1,13 +1,10 @@
 """Launches: the decision that BinderHub's hook receives."""
 
-import json
-
 from tests.support.apps import get_pass, launch
-from verifier.grants import Egress, NoEgress
-from verifier.records import KnownServer, Record, Server
+from verifier.grants import NoEgress
+from verifier.records import Record, Server
 from verifier.repositories import cut
 from verifier.store.announcements import Announced
-from verifier.texts import write_record
 
 
 def test_launch_of_a_newer_hook_is_decided(public, internal):
@@ -22,18 +19,6 @@ def test_repository_of_any_length_is_recorded_and_cut_as_that_of_its_pod(interna
     url = "https://github.com/owner/name?" + "x" * 10_000
     assert launch(internal, repository=url)["rule"] == "default"
     assert store.pending(Server("alice"), set()).launch.repository == cut(url) != url
-
-
-def test_records_of_a_newer_version_are_readable(store, in_redis):
-    """During a rolling upgrade two versions share a Redis. The older one must ignore fields that it does not know."""
-    server = Server("alice")
-    record = Record(Egress.new("verified", "valid-pass", 1), image="image:1")
-    newer = json.loads(write_record(record))
-    newer["later"] = newer["grant"]["later"] = "something"
-    in_redis.set("binder-egress:launch:alice/", json.dumps(newer))
-    in_redis.set("binder-egress:server:alice/", json.dumps({"uid": "u", "later": 1}))
-    pending = store.pending(server, set())
-    assert (pending.launch, pending.known) == (record, KnownServer("u"))
 
 
 def test_times_of_the_first_and_the_last_launch_are_kept(store):

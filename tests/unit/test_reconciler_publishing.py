@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 import verifier.reconciler.loop
-from tests.support.apps import carried
 from tests.support.reconciling import (
     ALICE,
     converge_due,
@@ -19,23 +18,9 @@ from tests.support.reconciling import (
 )
 from verifier.grants import Egress, Rule
 from verifier.reconciler.cache import PodCache
-from verifier.records import KnownServer, Server
+from verifier.records import Server
 from verifier.store.errors import StoreUnavailable
 from verifier.store.reconciler_counters import ACCESS, ACCESS_TIMES, PING, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
-
-
-@pytest.mark.parametrize(
-    ("text", "server"),
-    [
-        pytest.param('{"uid": "uid-1"}', KnownServer("uid-1"), id="an older one without a grant"),
-        pytest.param('{"uid": "uid-1", "tier": "verified"}', KnownServer("uid-1", carried("verified")), id="a tier alone"),
-        pytest.param('{"grant": "g", "uid": "uid-1"}', KnownServer("uid-1", carried(identity="g")), id="an id alone"),
-        pytest.param('{"uid": "uid-1", "id": "x", "later": 1}', KnownServer("uid-1"), id="a newer one"),
-    ],
-)
-def test_text_of_another_version_is_read(store, in_redis, text, server):
-    in_redis.set("binder-egress:server:alice/", text)
-    assert store.known(ALICE) == server
 
 
 def test_where_labels_act_late_it_is_published_when_they_will(make_reconciler, cluster, store):

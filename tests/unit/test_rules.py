@@ -1,6 +1,5 @@
 """Each rule at a launch and at an unlock, and the order of rules."""
 
-import json
 import re
 
 import pytest
@@ -243,11 +242,3 @@ def test_blocks_are_counted_by_kind_while_their_server_runs(site, store):
         assert value(internal, "binder_egress_blocks", kind=kind) == number
     store.forget(Server("alice"))
     assert value(internal, "binder_egress_blocks", kind="server") == 0
-
-
-def test_records_of_an_older_version_are_readable(store, in_redis):
-    """During an upgrade, Redis still has records without a client and grants without the fields of a block."""
-    old = {"grant": {"id": "g", "tier": "verified", "rule": "unlock", "at": 1}, "image": None, "uid": "uid-1", "repository": "r"}
-    in_redis.set("binder-egress:unlock:alice/", json.dumps(old))
-    found = store.pending(Server("alice"), set()).unlock
-    assert (found.client, found.grant.origin.text, found.grant.until) == ("", "", None)

@@ -112,12 +112,6 @@ def test_outdated_entry_of_a_key_in_work_is_not_handed_out(queue, clock):
     assert take(queue) == ["a"] and take(queue) == []
 
 
-def test_closed_queue_hands_out_nothing(queue):
-    queue.put("a")
-    queue.close()
-    assert queue.get(100) == []
-
-
 @pytest.fixture
 def real() -> WorkQueue[str]:
     return WorkQueue(0.05)

@@ -88,7 +88,6 @@ def test_public_repository_is_refused_before_anything_is_written(private):
 @pytest.mark.parametrize(
     ("content", "path", "sentence"),
     [
-        (b"\0GITCRYPT\0\xff", "values/config.yaml", "git-crypt"),
         (b"config: [", "values/config.yaml", "no YAML"),
         (VALUES, "values", "not a file"),
         (VALUES, "values/other.yaml", "404 'Not Found'"),

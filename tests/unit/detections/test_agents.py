@@ -66,6 +66,12 @@ def send(store):
     return send
 
 
+@pytest.fixture
+def agent(store):
+    """The receiver knows an agent."""
+    store.publish_agents({"10.42.0.7": "node-1"})
+
+
 def waiting(store):
     return [report for _, report in store.waiting_reports(1000)]
 
@@ -79,31 +85,26 @@ def test_report_is_taken_from_the_address_of_an_agent(send, store):
 
 
 @pytest.mark.parametrize("address", ["10.42.0.8", "", "nonsense", "::1"])
-def test_report_from_another_address_is_refused(send, store, address):
-    store.publish_agents({"10.42.0.7": "node-1"})
+def test_report_from_another_address_is_refused(send, store, address, agent):
     assert send(address).status_code == 401 and waiting(store) == []
 
 
-def test_address_is_that_of_the_connection(send, store):
+def test_address_is_that_of_the_connection(send, agent):
     """A header can claim anything."""
-    store.publish_agents({"10.42.0.7": "node-1"})
     assert send("10.42.0.8", **{"X-Forwarded-For": "10.42.0.7", "X-Real-IP": "10.42.0.7"}).status_code == 401
 
 
-def test_agent_with_a_token_is_none(send, store):
+def test_agent_with_a_token_is_none(send, agent):
     """The address does not make a wrong token right."""
-    store.publish_agents({"10.42.0.7": "node-1"})
     assert send("10.42.0.7", Authorization="Bearer x").status_code == 401
 
 
-def test_address_counts_only_with_an_agent_in_the_values(store):
-    store.publish_agents({"10.42.0.7": "node-1"})
+def test_address_counts_only_with_an_agent_in_the_values(store, agent):
     client = receiver(store, "cryptnono")
     assert client.post("/api/detections", data=LINE, environ_base={"REMOTE_ADDR": "10.42.0.7"}).status_code == 401
 
 
-def test_line_names_no_other_sender(send, store):
-    store.publish_agents({"10.42.0.7": "node-1"})
+def test_line_names_no_other_sender(send, store, agent):
     send("10.42.0.7", '{"uid": "uid-1", "sender": "10.42.0.9", "list": "a", "label": "b"}')
     assert [report.sender for report in waiting(store)] == ["10.42.0.7"]
 

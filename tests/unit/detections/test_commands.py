@@ -1,13 +1,13 @@
 """`egress detect` and `egress detections`: detectors' lines entered by hand, and the outcomes of all reports."""
 
 import json
-import threading
+import time
 
 import pytest
 
 from tests.support.detections import Site, deleted, killed
 from tests.support.egress_command import run_egress
-from tests.support.reconciling import converge_due, granted, list_and_converge, make_grant
+from tests.support.reconciling import granted, make_grant, running
 from verifier.detections.reporters import Reporters
 
 SOURCES = {"cryptnono": {"on_match": "revoke"}, "minesweeper": {}}
@@ -25,24 +25,11 @@ def egress(redis_server, store, monkeypatch, capsys):
 
 
 @pytest.fixture
-def serving(make_reconciler, cluster, store):
+def serving(make_reconciler, cluster):
     """A reconciler that acts on reports in the background, on a pod that has egress."""
     cluster.add(**granted(make_grant()))
-    worker = make_reconciler(detections=SOURCES)
-    list_and_converge(worker)
-    stopped = threading.Event()
-
-    def serve():
-        while not stopped.wait(0.05):
-            worker.respond()
-            worker.take(store.woken(0.01))
-            converge_due(worker)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield
-    stopped.set()
-    thread.join()
+    with running(make_reconciler(detections=SOURCES, steady=time.monotonic)):
+        yield
 
 
 def test_lines_are_entered_and_each_is_answered(egress, serving, tmp_path):

@@ -276,7 +276,7 @@ def test_json_status_describes_the_lease(client, store, tier, left, fields, told
             "unverified",
             100,
             Rule.EXPIRED,
-            ["no internet access. The time ran out at ", " UTC. ", "Your server will be stopped in 1:", "#unlock"],
+            ["no internet access. The time ran out at ", "will be stopped in 1:", "#unlock"],
             "Time left",
         ),
     ],

@@ -75,66 +75,28 @@ def week(seed: int) -> Week:
     mistakes = draw.uniform(0.0, 0.03)
     for number in range(draw.randint(60, 150)):
         launches = 1 + int(draw.paretovariate(1.1))
-        some(
-            f"github.com/person{number}/work",
-            min(launches, 200),
-            any_time,
-            max(1, round(launches * draw.uniform(0.4, 1))),
-            min(1.0, max(0.0, draw.gauss(usual, 0.15))),
-            lambda: seconds(draw.uniform(20, 120)),
-            detected=mistakes,
-        )
+        some(f"github.com/person{number}/work", min(launches, 200), any_time, max(1, round(launches * draw.uniform(0.4, 1))),
+             min(1.0, max(0.0, draw.gauss(usual, 0.15))), lambda: seconds(draw.uniform(20, 120)), detected=mistakes)  # fmt: skip
         if draw.random() < 0.8:
             made.archive.append(archived(f"github.com/person{number}/work", END - draw.uniform(8, 28) * DAY))
     course, school, tutorial, ci = INNOCENT
     some(course, draw.randint(300, 1500), any_time, 400, draw.uniform(0.6, 1), lambda: seconds(150), detected=mistakes)
     made.archive += [archived(course, END - draw.uniform(8, 28) * DAY) for _ in range(50)]
     # A class behind one address; thebe pages bring no pass. It uses much processor time, and its teacher is new here.
-    some(
-        school,
-        draw.randint(15, 120),
-        within(2),
-        1,
-        draw.choice([0.0, 0.5, 1.0]),
-        lambda: seconds(draw.uniform(200, 2500)),
-        detected=mistakes,
-    )
-    some(
-        tutorial, draw.randint(50, 300), within(6), draw.randint(1, 30), draw.uniform(0, 1), lambda: seconds(600), detected=mistakes
-    )
+    some(school, draw.randint(15, 120), within(2), 1, draw.choice([0.0, 0.5, 1.0]),
+         lambda: seconds(draw.uniform(200, 2500)), detected=mistakes)  # fmt: skip
+    some(tutorial, draw.randint(50, 300), within(6), draw.randint(1, 30), draw.uniform(0, 1),
+         lambda: seconds(600), detected=mistakes)  # fmt: skip
     # A CI brings no pass, and runs everything.
-    some(
-        ci,
-        draw.randint(30, 400),
-        any_time,
-        draw.randint(1, 10),
-        0.0,
-        lambda: seconds(draw.uniform(300, 3000), 0.3),
-        detected=mistakes,
-    )
+    some(ci, draw.randint(30, 400), any_time, draw.randint(1, 10), 0.0,
+         lambda: seconds(draw.uniform(300, 3000), 0.3), detected=mistakes)  # fmt: skip
     made.archive += [archived(ci, END - draw.uniform(8, 28) * DAY) for _ in range(50)]
     # Hours at the limit; some buy passes. Detectors see at least four of ten servers, operators none to half of them.
-    some(
-        SCRIPT,
-        draw.randint(15, 400),
-        within(draw.uniform(6, 100)),
-        draw.randint(1, 40),
-        draw.choice([0.0, 0.0, 0.5, 1.0]),
-        lambda: seconds(15000, 0.3),
-        detected=draw.uniform(0.4, 1),
-        revoked=draw.uniform(0, 0.5),
-    )
+    some(SCRIPT, draw.randint(15, 400), within(draw.uniform(6, 100)), draw.randint(1, 40), draw.choice([0.0, 0.0, 0.5, 1.0]),
+         lambda: seconds(15000, 0.3), detected=draw.uniform(0.4, 1), revoked=draw.uniform(0, 0.5))  # fmt: skip
     some(BY_HAND, draw.randint(1, 6), any_time, 1, 1.0, lambda: seconds(15000, 0.3), detected=draw.uniform(0.2, 0.9))
-    some(
-        FREE,
-        draw.randint(5, 40),
-        any_time,
-        2,
-        0.9,
-        lambda: seconds(2000),
-        detected=draw.uniform(0, 0.3),
-        revoked=draw.uniform(0, 0.1),
-    )
+    some(FREE, draw.randint(5, 40), any_time, 2, 0.9,
+         lambda: seconds(2000), detected=draw.uniform(0, 0.3), revoked=draw.uniform(0, 0.1))  # fmt: skip
     for lines in (made.decisions, made.detections, made.archive):
         draw.shuffle(lines)  # The logs of several pods come in any order.
     return made

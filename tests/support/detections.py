@@ -19,28 +19,14 @@ def stamp(at: float) -> str:
 
 def killed(pod="jupyter-alice--", uid="uid-1", at=1000.0, matched="xmrig", namespace=NAMESPACE, **more):
     """cryptnono's execwhacker killed a process: structlog's JSON, with the labels that the container runtime knows."""
-    labels = {
-        "io.kubernetes.container.name": "notebook",
-        "io.kubernetes.pod.name": pod,
-        "io.kubernetes.pod.namespace": namespace,
-        "io.kubernetes.pod.uid": uid,
-    }
-    return json.dumps(
-        {
-            "pid": 4711,
-            "cmdline": f"./{matched} --url pool.example:3333",
-            "matched": matched,
-            "source": "execwhacker.bpf",
-            "container_type": "cri",
-            "labels": labels,
-            "image": "registry.example/binder-owner-name:abc",
-            "event": "Killed process",
-            "action": "killed",
-            "level": "info",
-            "timestamp": stamp(at),
-        }
-        | more
-    )
+    names = {"container.name": "notebook", "pod.name": pod, "pod.namespace": namespace, "pod.uid": uid}
+    line = {
+        "pid": 4711, "cmdline": f"./{matched} --url pool.example:3333", "matched": matched, "source": "execwhacker.bpf",
+        "container_type": "cri", "labels": {f"io.kubernetes.{name}": text for name, text in names.items()},
+        "image": "registry.example/binder-owner-name:abc", "event": "Killed process", "action": "killed", "level": "info",
+        "timestamp": stamp(at),
+    }  # fmt: skip
+    return json.dumps(line | more)
 
 
 def killed_by_flowkiller(pod="jupyter-alice--", uid="uid-1", at=1000.0, **more):

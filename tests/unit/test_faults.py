@@ -188,13 +188,7 @@ def test_clock_five_minutes_off_only_rejects_passes(public, internal, store, mon
     answer = public.post("/egress/passes", json={"provider": "altcha", "solution": solution})
     assert answer.status_code == 201
     monkeypatch.setattr(time, "time", lambda: right() + redeeming)
-    body = {
-        "user": "alice",
-        "image": "image:1",
-        "token": answer.json["token"],
-        "requested_at": time.time(),
-        "client_address": CLIENT,
-    }
+    body = {"user": "alice", "image": "image:1", "token": answer.json["token"], "client_address": CLIENT}
     told = internal.post("/api/launches", json=body | {"requested_at": time.time()})
     expected = ("unverified", "invalid") if redeeming < 0 else ("verified", "free")
     assert (told.status_code, told.json["tier"], told.json["pass_outcome"]) == (200, *expected)

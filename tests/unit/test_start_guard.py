@@ -19,18 +19,7 @@ from traitlets.config import Config
 from tests.support.ports import free_port
 from tests.support.start_guard import SNIPPET, VALUES, made_spawner
 from verifier.pods import start_guard
-from verifier.pods.start_guard import (
-    ANSWERS,
-    ASK_CONNECT_SECONDS,
-    BLOCKED_AFTER_OPEN,
-    BLOCKED_FROM_THE_START,
-    PAUSE_SECONDS,
-    able,
-    introduce,
-    parse,
-    targets_of,
-    watch,
-)
+from verifier.pods.start_guard import introduce, watch
 from verifier.proxy.connections import Proxy
 from verifier.proxy.decide import Policy
 from verifier.proxy.limits import Limits
@@ -68,7 +57,11 @@ class Network:
 def test_guard_waits_until_an_open_target_is_blocked_several_times():
     seen = Network(lambda now, _: now < 0.42).watch()
     assert seen["outcome"] == "closed"
-    assert 0.42 + (BLOCKED_AFTER_OPEN - 1) * PAUSE_SECONDS <= seen["seconds"] <= 0.42 + (BLOCKED_AFTER_OPEN + 1) * PAUSE_SECONDS
+    assert (
+        0.42 + (start_guard.BLOCKED_AFTER_OPEN - 1) * start_guard.PAUSE_SECONDS
+        <= seen["seconds"]
+        <= 0.42 + (start_guard.BLOCKED_AFTER_OPEN + 1) * start_guard.PAUSE_SECONDS
+    )
     assert seen["through"] == 9
 
 
@@ -94,7 +87,7 @@ def test_guard_waits_until_no_target_is_open(open, until):
 def test_target_that_never_answers_must_be_blocked_longer():
     seen = Network(lambda *_: False).watch()
     assert seen["outcome"] == "blocked"
-    assert seen["seconds"] == pytest.approx((BLOCKED_FROM_THE_START - 1) * PAUSE_SECONDS)
+    assert seen["seconds"] == pytest.approx((start_guard.BLOCKED_FROM_THE_START - 1) * start_guard.PAUSE_SECONDS)
 
 
 def test_guard_waits_no_longer_than_its_timeout():
@@ -115,8 +108,8 @@ def test_tries_are_real_connections():
 
 
 def test_guard_knows_whether_it_can_connect_at_all():
-    assert able()
-    assert not able(lambda _: False)
+    assert start_guard.able()
+    assert not start_guard.able(lambda _: False)
 
 
 # -- the egress proxy's view of the pod
@@ -135,7 +128,7 @@ class EgressProxy:
         self.asked += 1
         said = self.says(self.now)
         if isinstance(said, Exception):
-            self.now += min(timeout, ASK_CONNECT_SECONDS)
+            self.now += min(timeout, start_guard.ASK_CONNECT_SECONDS)
             raise said
         self.now += 0 if said else min(timeout, 2.0)  # as long as it waits for an unknown pod
         return {"address": "10.42.0.5"} | ({"uid": said} if said else {})
@@ -161,7 +154,7 @@ def test_guard_waits_while_the_proxy_takes_it_for_another_pod():
 
 def test_guard_believes_several_answers_in_a_row():
     """Each answer may come from another pod of the proxy, and one of those may be behind."""
-    answers = iter(["mine", "mine", "mine", "mine", "of-the-address-before"] * 3 + ["mine"] * ANSWERS)
+    answers = iter(["mine", "mine", "mine", "mine", "of-the-address-before"] * 3 + ["mine"] * start_guard.ANSWERS)
     proxy = EgressProxy(lambda _: next(answers))
     assert proxy.introduce() == "" and next(answers, None) is None
 
@@ -193,16 +186,16 @@ def test_proxy_holds_the_guard_no_longer_than_the_timeout(says, outcome):
 
 
 def test_targets_are_addresses_with_ports():
-    assert parse("10.43.0.1:443, [fd00::1]:8080") == [("10.43.0.1", 443), ("fd00::1", 8080)]
+    assert start_guard.parse("10.43.0.1:443, [fd00::1]:8080") == [("10.43.0.1", 443), ("fd00::1", 8080)]
     for text in ("10.43.0.1", ":443", "10.43.0.1:https"):
         with pytest.raises(ValueError):
-            parse(text)
+            start_guard.parse(text)
 
 
 def test_default_target_is_the_kubernetes_api():
     api = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
-    assert targets_of(api) == [("fd00::1", 443)]
-    assert targets_of({**api, start_guard.TARGETS_VARIABLE: "192.0.2.1:80"}) == [("192.0.2.1", 80)]
+    assert start_guard.targets_of(api) == [("fd00::1", 443)]
+    assert start_guard.targets_of({**api, start_guard.TARGETS_VARIABLE: "192.0.2.1:80"}) == [("192.0.2.1", 80)]
 
 
 # -- as a process

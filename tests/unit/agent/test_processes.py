@@ -16,17 +16,8 @@ import pytest
 
 from tests.support import made_up_miner
 from tests.support.waiting import eventually
-from verifier.agent.processes import (
-    ALL_WAIT_SECONDS,
-    LATE,
-    MAX_STEPS,
-    POD_ARGUMENT_SECONDS,
-    POD_WAIT_SECONDS,
-    SCRIPTS,
-    FileKey,
-    Processes,
-    open_in,
-)
+from verifier.agent import processes
+from verifier.agent.processes import FileKey, Processes, open_in
 from verifier.agent.rounds import UNSEEN
 
 TOP = Path(__file__).parents[3]
@@ -143,7 +134,7 @@ def test_file_of_an_option_is_seen(look, tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "words"),
-    [("rc", ["--rcfile", "rc"] * SCRIPTS), ("extglob", ["+O", "extglob"])],
+    [("rc", ["--rcfile", "rc"] * processes.SCRIPTS), ("extglob", ["+O", "extglob"])],
     ids=["an option's, many times", "a word that is also a file"],
 )
 def test_script_behind_another_file_is_seen(look, tmp_path, file, words):
@@ -163,11 +154,11 @@ def test_script_behind_the_name_of_busyboxs_shell_is_seen(look, tmp_path):
 
 
 def test_only_the_first_files_of_options_are_seen(look, tmp_path):
-    for number in range(SCRIPTS + 1):
+    for number in range(processes.SCRIPTS + 1):
         (tmp_path / str(number)).write_text(str(number))
-    options = [word for number in range(SCRIPTS + 1) for word in ("-x", str(number))]
+    options = [word for number in range(processes.SCRIPTS + 1) for word in ("-x", str(number))]
     with running("/bin/sh", "-c", "sleep 60; true", *options, cwd=tmp_path) as process:
-        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / str(number)) for number in range(SCRIPTS)]
+        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / str(number)) for number in range(processes.SCRIPTS)]
 
 
 def test_data_of_a_script_are_not_read(look, tmp_path):
@@ -277,12 +268,12 @@ def test_arguments_of_a_process_cost_a_bounded_number_of_steps(tmp_path, monkeyp
         monkeypatch.setattr(os, "open", lambda *given, **more: opened.append(given) or real(*given, **more))
         (found,) = Processes(shown, lambda text: "pod").all()
         assert len(found.files) == 1
-        assert 100 < len(opened) < MAX_STEPS + 200
+        assert 100 < len(opened) < processes.MAX_STEPS + 200
 
 
 def test_pod_with_many_scripts_keeps_those_of_no_other_out(shells):
     """Of the first pod, only the programs are seen when its arguments have taken too long."""
-    now = itertools.count(step=POD_ARGUMENT_SECONDS)
+    now = itertools.count(step=processes.POD_ARGUMENT_SECONDS)
     seen = list(Processes(shells(6), in_turn(*["crowded"] * 4, *["other"] * 2), lambda: next(now)).all())
     assert [(process.pod, process.unseen, len(process.files)) for process in seen] == [
         *[("crowded", "", 2)] * 2, *[("crowded", "crowded", 1)] * 2, *[("other", "", 2)] * 2,
@@ -313,7 +304,7 @@ def in_turn(*pods):
 
 def test_pod_that_makes_the_kernel_wait_keeps_those_of_no_other_out(shells):
     """Waiting costs no processor time, so it counts by itself."""
-    now = itertools.count(step=POD_WAIT_SECONDS / 7)
+    now = itertools.count(step=processes.POD_WAIT_SECONDS / 7)
     seen = list(Processes(shells(6), in_turn(*["slow"] * 4, "other", "third"), lambda: 0.0, lambda: next(now)).all())
     assert [process.unseen for process in seen] == ["", "", "crowded", "crowded", "", ""]
     assert [len(process.files) for process in seen[-2:]] == [2, 2]
@@ -321,19 +312,19 @@ def test_pod_that_makes_the_kernel_wait_keeps_those_of_no_other_out(shells):
 
 def test_slow_arguments_end_between_two_steps_and_are_reported(shells):
     """One process can have hundreds of steps, and a script behind them."""
-    now = itertools.chain([0.0], itertools.repeat(POD_WAIT_SECONDS + 1))
+    now = itertools.chain([0.0], itertools.repeat(processes.POD_WAIT_SECONDS + 1))
     (process,) = Processes(shells(1), in_turn("slow"), lambda: 0.0, lambda: next(now)).all()
     assert (process.unseen, len(process.files)) == ("crowded", 1)
 
 
 def test_slow_pods_together_end_a_round_of_arguments(shells):
     """The interpreters of innocent pods are then counted, and not accused."""
-    now = itertools.count(step=ALL_WAIT_SECONDS)
+    now = itertools.count(step=processes.ALL_WAIT_SECONDS)
     seen = list(Processes(shells(3), in_turn("first", "second", "third"), lambda: 0.0, lambda: next(now)).all())
     assert [(process.pod, process.unseen) for process in seen] == [
         ("first", "crowded"), ("second", "late"), ("third", "late"),
     ]  # fmt: skip
-    assert LATE not in UNSEEN
+    assert processes.LATE not in UNSEEN
 
 
 def test_program_is_opened_by_a_thread_that_runs(look, tmp_path):

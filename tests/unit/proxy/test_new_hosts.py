@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.support.egress_proxy import scanning
 from verifier.proxy.new_hosts import WAIT_SECONDS, WINDOW_SECONDS, NewHosts
 
 LIMIT = 20
@@ -113,43 +112,3 @@ def test_without_a_limit_nobody_waits(clock):
     hosts = NewHosts(0, 0, clock=clock)
     assert [wait(hosts, number) for number in range(200)] == [0.0] * 200
     assert len(hosts) == 0
-
-
-@pytest.fixture(scope="module")
-def seen():
-    return scanning.seen()
-
-
-def test_scanner_behind_the_proxy_reaches_few_of_the_addresses_that_it_asks_for(seen):
-    """By packets, where all of the network answers."""
-    assert seen["few"] == {"200": 4}
-    assert scanning.LIMIT < seen["reached"] <= 1.5 * scanning.LIMIT
-    assert seen["many"].keys() == {"200", "429"}
-    assert seen["last after"] > 4  # of the five seconds that the address after the limit waits
-
-
-def test_scanner_of_hosts_that_refuse_reaches_fewer(seen):
-    assert seen["refusing"].keys() == {"502", "429"}
-    assert 0 < seen["reached that refuse"] < scanning.UNVERIFIED_LIMIT
-
-
-def test_name_with_another_address_in_each_answer_is_one_host(seen):
-    answers, reached = seen["turning addresses"]
-    assert answers > 10
-    assert reached == 6  # with the five hosts before
-    assert seen["turning"] == {"200": 1}
-
-
-def test_open_connections_and_known_hosts_go_on(seen):
-    assert "200 OK | REACHED host=a0.example" in seen["held"]
-    assert seen["again"] == {"200": 1}
-
-
-def test_refusal_says_what_happened(seen):
-    assert "429 This server has tried too many hosts in the last minute, try again later" in seen["refusal"]
-
-
-def test_metric_says_what_became_of_new_addresses(seen):
-    assert seen["metrics"]["verified immediate"] == scanning.LIMIT
-    assert seen["metrics"]["verified waited"] >= 1 and seen["metrics"]["verified refused"] > 1
-    assert seen["metrics"]["unverified refused"] > 1

@@ -387,34 +387,18 @@ def _by_name() -> list[Attempt]:
         Attempt(idna, "an umlaut in the ClientHello", tunnels(OK, "ök.example")),
     ]
     for target in (
-        "ok.example.evil.example:443",
-        "ok.example:443@evil.example:443",
-        "evil.example:443#ok.example:443",
-        "evil.example:443/ok.example",
-        "ok.example\0.evil.example:443",
-        "ok.example%00.evil.example:443",
-        "ok.example,evil.example:443",
-        "evil.example\t:443",
-        "*.example:443",
-        "evil.example:443:443",
-        "evil.example:0443",
-        "evil.example:65979",
-        "evilok.example:443",
-    ):
+        "ok.example.evil.example:443", "ok.example:443@evil.example:443", "evil.example:443#ok.example:443",
+        "evil.example:443/ok.example", "ok.example\0.evil.example:443", "ok.example%00.evil.example:443",
+        "ok.example,evil.example:443", "evil.example\t:443", "*.example:443", "evil.example:443:443", "evil.example:0443",
+        "evil.example:65979", "evilok.example:443",
+    ):  # fmt: skip
         found.append(Attempt(other, f"CONNECT {target!r}", tunnels(target, "evil.example")))
     for target in ("evil.example.:443", "ok.example..:443", ".ok.example:443", "169.254.169.254.:443"):
         found.append(Attempt(dots, f"CONNECT {target}", tunnels(target, "ok.example")))
     for target in (
-        "xn--80ak6aa92e.example:443",
-        "xn--.example:443",
-        "%6fk.example:443",
-        "ok%2eexample:443",
-        "ｏk.example:443",
-        "ok。example:443",
-        "o\u00adk.example:443",
-        "①⑥⑨.254.169.254:443",
-        "１０.9.9.9:443",
-    ):
+        "xn--80ak6aa92e.example:443", "xn--.example:443", "%6fk.example:443", "ok%2eexample:443", "ｏk.example:443",
+        "ok。example:443", "o\u00adk.example:443", "①⑥⑨.254.169.254:443", "１０.9.9.9:443",
+    ):  # fmt: skip
         found.append(Attempt(idna, f"CONNECT {target!r}", tunnels(target, "ok.example")))
     return found
 
@@ -465,32 +449,15 @@ def _by_address() -> list[Attempt]:
     alias, meta = "a CNAME to a private name", "metadata by name"
     found = [Attempt(ports, f"CONNECT to {port}", tunnels(f"ok.example:{port}", "ok.example"), ANY) for port in (22, 80, 8080, 0)]
     for url in (
-        "http://ok.example:8080/",
-        "http://ok.example:443/",
-        "http://ok.example:22/",
-        "https://ok.example/",
+        "http://ok.example:8080/", "http://ok.example:443/", "http://ok.example:22/", "https://ok.example/",
         "ftp://ok.example/",
-    ):
+    ):  # fmt: skip
         found.append(Attempt(ports, f"GET {url}", asks(get(url)), ANY))
     for address in (
-        PUBLIC[1],
-        PRIVATE,
-        METADATA,
-        "127.0.0.1",
-        "localhost",
-        "[::1]",
-        "[::ffff:10.9.9.9]",
-        "[fd00::9]",
-        "[64:ff9b::a09:909]",
-        "168364297",
-        "0x0a.9.9.9",
-        "10.9.2313",
-        "012.9.9.9",
-        "0x0a090909",
-        "10.9.9.9.",
-        f"[{PUBLIC6}]",
+        PUBLIC[1], PRIVATE, METADATA, "127.0.0.1", "localhost", "[::1]", "[::ffff:10.9.9.9]", "[fd00::9]",
+        "[64:ff9b::a09:909]", "168364297", "0x0a.9.9.9", "10.9.2313", "012.9.9.9", "0x0a090909", "10.9.9.9.", f"[{PUBLIC6}]",
         "[fe80::1%25eth0]",
-    ):
+    ):  # fmt: skip
         found.append(Attempt(spelled, f"CONNECT {address}", tunnels(f"{address}:443", "evil.example"), ANY))
         found.append(Attempt(spelled, f"http://{address}/", asks(get(f"http://{address}/")), ANY))
     public = {"six.example", "down.example", "self.example", *NAMES_OF_HUB}

@@ -20,15 +20,8 @@ from tests.support.certificates import certificate
 from tests.support.egress_proxy.attempts import ALIASES, DNS_PORT, METADATA, NAMES, OWN, PRIVATE, PUBLIC, PUBLIC6, addresses
 
 CANARIES = (
-    PRIVATE,
-    "172.16.9.9",
-    "192.168.9.9",
-    METADATA,
-    "100.64.9.9",
-    "fd00::9",
-    "64:ff9b::a09:909",
-    "2002:a09:909::1",
-)
+    PRIVATE, "172.16.9.9", "192.168.9.9", METADATA, "100.64.9.9", "fd00::9", "64:ff9b::a09:909", "2002:a09:909::1",
+)  # fmt: skip
 """Addresses that no pod may reach. A server answers on each, so only the proxy's own rules, and its policy, protect them."""
 
 

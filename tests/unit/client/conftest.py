@@ -22,22 +22,9 @@ from verifier.web.app import create_internal_app, create_public_app, create_serv
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch):
     """Remove settings of the machine's environment that would influence a test."""
-    for name in (
-        "BINDER_URL",
-        "BINDER_EGRESS_KEY",
-        "NO_COLOR",
-        "FORCE_COLOR",
-        "HTTP_PROXY",
-        "http_proxy",
-        "HTTPS_PROXY",
-        "https_proxy",
-        "NO_PROXY",
-        "no_proxy",
-        "REQUESTS_CA_BUNDLE",
-        "CURL_CA_BUNDLE",
-        "ALL_PROXY",
-        "all_proxy",
-    ):
+    names = ["BINDER_URL", "BINDER_EGRESS_KEY", "NO_COLOR", "FORCE_COLOR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
+    proxies = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
+    for name in (*names, *proxies, *map(str.lower, proxies)):
         monkeypatch.delenv(name, raising=False)
     # Longer times than in production: CI machines are slow.
     monkeypatch.setattr("binder_egress_client.check.GRACE", 20)

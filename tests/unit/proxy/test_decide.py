@@ -1,4 +1,8 @@
-"""The decision, by name, by address and by ClientHello."""
+"""The decision, by name and by address, in every case.
+
+Three levels hold the proxy's verdicts. Here and in `test_hosts`, `test_requests` and `test_hello`: texts and addresses, as tables.
+`test_battery`: the proxy with sockets: ports, blocked pods, names in ClientHellos. In the cluster: the same attempts, by pods.
+"""
 
 import ipaddress
 from dataclasses import replace
@@ -60,19 +64,6 @@ def why(tier, host, port=443, kind=Kind.TUNNEL, **more):
 )
 def test_name_decides(tier, host, expected):
     assert why(tier, host) == expected
-
-
-def test_only_the_port_of_each_kind_is_open():
-    for kind, port in ((Kind.TUNNEL, 443), (Kind.PLAIN, 80)):
-        for tried in (22, 80, 443, 3128, 8080):
-            assert why("verified", "ok.example", tried, kind) == (None if tried == port else Reason.PORT)
-    # The tier opens 443 alone.
-    assert why("course", "api.example.org", 80, Kind.PLAIN) == Reason.PORT
-
-
-def test_blocked_pod_gets_nothing():
-    assert why("unverified", "ok.example", blocked=True) == Reason.BLOCKED
-    assert why("verified", "ok.example", blocked=True) == Reason.BLOCKED
 
 
 @pytest.mark.parametrize(("contact", "asks"), [("", ""), ("help@example.org", ": ask help@example.org")])
@@ -156,38 +147,14 @@ def test_refusal_is_one_line_of_ascii_whatever_the_names_of_user_and_server():
     assert refusal.sentence.endswith("/egress/servers/zo%C3%AB%2F%C3%A9%0D%0A/a%2Fb%20%C3%BC")
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "10.9.9.9",
-        "127.0.0.1",
-        "127.9.9.9",
-        "0.0.0.0",
-        "169.254.169.254",
-        "224.0.0.1",
-        "::1",
-        "::",
-        "fe80::1",
-        "ff02::1",
-        "fd00::9",
-        "64:ff9b::a09:909",
-        "::ffff:10.9.9.9",
-        "::ffff:0:10.9.9.9",
-        "::10.9.9.9",
-        "100::1",
-        "5f00::1",
-        "fec0::1",
-        "64:ff9b:1::a09:909",
-        "192.88.99.1",
-        "::ffff:127.0.0.1",
-        "203.0.113.66",
-        "203.0.113.99",
-        "::ffff:203.0.113.99",
-        "2001:db8:0::99",
-        "203.0.113.199",
-        "nonsense",
-    ],
-)
+CLOSED_ADDRESSES = """
+    10.9.9.9 127.0.0.1 127.9.9.9 0.0.0.0 169.254.169.254 224.0.0.1 ::1 :: fe80::1 ff02::1 fd00::9 64:ff9b::a09:909 ::ffff:10.9.9.9
+    ::ffff:0:10.9.9.9 ::10.9.9.9 100::1 5f00::1 fec0::1 64:ff9b:1::a09:909 192.88.99.1 ::ffff:127.0.0.1 203.0.113.66 203.0.113.99
+    ::ffff:203.0.113.99 2001:db8:0::99 203.0.113.199 nonsense
+"""
+
+
+@pytest.mark.parametrize("address", CLOSED_ADDRESSES.split())
 def test_closed_address_is_refused_alone_and_beside_a_public_one(address):
     for addresses in ([address], ["203.0.113.11", address], [address, "203.0.113.11"]):
         refusal = decide_address(pod("verified"), addresses, POLICY, ["203.0.113.99", "2001:db8:0::99", "::ffff:203.0.113.199"])
@@ -219,47 +186,11 @@ def test_address_that_is_connected_to_has_one_spelling():
     assert decide_address(pod(), ["::ffff:203.0.113.12", "203.0.113.12"], POLICY) == ["203.0.113.12"]
 
 
-def test_name_without_address_is_reported():
-    refusal = decide_address(pod(), [], POLICY)
-    assert isinstance(refusal, Refusal) and refusal.reason == Reason.UNRESOLVED
-
-
-def test_name_that_dns_does_not_answer_is_reported():
-    refusal = decide_address(pod(), None, POLICY)
-    assert isinstance(refusal, Refusal) and (refusal.reason, refusal.status) == (Reason.UNANSWERED, 504)
-
-
-@pytest.mark.parametrize(
-    ("tier", "name", "is_tls", "expected"),
-    [
-        ("unverified", "ok.example", True, None),
-        ("unverified", "evil.example", True, Reason.SERVER_NAME),
-        ("unverified", None, True, Reason.SERVER_NAME),
-        ("unverified", None, False, Reason.NOT_TLS),
-        ("verified", None, True, None),
-        ("verified", "evil.example", True, Reason.SERVER_NAME),
-        ("verified", None, False, Reason.NOT_TLS),
-    ],
-)
-def test_hello_decides(tier, name, is_tls, expected):
-    assert decide_hello(pod(tier), "OK.example", name, is_tls, POLICY) == expected
-
-
 def test_network_set_finds_addresses_as_networks_do():
     networks = [ipaddress.ip_network(cidr) for cidr in ("0.0.0.0/8", "10.0.0.0/8", "10.1.0.0/16", "2001:db8::/32", "::1/128")]
     found = NetworkSet(networks)
-    for text in (
-        "0.0.0.0",
-        "0.255.255.255",
-        "1.0.0.0",
-        "10.1.2.3",
-        "11.0.0.0",
-        "2001:db8::",
-        "2001:db9::",
-        "::1",
-        "::2",
-        "::a01:203",
-    ):
+    tried = "0.0.0.0 0.255.255.255 1.0.0.0 10.1.2.3 11.0.0.0 2001:db8:: 2001:db9:: ::1 ::2 ::a01:203"
+    for text in tried.split():
         ip = ipaddress.ip_address(text)
         assert (ip in found) == any(ip.version == network.version and ip in network for network in networks), text
     assert ipaddress.ip_address("10.0.0.1") not in NetworkSet()

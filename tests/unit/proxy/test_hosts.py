@@ -33,37 +33,15 @@ def test_name_has_one_spelling(given_name, name):
     assert normal(given_name) == name
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        ".",
-        "localhost",
-        "example",
-        "a..example",
-        ".example.org",
-        "api.example.org..",
-        "-a.example",
-        "a-.example",
-        "a b.example",
-        "10.0.0.1",
-        "10.1",
-        "0x0a.0.0.1",
-        "012.1.1.1",
-        "167772161",
-        "[::1]",
-        "::1",
-        "10.0.0.1.",
-        "1.2.3.0x4",
-        "a.example\0.evil.example",
-        "evil.example/ok.example",
-        "ok.example@evil.example",
-        "a" * 64 + ".example",
-        "a." * 123 + "examples",
-        "①②.example\n",
-        "a.example\n",
-    ],
-)
+NO_NAMES = [
+    "", ".", "localhost", "example", "a..example", ".example.org", "api.example.org..", "-a.example", "a-.example", "a b.example",
+    "10.0.0.1", "10.1", "0x0a.0.0.1", "012.1.1.1", "167772161", "[::1]", "::1", "10.0.0.1.", "1.2.3.0x4", "evil.example/ok.example",
+    "a.example\0.evil.example", "ok.example@evil.example", "a" * 64 + ".example", "a." * 123 + "examples", "①②.example\n",
+    "a.example\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_NAMES)
 def test_address_or_nonsense_is_no_name(text):
     assert normal(text) is None
 

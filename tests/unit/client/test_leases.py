@@ -78,12 +78,6 @@ def test_lease_is_renewed_by_a_key_for_the_same_tier(keyed, run, store, tier):
     assert (store.known(Server("alice")).grant.until > until) == good
 
 
-@pytest.mark.parametrize("option", ["--keep", "--wait"])
-def test_invalid_number_of_seconds_is_wrong_usage(run, option):
-    code, out, err = run("unlock", "http://127.0.0.1:9/egress/servers/alice/", option, "nan")
-    assert (code, out) == (2, "") and "'nan' is not a number of seconds" in err
-
-
 @pytest.mark.parametrize("comes", [True, False])
 def test_person_renews_if_a_program_cannot(serve, open_hub, run, store, monkeypatch, comes):
     monkeypatch.setattr("binder_egress_client.unlocking.POLL", 0.1)

@@ -1,14 +1,10 @@
 """The package: its algorithms, its requirements, and the examples in the documentation."""
 
-import ast
 import re
-import sys
 import threading
-import tomllib
 
 import altcha
 import pytest
-import redis
 from binder_egress_client import command, solving
 
 from tests.support.apps import reconciler, run_pod
@@ -89,19 +85,6 @@ def test_each_algorithm_of_the_verifier_is_solved(serve, open_hub, run, algorith
 # -- the package
 
 
-def test_package_imports_only_its_declared_requirements():
-    names = {
-        alias.name.partition(".")[0]
-        for file in PACKAGE.glob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0)
-        for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module)])
-    }
-    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
-    declared = {re.split("[<>=]", needed)[0] for needed in project["dependencies"]}
-    assert names - sys.stdlib_module_names == declared
-
-
 def test_readme_lists_all_exit_codes_and_options():
     text = (PACKAGE.parent / "README.md").read_text()
     codes = set(map(int, re.findall(r"^\| (\d+) \|", text, re.MULTILINE)))
@@ -129,17 +112,8 @@ WITH_PASS = [each for each in examples("docs/api-users.md") if "egress_token" in
 
 
 @pytest.mark.parametrize(("language", "code"), WITH_PASS)
-@pytest.mark.parametrize("fault", ["404", "unrouted", "down", "unavailable", "needs a person", "nothing to solve"])
+@pytest.mark.parametrize("fault", ["404", "unrouted", "down", "needs a person", "nothing to solve"])
 def test_documented_launch_goes_on_without_a_pass(serve, open_hub, tmp_path, fault, language, code):
-    def unavailable(services):
-        app = create_public_app(services)
-
-        @app.before_request
-        def fail():
-            raise redis.ConnectionError
-
-        return app
-
     def nothing(services):
         app = create_public_app(services)
         app.before_request(lambda: {"providers": []})
@@ -147,7 +121,7 @@ def test_documented_launch_goes_on_without_a_pass(serve, open_hub, tmp_path, fau
 
     hub = open_hub(
         serve(
-            public_app={"unavailable": unavailable, "nothing to solve": nothing}.get(fault, create_public_app),
+            public_app=nothing if fault == "nothing to solve" else create_public_app,
             **(HCAPTCHA if fault == "needs a person" else {}),
         )
     )

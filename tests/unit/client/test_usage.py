@@ -36,6 +36,8 @@ from verifier.records import Server
         ["launch", SPEC, "--key", "a secret\nkey"],
         ["unlock", "https://hub.example.org/egress/servers/alice/", "--keep", "0"],
         ["unlock", "https://hub.example.org/egress/servers/alice/", "--keep", "86401"],
+        ["unlock", "https://hub.example.org/egress/servers/alice/", "--keep", "nan"],
+        ["unlock", "https://hub.example.org/egress/servers/alice/", "--wait", "nan"],
         ["solve"],
     ],
 )
@@ -73,13 +75,6 @@ def test_server_addresses_are_parsed(address, verifier, path):
 
 
 # -- environment
-
-
-def test_proxies_from_the_environment_are_used(hub, run, monkeypatch):
-    monkeypatch.setenv("http_proxy", hub.url)
-    code, _out, err = run("launch", SPEC, "--binder", "http://hub.example.org")
-    assert code == 0, err
-    assert hub.builds[0].tier == "verified"
 
 
 def test_authority_and_hosts_without_a_proxy_come_from_the_environment(hub, run, monkeypatch, tmp_path):

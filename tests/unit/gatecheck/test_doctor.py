@@ -19,10 +19,9 @@ from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.egress_cli import egress as command
 from verifier.gatecheck import doctor as module
-from verifier.gatecheck.check import Canary, Namespace, Watcher, canary_of, check
+from verifier.gatecheck.check import Canary, Namespace, Watcher, canary_of
 from verifier.gatecheck.checklist import CHECKS, DOCTOR
 from verifier.gatecheck.doctor import OK, PROBLEM, WARNING, examine
-from verifier.gatecheck.netpol import Judgement
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.ping import CLOSED, SYSCTL
 from verifier.settings import ReconcilerSettings, load
@@ -553,6 +552,7 @@ def canary_pod(state=None, last=None, **status):
 
 
 SAID = {"terminated": {"message": '{"reached": {"a": true, "b": false, "c": null}}'}}
+OF_PROXY = {"terminated": {"message": '{"reached": {"a": false}, "proxy": "hidden"}'}}
 
 
 @pytest.mark.parametrize(
@@ -561,6 +561,7 @@ SAID = {"terminated": {"message": '{"reached": {"a": true, "b": false, "c": null
         ([], "missing", {}),
         ([canary_pod(last=SAID)], "running", {"a": False, "b": True}),
         ([canary_pod(SAID)], "running", {"a": False, "b": True}),
+        ([canary_pod(OF_PROXY)], "running", {"a": True}),
         ([canary_pod({"waiting": {"reason": "CrashLoopBackOff"}}, SAID)], "running", {"a": False, "b": True}),
         ([canary_pod({"waiting": {"reason": "ImagePullBackOff"}}, SAID)], "starting", {}),
         ([canary_pod()], "starting", {}),
@@ -574,12 +575,7 @@ SAID = {"terminated": {"message": '{"reached": {"a": true, "b": false, "c": null
 )
 def test_canary_result_is_read_from_its_pod(pods, state, targets):
     found = canary_of(pods)
-    assert (found.state, found.targets) == (state, targets)
-
-
-def test_canary_says_what_the_proxy_sees_of_it():
-    said = {"terminated": {"message": '{"reached": {"a": false}, "proxy": "hidden"}'}}
-    assert [canary_of([canary_pod(last=last)]).proxy for last in (said, SAID)] == ["hidden", ""]
+    assert (found.state, found.targets, found.proxy) == (state, targets, "hidden" if targets == {"a": True} else "")
 
 
 @pytest.fixture
@@ -640,14 +636,6 @@ def test_hanging_api_server_is_asked_once_and_times_out(api, real, monkeypatch):
     # On a busy machine, the client gives up before the server has read the request.
     eventually(lambda: api.asked)
     assert len(api.asked) == 1
-
-
-def test_check_lists_what_it_could_not_read(ours, namespace):
-    namespace.unreadable = True
-    found = check(ours, namespace, [], 1.0)
-    assert (found.judgement, found.canary, set(found.unread)) == (None, None, {"policies", "canary"})
-    assert json.loads(found.dumps())["at"] == 1.0
-    assert check(ours.model_copy(update={"policies": {}}), FakeNamespace(), [], 1.0).judgement == Judgement()
 
 
 # -- reports of the verifier for doctor

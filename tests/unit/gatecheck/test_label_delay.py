@@ -23,7 +23,6 @@ from verifier.gatecheck.label_delay import (
 )
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.labels import TIER_LABEL
-from verifier.store.errors import StoreUnavailable
 
 
 class Network:
@@ -73,15 +72,10 @@ class Network:
 
 def test_both_times_are_measured_and_the_label_is_off_afterwards():
     network = Network(on=11.0, off=25.0)
+    network.flaws = {300, 301, 310}  # Connections that fail by chance do not look like a refusal.
     found = network.measured()
     assert (found.on, found.off) == (pytest.approx(11, abs=0.1), pytest.approx(25, abs=0.1))
     assert network.pod["metadata"]["labels"] == {}
-
-
-def test_one_connection_that_fails_by_chance_does_not_look_like_a_refusal():
-    network = Network(on=0.5, off=3.0)
-    network.flaws = {20, 21, 30}
-    assert network.measured().off == pytest.approx(3, abs=0.1)
 
 
 def test_refusal_counts_from_the_beginning_of_a_connection(monkeypatch):
@@ -97,13 +91,6 @@ def test_refusal_counts_from_the_beginning_of_a_connection(monkeypatch):
 
     monkeypatch.setattr(network, "answers", answers)
     assert network.measured().off == pytest.approx(3, abs=0.1)
-
-
-def test_longest_time_of_each_kind_counts(store):
-    delays = LabelDelays(Network(), store)
-    for found in (LabelDelay(1, 9), LabelDelay(7, 2)):
-        delays.run_once(Network(), lambda canary, found=found: found)
-    assert delays.worst() == LabelDelay(7, 9)
 
 
 def test_label_that_never_acts_is_measured_as_the_limit():
@@ -155,10 +142,10 @@ def test_label_is_taken_off_after_a_fault(monkeypatch):
 def test_longest_of_the_latest_measurements_count(store):
     delays = LabelDelays(Network(), store)
     assert delays.findings() == {"reason": ""}
-    for on in (20.0, 3.0, *[1.0] * (REMEMBERED - 2)):
-        delays.run_once(Network(), lambda _, on=on: LabelDelay(on, 2.0))
+    for found in (LabelDelay(20.0, 1.0), LabelDelay(3.0, 2.0), *[LabelDelay(1.0, 1.0)] * (REMEMBERED - 2)):
+        delays.run_once(Network(), lambda _, found=found: found)
     assert delays.findings() == {"on": 20.0, "off": 2.0}
-    delays.run_once(Network(), lambda _: LabelDelay(1.0, 2.0))
+    delays.run_once(Network(), lambda _: LabelDelay(1.0, 1.0))
     assert delays.findings() == {"on": 3.0, "off": 2.0}
 
 
@@ -171,16 +158,10 @@ def test_restarted_reconciler_knows_what_was_measured_before(store):
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"label_delay": {"reason": "no canary"}}', '{"label_delay": {"on": [], "off": 1}}'])
-def test_findings_without_a_measurement_say_nothing(store, text):
+def test_findings_without_a_measurement_say_nothing(store, redis_server, text):
     store.publish_gatecheck(text)
     assert LabelDelays(Network(), store).worst() is None
-
-
-def test_reconciler_starts_without_redis(store, monkeypatch):
-    def away():
-        raise StoreUnavailable("Redis does not answer")
-
-    monkeypatch.setattr(store, "gatecheck", away)
+    redis_server.stop()
     assert LabelDelays(Network(), store).worst() is None
 
 

@@ -11,6 +11,7 @@ from tests.support.browser import ARTIFACTS, CHROMIUM, MODEST, Tab, launch
 from tests.support.doubles import Double, running
 from tests.support.launch_page import BinderHub
 from tests.support.store import Store
+from tests.support.verifiers import Verifiers
 from verifier.store.connection import connect
 
 # A calculation takes seconds on a busy machine, and an unlock may take 2 s even on an idle one.
@@ -18,17 +19,22 @@ expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="session")
-def _verifier(_redis_server: RedisServer) -> Iterator[VerifierProcess]:
-    process = VerifierProcess(_redis_server, captcha_providers=MODEST)
-    yield process
-    process.stop()
+def _verifiers(_redis_server: RedisServer) -> Iterator[Verifiers]:
+    verifiers = Verifiers(_redis_server)
+    yield verifiers
+    verifiers.stop()
 
 
 @pytest.fixture
-def verifier(_verifier: VerifierProcess, redis_server: RedisServer) -> str:
-    """The public address of a ready verifier."""
-    _verifier.await_ready()
-    return _verifier.public
+def verifiers(_verifiers: Verifiers, redis_server: RedisServer) -> Verifiers:
+    """Verifiers at an empty Redis."""
+    return _verifiers
+
+
+@pytest.fixture
+def verifier(verifiers: Verifiers) -> VerifierProcess:
+    """A verifier with default settings."""
+    return verifiers.start(captcha_providers=MODEST)
 
 
 @pytest.fixture
@@ -38,42 +44,44 @@ def make_hub() -> Callable[..., BinderHub]:
 
 
 @pytest.fixture
-def start(redis_server: RedisServer, patient: None, make_hub: Callable[..., BinderHub]) -> Iterator[Callable[..., BinderHub]]:
-    """A function that starts a BinderHub in front of a verifier. Without a verifier it starts one with the given settings."""
-    started: list[VerifierProcess | BinderHub] = []
-    client = connect(make_settings(redis_server))
+def start(verifiers: Verifiers, store: Store, make_hub: Callable[..., BinderHub]) -> Iterator[Callable[..., BinderHub]]:
+    """A function that starts a BinderHub in front of a verifier with the given settings."""
+    with ExitStack() as ends:
 
-    def start(process: VerifierProcess | None = None, base: str = "/", **settings: object) -> BinderHub:
-        if process is None:
-            process = VerifierProcess(redis_server, **{"captcha_providers": MODEST, **settings})
-            started.append(process)
-        process.await_ready()
-        hub = make_hub((process.public, process.internal), base=base)
-        hub.process = process
-        # When the server is ready, the reconciler has published its pod.
-        hub.launched = lambda user: run_pod(Store(client), user)
-        started.append(hub)
-        return hub
+        def start(base: str = "/", **settings: object) -> BinderHub:
+            process = verifiers.start(**{"captcha_providers": MODEST, **settings})
+            hub = make_hub((process.public, process.internal), base=base)
+            ends.callback(hub.stop)
+            # When the server is ready, the reconciler has published its pod.
+            hub.launched = lambda user: run_pod(store, user)
+            return hub
 
-    yield start
-    for one in reversed(started):
-        one.stop()
-    client.close()
+        yield start
+
+
+@pytest.fixture(scope="session")
+def _elsewhere() -> Iterator[tuple[RedisServer, Verifiers]]:
+    server = RedisServer()
+    server.start()
+    verifiers = Verifiers(server)
+    yield server, verifiers
+    verifiers.stop()
+    server.stop()
 
 
 @pytest.fixture
-def make_member(patient: None, make_hub: Callable[..., BinderHub]) -> Iterator[Callable[..., tuple[BinderHub, Store]]]:
+def make_member(
+    _elsewhere: tuple[RedisServer, Verifiers], patient: None, make_hub: Callable[..., BinderHub]
+) -> Iterator[Callable[..., tuple[BinderHub, Store]]]:
     """A function that starts another member of a federation: BinderHub and verifier, with a Redis of their own."""
+    server, verifiers = _elsewhere
+    server.wipe()
     with ExitStack() as ends:
 
         def make_member(**settings: object) -> tuple[BinderHub, Store]:
-            server = RedisServer()
-            server.start()
-            ends.callback(server.stop)
-            process = VerifierProcess(server, captcha_providers=MODEST, **settings)
-            ends.callback(process.stop)
-            client = ends.enter_context(closing(connect(make_settings(server))))
-            member, store = make_hub((process.public, process.internal)), Store(client)
+            process = verifiers.start(captcha_providers=MODEST, **settings)
+            store = Store(ends.enter_context(closing(connect(make_settings(server)))))
+            member = make_hub((process.public, process.internal))
             ends.callback(member.stop)
             member.launched = lambda user: run_pod(store, user)
             return member, store
@@ -81,11 +89,18 @@ def make_member(patient: None, make_hub: Callable[..., BinderHub]) -> Iterator[C
         yield make_member
 
 
-@pytest.fixture
-def double() -> Iterator[Double]:
-    """A double of the remote captcha providers."""
+@pytest.fixture(scope="session")
+def _double() -> Iterator[Double]:
     with running() as double:
         yield double
+
+
+@pytest.fixture
+def double(_double: Double) -> Double:
+    """A double of the remote captcha providers, which accepts what is right, and has been asked nothing."""
+    _double.behaviour.update(dict.fromkeys(_double.behaviour, "right"))
+    _double.calls.clear()
+    return _double
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from tests.support.apps import RedisServer, VerifierProcess
 from tests.support.browser import ARTIFACTS, MODEST
 from tests.support.jupyter import Jupyter, Lab, virtual_environment
+from tests.support.verifiers import Verifiers
 
 
 @pytest.fixture(scope="session")
@@ -19,19 +19,13 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
     made.stop()
 
 
-@pytest.fixture(scope="session")
-def _verifier(_redis_server: RedisServer, jupyter: Jupyter) -> Iterator[VerifierProcess]:
+@pytest.fixture
+def page_address(verifiers: Verifiers, jupyter: Jupyter) -> str:
+    """The address of the page of alice's server, which the extension knows."""
     tiers = {"verified": {"internet": True, "lease": 1200}}
     branding = {"contact": "help@example.org"}
-    process = VerifierProcess(_redis_server, captcha_providers=MODEST, hub_url=jupyter.origin, tiers=tiers, branding=branding)
-    yield process
-    process.stop()
-
-
-@pytest.fixture
-def page_address(verifier: str, jupyter: Jupyter) -> str:
-    """The address of the page of alice's server, which the extension knows."""
-    address = f"{verifier}/egress/servers/alice/"
+    process = verifiers.start(captcha_providers=MODEST, hub_url=jupyter.origin, tiers=tiers, branding=branding)
+    address = f"{process.public}/egress/servers/alice/"
     jupyter.move(address)
     return address
 

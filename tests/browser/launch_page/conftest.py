@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
-from tests.support.apps import PATIENT_UNLOCK_SECONDS, VerifierProcess
-from tests.support.browser import ARTIFACTS, MODEST
+from tests.support.apps import PATIENT_UNLOCK_SECONDS
+from tests.support.browser import ARTIFACTS
 from tests.support.launch_page import BinderHub, bundle
 from tests.support.launch_page.real import REASON, Process, RealBinderHub, is_installed
 from tests.support.launch_tab import SIZES, Tab
@@ -36,17 +36,10 @@ def make_hub(request, script):
     return partial(RealBinderHub, process=request.getfixturevalue("binderhub"))
 
 
-@pytest.fixture(scope="session")
-def _verifier(_redis_server):
-    process = VerifierProcess(_redis_server, PATIENT_UNLOCK_SECONDS, captcha_providers=MODEST)
-    yield process
-    process.stop()
-
-
 @pytest.fixture
-def hub(start, verifier, _verifier):
-    """A BinderHub in front of the verifier with default settings."""
-    return start(_verifier)
+def hub(start):
+    """A BinderHub in front of a verifier with default settings."""
+    return start(unlock_wait_seconds=PATIENT_UNLOCK_SECONDS)
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ STREAM = {"Accept": "text/event-stream"}
 
 
 @pytest.fixture
-def both(verifier, _verifier, store, script, binderhub):
+def both(verifier, store, script, binderhub):
     """The double and the real one, in front of the same verifier."""
-    addresses = (_verifier.public, _verifier.internal)
+    addresses = (verifier.public, verifier.internal)
     hubs = [BinderHub(addresses, script), RealBinderHub(addresses, binderhub)]
     for hub in hubs:
         hub.launched = lambda user: run_pod(store, user)
@@ -181,13 +181,13 @@ def test_requests_are_those_of_binderhubs_page(both, tab):
     assert asked(double) == asked(real)
 
 
-def test_template_of_an_operator_keeps_the_snippets(verifier, _verifier, store, binderhub, tab, tmp_path):
+def test_template_of_an_operator_keeps_the_snippets(verifier, store, binderhub, tab, tmp_path):
     """It extends BinderHub's own and overrides its blocks, as BinderHub's documentation says."""
     blocks = "".join(
         f"{{% block {name} %}}{{{{ super() }}}}<!-- {name} -->{{% endblock %}}" for name in ("title", "meta_social", "extra_header")
     )
     (tmp_path / "page.html").write_text('{% extends "templates/page.html" %}' + blocks)
-    hub = RealBinderHub((_verifier.public, _verifier.internal), binderhub, templates=str(tmp_path))
+    hub = RealBinderHub((verifier.public, verifier.internal), binderhub, templates=str(tmp_path))
     try:
         hub.launched = lambda user: run_pod(store, user)
         text = requests.get(hub.page(), timeout=30).text

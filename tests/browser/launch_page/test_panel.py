@@ -39,9 +39,8 @@ def test_panel_is_accessible_and_moves_nothing_in_every_state(state, double, sta
     settings = {}
     if providers:
         settings = double.settings("turnstile", with_altcha=None if state == "needed" else MODEST["altcha"])
-    process = start(**settings).process
     for screen, options in SCREENS.items():
-        hub = start(process)
+        hub = start(**settings)
         hub.ready.close()
         opened = tab(reduced_motion="reduce" if screen == "dark" else "no-preference", **options)
         opened.noise.append("Failed to load resource")
@@ -112,8 +111,7 @@ def assert_accessible(opened):
     [("packages", ["conda", "python"], "pip, conda"), ("hosts", ["python", "api.example.org"], "pip; api.example.org")],
 )
 def test_panel_says_what_the_egress_proxy_gives_without_a_pass(access, listed, works, language, start, tab):
-    process = start(unverified_hosts=listed).process
-    hub = start(process)
+    hub = start(unverified_hosts=listed)
     hub.ready.close()
     opened = tab(locale=language, viewport=SIZES["-320"])
     opened.page.add_init_script("delete window.Worker")
@@ -132,7 +130,7 @@ def test_panel_says_what_the_egress_proxy_gives_without_a_pass(access, listed, w
 
 def test_person_who_goes_on_without_a_check_is_told_of_packages(double, start, tab):
     settings = double.settings("turnstile", with_altcha=MODEST["altcha"])
-    hub = start(start(unverified_hosts=["python"], **settings).process)
+    hub = start(unverified_hosts=["python"], **settings)
     hub.ready.close()
     opened = tab()
     show_without(hub, opened)

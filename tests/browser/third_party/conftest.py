@@ -1,9 +1,10 @@
 """Fixtures: third-party pages in Chromium, on another origin, with the real clients; BinderHub is a double (`launch_page`)."""
 
+from functools import partial
+
 import pytest
 
-from tests.support.apps import PATIENT_UNLOCK_SECONDS, VerifierProcess
-from tests.support.browser import MODEST
+from tests.support.apps import PATIENT_UNLOCK_SECONDS
 from tests.support.third_party import Tab
 from tests.support.third_party_site import ThirdPartySite
 
@@ -21,18 +22,15 @@ def _clean(site):
     site.headers.clear()
 
 
-@pytest.fixture(scope="session")
-def _listed(_redis_server, site):
-    """A verifier that lists the third-party site's origin."""
-    _redis_server.start()
-    process = VerifierProcess(_redis_server, PATIENT_UNLOCK_SECONDS, captcha_providers=MODEST, allowed_origins=[site.origin])
-    yield process
-    process.stop()
+@pytest.fixture
+def start_listed(start, site):
+    """A function that starts a BinderHub in front of a verifier that lists the third-party site's origin."""
+    return partial(start, allowed_origins=[site.origin], unlock_wait_seconds=PATIENT_UNLOCK_SECONDS)
 
 
 @pytest.fixture
-def hub(start, _listed):
-    return start(_listed)
+def hub(start_listed):
+    return start_listed()
 
 
 @pytest.fixture

@@ -47,11 +47,11 @@ HELPLESS = ["down", "hang", "404", "garbage", "not listed", "hang later", "garba
         if client in ("EventSource", "fetch") or what in ("down", "not listed", "hang later")
     ],
 )
-def test_launch_is_the_same_if_the_tag_cannot_help(what, client, site, hub, start, verifier, _verifier, tab):
+def test_launch_is_the_same_if_the_tag_cannot_help(what, client, site, hub, start, tab):
     without = tab(site.page(CLIENTS[client]))
     without.launch(hub)
     if what == "not listed":
-        hub = start(_verifier)
+        hub = start()
     else:
         hub.fault, _, later = what.partition(" ")
         # Later: the script arrives, and the verifier fails afterwards.
@@ -270,8 +270,8 @@ def test_redirected_build_is_unlocked_at_the_other_member(client, site, hub, mak
     assert hub.count("POST /egress/servers") == 0 and member.count("POST /egress/passes") == 0
 
 
-def test_binderhub_may_be_at_another_address_than_the_verifier(site, hub, start, _listed, store, tab):
-    front = start(_listed)
+def test_binderhub_may_be_at_another_address_than_the_verifier(site, hub, start_listed, store, tab):
+    front = start_listed()
     opened = tab(site.page(CLIENTS["fetch"], script_tag(hub, binderhub=front.url)))
     opened.launch(hub)
     assert opened.page.evaluate("states") == []
@@ -281,8 +281,8 @@ def test_binderhub_may_be_at_another_address_than_the_verifier(site, hub, start,
         await_tier(store, "user-2")
 
 
-def test_other_requests_pass_through_untouched(site, hub, start, _listed, tab):
-    other = start(_listed)
+def test_other_requests_pass_through_untouched(site, hub, start_listed, tab):
+    other = start_listed()
     opened = tab(site.page("", script_tag(hub)))
     results = opened.page.evaluate(
         """async ({ hub, other }) => {

@@ -147,10 +147,10 @@ def test_documented_examples_launch_with_egress(number, package, site, hub, stor
 
 
 @pytest.mark.parametrize("what", ["down", "hang", "not listed"])
-def test_documented_module_launches_if_the_verifier_cannot_help(what, site, hub, start, verifier, _verifier, tab):
+def test_documented_module_launches_if_the_verifier_cannot_help(what, site, hub, start, tab):
     (example,) = (each for each in blocks("html") if 'type="module"' in each)
     if what == "not listed":
-        hub = start(_verifier)
+        hub = start()
     else:
         hub.fault = what
     opened = tab("about:blank")

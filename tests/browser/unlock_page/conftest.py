@@ -2,29 +2,21 @@
 
 import pytest
 
-from tests.support.apps import VerifierProcess, run_pod
+from tests.support.apps import run_pod
 from tests.support.browser import MODEST
 
 
 @pytest.fixture
-def start(redis_server):
-    """A function that starts a verifier with given settings. Name it before `open_tab`: open pages send requests to it."""
-    processes = []
-
-    def start(**settings):
-        processes.append(VerifierProcess(redis_server, **settings))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.stop()
+def start(verifiers):
+    """A function that starts a verifier with given settings."""
+    return verifiers.start
 
 
 @pytest.fixture
 def page_address(verifier, store):
     """The address of the page of a running server without internet access."""
     run_pod(store)
-    return f"{verifier}/egress/servers/alice/"
+    return f"{verifier.public}/egress/servers/alice/"
 
 
 @pytest.fixture

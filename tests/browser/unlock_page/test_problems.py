@@ -112,8 +112,8 @@ def test_page_whose_script_does_not_run_says_so(script, page_address, open_tab):
 
 
 def test_page_of_an_unknown_server_says_that_it_ended(verifier, open_tab):
-    tab = open_tab(verifier, goes=False)
+    tab = open_tab(verifier.public, goes=False)
     tab.requests_fail = True
-    tab.page.goto(f"{verifier}/egress/servers/nobody/")
+    tab.page.goto(f"{verifier.public}/egress/servers/nobody/")
     expect(tab.page.get_by_role("heading", name=ENDED)).to_be_visible()
     tab.picture("no-such-server")

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.apps import carried, make_settings, reconciler, run_pod
+from tests.support.apps import VerifierProcess, carried, make_settings, reconciler, run_pod
 from tests.support.browser import INSECURE_HOST, MODEST
 from tests.support.unlock_page import (
     ENDED,
@@ -117,19 +117,19 @@ def test_access_is_promised_only_after_the_reconciler_confirmed_it(page_address,
     assert tab.posts == 1
 
 
-def test_page_works_again_after_redis_was_down(page_address, redis_server, _verifier, store, open_tab):
+def test_page_works_again_after_redis_was_down(page_address, redis_server, verifier, store, open_tab):
     tab = open_tab(page_address)
     redis_server.stop()
     fails(tab, "The service cannot decide just now. Try again in a few seconds.")
     tab.picture("no-redis")
     redis_server.start()
-    _verifier.await_ready()
+    verifier.await_ready()
     run_pod(store)
     unlocks(tab, store, act=lambda: tab.page.keyboard.press("Enter"))
 
 
-def test_page_says_that_the_verifier_is_down(start, store, open_tab):
-    process = start()
+def test_page_says_that_the_verifier_is_down(redis_server, store, open_tab):
+    process = VerifierProcess(redis_server)
     run_pod(store)
     tab = open_tab(f"{process.public}/egress/servers/alice/")
     tab.requests_fail = True
@@ -149,13 +149,13 @@ def test_error_page_of_a_proxy_and_silence_count_as_no_answer(path, hangs, page_
     fails(tab, NO_ANSWER)
 
 
-def test_server_that_stopped_before_the_click_has_ended(page_address, redis_server, _verifier, open_tab):
+def test_server_that_stopped_before_the_click_has_ended(page_address, redis_server, verifier, open_tab):
     tab = open_tab(page_address)
     tab.requests_fail = True
     # The page also asks by itself from time to time.
     tab.page.route(page_address, lambda route: route.continue_() if route.request.method == "POST" else route.abort())
     redis_server.wipe()
-    _verifier.await_ready()
+    verifier.await_ready()
     tab.button.click()
     expect(tab.state).to_have_text(ENDED)
     expect(tab.page.get_by_text("Launch it again")).to_be_visible()

@@ -11,9 +11,6 @@ import pytest
 
 from tests.support.charts import CHART, VALUES, objects
 
-# Both versions of Helm have the same template engine, and thousands of addresses take a while.
-one_helm = pytest.mark.parametrize("helm", ["helm"], indirect=True)
-
 LIMIT = 2500
 """Exceptions of one CIDR."""
 
@@ -101,7 +98,6 @@ def are_kept(text, documents, values):
     assert len(base64.b64encode(gzip.compress(release.encode()))) < STORED / 2
 
 
-@one_helm
 def test_two_thousand_addresses_in_two_tiers(helm, many, tmp_path):
     four, six = many
     values = {
@@ -115,7 +111,6 @@ def test_two_thousand_addresses_in_two_tiers(helm, many, tmp_path):
     are_kept(text, documents, values)
 
 
-@one_helm
 def test_five_thousand_addresses_in_the_halves_of_a_cidr(helm, tmp_path):
     """Values as the refusal of more than 2,500 exceptions advises. The policy of the proxy, which has no values, has all, too."""
     four = addresses(2400, last=0x7F000000) + addresses(2400, first=0x80000000)
@@ -128,7 +123,6 @@ def test_five_thousand_addresses_in_the_halves_of_a_cidr(helm, tmp_path):
     are_kept(text, documents, values)
 
 
-@one_helm
 def test_limit_is_2500_exceptions_of_one_cidr(helm, tmp_path):
     """Addresses in `except` count too, and each address counts once."""
     excepted = sum(":" not in cidr for cidr in VALUES["except"])
@@ -144,13 +138,11 @@ def test_limit_is_2500_exceptions_of_one_cidr(helm, tmp_path):
     assert "such as 0.0.0.0/1 and 128.0.0.0/1 for 0.0.0.0/0." in refused.stderr
 
 
-@one_helm
 def test_builds_have_the_same_limit(helm, tmp_path):
     values = {"mode": "deny", "builds": {"enabled": True}, "bannedAddresses": {"a": addresses(LIMIT + 1)}}
     assert "builds.cidrs: 0.0.0.0/0 has" in rendered(helm, tmp_path / "values.json", values, check=False).stderr
 
 
-@one_helm
 def test_rendering_time_is_not_quadratic(helm, tmp_path):
     """Measured with lists that are refused in the end, because shorter ones are rendered too fast to measure."""
 
@@ -165,7 +157,6 @@ def test_rendering_time_is_not_quadratic(helm, tmp_path):
     assert most < 6 * some, (some, most)
 
 
-@one_helm
 def test_reconciler_expects_what_is_rendered(helm, many, tmp_path):
     _, documents = rendered(helm, tmp_path / "values.json", {"bannedAddresses": {"all": many[0]}})
     (expected,) = [document["data"] for document in documents if document["metadata"]["name"] == "binder-egress-policies"]
@@ -221,7 +212,6 @@ NARROW = [
 ]
 
 
-@one_helm
 def test_narrow_cidrs_have_exceptions_to_the_bit(helm, tmp_path):
     for cidr, banned, left in NARROW:
         cidrs = {"0.0.0.0/0": False, "2000::/3": False, cidr: True}
@@ -237,14 +227,12 @@ def test_tier_has_only_dns_when_everything_is_banned(helm, tmp_path):
     assert len(policy["spec"]["egress"]) == 1, "only DNS"
 
 
-@one_helm
 def test_policies_that_no_configmap_can_hold_are_refused(helm, tmp_path):
     many = [{"ipBlock": {"cidr": f"11.{a}.{b}.0/24"}} for a in range(130) for b in range(256)]
     refused = rendered(helm, tmp_path / "values.json", {"base": {"egress": {"many": {"to": many}}}}, check=False)
     assert refused.returncode != 0 and "put fewer addresses into bannedAddresses" in refused.stderr
 
 
-@one_helm
 def test_tiers_of_the_proxy_that_no_configmap_can_hold_are_refused(helm, tmp_path):
     many = {f"2001:db8:1111:2222:3333:4444:5555:{number:04x}/128": True for number in range(23_000)}
     closed = {"cidrs": {"0.0.0.0/0": False, "2000::/3": False}, "except": many}

@@ -16,10 +16,17 @@ from tests.support.charts import CHART, IMAGES, TOPOLOGIES, VALUES
 from verifier.gatecheck.netpol import USUAL_LABELS
 from verifier.proxy.hosts import groups
 
+HELMS = ["helm", "helm4"]
 
-@pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
-def test_topology_has_what_its_mode_needs(render, values):
-    objects = render("--values", values)
+
+@pytest.fixture(scope="module", params=TOPOLOGIES, ids=lambda path: path.name)
+def topology(request, render):
+    """A values file, and the objects that it renders."""
+    return request.param, render("--values", request.param)
+
+
+def test_topology_has_what_its_mode_needs(topology):
+    values, objects = topology
     mode = yaml.safe_load(values.read_text()).get("mode", "captcha") or "off"
     kinds = {kind for kind, _ in objects}
     assert (mode == "off") == (set(objects) == {("Secret", "binder-egress")})
@@ -103,9 +110,8 @@ def test_upgrade_replaces_redis_only_if_redis_changes(render, tmp_path):
     assert {name for name in first if changed[name] != second[name]} == {"binder-egress-redis"}
 
 
-@pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
-def test_secret_and_pods_of_helm_test_alone_outlive_an_uninstallation(render, values):
-    for name, document in render("--values", values).items():
+def test_secret_and_pods_of_helm_test_alone_outlive_an_uninstallation(topology):
+    for name, document in topology[1].items():
         annotations = document["metadata"].get("annotations", {})
         assert ("helm.sh/resource-policy" in annotations) == (name == ("Secret", "binder-egress")), name
         # Helm leaves hooks alone.
@@ -116,9 +122,8 @@ def test_secret_and_pods_of_helm_test_alone_outlive_an_uninstallation(render, va
             assert told, f"no command of NOTES deletes {name}"
 
 
-@pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
-def test_pods_are_hardened(render, values):
-    for (kind, name), document in render("--values", values).items():
+def test_pods_are_hardened(topology):
+    for (kind, name), document in topology[1].items():
         if kind not in ("Deployment", "DaemonSet", "Pod"):
             continue
         pod = document["spec"] if kind == "Pod" else document["spec"]["template"]["spec"]
@@ -152,12 +157,12 @@ def test_security_contexts_take_no_field_that_weakens_the_hardening(helm):
     properties = json.loads((CHART / "values.schema.json").read_text())["properties"]
     components = {name for name, each in properties.items() if set(WEAKER) & set(each.get("properties", ()))}
     assert components == {"podDefaults", "verifier", "reconciler", "proxy", "gatecheck", "redis"}
-    for component in components:
-        for context, fields in WEAKER.items():
-            for field in fields:
-                option = f"{component}.{context}={json.dumps(field)}"
-                refused = helm("template", "r", CHART, "--set-json", option, check=False)
-                assert refused.returncode != 0 and f"/{component}/{context}" in refused.stderr, option
+    for context, fields in WEAKER.items():
+        for field in fields:
+            options = [f"--set-json={component}.{context}={json.dumps(field)}" for component in sorted(components)]
+            refused = helm("template", "r", CHART, *options, check=False)
+            assert refused.returncode != 0
+            assert not [component for component in components if f"/{component}/{context}" not in refused.stderr], field
 
 
 LABEL = "example.org/team"
@@ -169,8 +174,6 @@ def test_common_labels_are_on_every_object_and_pod_and_in_no_selector(render, va
     switches = ("builds", "metrics.grafanaDashboard", "metrics.prometheusRule", "verifier.pdb")
     every = ",".join(f"{switch}.enabled=true" for switch in switches)
     objects = render("--values", values, *kinds, "--set", every, "--set-json", f'commonLabels={{"{LABEL}": "hub"}}')
-    plain = render("--values", values, *kinds, "--set", every)
-    assert len(objects) == len(plain)
     for (kind, name), document in objects.items():
         assert document["metadata"]["labels"].pop(LABEL) == "hub", (kind, name)
         if kind in ("Deployment", "DaemonSet"):
@@ -179,10 +182,9 @@ def test_common_labels_are_on_every_object_and_pod_and_in_no_selector(render, va
             assert LABEL not in json.dumps(document), (kind, name)
 
 
-@pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
-def test_policies_are_accepted_by_the_api_server(render, values):
+def test_policies_are_accepted_by_the_api_server(topology):
     """Exceptions are inside their CIDR; no rule is for everybody; no policy selects every pod."""
-    for (kind, name), document in render("--values", values).items():
+    for (kind, name), document in topology[1].items():
         if kind != "NetworkPolicy":
             continue
         spec = document["spec"]
@@ -275,7 +277,6 @@ def test_secrets_are_only_in_the_secret(render):
 @pytest.mark.parametrize(
     ("setting", "changed"),
     [
-        ("logLevel=debug", {"checksum/config"}),
         ("captcha.providers.altcha.cost=6000", {"checksum/config"}),
         ("secret.apiToken=" + "t" * 32, {"checksum/secret"}),
         ("except.203\\.0\\.113\\.0/24=true", set()),

@@ -4,12 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.support.charts import objects
+from tests.support.charts import by_name
 
 TOP = Path(__file__).parents[2]
 CHART = TOP / "chart"
@@ -44,12 +45,11 @@ def stand_in(path, properties):
     write(path / "templates/values.yaml", shown)
 
 
-@pytest.fixture
-def deploy(tmp_path):
-    """The imitation of the repository, with its dependencies."""
-    path = tmp_path / "mybinder.org-deploy"
+def imitation(folder):
+    """The imitation of the repository in a folder, with its dependencies."""
+    path = folder / "mybinder.org-deploy"
     shutil.copytree(TOP / "tests/chart/mybinder", path)
-    (tmp_path / "binder-egress").symlink_to(TOP)
+    (folder / "binder-egress").symlink_to(TOP)
     charts = path / "mybinder/charts"
     wired = ("config", "extraConfig", "extraEnv", "extraVolumes", "extraVolumeMounts", "ingress", "jupyterhub", "networkPolicy")
     stand_in(charts / "binderhub", wired)
@@ -68,19 +68,38 @@ def apply(deploy, number, *options):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture
-def render(helm, deploy):
-    """A function that renders a member: (kind, name) → object."""
+@pytest.fixture(scope="module")
+def after(tmp_path_factory):
+    """A function that gives the repository after the first diffs, which nobody may change: another test gets the same."""
 
-    def render(member, *more):
-        write(deploy / "secrets.yaml", SECRETS)
-        lists = deploy / "config/test-secrets.yaml"
-        anchor, use = re.search(r"bannedIps: &\w+\n", BANS)[0], BANS[BANS.index("binder-egress:") :]
-        write(deploy / "lists.yaml", lists.read_text().replace("bannedIps:\n", anchor, 1) + use)
-        files = [deploy / "secrets.yaml", deploy / f"config/{member}.yaml", deploy / "lists.yaml"]
-        values = [option for file in files for option in ("--values", str(file))]
-        text = helm("template", member, str(deploy / "mybinder"), "--namespace", member, *values, *more)
-        return {(one["kind"], one["metadata"]["name"]): one for one in objects(text)}
+    @cache
+    def after(number):
+        deploy = imitation(tmp_path_factory.mktemp(f"after-{number}-"))
+        for each in range(1, number + 1):
+            apply(deploy, each)
+        return deploy
+
+    return after
+
+
+def rendered(helm, deploy, member, *more):
+    """The objects of a member: (kind, name) → object."""
+    write(deploy / "secrets.yaml", SECRETS)
+    lists = deploy / "config/test-secrets.yaml"
+    anchor, use = re.search(r"bannedIps: &\w+\n", BANS)[0], BANS[BANS.index("binder-egress:") :]
+    write(deploy / "lists.yaml", lists.read_text().replace("bannedIps:\n", anchor, 1) + use)
+    files = [deploy / "secrets.yaml", deploy / f"config/{member}.yaml", deploy / "lists.yaml"]
+    values = [option for file in files for option in ("--values", str(file))]
+    return by_name(helm("template", member, str(deploy / "mybinder"), "--namespace", member, *values, *more))
+
+
+@pytest.fixture(scope="module")
+def render(helm, after):
+    """A function that renders a member after the first diffs."""
+
+    @cache
+    def render(number, member, *more):
+        return rendered(helm, after(number), member, *more)
 
     return render
 
@@ -110,23 +129,21 @@ def test_page_has_each_diff_in_order():
     assert re.findall(r"`apply (\d)`\]\(mybinder/(.+?)\)", PAGE) == [(file.name[0], file.name) for file in DIFFS]
 
 
-def test_diff_that_does_not_apply_is_noticed(deploy):
+def test_diff_that_does_not_apply_is_noticed(tmp_path):
     with pytest.raises(AssertionError):
-        apply(deploy, 4)
+        apply(imitation(tmp_path), 4)
 
 
 @pytest.mark.parametrize("member", [*MEMBERS, "staging", "prod"])
-def test_first_diff_changes_nothing(deploy, render, member):
-    before = render(member)
-    apply(deploy, 1)
-    after = render(member)
+def test_first_diff_changes_nothing(render, member):
+    before, after = render(0, member), render(1, member)
     alerter = ("ConfigMap", "k8s-log-alerter-zulip")
     assert "Egress gate" in seen(after, alerter[1])["rules"] and "Minesweeper killed" in seen(after, alerter[1])["rules"]
     assert {**after, alerter: None} == {**before, alerter: None}
 
 
-def test_first_diff_brings_the_chart_into_each_workflow_that_fetches_charts(deploy):
-    apply(deploy, 1)
+def test_first_diff_brings_the_chart_into_each_workflow_that_fetches_charts(after):
+    deploy = after(1)
     place = yaml.safe_load((deploy / "mybinder/Chart.yaml").read_text())["dependencies"][-1]["repository"]
     for file in (deploy / ".github/workflows").iterdir():
         for job in yaml.safe_load(file.read_text())["jobs"].values():
@@ -142,38 +159,31 @@ def test_forks_check_out_the_chart_too():
     assert not [file for file in DIFFS if "${{ vars." in file.read_text()]
 
 
-def test_lost_wiring_is_alerted_in_the_words_of_the_hook(deploy, render):
-    apply(deploy, 1)
-    regex = re.compile(seen(render("staging"), "k8s-log-alerter-zulip")["rules"]["Egress wiring"]["regex"])
+def test_lost_wiring_is_alerted_in_the_words_of_the_hook(render):
+    regex = re.compile(seen(render(1, "staging"), "k8s-log-alerter-zulip")["rules"]["Egress wiring"]["regex"])
     hook = (CHART / "integration/launch_hook.py").read_text()
     errors = re.findall(r'"(binder-egress: [^"]*(?:missing|verifier fails)[^"]*)"', hook)
     assert len(errors) == 2 and all(regex.search(error) for error in errors)
 
 
-def test_variables_of_binderhub_as_a_list_are_refused(deploy, render):
-    for number in (1, 2):
-        apply(deploy, number)
-    render("prod", "--set-json", 'binderhub.extraEnv=[{"name":"A","value":"b"}]')
+def test_variables_of_binderhub_as_a_list_are_refused(render):
+    render(2, "prod", "--set-json", 'binderhub.extraEnv=[{"name":"A","value":"b"}]')
     with pytest.raises(AssertionError, match="extraEnv of BinderHub is a list"):
-        render("staging", "--set-json", 'binderhub.extraEnv=[{"name":"A","value":"b"}]')
+        render(2, "staging", "--set-json", 'binderhub.extraEnv=[{"name":"A","value":"b"}]')
 
 
-def test_minesweeper_leaves_the_canary_alone(deploy, render):
-    for number in (1, 2):
-        apply(deploy, number)
-    sweeper = (deploy / "mybinder/files/minesweeper/minesweeper.py").read_text()
+def test_minesweeper_leaves_the_canary_alone(after, render):
+    sweeper = (after(2) / "mybinder/files/minesweeper/minesweeper.py").read_text()
     (selector,) = re.findall('"label_selector": "(.+)"', sweeper)
     wanted, unwanted = selector.split(",!")
-    (labels,) = [one["metadata"]["labels"] for (kind, name), one in render("staging").items() if "egress-canary-" in name]
+    (labels,) = [one["metadata"]["labels"] for (kind, name), one in render(2, "staging").items() if "egress-canary-" in name]
     assert wanted == "component=singleuser-server" and labels["component"] == "singleuser-server" and unwanted in labels
     # And it has the labels by which other policies select user pods.
     assert labels["release"] == "staging"
 
 
-def test_second_diff_shuts_the_gate_of_staging(deploy, render):
-    apply(deploy, 1)
-    apply(deploy, 2)
-    objects = render("staging")
+def test_second_diff_shuts_the_gate_of_staging(render):
+    objects = render(2, "staging")
     assert users(objects) == {"dind", "image-builder"}
     assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
     hub, binderhub = seen(objects, "jupyterhub"), seen(objects, "binderhub")
@@ -191,11 +201,9 @@ def test_second_diff_shuts_the_gate_of_staging(deploy, render):
     assert json.loads(settings["BINDER_EGRESS_ALLOWED_ORIGINS"]) == ["https://staging.mybinder.org"]
 
 
-def test_node_guard_runs_with_the_gate(deploy, render):
-    apply(deploy, 1)
-    assert ("DaemonSet", "binder-egress-node-guard") not in render("staging")
-    apply(deploy, 2)
-    guard = render("staging")["DaemonSet", "binder-egress-node-guard"]
+def test_node_guard_runs_with_the_gate(render):
+    assert ("DaemonSet", "binder-egress-node-guard") not in render(1, "staging")
+    guard = render(2, "staging")["DaemonSet", "binder-egress-node-guard"]
     wanted = yaml.safe_load((TOP / "docs/node-guard.yaml").read_text())
     (container,) = wanted["spec"]["template"]["spec"]["containers"]
     container["image"] = "REGISTRY/binder-egress-node-guard:0.1.0"
@@ -203,10 +211,8 @@ def test_node_guard_runs_with_the_gate(deploy, render):
 
 
 @pytest.mark.parametrize(("member", "host"), MEMBERS.items())
-def test_third_diff_makes_each_member_observe(deploy, render, member, host):
-    for number in (1, 2, 3):
-        apply(deploy, number)
-    objects = render(member)
+def test_third_diff_makes_each_member_observe(render, member, host):
+    objects = render(3, member)
     assert {"singleuser-server", "dind", "image-builder"} == users(objects) and not of_user_pods(objects)
     assert ("Deployment", "binder-egress-verifier") in objects and ("Deployment", "binder-egress-reconciler") in objects
     address = f"https://{host}.mybinder.org/egress/"
@@ -232,19 +238,14 @@ def test_third_diff_makes_each_member_observe(deploy, render, member, host):
     assert {"10.42.0.0/16", "192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32"} <= set(networks)
 
 
-def test_redirecting_member_does_not_change(deploy, render):
-    before = render("prod")
-    for number in range(1, 8):
-        apply(deploy, number)
-    after = render("prod")
+def test_redirecting_member_does_not_change(render):
+    before, after = render(0, "prod"), render(7, "prod")
     alerter = ("ConfigMap", "k8s-log-alerter-zulip")
     assert {**after, alerter: None} == {**before, alerter: None}
 
 
-def test_fourth_diff_shuts_the_gate_of_one_member(deploy, render):
-    for number in (1, 2, 3, 4):
-        apply(deploy, number)
-    objects = render("bids-ovh")
+def test_fourth_diff_shuts_the_gate_of_one_member(render):
+    objects = render(4, "bids-ovh")
     assert users(objects) == {"dind", "image-builder"}
     assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
     hub = seen(objects, "jupyterhub")
@@ -261,28 +262,23 @@ def test_fourth_diff_shuts_the_gate_of_one_member(deploy, render):
     traefik = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "traefik"}}}
     assert {"to": [traefik], "ports": [{"port": 443, "protocol": "TCP"}]} in egress
     for member in OBSERVED:
-        others = render(member)
+        others = render(4, member)
         assert "singleuser-server" in users(others) and not of_user_pods(others)
 
 
-def test_fifth_diff_shuts_the_other_gates(deploy, render):
-    for number in range(1, 6):
-        apply(deploy, number)
+def test_fifth_diff_shuts_the_other_gates(render):
     for member in MEMBERS:
-        objects = render(member)
+        objects = render(5, member)
         assert users(objects) == {"dind", "image-builder"}
         assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
         hub = seen(objects, "jupyterhub")
         assert hub["singleuser"]["networkPolicy"]["enabled"] is False and hub["custom"]["binderEgress"]["closePing"] is True
 
 
-def test_sixth_diff_gives_staging_packages_without_a_pass(deploy, render):
-    for number in range(1, 6):
-        apply(deploy, number)
-    before = {member: render(member) for member in ("staging", *MEMBERS)}
+def test_sixth_diff_gives_staging_packages_without_a_pass(render):
+    before = {member: render(5, member) for member in ("staging", *MEMBERS)}
     assert not [name for _, name in before["staging"] if "proxy" in name and name.startswith("binder-egress")]
-    apply(deploy, 6)
-    objects = render("staging")
+    objects = render(6, "staging")
     assert objects["Deployment", "binder-egress-proxy"]["spec"]["replicas"] == 2
     assert objects["Deployment", "binder-egress-proxy"]["spec"]["template"]["spec"]["priorityClassName"] == "binderhub-core"
     tiers = json.loads(objects["ConfigMap", "binder-egress-proxy"]["data"]["tiers.json"])
@@ -301,16 +297,13 @@ def test_sixth_diff_gives_staging_packages_without_a_pass(deploy, render):
     variable = seen(objects, "jupyterhub")["singleuser"]["extraEnv"]["HTTPS_PROXY"]["valueFrom"]["configMapKeyRef"]
     assert (variable["name"], variable["key"]) == ("binder-egress-proxy-variables", "address")
     for member in MEMBERS:
-        assert render(member).keys() == before[member].keys()
+        assert render(6, member).keys() == before[member].keys()
 
 
-def test_seventh_diff_gives_all_members_what_staging_has(deploy, render):
-    for number in range(1, 7):
-        apply(deploy, number)
-    tried = render("staging")
-    apply(deploy, 7)
+def test_seventh_diff_gives_all_members_what_staging_has(render):
+    tried = render(6, "staging")
     for member in ("staging", *MEMBERS):
-        objects = render(member)
+        objects = render(7, member)
         for kind, name in (("ConfigMap", "binder-egress-proxy"), ("PodDisruptionBudget", "binder-egress-proxy")):
             assert objects[kind, name].get("data") == tried[kind, name].get("data")
         (proxy,) = objects["Deployment", "binder-egress-proxy"]["spec"]["template"]["spec"]["containers"]
@@ -327,42 +320,36 @@ def of_deny():
 
 
 @pytest.mark.parametrize("member", OBSERVED)
-def test_deny_on_a_member_that_only_observes_needs_no_policy_of_others(deploy, render, member):
-    for number in (1, 2, 3, 4):
-        apply(deploy, number)
-    objects = render(member, *of_deny())
+def test_deny_on_a_member_that_only_observes_needs_no_policy_of_others(render, member):
+    objects = render(4, member, *of_deny())
     assert of_user_pods(objects) == {"binder-egress-base"} and users(objects) == {"dind", "image-builder"}
     assert seen(objects, "jupyterhub")["singleuser"]["networkPolicy"]["enabled"] is False
     # Without the last value, JupyterHub's own policy is still on.
-    first = render(member, *of_deny()[:2])
+    first = render(4, member, *of_deny()[:2])
     assert seen(first, "jupyterhub")["singleuser"]["networkPolicy"]["enabled"] is True
 
 
 @pytest.mark.parametrize("mode", ["allow", "deny"])
-def test_emergency_modes_keep_the_base_policy(deploy, render, mode):
-    for number in (1, 2, 3, 4):
-        apply(deploy, number)
+def test_emergency_modes_keep_the_base_policy(after, helm, tmp_path, mode):
+    deploy = shutil.copytree(after(4), tmp_path / "deploy")
     config = deploy / "config/bids-ovh.yaml"
     config.write_text(config.read_text().replace("mode: captcha", f"mode: {mode}"))
-    objects = render("bids-ovh")
+    objects = rendered(helm, deploy, "bids-ovh")
     assert users(objects) == {"dind", "image-builder"} and "binder-egress-base" in of_user_pods(objects)
     assert (("Deployment", "binder-egress-verifier") in objects) is (mode == "allow")
 
 
-def test_reversed_diffs_end_where_they_began(deploy, render):
-    before = render("bids-ovh")
-    for number in range(1, 8):
-        apply(deploy, number)
+def test_reversed_diffs_end_where_they_began(after, helm, render, tmp_path):
+    deploy = shutil.copytree(after(7), tmp_path / "deploy")
+    (tmp_path / "binder-egress").symlink_to(TOP)
     for number in range(7, 0, -1):
         apply(deploy, number, "--reverse")
     shutil.rmtree(deploy / "mybinder/charts/binder-egress")
-    assert render("bids-ovh") == before
+    assert rendered(helm, deploy, "bids-ovh") == render(0, "bids-ovh")
 
 
-def test_members_share_signing_keys_and_no_other_secret(deploy, render):
-    for number in (1, 2, 3):
-        apply(deploy, number)
-    secrets = [render(member)["Secret", "binder-egress"] for member in MEMBERS]
+def test_members_share_signing_keys_and_no_other_secret(render):
+    secrets = [render(3, member)["Secret", "binder-egress"] for member in MEMBERS]
     found = [one.get("stringData") or one["data"] for one in secrets]
     assert len({one["signing-keys"] for one in found}) == 1
     for name in ("api-token", "redis-password"):

@@ -15,7 +15,7 @@ import requests
 from tests.support.cluster.clients import SPEC, Outcomes, client, comparable, curl, script, user_of
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.stage import Stage
 from tests.support.cluster.timeouts import ANSWER_SECONDS, COMMAND_SECONDS, TIER_SECONDS
 from tests.support.doc_examples import SIGNED_IN, examples, run_example
 from tests.support.waiting import eventually
@@ -65,7 +65,7 @@ def ours(hub: str) -> list[str]:
 
 
 WAYS = ("curl", "script", "client", "federation", "build_only", "refused")
-STATES = ("gate on", "verifier gone", "mode off")
+STATES = ("gate on", "verifier gone")
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +92,10 @@ def recorded(stage: Stage, door: FrontDoor, federation: str) -> dict[str, Outcom
         found["gate on"] = record()
         stage.scale("verifier", 0)
         found["verifier gone"] = record()
-        stage.install_gate(*QUICK, "--set=mode=off")
-        door.without_verifier()
-        found["mode off"] = record()
         stage.install_binderhub(API_ONLY, values="{}")
         found["without us"] = record()
     finally:
-        stage.install_gate(*QUICK)
+        stage.scale("verifier", 1)
         # It has no pages in any case, and the documentation's examples are for it, too.
         stage.install_binderhub(API_ONLY)
     return found
@@ -119,16 +116,7 @@ def test_events_are_those_of_binderhub_alone(recorded, way, state):
     assert comparable(recorded[state][way]) == comparable(recorded["without us"][way])
 
 
-@pytest.fixture(scope="module")
-def new_door(stage: Stage, recorded: dict, door: FrontDoor) -> Iterator[FrontDoor]:
-    """After mode off, the verifier has a new Service."""
-    door.close()
-    new = FrontDoor(stage, b"")
-    yield new
-    new.close()
-
-
-def test_client_launches_with_egress(stage, new_door):
+def test_client_launches_with_egress(stage, recorded, door):
     done = client("launch", SPEC, "--binder", URL, "--json")
     *events, last = done.stdout.splitlines()
     assert (done.returncode, json.loads(last)["binder_egress"]["tier"]) == (0, "verified"), done.stderr
@@ -136,7 +124,7 @@ def test_client_launches_with_egress(stage, new_door):
     assert_reaches(stage, user_of(events), egress=True)
 
 
-def test_client_finds_the_member_of_a_federation(stage, new_door, federation):
+def test_client_finds_the_member_of_a_federation(stage, recorded, door, federation):
     """There is no verifier at the first host: the running server is unlocked. If there is one, its pass goes with the launch."""
     for more in ((), ("--egress", f"{URL}egress/")):
         done = client("launch", SPEC, "--binder", federation, "--json", *more)
@@ -146,13 +134,13 @@ def test_client_finds_the_member_of_a_federation(stage, new_door, federation):
         assert rule == ("valid-pass" if more else "unlock")
 
 
-def test_pass_survives_a_redirect_with_curl(stage, new_door, federation):
+def test_pass_survives_a_redirect_with_curl(stage, recorded, door, federation):
     token = client("pass", "--binder", URL).stdout.strip()
     user = user_of(curl(f"{federation}build/{SPEC}?egress_token={token}"))
     stage.await_tier(user, "verified")
 
 
-def test_terminal_unlocks_a_server_of_another_client(stage, new_door):
+def test_terminal_unlocks_a_server_of_another_client(stage, recorded, door):
     user = user_of(curl(f"{URL}build/{SPEC}"))
     pod = stage.pod(user)["metadata"]["name"]
     address = stage.kubectl("exec", pod, "-c", "notebook", "--", "sh", "-c", "echo $BINDER_EGRESS_URL").strip()
@@ -168,7 +156,7 @@ def test_terminal_unlocks_a_server_of_another_client(stage, new_door):
     assert_reaches(stage, user, egress=True)
 
 
-def test_verifier_is_out_of_reach_from_inside_a_server(stage, new_door):
+def test_verifier_is_out_of_reach_from_inside_a_server(stage, recorded, door):
     """docs/api-users.md says so: the line that is printed in the server must be used elsewhere."""
     user = user_of(curl(f"{URL}build/{SPEC}"))
     targets = {"its own page": f"{stage.verifier}/servers/{user}/", "a challenge": f"{stage.verifier}/challenge"}
@@ -177,7 +165,7 @@ def test_verifier_is_out_of_reach_from_inside_a_server(stage, new_door):
 
 
 @pytest.mark.parametrize(("language", "code"), [each for each in examples("docs/api-users.md") if SIGNED_IN not in each.values[1]])
-def test_examples_of_the_documents(stage, new_door, federation, tmp_path, language, code):
+def test_examples_of_the_documents(stage, recorded, door, federation, tmp_path, language, code):
     address = ""
     if "BINDER_EGRESS_URL" in code:
         address = f"{URL}egress/servers/{user_of(curl(f'{URL}build/{SPEC}'))}/"

@@ -5,7 +5,7 @@ if a cell is wrong in either direction.
 
 After it come attacks without packets, except what other tests try: passes that are forged, used by many at once, or
 repeated by BinderHub under a new user name (test_launches.py), solving again after a revocation (test_operators.py), a label set by
-hand (test_unlock.py, test_gatecheck.py).
+hand (test_unlock.py, tests/chart/test_api_server.py).
 """
 
 import ipaddress

@@ -96,7 +96,6 @@ def launch_as(session: requests.Session, **headers: str | None) -> list[str]:
 
 WAYS = ("curl", "script", "token in the address", "nobody", "second server")
 STATES = ("gate on", "verifier gone")
-"""test_api_clients.py has `mode: off`, too."""
 
 
 @pytest.fixture(scope="module")

@@ -47,10 +47,6 @@ class FrontDoor:
         self.url = f"http://localhost:{self._server.server_address[1]}/"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def without_verifier(self) -> None:
-        """As without the chart's Ingress: BinderHub gets those requests, too."""
-        self._services.pop("egress/", None)
-
     def close(self) -> None:
         """Stop listening."""
         for gate in self.gates.values():

@@ -92,27 +92,23 @@ class Waits:
             self._then()
 
 
-def test_unlock_waits_for_a_slow_reconciler(public, store, monkeypatch):
+@pytest.mark.parametrize(
+    ("confirmed", "waited", "said"),
+    [(1.5, 1.5, (200, "granted", "verified")), (math.inf, 2, (202, "pending", "unverified"))],
+    ids=["slow reconciler", "no reconciler"],
+)
+def test_unlock_waits_two_seconds_for_the_reconciler(public, store, monkeypatch, confirmed, waited, said):
     run_pod(store)
 
     def confirm():
         grant = store.pending(Server("alice"), set()).unlock.grant
         store.publish(Server("alice"), KnownServer("uid-1", grant))
 
-    waits = Waits(1.5, confirm)
+    waits = Waits(confirmed, confirm)
     monkeypatch.setattr("verifier.web.servers.time", waits)
     answer = unlock(public, token=get_pass(public))
-    assert (answer.status_code, waits.now) == (200, pytest.approx(1.5, abs=0.03))
-
-
-def test_unlock_without_a_reconciler_is_pending_after_two_seconds(public, store, monkeypatch):
-    run_pod(store)
-    token = get_pass(public)
-    waits = Waits()
-    monkeypatch.setattr("verifier.web.servers.time", waits)
-    answer = unlock(public, token=token)
-    assert waits.now == pytest.approx(2, abs=0.03)
-    assert (answer.status_code, answer.json["state"], answer.json["tier"]) == (202, "pending", "unverified")
+    assert waits.now == pytest.approx(waited, abs=0.03)
+    assert (answer.status_code, answer.json["state"], answer.json["tier"]) == said
 
 
 def test_same_unlock_that_is_sent_again_meanwhile_waits_for_nothing(public, store, monkeypatch, in_redis):
@@ -201,7 +197,7 @@ def test_tier_of_a_server_is_not_replaced_by_another(redis_server, store, impati
 
 @pytest.mark.parametrize(
     ("token", "status"),
-    [("x", 403), ("x" * 1025, 403), ("x" * 8193, 400), ("", 400), (None, 400), (7, 400), (["x"], 400), ({}, 400)],
+    [("x", 403), ("x" * 1025, 403), ("x" * 8193, 400), ("", 400), (None, 400), (7, 400)],
     ids=lambda value: str(value)[:10],
 )
 def test_bad_token_unlocks_nothing(public, store, token, status):

@@ -8,8 +8,6 @@ import zlib
 from dataclasses import asdict, replace
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer
 
 from tests.support.apps import KEYS, get_pass, internal_client, launch, make_settings, public_client, run_pod
@@ -68,11 +66,6 @@ def test_token_signed_by_any_listed_key_is_accepted(internal, key):
     assert outcome(internal, Passes([key]).sign(make_pass())) == "free"
 
 
-def test_token_with_unencodable_characters_is_refused(passes):
-    with pytest.raises(BadPass):
-        passes.read(passes.sign(make_pass()) + "\udc8a", time.time())
-
-
 TOKENS = {
     ".eJyrVspMUbJSSszTBdI6SiWZqUVAbllqUWZaZipIpDi1CMgrVrIy0lHKTCxRsjI0MDDQM9BRSq0oAHKMQZxaAPLCFEc"
     ".v-jK2dyH3Rx9K-c2uole0lChmOqNZKrfjBFO4EPVl-Y": Pass("an-id", "verified", 2, 1000.0, 1300.0),
@@ -93,11 +86,13 @@ def test_token_for_a_solution_has_no_field_for_a_key(passes):
     assert serializer([NEW]).loads(passes.sign(make_pass(key="0123456789abcdef")))["key"] == "0123456789abcdef"
 
 
-def test_signed_token_that_is_too_long_is_refused(passes):
+def test_token_that_is_too_long_or_cannot_be_encoded_is_refused(passes):
     long = passes.sign(make_pass(tier="".join(map(str, range(1000)))))
     assert len(long) > MAX_TOKEN_CHARACTERS
     with pytest.raises(BadPass, match="too long"):
         passes.read(long, time.time())
+    with pytest.raises(BadPass):
+        passes.read(passes.sign(make_pass()) + "\udc8a", time.time())
 
 
 @pytest.mark.parametrize("key", ["removed-key-0123456789abcdef0123456789", OLD + "x", OLD[:-1], "a" * 32])
@@ -157,15 +152,12 @@ def test_leeway_of_a_minute_is_reached_to_the_second(passes):
             passes.read(token, without)
 
 
-@pytest.mark.parametrize(("age", "expected"), [(100, "free"), (350, "free"), (370, "expired")])
-def test_pass_of_a_member_with_a_longer_lifetime_counts_for_the_sites_own(internal, passes, old_epoch, age, expected):
+@pytest.mark.parametrize(
+    ("age", "lifetime", "expected"), [(100, 86400, "free"), (350, 86400, "free"), (370, 86400, "expired"), (200, 60, "expired")]
+)
+def test_pass_of_a_member_counts_for_the_shorter_of_both_lifetimes(internal, passes, old_epoch, age, lifetime, expected):
     iat = time.time() - age
-    assert outcome(internal, passes.sign(make_pass(iat=iat, exp=iat + 86400))) == expected
-
-
-def test_pass_of_a_member_with_a_shorter_lifetime_counts_for_that(internal, passes, old_epoch):
-    iat = time.time() - 200
-    assert outcome(internal, passes.sign(make_pass(iat=iat, exp=iat + 60))) == "expired"
+    assert outcome(internal, passes.sign(make_pass(iat=iat, exp=iat + lifetime))) == expected
 
 
 def test_uses_of_a_pass_with_a_longer_lifetime_are_remembered_no_longer(internal, passes, in_redis):
@@ -237,11 +229,3 @@ def test_pass_states_its_number_of_servers(redis_server, store):
     client = public_client(services)
     found = services.passes.read(get_pass(client), time.time())
     assert (found.servers, round(found.exp - found.iat)) == (3, 60)
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.text(max_size=200) | st.from_regex(r"\.?[A-Za-z0-9_-]{0,80}\.[A-Za-z0-9_-]{0,60}", fullmatch=True))
-@example("." * 50)
-def test_random_token_causes_no_fault(internal, token):
-    decision = launch(internal, token=token)
-    assert decision["tier"] == "unverified"

@@ -111,6 +111,8 @@ def test_use_of_an_unlocked_server_does_not_move(public, internal, store):
 
 
 def test_similar_names_are_different_servers(public, internal):
+    for server in (Server("a"), Server("a/b", "c d"), Server("ü😀%", "/")):
+        assert Server.from_key(server.key) == server
     token = get_pass(public)
     assert launch(internal, "a/b", server="", token=token)["pass_outcome"] == "free"
     assert launch(internal, "a", server="b", token=token)["pass_outcome"] == "moved"
@@ -217,16 +219,12 @@ def test_launch_without_a_pass_removes_the_waiting_grant(public, internal, store
     assert waiting(store, "a") is None
 
 
-def test_waiting_grant_names_its_image_and_ends_with_the_launch_timeout(public, internal, store, settings, in_redis):
-    launch(internal, "a", token=get_pass(public), image="image:2")
+def test_waiting_grant_ends_with_the_launch_timeout_and_its_withdrawal_later(public, internal, store, settings, in_redis):
+    token = get_pass(public)
+    first = launch(internal, "a", token=token, image="image:2")
     record = store.pending(Server("a"), set()).launch
     assert (record.image, record.repository, record.uid) == ("image:2", "https://example.com/a/b", None)
     assert settings.launch_timeout - 5 < in_redis.ttl("binder-egress:launch:a/") <= settings.launch_timeout
-
-
-def test_withdrawal_is_remembered_longer_than_any_waiting_grant(public, internal, in_redis, settings):
-    token = get_pass(public)
-    first = launch(internal, "a", token=token)
     launch(internal, "b", token=token)
     assert in_redis.ttl(f"binder-egress:withdrawn:{first['grant']}") > settings.launch_timeout
 
@@ -281,11 +279,6 @@ def test_unknown_networks_count_as_one_network(public, internal):
     token = get_pass(public)
     assert outcomes(internal, token, ("a", {"client_address": "10.0.0.1"}), ("b", {"client_address": None})) == ["free", "moved"]
     assert outcomes(internal, token, ("c", {"client_address": CLIENT})) == ["used-up"]
-
-
-def test_server_name_is_read_back_from_its_key():
-    for server in (Server("a"), Server("a/b", "c d"), Server("ü😀%", "/"), Server("a", "")):
-        assert Server.from_key(server.key) == server
 
 
 def test_lost_answer_of_redis_costs_no_use(settings, store):

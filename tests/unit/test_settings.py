@@ -46,11 +46,6 @@ def test_defaults_are_complete_except_for_the_secrets(environment):
     assert load(ReconcilerSettings).user_pod_labels == {"component": "singleuser-server"}
 
 
-def test_hosts_of_captchas_are_in_lower_case_as_browsers_write_them(environment):
-    environment(CAPTCHA_HOSTNAMES='["Hub.Example.org"]')
-    assert load(VerifierSettings).captcha_hostnames == {"hub.example.org"}
-
-
 @pytest.mark.parametrize(
     ("name", "value", "named"),
     [
@@ -192,13 +187,15 @@ def test_wrong_rules_stop_both_processes_with_a_sentence(environment, name, text
     assert sentence.startswith(f"{named}: ")
 
 
-def test_rules_are_parsed(environment):
+def test_names_and_networks_are_written_as_requests_have_them(environment):
     environment(
+        CAPTCHA_HOSTNAMES='["Hub.Example.org"]',
         BLOCKED_REPOSITORIES='["github.com/A/*", "10.5281/zenodo.1"]',
         SELF_NETWORKS='["10.1.2.3/8", "2001:db8::/32"]',
         TRUSTED_REPOSITORIES='{"github.com/A/b": "verified", "git.example.org/A/b": "verified"}',
     )
     settings = load(ReconcilerSettings)
+    assert load(VerifierSettings).captcha_hostnames == {"hub.example.org"}
     assert list(map(str, settings.self_networks)) == ["10.0.0.0/8", "2001:db8::/32"]
     assert set(settings.trusted_repositories) == {"github.com/a/b", "git.example.org/A/b"}
 

@@ -95,13 +95,6 @@ def test_client_without_an_address_is_counted_and_charged(site, store, address, 
     assert value(internal_client(services), "binder_egress_clients_without_address_total") == 9
 
 
-def test_solution_of_a_private_client_counts_behind_another_node(site):
-    """Where nodes hide the clients, one client's requests come from several addresses."""
-    client = public_client(site(), "10.0.0.1")
-    solution = solve(client)
-    assert present(public_client_of(client, "10.0.0.2"), solution).status_code == 201
-
-
 def test_invented_addresses_share_a_price(site, store, in_redis):
     """60 passes with 60 addresses from a sender that is not a proxy."""
     services = site(trusted_proxies=["10.1.0.0/24"], launch_hold=4, fairness_budget=10)

@@ -235,6 +235,21 @@ def test_gunicorn_makes_no_line_of_log_for_a_request():
     assert server.cfg.logger_class.access_log_enabled is False
 
 
+def test_connection_too_many_ends_the_oldest():
+    threads = Threads(2, internal_port=81, receive_seconds=600.0, connections=3)
+    pairs = [socket.socketpair() for _ in range(4)]
+    done = [threads.submit(lambda conn: conn.sock.recv(1), Connection(ours, ("::", 80))) for ours, _ in pairs]
+    try:
+        assert done[0].result(timeout=60) == b""
+        assert not any(one.done() for one in done[1:])
+    finally:
+        for _, theirs in pairs:
+            theirs.close()
+        threads.shutdown()
+        for ours, _ in pairs:
+            ours.close()
+
+
 def test_request_that_waits_for_somebody_else_holds_no_place():
     """There is one place, and the first request goes on only once the second was worked on."""
     app, go_on = Flask("places"), threading.Event()

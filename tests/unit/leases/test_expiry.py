@@ -184,37 +184,29 @@ def test_pod_with_an_earlier_expiry_is_stopped_only_if_pods_still_may_be(place, 
     assert place.pod().ended is ended
 
 
-def test_renewal_at_the_last_moment_prevents_the_stop(place, reconciler, expired):
+@pytest.mark.parametrize("when", ["before the read", "between read and deletion", "only in Redis"])
+def test_renewal_at_the_last_moment_prevents_the_stop(place, reconciler, monkeypatch, expired, when):
     place.passes(STOP_GRACE_SECONDS)
-    again = place.grant("stopped")
-    place.turn(reconciler)
-    assert (place.pod().grant.id, place.pod().label, place.pod().ended) == (again.id, "stopped", False)
-
-
-def test_renewal_between_read_and_deletion_prevents_the_stop(place, reconciler, expired):
-    """The renewal changes the pod after the last read; the deletion names the version, so it fails."""
-    place.passes(STOP_GRACE_SECONDS)
+    read, given = place.cluster.read, []
 
     def renew():
-        place.grant("stopped")
+        given.append(place.grant("stopped"))
+
+    def renew_on_the_pod():
+        """The deletion names the version that was read, so it fails."""
+        renew()
         place.turn(place.reconciler())
 
-    place.cluster.before_delete = renew
-    place.turn(reconciler)
-    assert (place.pod().label, place.pod().ended) == ("stopped", False)
-
-
-def test_renewal_that_only_redis_knows_prevents_the_stop(place, reconciler, monkeypatch, expired):
-    place.passes(STOP_GRACE_SECONDS)
-    read = place.cluster.read
-
-    def read_late(name):
-        place.grant("stopped")
-        return read(name)
-
-    monkeypatch.setattr(place.cluster, "read", read_late)
+    if when == "before the read":
+        renew()
+    elif when == "between read and deletion":
+        place.cluster.before_delete = renew_on_the_pod
+    else:
+        monkeypatch.setattr(place.cluster, "read", lambda name: renew() or read(name))
     place.turn(reconciler)
     assert not place.pod().ended
+    if when != "only in Redis":
+        assert (place.pod().grant.id, place.pod().label) == (given[0].id, "stopped")
 
 
 def test_lagging_watch_does_not_stop_a_renewed_pod(place, reconciler, in_redis, expired):
@@ -292,31 +284,22 @@ def test_grace_of_a_gone_pod_is_forgotten(place, reconciler, expired):
     assert not place.pod().ended
 
 
-@pytest.mark.parametrize("away", ["down", "wiped"])
+@pytest.mark.parametrize("away", ["down", "down, and back before a heartbeat", "wiped"])
 def test_redis_outage_restarts_the_grace_period(place, reconciler, away, expired):
     place.passes(STOP_GRACE_SECONDS - 1)
-    if away == "down":
+    if away == "wiped":
+        place.redis_server.wipe()
+        place.store.report_verifier("verifier", {})
+    else:
         place.store.gone = True
         place.turn(reconciler)
         place.store.gone = False
-    else:
-        place.redis_server.wipe()
-        place.store.report_verifier("verifier", {})
-    reconciler.heartbeat()
+    if away in ("down", "wiped"):
+        reconciler.heartbeat()
     place.turn(reconciler, after=1)
     assert not place.pod().ended
     place.turn(reconciler, after=STOP_GRACE_SECONDS)
     assert place.pod().ended
-
-
-def test_redis_outage_restarts_the_grace_before_the_heartbeat_that_ends_it(place, reconciler, expired):
-    """Something may happen to the pod first, as soon as Redis answers."""
-    place.passes(STOP_GRACE_SECONDS)
-    place.store.gone = True
-    place.turn(reconciler)
-    place.store.gone = False
-    place.turn(reconciler)
-    assert not place.pod().ended
 
 
 def test_pod_is_not_stopped_while_no_verifier_runs(place, reconciler, in_redis, expired):

@@ -160,17 +160,6 @@ def test_unlock_is_refused_by_the_rules_of_a_launch(site, store, known, values, 
         assert "open this page in any browser" not in re.sub('data-messages="[^"]*"', "", page)
 
 
-@pytest.mark.parametrize(
-    "block", [("server", "alice/", None, "uid-0"), ("server", "bob/", None, "uid-2"), ("repository", "example.com/a/b", 1)]
-)
-def test_unlock_ignores_expired_blocks_and_those_of_another_pod(site, store, block):
-    public, _, _ = site()
-    run_pod(store)
-    add_block(store, *block)
-    assert public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json["unlockable"] is True
-    assert public.post("/egress/servers/alice", json={"token": get_pass(public)}).status_code == 202
-
-
 # -- grants
 
 

@@ -91,16 +91,6 @@ def test_put_during_the_pause_makes_the_retry_due_at_once(queue, clock):
     assert take(queue) == [], "one put and one retry are one piece of work"
 
 
-def test_retry_of_a_key_that_was_put_meanwhile_keeps_the_first_date(queue, clock):
-    queue.put("a")
-    take(queue)
-    clock.now = 1
-    queue.put("a")
-    queue.retry("a", 0.0)
-    queue.done("a")
-    assert queue.get(100, wait=False) == [("a", 0.0)]
-
-
 def test_outdated_entry_of_a_key_in_work_is_not_handed_out(queue, clock):
     queue.retry("a", 0.0)
     queue.put("a")

@@ -170,7 +170,9 @@ def test_entry_that_no_line_becomes_is_no_report(changes):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
 )
 WORDS = ["action", "pod", "uid", "server", "source", "list", "label", "time", "rule", "output_fields", "labels", "log"]
 

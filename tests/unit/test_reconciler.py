@@ -1,8 +1,5 @@
 """The reconciler: which pods carry a grant."""
 
-import json
-import logging
-
 import pytest
 
 from tests.support.apps import get_pass, launch
@@ -158,16 +155,3 @@ def test_newer_launch_is_not_settled_with_an_older_one(store):
     assert store.pending(ALICE, set()).launch == second
     store.settle(ALICE, second)
     assert store.pending(ALICE, set()).launch is None
-
-
-def test_patch_is_logged(reconciler, cluster, store, caplog):
-    caplog.set_level(logging.INFO)
-    grant = make_grant()
-    record_launch(store, grant)
-    cluster.add()
-    list_and_converge(reconciler)
-    (record,) = [record for record in caplog.records if record.getMessage() == "pod"]
-    assert record.fields == {
-        "user": "alice", "server": "", "pod": "jupyter-alice--", "tier": "verified", "rule": "valid-pass", "grant": grant.id
-    }  # fmt: skip
-    assert json.dumps(record.fields)

@@ -212,15 +212,6 @@ def test_two_reconcilers_at_once_do_no_harm(make_reconciler, cluster, store):
         assert (store.known(server).tier == "verified") == (server in cluster.labelled())
 
 
-def test_unreadable_record_of_one_server_does_not_stop_the_others(reconciler, cluster, store, in_redis):
-    for number, user in enumerate(("alice", "bob", "carol")):
-        cluster.add(user, f"uid-{number}")
-        record_launch(store, make_grant(), Server(user))
-    in_redis.set("binder-egress:launch:bob/", "no JSON")
-    list_and_converge(reconciler)
-    assert cluster.labelled() == {ALICE, Server("carol")}
-
-
 def test_labels_follow_annotations_without_redis(reconciler, cluster, redis_server):
     cluster.add("alice", grant=make_grant(), annotated=True)
     cluster.add("bob", "uid-2", label="verified")

@@ -57,11 +57,8 @@ class Network:
 def test_guard_waits_until_an_open_target_is_blocked_several_times():
     seen = Network(lambda now, _: now < 0.42).watch()
     assert seen["outcome"] == "closed"
-    assert (
-        0.42 + (start_guard.BLOCKED_AFTER_OPEN - 1) * start_guard.PAUSE_SECONDS
-        <= seen["seconds"]
-        <= 0.42 + (start_guard.BLOCKED_AFTER_OPEN + 1) * start_guard.PAUSE_SECONDS
-    )
+    pause = start_guard.PAUSE_SECONDS
+    assert seen["seconds"] == pytest.approx(0.42 + start_guard.BLOCKED_AFTER_OPEN * pause, abs=pause)
     assert seen["through"] == 9
 
 

@@ -15,7 +15,9 @@ from tests.support.reconciling import announce
 from tests.support.waiting import eventually
 from verifier.proxy import hosts
 from verifier.proxy import process as process_module
+from verifier.proxy.connections import Proxy
 from verifier.proxy.decide import Kind, Policy, decide
+from verifier.proxy.own_names import OwnNames
 from verifier.proxy.process import policy
 from verifier.records import PodAddresses
 from verifier.settings import InvalidSettings, ProxySettings, load
@@ -100,28 +102,29 @@ def test_proxy_drains(process):
     assert started.wait(30) == 0
 
 
-@pytest.mark.parametrize("task", ["serve", "watch", "look_up", "_publish", "_report", "_refuse_hub"])
-def test_fault_in_a_task_ends_the_process_with_an_error(redis_server, tmp_path, task):
-    """Kubernetes starts it again. It would otherwise go on without cuts, or without refusing the hub's own names."""
-    file = tmp_path / "fault"
-    with running(redis_server.url, tmp_path, ["ok.example"], TEST_FAULT=f"{task} {file}") as (_, _, started):
-        assert started.poll() is None
-        file.touch()
-        assert started.wait(30) == 1
-    (line,) = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if "fault" in line]
-    assert (line["level"], line["message"]) == ("error", "fault in the egress proxy")
-    assert "RuntimeError: the test asks for it" in line["exception"]
+@pytest.mark.parametrize(
+    ("owner", "task"),
+    [
+        *((Proxy, task) for task in ("serve", "watch")),
+        (OwnNames, "look_up"),
+        *((process_module, task) for task in ("_publish", "_report", "_refuse_hub")),
+    ],
+)
+def test_fault_in_a_task_ends_the_process_with_an_error(store, monkeypatch, caplog, owner, task):
+    """Kubernetes starts it again. It would otherwise go on without cuts, or without refusing the hub's own names.
 
-
-def test_feed_ends_before_its_event_loop_also_after_a_fault(store, monkeypatch):
-    """It would otherwise log that the loop is closed, as a second fault."""
+    The feed ends before its event loop, or it would log that the loop is closed, as a second fault.
+    """
 
     async def fail(*_):
-        raise RuntimeError
+        raise RuntimeError("the test asks for it")
 
-    monkeypatch.setattr(process_module, "_publish", fail)
-    with pytest.raises(SystemExit):
+    monkeypatch.setattr(owner, task, fail)
+    with pytest.raises(SystemExit) as ended:
         process_module.run(load(ProxySettings, proxy_port=free_port(), proxy_admin_port=0), Policy({}), store)
+    (fault,) = [record for record in caplog.records if record.exc_info]
+    assert (ended.value.code, fault.levelname, fault.getMessage()) == (1, "ERROR", "fault in the egress proxy")
+    assert "RuntimeError: the test asks for it" in caplog.text
     assert "feed" not in [thread.name for thread in threading.enumerate()]
 
 

@@ -15,21 +15,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.web import RequestHandler
 
-from tests.support.launch_hook import (
-    LIMIT_SECONDS,
-    PASS,
-    PRODUCT_SECONDS,
-    REPOSITORY,
-    Stopwatch,
-    Wiring,
-    error,
-    garbage,
-    good,
-    no_secret_in_any_log,
-    serve,
-    slow,
-    verifier,
-)
+from tests.support import launch_hook as hook
 from tests.support.ports import free_port
 
 STANDIN = Path(__file__).parents[1] / "cluster/binderhub-for-tests/chart/files/standin.py"
@@ -37,7 +23,7 @@ STANDIN = Path(__file__).parents[1] / "cluster/binderhub-for-tests/chart/files/s
 
 @pytest.fixture(autouse=True)
 def _no_secret_in_any_log(caplog):
-    yield from no_secret_in_any_log(caplog)
+    yield from hook.no_secret_in_any_log(caplog)
 
 
 class Hub(RequestHandler):
@@ -93,7 +79,7 @@ def standin(config):
             return "fake/repo/1a2b3c4d5e6f"
 
         def get_repo_url(self):
-            return REPOSITORY
+            return hook.REPOSITORY
 
         async def get_resolved_ref_url(self):
             return "https://example.com/fake/repo/tree/1a2b3c4d5e6f"
@@ -157,17 +143,17 @@ async def test_binderhub_announces_each_attempt_before_it_starts_the_server(star
 
     async def answer(handler):
         calls.append("announced")
-        await good(handler)
+        await hook.good(handler)
 
     async with (
-        verifier(seen, answer) as api,
-        serve((r"/hub/api/(.*)", Hub), calls=calls, failures=[1]) as hub,
-        running(start, Wiring(monkeypatch, api), hub) as binder,
+        hook.verifier(seen, answer) as api,
+        hook.serve((r"/hub/api/(.*)", Hub), calls=calls, failures=[1]) as hub,
+        running(start, hook.Wiring(monkeypatch, api), hub) as binder,
     ):
-        events = await events_until(f"{binder}/build/fake/a/b/c?egress_token={PASS}", "ready", "failed")
+        events = await events_until(f"{binder}/build/fake/a/b/c?egress_token={hook.PASS}", "ready", "failed")
     assert events[-1]["phase"] == "ready"
     assert events[-1]["binder_launch_host"] == f"{binder}/"
-    assert PASS not in json.dumps(events)
+    assert hook.PASS not in json.dumps(events)
     # The first server fails to start: a second attempt, under another name, with the same pass.
     first, second = (body["user"] for _, body in seen)
     assert first != second
@@ -183,12 +169,12 @@ async def test_binderhub_announces_each_attempt_before_it_starts_the_server(star
         f"GET /hub/api/users/{second}/server/progress",
     ]
     for _, body in seen:
-        assert body["token"] == PASS
+        assert body["token"] == hook.PASS
         assert body["context"] is True
         # BinderHub itself trusts X-Real-Ip.
         assert (body["client_address"], body["forwarded_for"]) == ("127.0.0.1", "198.51.100.1")
         assert body["user_agent"] == "Mozilla/5.0"
-        assert body["repository"] == REPOSITORY
+        assert body["repository"] == hook.REPOSITORY
         assert body["image"] == events[-1]["image"]
         # The address to which browsers are sent.
         assert events[-1]["url"].startswith(body["hub_url"]) and body["hub_url"] == f"{hub}/"
@@ -200,28 +186,28 @@ async def test_binderhub_logs_no_pass_when_a_launch_fails(start, monkeypatch, ca
     """BinderHub logs the URL of a failed request, and hides passes only in its access log."""
 
     async with (
-        verifier([]) as api,
-        serve((r"/hub/api/(.*)", Hub), calls=[], failures=[1] * 4) as hub,
-        running(start, Wiring(monkeypatch, api), hub) as binder,
+        hook.verifier([]) as api,
+        hook.serve((r"/hub/api/(.*)", Hub), calls=[], failures=[1] * 4) as hub,
+        running(start, hook.Wiring(monkeypatch, api), hub) as binder,
     ):
-        events = await events_until(f"{binder}/build/fake/a/b/c?a=1&egress_token={PASS}&b=2", "ready", "failed")
+        events = await events_until(f"{binder}/build/fake/a/b/c?a=1&egress_token={hook.PASS}&b=2", "ready", "failed")
     assert events[-1]["phase"] == "failed"
     assert "a=1&egress_token=[secret]&b=2" in caplog.text
 
 
 @both
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("answer", [slow, error, garbage])
+@pytest.mark.parametrize("answer", [hook.slow, hook.error, hook.garbage])
 async def test_binderhub_launches_without_the_verifier(start, monkeypatch, answer):
     async with (
-        verifier([], answer) as api,
-        serve((r"/hub/api/(.*)", Hub), calls=[], failures=[]) as hub,
-        running(start, Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS), hub) as binder,
+        hook.verifier([], answer) as api,
+        hook.serve((r"/hub/api/(.*)", Hub), calls=[], failures=[]) as hub,
+        running(start, hook.Wiring(monkeypatch, api, limit_seconds=hook.PRODUCT_SECONDS), hub) as binder,
     ):
-        watch = Stopwatch()
-        events = await events_until(f"{binder}/build/fake/a/b/c?egress_token={PASS}", "ready", "failed")
+        watch = hook.Stopwatch()
+        events = await events_until(f"{binder}/build/fake/a/b/c?egress_token={hook.PASS}", "ready", "failed")
         assert events[-1]["phase"] == "ready"
-        assert watch.stop() < 1 + LIMIT_SECONDS
+        assert watch.stop() < 1 + hook.LIMIT_SECONDS
 
 
 def knows_crawlers(start):
@@ -238,9 +224,9 @@ async def test_binderhub_refuses_crawlers_and_nobody_of_ours(start, monkeypatch)
 
     seen, calls = [], []
     async with (
-        verifier(seen) as api,
-        serve((r"/hub/api/(.*)", Hub), calls=calls, failures=[]) as hub,
-        running(start, Wiring(monkeypatch, api), hub) as binder,
+        hook.verifier(seen) as api,
+        hook.serve((r"/hub/api/(.*)", Hub), calls=calls, failures=[]) as hub,
+        running(start, hook.Wiring(monkeypatch, api), hub) as binder,
     ):
         address = f"{binder}/build/fake/a/b/c"
         for agent in ("Mozilla/5.0 (compatible; Googlebot/2.1)", "GPTBot/1.2", "a Crawler", "Baiduspider"):
@@ -248,7 +234,7 @@ async def test_binderhub_refuses_crawlers_and_nobody_of_ours(start, monkeypatch)
             assert (refused["phase"], refused["message"].strip()) == ("failed", "Bots not allowed")
         assert seen == calls == []
         for number, agent in enumerate((USER_AGENT, "Mozilla/5.0 (X11; Linux x86_64; rv:140.0)"), 1):
-            events = await events_until(f"{address}?egress_token={PASS}", "ready", "failed", agent=agent)
+            events = await events_until(f"{address}?egress_token={hook.PASS}", "ready", "failed", agent=agent)
             assert events[-1]["phase"] == "ready"
             assert len(seen) == number
         robots = await SimpleAsyncHTTPClient(force_instance=True).fetch(f"{binder}/robots.txt")

@@ -13,24 +13,13 @@ from tornado.httpclient import HTTPRequest
 from tornado.httputil import HTTPHeaders
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from tests.support.launch_hook import (
-    API_TOKEN,
-    IMAGE,
-    PASS,
-    REPOSITORY,
-    Wiring,
-    binderhub,
-    get,
-    good,
-    no_secret_in_any_log,
-    verifier,
-)
+from tests.support import launch_hook as hook
 from verifier.web.bodies import LaunchBody
 
 
 @pytest.fixture(autouse=True)
 def _no_secret_in_any_log(caplog):
-    yield from no_secret_in_any_log(caplog)
+    yield from hook.no_secret_in_any_log(caplog)
 
 
 # --- the announcement -------------------------------------------------------------------------------------------------
@@ -38,15 +27,15 @@ def _no_secret_in_any_log(caplog):
 
 async def test_launch_is_announced_with_its_request(monkeypatch):
     seen = []
-    async with verifier(seen) as api:
-        wiring = Wiring(monkeypatch, api)
+    async with hook.verifier(seen) as api:
+        wiring = hook.Wiring(monkeypatch, api)
         began = []
-        async with binderhub(wiring, resolving=1.0, building=0.4, began=began) as hub:
+        async with hook.binderhub(wiring, resolving=1.0, building=0.4, began=began) as hub:
             before = time.time()
             sent = {"X-Real-Ip": "203.0.113.9", "X-Forwarded-For": "198.51.100.1", "User-Agent": "curl/8.5.0"}
-            await get(f"{hub}/build/1", headers=sent, egress_token=PASS)
+            await hook.get(f"{hub}/build/1", headers=sent, egress_token=hook.PASS)
     [(headers, body)] = seen
-    assert headers["Authorization"] == f"Bearer {API_TOKEN}"
+    assert headers["Authorization"] == f"Bearer {hook.API_TOKEN}"
     assert headers["Content-Type"] == "application/json"
     assert "Accept-Encoding" not in headers  # a compressed answer is not unpacked, however long it would be
     # The arrival counts, not the end of the build.
@@ -54,9 +43,9 @@ async def test_launch_is_announced_with_its_request(monkeypatch):
     assert body == {
         "user": "fake-repo-1-0",
         "server": "",
-        "image": IMAGE,
-        "repository": REPOSITORY,
-        "token": PASS,
+        "image": hook.IMAGE,
+        "repository": hook.REPOSITORY,
+        "token": hook.PASS,
         # Not X-Real-Ip, which BinderHub trusts.
         "client_address": "127.0.0.1",
         "forwarded_for": "198.51.100.1",
@@ -108,7 +97,7 @@ async def test_request_is_announced_in_a_form_that_the_verifier_reads(monkeypatc
     for name, value in headers:
         sent.add(name, value)
     wiring = {"launcher": types.SimpleNamespace(**launcher), "user": user}
-    async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api), **wiring) as hub:
+    async with hook.verifier(seen) as api, hook.binderhub(hook.Wiring(monkeypatch, api), **wiring) as hub:
         await SimpleAsyncHTTPClient(force_instance=True).fetch(HTTPRequest(f"{hub}/build/1?{query}", headers=sent))
     [(_, body)] = seen
     assert {name: body[name] for name in told} == told
@@ -117,8 +106,8 @@ async def test_request_is_announced_in_a_form_that_the_verifier_reads(monkeypatc
 
 async def test_launch_without_a_request_says_that_the_context_is_lost(monkeypatch):
     seen = []
-    async with verifier(seen) as api:
-        await Wiring(monkeypatch, api).launch()
+    async with hook.verifier(seen) as api:
+        await hook.Wiring(monkeypatch, api).launch()
     [(_, body)] = seen
     assert body["context"] is False
     assert {body[name] for name in ("token", "client_address", "forwarded_for", "requested_at", "user_agent")} == {None}
@@ -129,26 +118,26 @@ async def test_concurrent_requests_do_not_mix_tokens(monkeypatch):
 
     seen = []
     async with (
-        verifier(seen) as api,
-        binderhub(Wiring(monkeypatch, api), building=0.05) as hub,
+        hook.verifier(seen) as api,
+        hook.binderhub(hook.Wiring(monkeypatch, api), building=0.05) as hub,
     ):
-        queries = [{"egress_token": f"{PASS}-{n}"} if n % 3 else {} for n in range(40)]
-        await asyncio.gather(*(get(f"{hub}/build/{n}", **query) for n, query in enumerate(queries)))
+        queries = [{"egress_token": f"{hook.PASS}-{n}"} if n % 3 else {} for n in range(40)]
+        await asyncio.gather(*(hook.get(f"{hub}/build/{n}", **query) for n, query in enumerate(queries)))
     got = {body["user"]: body["token"] for _, body in seen}
     assert got == {f"fake-repo-{n}-0": query.get("egress_token") for n, query in enumerate(queries)}
 
 
 async def test_token_ends_with_its_request_on_a_kept_connection(monkeypatch):
     seen = []
-    async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api)) as hub:
+    async with hook.verifier(seen) as api, hook.binderhub(hook.Wiring(monkeypatch, api)) as hub:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(hub.rsplit(":", 1)[1]))
-        for path in (f"/build/1?egress_token={PASS}", "/build/2"):
+        for path in (f"/build/1?egress_token={hook.PASS}", "/build/2"):
             writer.write(f"GET {path} HTTP/1.1\r\nHost: hub.example\r\n\r\n".encode())
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
             length = next(line for line in head.decode().splitlines() if line.lower().startswith("content-length"))
             await reader.readexactly(int(length.split(":")[1]))
         writer.close()
-    assert [body["token"] for _, body in seen] == [PASS, None]
+    assert [body["token"] for _, body in seen] == [hook.PASS, None]
 
 
 # --- earlier configuration --------------------------------------------------------------------------------------------
@@ -172,10 +161,10 @@ async def test_badge_address_stays_the_same(monkeypatch, before, url):
             c.BinderHub.badge_base_url = before
 
     async with (
-        verifier([]) as api,
-        binderhub(Wiring(monkeypatch, api, before=configure)) as hub,
+        hook.verifier([]) as api,
+        hook.binderhub(hook.Wiring(monkeypatch, api, before=configure)) as hub,
     ):
-        answer = await get(f"{hub}/build/1", headers={"Host": "hub.example", "X-Forwarded-Proto": "https"})
+        answer = await hook.get(f"{hub}/build/1", headers={"Host": "hub.example", "X-Forwarded-Proto": "https"})
     assert answer["url"] == url
 
 
@@ -188,10 +177,10 @@ async def test_traits_that_were_only_read_count_as_not_set(monkeypatch):
 
     seen = []
     async with (
-        verifier(seen) as api,
-        binderhub(Wiring(monkeypatch, api, before=configure)) as hub,
+        hook.verifier(seen) as api,
+        hook.binderhub(hook.Wiring(monkeypatch, api, before=configure)) as hub,
     ):
-        assert (await get(f"{hub}/build/1", egress_token=PASS))["url"] == f"{hub}/binder/"
+        assert (await hook.get(f"{hub}/build/1", egress_token=hook.PASS))["url"] == f"{hub}/binder/"
     assert len(seen) == 1
 
 
@@ -213,12 +202,12 @@ async def test_earlier_hook_is_called_first(monkeypatch, kind):
 
     async def announced(handler):
         calls.append("announced")
-        await good(handler)
+        await hook.good(handler)
 
-    async with verifier([], announced) as api:
-        await Wiring(monkeypatch, api, before=lambda c: c.Launcher.update(pre_launch_hook=hooks[kind])).launch()
+    async with hook.verifier([], announced) as api:
+        await hook.Wiring(monkeypatch, api, before=lambda c: c.Launcher.update(pre_launch_hook=hooks[kind])).launch()
     (_, *arguments), announced = calls
-    assert (arguments, announced) == ([IMAGE, "fake-repo-abc", "", REPOSITORY], "announced")
+    assert (arguments, announced) == ([hook.IMAGE, "fake-repo-abc", "", hook.REPOSITORY], "announced")
 
 
 @pytest.mark.parametrize("kind", ["plain", "coroutine"])
@@ -231,9 +220,9 @@ async def test_earlier_hook_can_refuse_a_launch(monkeypatch, kind):
     async def coroutine(*args):
         plain()
 
-    seen, hook = [], {"plain": plain, "coroutine": coroutine}[kind]
-    async with verifier(seen) as api:
-        wiring = Wiring(monkeypatch, api, before=lambda c: c.Launcher.update(pre_launch_hook=hook))
+    seen, earlier = [], {"plain": plain, "coroutine": coroutine}[kind]
+    async with hook.verifier(seen) as api:
+        wiring = hook.Wiring(monkeypatch, api, before=lambda c: c.Launcher.update(pre_launch_hook=earlier))
         with pytest.raises(ZeroDivisionError, match="hook says no"):
             await wiring.launch()
     assert seen == []
@@ -242,24 +231,24 @@ async def test_earlier_hook_can_refuse_a_launch(monkeypatch, kind):
 async def test_earlier_hook_gets_arguments_of_a_later_binderhub(monkeypatch):
     calls = []
 
-    async with verifier([]) as api:
-        wiring = Wiring(
+    async with hook.verifier([]) as api:
+        wiring = hook.Wiring(
             monkeypatch,
             api,
             before=lambda c: c.Launcher.update(pre_launch_hook=lambda *args, **named: calls.append((args, named))),
         )
-        await wiring.config.Launcher.pre_launch_hook(None, IMAGE, "u", "s", REPOSITORY, {"a": 1}, extra=2)
-    assert calls == [((None, IMAGE, "u", "s", REPOSITORY, {"a": 1}), {"extra": 2})]
+        await wiring.config.Launcher.pre_launch_hook(None, hook.IMAGE, "u", "s", hook.REPOSITORY, {"a": 1}, extra=2)
+    assert calls == [((None, hook.IMAGE, "u", "s", hook.REPOSITORY, {"a": 1}), {"extra": 2})]
 
 
 def test_later_snippets_find_no_name_of_this_one(monkeypatch):
-    wiring = Wiring(monkeypatch, "http://127.0.0.1:9")
+    wiring = hook.Wiring(monkeypatch, "http://127.0.0.1:9")
     assert set(wiring.namespace) == {"c", "__builtins__"}
 
 
 @pytest.mark.parametrize(("api", "token"), [(None, None), ("http://v", None), (None, "t"), ("", ""), ("http://v", " ")])
 def test_snippet_without_its_variables_changes_nothing(monkeypatch, caplog, api, token):
-    wiring = Wiring(monkeypatch, api, token)
+    wiring = hook.Wiring(monkeypatch, api, token)
     assert "badge_base_url" not in wiring.config.BinderHub
     assert "pre_launch_hook" not in wiring.config.Launcher
     messages = [record.getMessage() for record in caplog.records if "binder-egress" in record.getMessage()]

@@ -21,23 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tests.support import TOP
-from tests.support.egress_proxy.attempts import (
-    ANY,
-    BLOCKED,
-    COURSE,
-    LISTED,
-    LISTED_HOSTS,
-    OWN,
-    PORT,
-    PRIVATE,
-    PUBLIC,
-    PUBLIC6,
-    SIX,
-    STRANGER,
-    TWICE,
-    Pod,
-    addresses,
-)
+from tests.support.egress_proxy import attempts
 from tests.support.egress_proxy.internet import CANARIES, start_internet
 from verifier.networks import NetworkSet
 from verifier.proxy.connections import Proxy
@@ -53,17 +37,17 @@ WAIT_SECONDS = 20.0
 """Seconds for things that happen immediately."""
 
 PROXY, PROXY6 = "10.42.255.1", "fd42::1"
-CUT = Pod(PROXY, "10.42.0.7")
+CUT = attempts.Pod(PROXY, "10.42.0.7")
 """A pod whose tier changes."""
 
 PODS = {
-    LISTED: Pod(PROXY, "10.42.0.5"),
-    ANY: Pod(PROXY, "10.42.0.6"),
-    BLOCKED: Pod(PROXY, "10.42.0.8"),
-    STRANGER: Pod(PROXY, "10.42.0.9"),
-    TWICE: Pod(PROXY, "10.42.0.10"),
-    COURSE: Pod(PROXY, "10.42.0.11"),
-    SIX: Pod(PROXY6, "fd42::5"),
+    attempts.LISTED: attempts.Pod(PROXY, "10.42.0.5"),
+    attempts.ANY: attempts.Pod(PROXY, "10.42.0.6"),
+    attempts.BLOCKED: attempts.Pod(PROXY, "10.42.0.8"),
+    attempts.STRANGER: attempts.Pod(PROXY, "10.42.0.9"),
+    attempts.TWICE: attempts.Pod(PROXY, "10.42.0.10"),
+    attempts.COURSE: attempts.Pod(PROXY, "10.42.0.11"),
+    attempts.SIX: attempts.Pod(PROXY6, "fd42::5"),
 }
 
 EXCEPT = [
@@ -82,16 +66,18 @@ def policy(*hosts: str) -> Policy:
 class Running:
     """A proxy on the event loop of its own thread, and what the reconciler would publish: the tier of each pod."""
 
-    def __init__(self, proxy: Proxy, tiers: dict[Pod, str]) -> None:
+    def __init__(self, proxy: Proxy, tiers: dict[attempts.Pod, str]) -> None:
         self.proxy, self.loop = proxy, asyncio.new_event_loop()
         self._version = self._known = 0
         self.loop.run_until_complete(self._begin(tiers))
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
-    async def _begin(self, tiers: dict[Pod, str]) -> None:
+    async def _begin(self, tiers: dict[attempts.Pod, str]) -> None:
         pods = {f"{pod.address}/": [PodAddresses(pod.address, pod.address, "", (pod.address,), tiers[pod])] for pod in tiers}
         self.proxy.identities.load(AddressVersion(), pods)
-        self._tasks = [asyncio.create_task(task) for task in (self.proxy.serve(listen(PORT)), self.proxy.watch(), self._beat())]
+        self._tasks = [
+            asyncio.create_task(task) for task in (self.proxy.serve(listen(attempts.PORT)), self.proxy.watch(), self._beat())
+        ]
 
     async def _beat(self) -> None:
         """Publish as the reconciler does: the state is valid for half a minute after its last message."""
@@ -99,7 +85,7 @@ class Running:
             self.proxy.identities.apply(AddressChange(AddressVersion(self._known)))
             await asyncio.sleep(1)
 
-    def publish(self, user: str, pod: Pod, tier: str, blocked: bool = False, repository: str = "") -> None:
+    def publish(self, user: str, pod: attempts.Pod, tier: str, blocked: bool = False, repository: str = "") -> None:
         """Publish a pod, as the reconciler does, and wait until the proxy knows it."""
         self._version += 1
         pods = (PodAddresses(f"uid-{user}", user, "", (pod.address,), tier, blocked, repository),) if tier else ()
@@ -123,7 +109,10 @@ class Lab(Running):
     def __init__(self) -> None:
         closed = NetworkSet(ipaddress.ip_network(cidr) for cidr in EXCEPT)
         policy = Policy(
-            {"unverified": TierHosts(HostList(LISTED_HOSTS), closed=closed), "full": TierHosts(HostList(["*"]), closed=closed)},
+            {
+                "unverified": TierHosts(HostList(attempts.LISTED_HOSTS), closed=closed),
+                "full": TierHosts(HostList(["*"]), closed=closed),
+            },
             frozenset({"hub.example"}),
             "https://hub.example/egress/servers/",
             repositories={"github.com/org/course": HostList(["api.course.example", "private.example"])},
@@ -133,13 +122,13 @@ class Lab(Running):
         self.asked: set[str] = set()
         resolver = Resolver(self.resolve, lambda: time.monotonic() + self.later)
         super().__init__(Proxy(policy, Limits(60, 1000, 0, 400), resolver, Metrics(), True, identity_wait_seconds=0.3), {})
-        self.publish("listed", PODS[LISTED], "unverified")
-        self.publish("six", PODS[SIX], "unverified")
-        self.publish("blocked", PODS[BLOCKED], "unverified", blocked=True)
-        self.publish("any", PODS[ANY], "full")
-        self.publish("course", PODS[COURSE], "unverified", repository="https://github.com/org/course")
-        self.publish("one", PODS[TWICE], "full")
-        self.publish("another", PODS[TWICE], "full")
+        self.publish("listed", PODS[attempts.LISTED], "unverified")
+        self.publish("six", PODS[attempts.SIX], "unverified")
+        self.publish("blocked", PODS[attempts.BLOCKED], "unverified", blocked=True)
+        self.publish("any", PODS[attempts.ANY], "full")
+        self.publish("course", PODS[attempts.COURSE], "unverified", repository="https://github.com/org/course")
+        self.publish("one", PODS[attempts.TWICE], "full")
+        self.publish("another", PODS[attempts.TWICE], "full")
         while "hub.example" not in self.asked:
             time.sleep(0.01)
 
@@ -148,8 +137,8 @@ class Lab(Running):
         self.asked.add(name)
         if name == "rebind.example":
             self.rebound += 1
-            return [PUBLIC[0]] if self.rebound % 2 else [PRIVATE]
-        return addresses(name)
+            return [attempts.PUBLIC[0]] if self.rebound % 2 else [attempts.PRIVATE]
+        return attempts.addresses(name)
 
 
 def in_namespace(module: str, *arguments: str, resolver: str = "") -> dict:
@@ -159,7 +148,7 @@ def in_namespace(module: str, *arguments: str, resolver: str = "") -> dict:
     """
     inside = ["ip link set lo up"]
     pods = (pod.address for pod in (CUT, *PODS.values()))
-    for address in (PROXY, PROXY6, *pods, *PUBLIC, PUBLIC6, OWN, *CANARIES):
+    for address in (PROXY, PROXY6, *pods, *attempts.PUBLIC, attempts.PUBLIC6, attempts.OWN, *CANARIES):
         inside.append(f"ip address add {address}/{'128 nodad' if ':' in address else '32'} dev lo")
     with tempfile.NamedTemporaryFile("w") as resolv_conf:
         if resolver:
@@ -182,5 +171,5 @@ def end(found: dict) -> NoReturn:
 
 def begin(folder: Path) -> Lab:
     """In the namespace: start the internet and the proxy."""
-    start_internet(folder, (*PUBLIC, PUBLIC6, OWN, *CANARIES, "127.0.0.1", "::1"))
+    start_internet(folder, (*attempts.PUBLIC, attempts.PUBLIC6, attempts.OWN, *CANARIES, "127.0.0.1", "::1"))
     return Lab()

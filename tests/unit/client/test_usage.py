@@ -153,10 +153,9 @@ NEVER = {"captcha_providers": {"altcha": {"cost": 100_000, "counterMax": 1_000_0
 """A challenge that takes longer than any test."""
 
 
-@pytest.mark.parametrize("busy", [True, False])
-def test_ctrl_c_leaves_nothing_behind(serve, open_hub, busy):
-    """Ctrl-C during calculation and stream, and during the stream only."""
-    hub = open_hub(serve(launch_hold=0, **(NEVER if busy else {})))
+@pytest.mark.parametrize("settings", [NEVER, {}], ids=["calculation and stream", "stream"])
+def test_ctrl_c_leaves_nothing_behind(serve, open_hub, settings):
+    hub = open_hub(serve(launch_hold=0, **settings))
     hub.ready.close()
     code, err = interrupted(lambda: hub.builds, "launch", SPEC, "--binder", hub.url)
     assert code == 130 and "Traceback" not in err
@@ -176,17 +175,18 @@ def test_address_is_printed_before_the_outcome_is_known(serve, open_hub):
         running.communicate()
 
 
-@pytest.mark.parametrize("during", ["calculation", "person", "keeping"])
-def test_ctrl_c_ends_an_unlock(serve, open_hub, store, during):
-    settings = {"calculation": NEVER, "person": HCAPTCHA, "keeping": {}}[during]
+@pytest.mark.parametrize(
+    ("settings", "lasts", "seen", "how"),
+    [
+        pytest.param(NEVER, 0, "challenge", (), id="calculation"),
+        pytest.param(HCAPTCHA, 0, "challenge", ("--wait", "60"), id="person"),
+        pytest.param({}, 59, "servers/alice/", ("--keep", "3600"), id="keeping"),
+    ],
+)
+def test_ctrl_c_ends_an_unlock(serve, open_hub, store, settings, lasts, seen, how):
     hub = open_hub(serve(**settings, **LEASING))
-    if during == "keeping":
-        lease(store, 59)
-    else:
-        run_pod(store)
+    lease(store, lasts) if lasts else run_pod(store)
     known = store.known(Server("alice"))
-    seen = {"calculation": "GET /egress/challenge", "person": "GET /egress/challenge", "keeping": "GET /egress/servers/alice/"}
-    how = {"calculation": (), "person": ("--wait", "60"), "keeping": ("--keep", "3600")}[during]
-    code, err = interrupted(lambda: hub.count(seen[during]), "unlock", f"{hub.url}egress/servers/alice/", *how)
+    code, err = interrupted(lambda: hub.count(f"GET /egress/{seen}"), "unlock", f"{hub.url}egress/servers/alice/", *how)
     assert code == 130 and "Traceback" not in err
     assert store.known(Server("alice")) == known and not hub.count("POST ")

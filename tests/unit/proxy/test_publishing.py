@@ -8,15 +8,7 @@ from itertools import pairwise
 import pytest
 
 from tests.support.egress_proxy.following import following
-from tests.support.reconciling import (
-    ALICE,
-    converge_due,
-    granted,
-    list_and_converge,
-    make_grant,
-    record_launch,
-    record_unlock,
-)
+from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant, record_launch, record_unlock
 from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.grants import Block
@@ -315,14 +307,9 @@ def test_nothing_is_published_before_the_first_list(reconciler, store):
 
 
 def test_pod_of_the_node_network_has_no_address():
+    meta = {"name": "p", "uid": "u", "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
     body = {
-        "metadata": {
-            "name": "p",
-            "uid": "u",
-            "resourceVersion": "1",
-            "creationTimestamp": "2026-01-01T00:00:00Z",
-            "annotations": {"hub.jupyter.org/username": "alice"},
-        },
+        "metadata": meta | {"annotations": {"hub.jupyter.org/username": "alice"}},
         "spec": {"containers": [{"image": "i"}]},
         "status": {"podIPs": [{"ip": "10.42.0.5"}, {"ip": "fd42::5"}]},
     }
@@ -349,39 +336,31 @@ def follower(settings, request):
         yield identities
 
 
-class FailingStore:
-    """A subscription that has some messages, and then no Redis any more."""
-
-    def __init__(self, *changes):
-        self.changes = changes
-        self.times = 0
-
-    def addresses(self):
-        return AddressVersion(), {}
-
-    @contextmanager
-    def address_changes(self):
-        self.times += 1
-        if self.times > 1:
-            raise StoreUnavailable
-        waiting = iter(self.changes)
-
-        def following(seconds):
-            if change := next(waiting, None):
-                return change
-            raise StoreUnavailable
-
-        yield following
-
-
 async def test_messages_from_before_an_outage_of_redis_count():
     """All messages, also when they came at once."""
     pods = [PodAddresses(f"uid-{number}", "alice", "", (f"10.42.0.{number}",)) for number in (1, 2, 3)]
     changes = [AddressChange(AddressVersion(number), f"{number}/", (pod,)) for number, pod in enumerate(pods, 1)]
     changes.append(AddressChange(AddressVersion(3)))
 
+    class Store:
+        """The messages, and then no Redis any more."""
+
+        def addresses(self):
+            return AddressVersion(), {}
+
+        @contextmanager
+        def address_changes(self):
+            if not changes:
+                raise StoreUnavailable
+            yield self.following
+
+        def following(self, seconds):
+            if not changes:
+                raise StoreUnavailable
+            return changes.pop(0)
+
     identities = Identities()
-    feed = Feed(FailingStore(*changes), identities, asyncio.get_running_loop())
+    feed = Feed(Store(), identities, asyncio.get_running_loop())
     feed.start()
     found = [await identities.wait_for(pod.addresses[0], 60) for pod in pods]
     await asyncio.to_thread(feed.stop)

@@ -177,12 +177,9 @@ def through(*turns):
     [
         pytest.param([(hello_for("a.example"), ANSWERS), (b"more", b"more")], UNVERIFIED, id="no question"),
         pytest.param([(NO_KEY, ASKS), (WITH_KEY, ANSWERS), (b"more", b"more")], UNVERIFIED, id="question"),
-        pytest.param([(NO_KEY, ASKS + CHANGE_CIPHER_SPEC), (CHANGE_CIPHER_SPEC + WITH_KEY, ANSWERS)], UNVERIFIED, id="compatible"),
         pytest.param([(NO_KEY, [bytes([one]) for one in ASKS]), (WITH_KEY, ANSWERS)], UNVERIFIED, id="question in pieces"),
-        pytest.param([(NO_KEY, server_hello(RETRY, record=30)), (WITH_KEY, ANSWERS)], UNVERIFIED, id="question in records"),
         pytest.param([(NO_KEY, [ANSWERS[:20], ANSWERS[20:]])], UNVERIFIED, id="answer in pieces"),
         pytest.param([(NO_KEY, WARNING + ANSWERS), (b"more", b"more")], UNVERIFIED, id="warning"),
-        pytest.param([(NO_KEY, WARNING + ASKS), (WITH_KEY, ANSWERS)], UNVERIFIED, id="warning before a question"),
         pytest.param([(NO_KEY, ALERT), (b"more", b"more")], UNVERIFIED, id="alert"),
         pytest.param([(NO_KEY, ASKS), (EARLY_DATA + WITH_KEY, ANSWERS)], UNVERIFIED, id="early data before a second hello"),
         pytest.param([(NO_NAME[0], ASKS), (NO_NAME[1], ANSWERS)], ANY, id="no name"),
@@ -200,15 +197,11 @@ async def test_hellos_for_one_host_are_passed_on(turns, tier, monkeypatch, ends)
         pytest.param([(NO_KEY, ASKS), (NO_NAME[1], b"")], OTHER_NAME, UNVERIFIED, id="no name"),
         pytest.param([(NO_KEY, ASKS), (NO_NAME[1], b"")], OTHER_NAME, ANY, id="no name any more"),
         pytest.param([(NO_NAME[0], ASKS), (WITH_KEY, b"")], OTHER_NAME, ANY, id="a name at last"),
-        pytest.param([(NO_KEY, WARNING + ASKS), (OTHER, b"")], OTHER_NAME, UNVERIFIED, id="after a warning"),
-        pytest.param([(NO_KEY, server_hello(RETRY, record=30)), (OTHER, b"")], OTHER_NAME, UNVERIFIED, id="asked in records"),
         pytest.param([(NO_KEY, [ASKS[:30], ASKS[30:]]), (OTHER, b"")], OTHER_NAME, UNVERIFIED, id="asked in pieces"),
         pytest.param([(NO_KEY, ASKS), (EARLY_DATA + OTHER, b"")], OTHER_NAME, UNVERIFIED, id="after early data"),
-        pytest.param([(NO_KEY, ASKS), (4 * EARLY_DATA + WITH_KEY, b"")], NOT_TLS, UNVERIFIED, id="more early data"),
         pytest.param([(NO_KEY, ASKS), (b"GET / HTTP/1.1\r\n\r\n", b"")], NOT_TLS, UNVERIFIED, id="no hello"),
         pytest.param([(NO_KEY, ASKS), (WITH_KEY, ASKS)], NOT_TLS, UNVERIFIED, id="second question"),
         pytest.param([(NO_KEY, b"HTTP/1.1 400 Bad Request\r\n")], NOT_TLS, UNVERIFIED, id="host without TLS"),
-        pytest.param([(NO_KEY, server_hello(RETRY, after=b"\0"))], NOT_TLS, UNVERIFIED, id="unclear question"),
     ],
 )  # fmt: skip
 async def test_other_hellos_end_the_tunnel(turns, end, tier, monkeypatch, ends):

@@ -12,7 +12,7 @@ import yaml
 
 from ci.value_comments import comments
 from tests.support import TOP
-from tests.support.charts import CHART, IMAGES, TOPOLOGIES, VALUES
+from tests.support.charts import CHART, IMAGES, TOPOLOGIES, VALUES, seen_values, stand_in, write
 from verifier.gatecheck.netpol import USUAL_LABELS
 from verifier.proxy.hosts import groups
 
@@ -233,14 +233,6 @@ def test_exceptions_hold_on_kube_router(render):
     assert list(ipaddress.collapse_addresses(halves)) == [made[1]]
 
 
-def test_comment_of_the_monitors_names_each_component_with_a_pod_monitor(render):
-    objects = render("--set", "metrics.serviceMonitor.enabled=true,proxy.enabled=true,agent.enabled=true,agent.configMap=lists")
-    names = {name.removeprefix("binder-egress-") for kind, name in objects if kind == "PodMonitor"}
-    comment, _ = comments()["metrics", "serviceMonitor", "enabled"]
-    (said,) = re.findall("a PodMonitor each for the (.*) if they are enabled", comment)
-    assert {part.removeprefix("egress ") for part in said.split(" and the ")} == names == {"proxy", "agent"}
-
-
 @pytest.mark.parametrize(
     ("stops", "said"),
     [
@@ -337,71 +329,30 @@ def test_settings_are_those_that_the_image_reads(render):
 
 @pytest.fixture
 def parent(tmp_path):
-    def write(path, content):
-        path = tmp_path / path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
-
-    def show(name):
-        return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + name + "}\ndata:\n  values: {{ toJson .Values | quote }}\n"
-
-    dependency = {
-        "name": "binder-egress",
-        "version": "0.1.0",
-        "condition": "binder-egress.enabled",
-        "import-values": [{"child": "integration.binderhub", "parent": "binderhub"}],
-    }
-    write(
-        "Chart.yaml",
-        {
-            "apiVersion": "v2",
-            "name": "parent",
-            "version": "1.0.0",
-            "dependencies": [{"name": "binderhub", "version": "1.0.0"}, dependency],
-        },
-    )
-    write(
-        "values.yaml",
-        {
-            "binder-egress": {"enabled": True},
-            "binderhub": {"extraConfig": {"01-plausible": "pass"}, "extraEnv": {"OTHER": "kept"}},
-        },
-    )
-    write("charts/binderhub/Chart.yaml", {"apiVersion": "v2", "name": "binderhub", "version": "1.0.0"})
-    write("charts/binderhub/values.yaml", {"extraConfig": {}, "extraEnv": {}})
-    closed = {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            "config": {"type": "object"},
-            "extraConfig": {"type": "object", "additionalProperties": {"type": "string"}},
-            "extraEnv": {"type": ["object", "array"]},
-            "global": {"type": "object"},
-            "jupyterhub": {"type": "object"},
-        },
-    }
-    write("charts/binderhub/values.schema.json", json.dumps(closed))
-    write("charts/binderhub/templates/values.yaml", show("binderhub"))
-    hub = "charts/binderhub/charts/jupyterhub"
-    write(f"{hub}/Chart.yaml", {"apiVersion": "v2", "name": "jupyterhub", "version": "1.0.0"})
-    write(f"{hub}/values.yaml", {"singleuser": {"extraEnv": {}, "networkPolicy": {"enabled": True}}})
-    write(f"{hub}/templates/values.yaml", show("jupyterhub"))
+    binderhub = tmp_path / "charts/binderhub"
+    stand_in(binderhub, ("config", "extraConfig", "extraEnv", "jupyterhub"))
+    write(binderhub / "values.yaml", {"extraConfig": {}, "extraEnv": {}})
+    stand_in(binderhub / "charts/jupyterhub", ("custom", "hub", "singleuser"))
+    hub = {"singleuser": {"extraEnv": {}, "networkPolicy": {"enabled": True}}}
+    write(binderhub / "charts/jupyterhub/values.yaml", hub)
+    imports = [{"child": "integration.binderhub", "parent": "binderhub"}]
+    ours = {"name": "binder-egress", "version": "0.1.0", "condition": "binder-egress.enabled", "import-values": imports}
+    dependencies = [{"name": "binderhub", "version": "1.0.0"}, ours]
+    write(tmp_path / "Chart.yaml", {"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": dependencies})
+    own = {"extraConfig": {"01-plausible": "pass"}, "extraEnv": {"OTHER": "kept"}}
+    write(tmp_path / "values.yaml", {"binder-egress": {"enabled": True}, "binderhub": own})
     shutil.copytree(CHART, tmp_path / "charts/binder-egress", ignore=shutil.ignore_patterns("tests", "ci"))
     return tmp_path
 
 
-def seen(objects, name):
-    return json.loads(objects["ConfigMap", name]["data"]["values"])
-
-
 def test_parent_imports_the_wiring_beside_its_own(render, parent):
     objects = render(chart=parent)
-    binderhub = seen(objects, "binderhub")
+    binderhub = seen_values(objects, "binderhub")
     assert sorted(binderhub["extraConfig"]) == ["01-plausible", "zz-binder-egress"]
     exported = VALUES["integration"]["binderhub"]
     assert binderhub["extraConfig"]["zz-binder-egress"] == exported["extraConfig"]["zz-binder-egress"]
     assert binderhub["extraEnv"] == {"OTHER": "kept", **exported["extraEnv"]}
-    hub = seen(objects, "jupyterhub")
+    hub = seen_values(objects, "jupyterhub")
     assert hub["singleuser"]["extraEnv"] == exported["jupyterhub"]["singleuser"]["extraEnv"]
     assert ("Deployment", "binder-egress-verifier") in objects
     # The imported addresses are the rendered objects'.
@@ -424,8 +375,8 @@ def test_parent_wins_over_what_is_imported(render, parent):
     """It has to switch off JupyterHub's policy itself."""
     explicit = "binderhub.extraEnv.BINDER_EGRESS_API=,binderhub.jupyterhub.singleuser.networkPolicy.enabled=false"
     objects = render("--set", explicit, chart=parent)
-    assert seen(objects, "binderhub")["extraEnv"]["BINDER_EGRESS_API"] == ""
-    assert seen(objects, "jupyterhub")["singleuser"]["networkPolicy"] == {"enabled": False}
+    assert seen_values(objects, "binderhub")["extraEnv"]["BINDER_EGRESS_API"] == ""
+    assert seen_values(objects, "jupyterhub")["singleuser"]["networkPolicy"] == {"enabled": False}
 
 
 CHECK = """{{- if index .Values "binder-egress" "enabled" }}
@@ -481,11 +432,11 @@ def test_checkout_without_an_image_is_not_rendered(helm):
 
 
 def test_parent_has_the_hint_inside_servers_only_if_it_imports_it(render, parent):
-    assert "extraFiles" not in seen(render(chart=parent), "jupyterhub")["singleuser"]
+    assert "extraFiles" not in seen_values(render(chart=parent), "jupyterhub")["singleuser"]
     chart = yaml.safe_load((parent / "Chart.yaml").read_text())
     chart["dependencies"][1]["import-values"].append({"child": "integration.hint", "parent": "binderhub"})
     (parent / "Chart.yaml").write_text(yaml.safe_dump(chart))
-    singleuser = seen(render(chart=parent), "jupyterhub")["singleuser"]
+    singleuser = seen_values(render(chart=parent), "jupyterhub")["singleuser"]
     assert singleuser["extraFiles"] == VALUES["integration"]["hint"]["jupyterhub"]["singleuser"]["extraFiles"]
     assert "BINDER_EGRESS_URL" in singleuser["extraEnv"]
 
@@ -606,16 +557,6 @@ def test_labels_of_every_user_pod_are_those_that_the_gate_check_knows():
     differ = {"chart", "helm.sh/chart", "hub.jupyter.org/servername", "hub.jupyter.org/username"}
     expected = {label: value or "*" for label, value in USUAL_LABELS.items() if label not in differ}
     assert dict(re.findall(r'"(\S+)" "(\S+)"', listed)) == expected
-
-
-def test_schema_has_each_object_and_array_that_fits_on_one_line():
-    lines = (CHART / "values.schema.json").read_text().splitlines()
-    for first, line in enumerate(lines):
-        if line.endswith(("{", "[")):
-            end = line[: len(line) - len(line.lstrip())] + {"{": "}", "[": "]"}[line[-1]]
-            last = next(number for number in range(first, len(lines)) if lines[number].startswith(end))
-            whole = line + " ".join(each.strip() for each in lines[first + 1 : last]) + lines[last].strip()
-            assert len(whole) > 132, f"line {first + 1}: {whole}"
 
 
 GOOD_IPV6 = ["::/0", "64:ff9b::/96", "2001:DB8::7:0/112"]

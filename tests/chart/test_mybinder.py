@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.charts import by_name
+from tests.support.charts import by_name, seen_values, stand_in, write
 
 TOP = Path(__file__).parents[2]
 CHART = TOP / "chart"
@@ -29,22 +29,6 @@ PORTS = {80, 443, 9418, 873, 1094, 1095, 16286, 4001}
 pytestmark = pytest.mark.timeout(1800)
 
 
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text if isinstance(text, str) else yaml.safe_dump(text))
-
-
-def stand_in(path, properties):
-    """A sub-chart with a closed schema, which renders the values that it gets."""
-    write(path / "Chart.yaml", {"apiVersion": "v2", "name": path.name, "version": "0.1.3" if "zulip" in path.name else "1.0.0"})
-    closed = {"type": "object", "additionalProperties": False, "properties": {key: {} for key in (*properties, "global")}}
-    write(path / "values.schema.json", json.dumps(closed))
-    shown = (
-        f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {path.name}}}\ndata:\n  values: {{{{ .Values | toJson | quote }}}}\n"
-    )
-    write(path / "templates/values.yaml", shown)
-
-
 def imitation(folder):
     """The imitation of the repository in a folder, with its dependencies."""
     path = folder / "mybinder.org-deploy"
@@ -55,7 +39,7 @@ def imitation(folder):
     stand_in(charts / "binderhub", wired)
     stand_in(charts / "binderhub/charts/jupyterhub", ("cull", "hub", "singleuser", "ingress", "custom"))
     write(charts / "binderhub/charts/jupyterhub/values.yaml", {"singleuser": {"extraEnv": {}, "networkPolicy": {"enabled": True}}})
-    stand_in(charts / "k8s-log-alerter-zulip", ("enabled", "rules"))
+    stand_in(charts / "k8s-log-alerter-zulip", ("enabled", "rules"), "0.1.3")
     return path
 
 
@@ -104,10 +88,6 @@ def render(helm, after):
     return render
 
 
-def seen(objects, chart):
-    return json.loads(objects["ConfigMap", chart]["data"]["values"])
-
-
 def users(objects):
     return set(objects["NetworkPolicy", "binder-users"]["spec"]["podSelector"]["matchExpressions"][0]["values"])
 
@@ -138,7 +118,9 @@ def test_diff_that_does_not_apply_is_noticed(tmp_path):
 def test_first_diff_changes_nothing(render, member):
     before, after = render(0, member), render(1, member)
     alerter = ("ConfigMap", "k8s-log-alerter-zulip")
-    assert "Egress gate" in seen(after, alerter[1])["rules"] and "Minesweeper killed" in seen(after, alerter[1])["rules"]
+    assert (
+        "Egress gate" in seen_values(after, alerter[1])["rules"] and "Minesweeper killed" in seen_values(after, alerter[1])["rules"]
+    )
     assert {**after, alerter: None} == {**before, alerter: None}
 
 
@@ -160,7 +142,7 @@ def test_forks_check_out_the_chart_too():
 
 
 def test_lost_wiring_is_alerted_in_the_words_of_the_hook(render):
-    regex = re.compile(seen(render(1, "staging"), "k8s-log-alerter-zulip")["rules"]["Egress wiring"]["regex"])
+    regex = re.compile(seen_values(render(1, "staging"), "k8s-log-alerter-zulip")["rules"]["Egress wiring"]["regex"])
     hook = (CHART / "integration/launch_hook.py").read_text()
     errors = re.findall(r'"(binder-egress: [^"]*(?:missing|verifier fails)[^"]*)"', hook)
     assert len(errors) == 2 and all(regex.search(error) for error in errors)
@@ -186,7 +168,7 @@ def test_second_diff_shuts_the_gate_of_staging(render):
     objects = render(2, "staging")
     assert users(objects) == {"dind", "image-builder"}
     assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
-    hub, binderhub = seen(objects, "jupyterhub"), seen(objects, "binderhub")
+    hub, binderhub = seen_values(objects, "jupyterhub"), seen_values(objects, "binderhub")
     assert hub["singleuser"]["networkPolicy"]["enabled"] is False and hub["custom"]["binderEgress"]["closePing"] is True
     address = "https://ovh.staging.mybinder.org/egress/"
     assert f'content="{address}"' in binderhub["config"]["BinderHub"]["extra_header_html"]["binder-egress-address"]
@@ -216,7 +198,7 @@ def test_third_diff_makes_each_member_observe(render, member, host):
     assert {"singleuser-server", "dind", "image-builder"} == users(objects) and not of_user_pods(objects)
     assert ("Deployment", "binder-egress-verifier") in objects and ("Deployment", "binder-egress-reconciler") in objects
     address = f"https://{host}.mybinder.org/egress/"
-    binderhub, hub = seen(objects, "binderhub"), seen(objects, "jupyterhub")
+    binderhub, hub = seen_values(objects, "binderhub"), seen_values(objects, "jupyterhub")
     assert {"01-of-their-own", "zz-binder-egress"} == set(binderhub["extraConfig"])
     assert {"GOOGLE_APPLICATION_CREDENTIALS", "BINDER_EGRESS_API", "BINDER_EGRESS_API_TOKEN"} == set(binderhub["extraEnv"])
     snippets = binderhub["config"]["BinderHub"]["extra_header_html"]
@@ -248,7 +230,7 @@ def test_fourth_diff_shuts_the_gate_of_one_member(render):
     objects = render(4, "bids-ovh")
     assert users(objects) == {"dind", "image-builder"}
     assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
-    hub = seen(objects, "jupyterhub")
+    hub = seen_values(objects, "jupyterhub")
     assert hub["singleuser"]["networkPolicy"]["enabled"] is False and hub["custom"]["binderEgress"]["closePing"] is True
     # Only what the emergency page deletes opens anything.
     assert re.findall(r"kubectl delete networkpolicy (\S+)", EMERGENCY) == ["binder-egress-tier-verified"]
@@ -271,7 +253,7 @@ def test_fifth_diff_shuts_the_other_gates(render):
         objects = render(5, member)
         assert users(objects) == {"dind", "image-builder"}
         assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
-        hub = seen(objects, "jupyterhub")
+        hub = seen_values(objects, "jupyterhub")
         assert hub["singleuser"]["networkPolicy"]["enabled"] is False and hub["custom"]["binderEgress"]["closePing"] is True
 
 
@@ -294,7 +276,7 @@ def test_sixth_diff_gives_staging_packages_without_a_pass(render):
     # The page of a server says so.
     settings = objects["ConfigMap", "binder-egress"]["data"]
     assert json.loads(settings["BINDER_EGRESS_UNVERIFIED_HOSTS"]) == tiers["unverified"]["hosts"]
-    variable = seen(objects, "jupyterhub")["singleuser"]["extraEnv"]["HTTPS_PROXY"]["valueFrom"]["configMapKeyRef"]
+    variable = seen_values(objects, "jupyterhub")["singleuser"]["extraEnv"]["HTTPS_PROXY"]["valueFrom"]["configMapKeyRef"]
     assert (variable["name"], variable["key"]) == ("binder-egress-proxy-variables", "address")
     for member in MEMBERS:
         assert render(6, member).keys() == before[member].keys()
@@ -323,10 +305,10 @@ def of_deny():
 def test_deny_on_a_member_that_only_observes_needs_no_policy_of_others(render, member):
     objects = render(4, member, *of_deny())
     assert of_user_pods(objects) == {"binder-egress-base"} and users(objects) == {"dind", "image-builder"}
-    assert seen(objects, "jupyterhub")["singleuser"]["networkPolicy"]["enabled"] is False
+    assert seen_values(objects, "jupyterhub")["singleuser"]["networkPolicy"]["enabled"] is False
     # Without the last value, JupyterHub's own policy is still on.
     first = render(4, member, *of_deny()[:2])
-    assert seen(first, "jupyterhub")["singleuser"]["networkPolicy"]["enabled"] is True
+    assert seen_values(first, "jupyterhub")["singleuser"]["networkPolicy"]["enabled"] is True
 
 
 @pytest.mark.parametrize("mode", ["allow", "deny"])

@@ -1,5 +1,6 @@
 """The chart, for tests of the objects that it renders."""
 
+import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,3 +57,26 @@ def by_name(text: str) -> dict[tuple[str, str], dict[str, Any]]:
     named = {(one["kind"], one["metadata"]["name"]): one for one in rendered}
     assert len(named) == len(rendered), "two objects with one name"
     return named
+
+
+def write(path: Path, content: object) -> None:
+    """Write a text, or anything else as YAML, into a file of a folder that may not exist yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+
+
+def stand_in(path: Path, properties: Sequence[str], version: str = "1.0.0") -> None:
+    """A sub-chart in a folder, whose schema has these properties alone. It renders the values that it gets, in a ConfigMap."""
+    write(path / "Chart.yaml", {"apiVersion": "v2", "name": path.name, "version": version})
+    closed = {"type": "object", "additionalProperties": False, "properties": {key: {} for key in (*properties, "global")}}
+    write(path / "values.schema.json", json.dumps(closed))
+    shown = (
+        f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {path.name}}}\ndata:\n  values: {{{{ .Values | toJson | quote }}}}\n"
+    )
+    write(path / "templates/values.yaml", shown)
+
+
+def seen_values(rendered: dict[tuple[str, str], dict[str, Any]], chart: str) -> dict[str, Any]:
+    """The values that a `stand_in` got."""
+    values: dict[str, Any] = json.loads(rendered["ConfigMap", chart]["data"]["values"])
+    return values

@@ -16,7 +16,6 @@ from tests.support.unlock_page import (
     PHONE,
     RENEWED,
     lasts,
-    nothing,
     unlocks,
 )
 from verifier.grants import Block
@@ -101,14 +100,6 @@ def test_renewal_is_possible_from_the_second_half_on(leased, store, open_tab):
     unlocks(tab, store, RENEWED, lambda: tab.page.keyboard.press("Enter"), lease=LEASE)
 
 
-def test_pending_renewal_is_shown_as_accepted(leased, store, open_tab):
-    tab = open_tab(leased(100))
-    tab.button.click()
-    expect(tab.state).to_contain_text("Accepted.")
-    unlocks(tab, store, RENEWED, nothing, lease=LEASE)
-    assert tab.posts == 1
-
-
 def test_failed_renewal_says_so_and_can_be_tried_again(leased, store, open_tab):
     tab = open_tab(leased(100))
     expect(tab.button).to_be_visible()
@@ -176,8 +167,8 @@ def test_time_left_is_shown_without_javascript(leased, open_tab):
     tab.picture("lease-no-javascript", axe=False)
 
 
-@pytest.mark.parametrize("language", ["de", "fr", "es", "ja", "ar"])
-def test_time_left_is_shown_in_every_language_on_a_phone(language, leased, store, open_tab):
+@pytest.mark.parametrize("language", ["ja", "ar"])
+def test_time_left_is_shown_in_other_languages_on_a_phone(language, leased, store, open_tab):
     messages = MESSAGES[language]
     tab = open_tab(leased(200, "stop"), locale=f"{language}-XX", **PHONE)
     expect(tab.page.get_by_role("timer")).to_contain_text(messages["left"].partition("{")[0].strip())

@@ -87,17 +87,6 @@ def test_failed_raise_keeps_the_tier(ranked, double, store, open_tab):
         expect(tab.page.locator("#reach")).to_have_text(ALL)
 
 
-def test_pending_raise_is_shown_as_accepted(ranked, double, store, open_tab):
-    address = ranked("recaptchaV3")
-    lasts(store, None, "small")
-    tab = open_tab(address, double.url)
-    tab.button.click()
-    expect(tab.state).to_contain_text("Accepted.")
-    with reconciler(store):
-        expect(tab.page.locator("#reach")).to_have_text(ALL)
-    expect(tab.state).to_have_text(UNLOCKED)
-
-
 @pytest.mark.parametrize("answer", ["granted", "pending"])
 def test_larger_tier_is_offered_after_a_renewal(answer, ranked, double, store, open_tab):
     address = ranked("recaptchaV3", tiers={name: {**tier, "lease": LEASE} for name, tier in RANKS.items()})
@@ -129,8 +118,8 @@ def test_larger_tier_without_a_provider_is_not_offered(ranked, double, store, op
     expect(tab.page.locator("#how")).to_be_hidden()
 
 
-@pytest.mark.parametrize("language", ["de", "fr", "es", "ja", "ar"])
-def test_larger_tier_is_offered_in_every_language_on_a_phone(language, ranked, double, store, open_tab):
+@pytest.mark.parametrize("language", ["de", "ar"])
+def test_larger_tier_is_offered_in_other_languages_on_a_phone(language, ranked, double, store, open_tab):
     messages = MESSAGES[language]
     address = ranked("recaptchaV3")
     lasts(store, None, "small")

@@ -70,11 +70,11 @@ def test_progress_does_not_move_with_reduced_motion(providers, open_tab):
     assert tab.page.evaluate("document.getAnimations().length") == 0
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_packages_alone_are_shown_in_every_language_on_a_phone(language, providers, store, open_tab):
+@pytest.mark.parametrize("language", ["fr", "ar"])
+def test_packages_alone_are_shown_in_other_languages_on_a_phone(language, providers, store, open_tab):
     messages = MESSAGES[language]
     address = providers(captcha_providers=MODEST, unverified_hosts=["conda", "python", "r"])
-    tab = open_tab(address, locale=f"{language}-XX" if language != "en" else "en-GB", **PHONE)
+    tab = open_tab(address, locale=f"{language}-XX", **PHONE)
     expect(tab.state).to_have_text(messages["packages-only"])
     works = messages["reach-hosts"].format(hosts="pip, conda, R")
     expect(tab.page.locator("#reach")).to_have_text(f"{works} {messages['reach-rest']}")

@@ -118,7 +118,7 @@ def test_tier_that_is_enough_is_solved_for(site, hub, store, tab):
     assert opened.page.locator("#egress a").count() == 0
 
 
-@pytest.mark.parametrize("language", MESSAGES)
+@pytest.mark.parametrize("language", ["de", "ar"])
 def test_unlock_link_has_the_language_of_the_page(language, site, hub, tab):
     hub.fault, hub.fault_paths = "down", ("challenge",)
     body = f"<script>document.documentElement.lang = '{language}-XX'</script>{LINK}"

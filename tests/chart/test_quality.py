@@ -146,12 +146,8 @@ def test_paths_and_values_for_chartpress_exist():
         assert any(source == path or source.startswith(f"{path}/") for path in [*paths, "README.md", "LICENSE"]), source
 
 
-PLATFORMS = {"linux/amd64": ("x86_64", "linux-x64"), "linux/arm64": ("aarch64", "linux-arm64")}
-"""Platforms of the image, as in chartpress.yaml → their names in wheels and in npm packages."""
-
-
 def test_image_is_published_for_both_platforms():
-    assert set(re.findall(r"--platform (\S+)", (TOP / "chartpress.yaml").read_text())) == set(PLATFORMS)
+    assert set(re.findall(r"--platform (\S+)", (TOP / "chartpress.yaml").read_text())) == {"linux/amd64", "linux/arm64"}
 
 
 def test_dockerfile_does_not_depend_on_the_machine_that_builds():
@@ -162,23 +158,21 @@ def test_dockerfile_does_not_depend_on_the_machine_that_builds():
     assert installs and all("--only-binary :all:" in command or "--no-index" in command for command in installs)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_dependencies_exist_for_each_platform(platform, tmp_path):
-    """Checked with the hashes of the lock file: a wheel for this platform, or one for all."""
-    wheels, package = PLATFORMS[platform]
+def test_dependencies_exist_for_arm64(tmp_path):
+    """Checked with the hashes of the lock file: a wheel for this platform, or one for all. Each run builds the images for amd64."""
     locked = json.loads((TOP / "frontend/package-lock.json").read_text())["packages"]
     native = {name for name in locked if "/@esbuild/" in name}
-    assert f"node_modules/@esbuild/{package}" in native, "esbuild is the only package with a program in it"
+    assert "node_modules/@esbuild/linux-arm64" in native, "esbuild is the only package with a program in it"
     assert {name for name, about in locked.items() if about.get("cpu")} == native
-    platforms = [f"--platform=manylinux{version}_{wheels}" for version in ("2014", "_2_28")]
+    platforms = ["--platform=manylinux2014_aarch64", "--platform=manylinux_2_28_aarch64"]
     options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--python-version=3.11", *platforms]
     for lock in [f"requirements/{name}.lock" for name in ("verifier", "build", "agent", "node")]:
         command = [sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", tmp_path, "--requirement", TOP / lock]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     found = [file.name for file in tmp_path.iterdir()]
-    assert found and all(name.endswith(("-any.whl", f"_{wheels}.whl")) for name in found), found
-    assert any(name.endswith(f"_{wheels}.whl") for name in found)
+    assert found and all(name.endswith(("-any.whl", "_aarch64.whl")) for name in found), found
+    assert any(name.endswith("_aarch64.whl") for name in found)
 
 
 def test_annotations_for_artifact_hub_are_lists():

@@ -12,28 +12,18 @@ import pytest
 from tornado.iostream import StreamClosedError
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
+from tests.support import launch_hook as hook
 from tests.support.cluster.stage import NO_ANSWER
-from tests.support.launch_hook import (
-    API_TOKEN,
-    LIMIT_SECONDS,
-    PASS,
-    PRODUCT_SECONDS,
-    Wiring,
-    binderhub,
-    error,
-    garbage,
-    get,
-    good,
-    no_secret_in_any_log,
-    port_of,
-    slow,
-    verifier,
-)
 
 
 @pytest.fixture(autouse=True)
 def _no_secret_in_any_log(caplog):
-    yield from no_secret_in_any_log(caplog)
+    yield from hook.no_secret_in_any_log(caplog)
+
+
+def limited(monkeypatch, api, **more):
+    """The hook with the product's limit."""
+    return hook.Wiring(monkeypatch, api, limit_seconds=hook.PRODUCT_SECONDS, **more)
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -51,7 +41,7 @@ async def echo(handler):
 
 async def unauthorized(handler):
     """The bearer token is wrong."""
-    handler.set_status(401, f"wrong token {API_TOKEN}")
+    handler.set_status(401, f"wrong token {hook.API_TOKEN}")
 
 
 async def huge(handler):
@@ -86,11 +76,11 @@ async def elsewhere(handler):
 
 async def test_attempts_of_one_request_wait_one_second_together(monkeypatch):
     seen = []
-    async with verifier(seen, slow) as api, binderhub(Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)) as hub:
-        reply = await get(f"{hub}/build/1", egress_token=PASS, attempts=4)
-        assert sum(reply["seconds"]) < LIMIT_SECONDS
+    async with hook.verifier(seen, hook.slow) as api, hook.binderhub(limited(monkeypatch, api)) as hub:
+        reply = await hook.get(f"{hub}/build/1", egress_token=hook.PASS, attempts=4)
+        assert sum(reply["seconds"]) < hook.LIMIT_SECONDS
         assert len(seen) == 1
-        await get(f"{hub}/build/2", egress_token=PASS)
+        await hook.get(f"{hub}/build/2", egress_token=hook.PASS)
         assert len(seen) == 2, "the next request has a second of its own"
 
 
@@ -99,7 +89,7 @@ async def raw(talk):
     """A TCP server with answers that no HTTP server gives. Yields its address."""
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     try:
-        yield f"http://127.0.0.1:{port_of(server.sockets[0])}"
+        yield f"http://127.0.0.1:{hook.port_of(server.sockets[0])}"
     finally:
         server.close()
 
@@ -142,27 +132,27 @@ ADDRESSES = {
     "no host": "http://:0",
     "no port": "http://\u00e4\u20ac:port",
 }
-ANSWERS = [slow, garbage, other_json, echo, error, unauthorized, huge, halfway, drip, elsewhere]
+ANSWERS = [hook.slow, hook.garbage, other_json, echo, hook.error, unauthorized, huge, halfway, drip, elsewhere]
 
 
 @pytest.mark.parametrize(
     "serving",
     [
-        *(pytest.param(lambda answer=answer: verifier([], answer), id=answer.__name__) for answer in ANSWERS),
+        *(pytest.param(lambda answer=answer: hook.verifier([], answer), id=answer.__name__) for answer in ANSWERS),
         *(pytest.param(lambda talk=talk: raw(talk), id=talk.__name__) for talk in (no_head, no_http, endless_head, closes)),
         *(pytest.param(lambda api=api: contextlib.nullcontext(api), id=what) for what, api in ADDRESSES.items()),
     ],
 )
 async def test_launch_survives_every_verifier_without_delay(monkeypatch, serving):
-    async with serving() as api, binderhub(Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)) as hub:
-        reply = await get(f"{hub}/build/1", egress_token=PASS)
-    assert max(reply["seconds"]) < LIMIT_SECONDS
+    async with serving() as api, hook.binderhub(limited(monkeypatch, api)) as hub:
+        reply = await hook.get(f"{hub}/build/1", egress_token=hook.PASS)
+    assert max(reply["seconds"]) < hook.LIMIT_SECONDS
 
 
 async def test_launch_survives_an_api_token_that_is_not_a_header(monkeypatch):
-    async with verifier([]) as api:
-        wiring = Wiring(monkeypatch, api, token=f"{API_TOKEN}\r\nX: y", limit_seconds=PRODUCT_SECONDS)
-        assert await wiring.launch() < LIMIT_SECONDS
+    async with hook.verifier([]) as api:
+        wiring = limited(monkeypatch, api, token=f"{hook.API_TOKEN}\r\nX: y")
+        assert await wiring.launch() < hook.LIMIT_SECONDS
 
 
 async def test_launch_is_not_delayed_by_a_name_server_that_hangs(monkeypatch):
@@ -177,9 +167,9 @@ async def test_launch_is_not_delayed_by_a_name_server_that_hangs(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
 
-    async with binderhub(Wiring(monkeypatch, "http://binder-egress:8081", limit_seconds=PRODUCT_SECONDS)) as hub:
-        replies = await asyncio.gather(*(get(f"{hub}/build/{n}") for n in range(3)))
-    assert max(second for reply in replies for second in reply["seconds"]) < LIMIT_SECONDS
+    async with hook.binderhub(limited(monkeypatch, "http://binder-egress:8081")) as hub:
+        replies = await asyncio.gather(*(hook.get(f"{hub}/build/{n}") for n in range(3)))
+    assert max(second for reply in replies for second in reply["seconds"]) < hook.LIMIT_SECONDS
     # The look-up waits in a thread, so BinderHub goes on.
     assert threads and threading.current_thread() not in threads
 
@@ -191,8 +181,8 @@ async def test_huge_answer_is_not_read(monkeypatch):
         await huge(handler)
         megabytes.set_result(handler.settings["megabytes"])
 
-    async with verifier([], answer) as api:
-        await Wiring(monkeypatch, api).launch()
+    async with hook.verifier([], answer) as api:
+        await hook.Wiring(monkeypatch, api).launch()
         # The sockets' buffers hold a few megabytes that nobody reads.
         assert await asyncio.wait_for(megabytes, 60) < 20
 
@@ -201,7 +191,7 @@ async def test_launch_is_not_delayed_by_a_client_without_a_limit(monkeypatch):
     """The hook keeps the limit of a second itself, beside the limits of the client."""
     monkeypatch.setattr(SimpleAsyncHTTPClient, "fetch", lambda *args, **kwargs: asyncio.Future())
 
-    assert await Wiring(monkeypatch, "http://127.0.0.1:9", limit_seconds=PRODUCT_SECONDS).launch() < LIMIT_SECONDS
+    assert await limited(monkeypatch, "http://127.0.0.1:9").launch() < hook.LIMIT_SECONDS
 
 
 async def test_connection_to_a_hanging_verifier_is_closed(monkeypatch):
@@ -214,7 +204,7 @@ async def test_connection_to_a_hanging_verifier_is_closed(monkeypatch):
         writer.close()
 
     async with raw(talk) as api:
-        await Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS).launch()
+        await limited(monkeypatch, api).launch()
         await asyncio.wait_for(closed.wait(), 60)
 
 
@@ -227,11 +217,11 @@ async def test_many_launches_are_announced_at_once(monkeypatch):
         if len(seen) == 30:
             all_there.set()
         await all_there.wait()
-        await good(handler)
+        await hook.good(handler)
         tiers.append("verified")
 
-    async with verifier(seen, when_all_are_there) as api:
-        wiring = Wiring(monkeypatch, api)
+    async with hook.verifier(seen, when_all_are_there) as api:
+        wiring = hook.Wiring(monkeypatch, api)
         await asyncio.gather(*(wiring.launch(user=f"u{n}") for n in range(30)))
     assert len(tiers) == 30
 
@@ -240,16 +230,16 @@ async def test_handler_that_cannot_be_read_gets_its_address(monkeypatch):
     """Only our own errors are caught. The address comes from the earlier setting."""
 
     seen = []
-    async with verifier(seen) as api:
-        wiring = Wiring(monkeypatch, api, before=lambda c: c.BinderHub.update(badge_base_url="https://badges.example/"))
+    async with hook.verifier(seen) as api:
+        wiring = hook.Wiring(monkeypatch, api, before=lambda c: c.BinderHub.update(badge_base_url="https://badges.example/"))
         assert wiring.badge(types.SimpleNamespace()) == "https://badges.example/"
         await wiring.launch()
     assert seen[0][1]["context"] is False
 
 
 async def test_cancelled_launch_stays_cancelled(monkeypatch):
-    async with verifier([], slow) as api:
-        task = asyncio.ensure_future(Wiring(monkeypatch, api).launch())
+    async with hook.verifier([], hook.slow) as api:
+        task = asyncio.ensure_future(hook.Wiring(monkeypatch, api).launch())
         await asyncio.sleep(0.1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -260,13 +250,13 @@ async def test_cancelled_launch_stays_cancelled(monkeypatch):
 
 
 async def test_three_failures_in_a_row_stop_calls_for_half_a_minute(monkeypatch, caplog):
-    seen, answers = [], [error] * 4 + [good] * 10
+    seen, answers = [], [hook.error] * 4 + [hook.good] * 10
 
     async def answer(handler):
         await answers.pop(0)(handler)
 
-    async with verifier(seen, answer) as api:
-        wiring = Wiring(monkeypatch, api)
+    async with hook.verifier(seen, answer) as api:
+        wiring = hook.Wiring(monkeypatch, api)
         for _ in range(3):
             await wiring.launch()
         assert len(seen) == 3
@@ -289,13 +279,13 @@ async def test_three_failures_in_a_row_stop_calls_for_half_a_minute(monkeypatch,
 
 
 async def test_success_ends_the_count_of_failures(monkeypatch):
-    seen, answers = [], [error, error, good, error, error, good]
+    seen, answers = [], [hook.error, hook.error, hook.good, hook.error, hook.error, hook.good]
 
     async def answer(handler):
         await answers.pop(0)(handler)
 
-    async with verifier(seen, answer) as api:
-        wiring = Wiring(monkeypatch, api)
+    async with hook.verifier(seen, answer) as api:
+        wiring = hook.Wiring(monkeypatch, api)
         for _ in range(6):
             await wiring.launch()
     assert len(seen) == 6
@@ -313,13 +303,13 @@ def refuse(status):
     [
         # A visitor may be able to cause these, so they must not turn egress off for everybody.
         *((refuse(status), 6) for status in (400, 413, 422, 500)),
-        *((answer, 3) for answer in (garbage, other_json, unauthorized, elsewhere)),
+        *((answer, 3) for answer in (hook.garbage, other_json, unauthorized, elsewhere)),
     ],
 )
 async def test_answers_of_a_broken_verifier_stop_calls_and_refused_launches_do_not(monkeypatch, answer, calls):
     seen = []
-    async with verifier(seen, answer) as api:
-        wiring = Wiring(monkeypatch, api)
+    async with hook.verifier(seen, answer) as api:
+        wiring = hook.Wiring(monkeypatch, api)
         for _ in range(6):
             await wiring.launch()
     assert len(seen) == calls
@@ -327,18 +317,21 @@ async def test_answers_of_a_broken_verifier_stop_calls_and_refused_launches_do_n
 
 @pytest.mark.parametrize(
     ("answer", "launches"),
-    [(slow, 1), (halfway, 1), (good, 0), (error, 0), (garbage, 0), (other_json, 0), (unauthorized, 0), (elsewhere, 0)],
+    [
+        *((answer, 1) for answer in (hook.slow, halfway)),
+        *((answer, 0) for answer in (hook.good, hook.error, hook.garbage, other_json, unauthorized, elsewhere)),
+    ],
 )
 async def test_log_tells_no_answer_from_a_wrong_one(monkeypatch, caplog, answer, launches):
     """Cluster tests launch again after the former."""
 
-    async with verifier([], answer) as api:
-        await Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS if launches else 30.0).launch()
+    async with hook.verifier([], answer) as api:
+        await hook.Wiring(monkeypatch, api, limit_seconds=hook.PRODUCT_SECONDS if launches else 30.0).launch()
     assert len(re.findall(NO_ANSWER.format("fake-repo-abc"), caplog.text)) == launches
 
 
 async def test_log_has_one_line_for_each_launch(monkeypatch, caplog):
-    async with verifier([]) as api, binderhub(Wiring(monkeypatch, api)) as hub:
-        await get(f"{hub}/build/1", egress_token=PASS)
+    async with hook.verifier([]) as api, hook.binderhub(hook.Wiring(monkeypatch, api)) as hub:
+        await hook.get(f"{hub}/build/1", egress_token=hook.PASS)
     lines = [record.getMessage() for record in caplog.records if "binder-egress" in record.getMessage()]
     assert lines == ["binder-egress: fake-repo-1-0/ tier=verified rule=valid-pass"]

@@ -5,16 +5,15 @@ import hashlib
 import json
 import random
 import re
-from pathlib import Path
 
 import pytest
 
+from tests.support import TOP
 from tests.support.apps import make_settings, public_client, run_pod
 from verifier.settings import InvalidSettings
 from verifier.web.app import create_services
 from verifier.web.branding import DARK, LIGHT, Brand, contrast
 
-TOP = Path(__file__).parents[2]
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 

@@ -6,15 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import yaml
 
-CHART = Path(__file__).parents[2] / "chart"
+from tests.support import TOP
+from tests.support.charts import VALUES
+
+CHART = TOP / "chart"
 TERMINAL = (CHART / "integration/hint_terminal.sh").read_text()
 STARTUP = (CHART / "integration/hint_ipython.py").read_text()
-VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 FILES = VALUES["integration"]["hint"]["jupyterhub"]["singleuser"]["extraFiles"]
 URL = "https://hub.example.org/egress/servers/alice/"
 SAID = f"{URL}#unlock"

@@ -3,14 +3,13 @@
 import json
 import logging
 import re
-from pathlib import Path
 
+from tests.support import TOP
 from tests.support.apps import get_pass, internal_client, public_client, run_pod
 from tests.support.metrics import value
 from verifier import logs
 from verifier.records import PassOutcome
 
-TOP = Path(__file__).parents[2]
 DOCUMENT = (TOP / "docs/logs.md").read_text()
 SOURCES = sorted(path for path in TOP.glob("verifier/**/*.py") if path.name not in ("start_guard.py", "probe.py"))
 

@@ -3,20 +3,18 @@
 import asyncio
 import socket
 import textwrap
-from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
-import yaml
 from traitlets import Any, Dict, List, Union
 from traitlets.config import Config, Configurable
 
+from tests.support.charts import VALUES
 from tests.support.metrics import families
 from tests.support.reconciling import list_and_converge
 from verifier.gatecheck import probe
 from verifier.ping import CLOSED, SYSCTL, WAYS, way_to_ping
 
-VALUES = yaml.safe_load((Path(__file__).parents[2] / "chart/values.yaml").read_text())
 INTEGRATION = VALUES["integration"]["binderhub"]["jupyterhub"]
 SNIPPET = INTEGRATION["hub"]["extraConfig"]["zz-binder-egress-close-ping"]
 OURS = {"name": SYSCTL, "value": CLOSED}
@@ -47,14 +45,10 @@ def load(config=None, on=True):
     return BinderSpawner(config=c)
 
 
-def test_hub_closes_ping_by_default():
+def test_hub_closes_ping_unless_it_is_left_open():
     assert INTEGRATION["custom"]["binderEgress"]["closePing"] is True
     spawner = load()
-    assert spawner.pod_security_context == {"sysctls": [OURS]}
-    assert spawner.extra_pod_config == {}
-
-
-def test_ping_can_be_left_open():
+    assert (spawner.pod_security_context, spawner.extra_pod_config) == ({"sysctls": [OURS]}, {})
     c = Config()
     c.KubeSpawner.pod_security_context = {"fsGroup": 100}
     assert load(c, on=False).pod_security_context == {"fsGroup": 100}

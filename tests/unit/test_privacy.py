@@ -5,15 +5,14 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import yaml
 
+from tests.support import TOP
+from tests.support.charts import VALUES
 from verifier.captcha.providers import ROWS
 from verifier.store import keys
 
-TOP = Path(__file__).parents[2]
 STORE = sorted(Path(keys.__file__).parent.glob("[a-z]*.py"))
 DOCUMENT = (TOP / "docs/privacy.md").read_text()
-VALUES = yaml.safe_load((TOP / "chart/values.yaml").read_text())
 STATED = re.findall(r"(\d+) (?:s|bits)\s\(`([\w.]+)`\)", DOCUMENT)
 
 

@@ -2,11 +2,10 @@
 
 import json
 import subprocess
-from pathlib import Path
 
 import pytest
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
 
 SCRIPT = """
 import { again, GONE, guess, next, purpose, useful } from "./frontend/src/server-state.js";
@@ -28,13 +27,8 @@ LEASED = {**SMALL, "until": 10_000, "expires_in": 600, "renewable_in": 300}
 def states(*events):
     """The states after events, of which each is a report, a time in seconds, or both with more."""
     command = ["node", "--input-type=module", "--eval", SCRIPT]
-    made = []
-    for event in events:
-        if not isinstance(event, dict):
-            event = {"_at": event * 1000}
-        elif "_at" not in event:
-            event = {"_at": 0, "_report": event}
-        made.append(event)
+    made = [event if isinstance(event, dict) else {"_at": event * 1000} for event in events]
+    made = [event if "_at" in event else {"_at": 0, "_report": event} for event in made]
     done = subprocess.run(command, cwd=TOP, input=json.dumps(made), capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -94,12 +88,9 @@ def test_purpose_of_a_solution_follows_from_the_report(report, useful, guess, sm
     assert (state["useful"], state["guess"], state["small"], state["large"]) == (useful, guess, small, large)
 
 
-def test_server_that_is_gone_has_nothing_left():
+def test_server_that_is_gone_has_nothing_left_and_access_is_given_back_if_there_was_some():
     state = states({**LEASED, "larger": ["large"], "renewable_in": 0}, at(1, None))[-1]
     assert (state["tier"], state["useful"], state["until"], state["_renewable"]) == (None, False, None, False)
-
-
-def test_access_is_given_back_if_there_was_some():
     lost = {**LOCKED, "why": "The time ran out."}
     assert [one["again"] for one in states(LOCKED, lost, {**lost, "unlockable": False})] == [False, True, False]
 

@@ -98,14 +98,11 @@ def test_malformed_launch_is_refused_and_its_field_named(internal, in_redis, fie
     assert in_redis.keys("binder-egress:launch:*") == []
 
 
-@pytest.mark.parametrize("address", ["", "x", "1.2.3.4, 5.6.7.8", "1.2.3.4:80", "[::1]", "fe80::1%eth0", "999.1.1.1", "\x00"])
-def test_invalid_client_address_causes_no_fault(internal, address):
-    assert launch(internal, client_address=address)["tier"] == "unverified"
-
-
-@pytest.mark.parametrize("name", ["ü😀", "a b", "a/b", "%2F", "\x00", "-", "a" * 255, "\n"])
-def test_any_server_name_is_accepted(internal, name):
-    assert launch(internal, name, server=name)["tier"] == "unverified"
+def test_no_name_and_no_address_causes_a_fault(internal):
+    for name in ("ü😀", "a b", "a/b", "%2F", "\x00", "-", "a" * 255, "\n"):
+        assert launch(internal, name, server=name)["tier"] == "unverified"
+    for address in ("", "x", "1.2.3.4, 5.6.7.8", "1.2.3.4:80", "[::1]", "fe80::1%eth0", "999.1.1.1", "\x00"):
+        assert launch(internal, client_address=address)["tier"] == "unverified"
 
 
 # -- methods and paths

@@ -126,7 +126,7 @@ def test_clients_without_an_address_are_not_counted(site, in_redis, address):
 
 
 def test_limit_of_zero_is_none(site):
-    assert refusals(public_client(site(fairness_rejections=0)), 40) == ["solution-refused"] * 40
+    assert set(refusals(public_client(site(fairness_rejections=0)), 40)) == {"solution-refused"}
 
 
 def test_launch_goes_on_and_its_pass_counts(site):

@@ -81,12 +81,12 @@ def test_header_is_ignored_with_a_solution(site):
     assert site.metric("binder_egress_api_key_requests_total", key="course", outcome="issued") == 0
 
 
-@pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic dTpw"}, {"Authorization": "binder_egress_x"}])
-def test_client_with_neither_is_told_what_to_send(site, headers):
-    for options in ({}, {"json": {}}):
-        answer = site.public.post("/egress/passes", headers=headers, **options)
-        assert_problem(answer, "bad-request", 400)
-        assert "Bearer" in answer.json["detail"]
+def test_client_with_neither_is_told_what_to_send(site):
+    for headers in ({}, {"Authorization": "Basic dTpw"}, {"Authorization": "binder_egress_x"}):
+        for options in ({}, {"json": {}}):
+            answer = site.public.post("/egress/passes", headers=headers, **options)
+            assert_problem(answer, "bad-request", 400)
+            assert "Bearer" in answer.json["detail"]
     assert_problem(site.public.post("/egress/passes", json={"provider": "altcha"}), "bad-request", 400)
     assert_problem(site.public.post("/egress/passes", data="key=x"), "not-json", 415)
 
@@ -124,9 +124,8 @@ def test_unreadable_report_of_another_version_costs_only_itself(site, store, in_
     for number, odd in enumerate([ODD, 5, {"a": 1}, "text"]):
         store.report_verifier(f"newer-{number}", {"api_keys": odd})
     store.report_verifier("ours", {"api_keys": [described | {"more": "of a newer version"}]})
-    in_redis.hset(
-        "binder-egress:verifiers", mapping={"a": "no JSON", "b": "5", "c": '{"seen": 1}', "d": '{"seen": 1, "report": 5}'}
-    )
+    odd = {"a": "no JSON", "b": "5", "c": '{"seen": 1}', "d": '{"seen": 1, "report": 5}'}
+    in_redis.hset("binder-egress:verifiers", mapping=odd)
     assert site.metric("binder_egress_api_key_servers_per_day", key="course") == 5
     assert [row["name"] for row in site.internal.get("/api/keys").json["keys"]] == ["course"]
     checks = doctor.check_api_keys(store.health()["verifiers"], set(), time.time())
@@ -162,7 +161,7 @@ def test_origins_are_written_as_browsers_write_them(make_site, run, origin, writ
 
 
 @pytest.mark.parametrize(
-    "origin", ["*", "course.example.org", "https://a/", "https://a?b", "https://u@a", "https://a:b", "https://münchen.de", ""]
+    "origin", ["*", "course.example.org", "https://a/", "https://a?b", "https://u@a", "https://a:b", "https://ü.de"]
 )
 def test_origin_that_no_browser_sends_is_refused(origin):
     said = "would be every origin" if origin == "*" else "is not an origin such as"

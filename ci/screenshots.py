@@ -188,4 +188,5 @@ def main(arguments: list[str]) -> None:
     print(FOLDER)
 
 
-main(sys.argv[1:])
+if __name__ == "__main__":
+    main(sys.argv[1:])

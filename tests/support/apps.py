@@ -3,12 +3,10 @@
 import json
 import multiprocessing
 import os
-import resource
 import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,15 +21,13 @@ from flask.testing import FlaskClient
 
 from tests.support.ports import free_port
 from tests.support.processes import children
+from tests.support.served import as_it_is, serve
 from tests.support.store import Store
 from tests.support.waiting import eventually
-from verifier.cli import main
 from verifier.grants import UNVERIFIED, Grant
 from verifier.records import KnownServer, Server
 from verifier.settings import VerifierSettings, load
-from verifier.store import connection
 from verifier.texts import read_known
-from verifier.web import servers
 from verifier.web.app import create_internal_app, create_public_app
 from verifier.web.context import Services
 
@@ -105,28 +101,8 @@ class RedisServer:
 
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([__name__, "verifier.cli", "verifier.web.gunicorn", "verifier.web.receiver"])
+FORKS.set_forkserver_preload(["tests.support.served"])
 """Starts processes as copies of one that has loaded their modules, because loading them takes most of a start's processor time."""
-
-
-def _serve(command: str, environment: dict[str, str], unlock_wait_seconds: float, log: str, prepare: Callable[[], None]) -> None:
-    """Run a command of the product. It waits longer for Redis than the product's half a second, because CI machines are slow. Its
-    soft limit of open files is a container's."""
-    with open(log, "a") as file:
-        os.dup2(file.fileno(), 2)
-    os.environ.clear()
-    os.environ.update(environment)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    connection.TIMEOUT_SECONDS = 10.0
-    servers.UNLOCK_WAIT_SECONDS = unlock_wait_seconds
-    prepare()
-    sys.argv = ["binder-egress", command]
-    main()
-
-
-def _as_it_is() -> None:
-    """Prepare nothing."""
-
 
 PATIENT_UNLOCK_SECONDS = 15.0
 """How long an unlock waits, instead of the product's 2 s, in a test that plays the reconciler and checks the result."""
@@ -141,7 +117,7 @@ class ServedProcess:
         command: str,
         ready: str,
         unlock_wait_seconds: float = 2.0,
-        prepare: Callable[[], None] = _as_it_is,
+        prepare: Callable[[], None] = as_it_is,
         **settings: object,
     ) -> None:
         self._ready = ready
@@ -152,7 +128,7 @@ class ServedProcess:
         self._log = tempfile.NamedTemporaryFile("r")  # noqa: SIM115
         self._lines: list[str] = []
         args = (command, environment, unlock_wait_seconds, self._log.name, prepare)
-        self._process = FORKS.Process(target=_serve, args=args, daemon=True)
+        self._process = FORKS.Process(target=serve, args=args, daemon=True)
         self._process.start()
         self.await_ready()
 

@@ -68,28 +68,6 @@ def test_failed_cell_leads_to_access_by_two_clicks(page_address, store, open_lab
     assert not any({"cookie", "authorization", "referer"} & set(headers) for headers in told)
 
 
-def test_notification_comes_once_in_ten_minutes(page_address, store, open_lab):
-    run_pod(store)
-    lab = open_lab(FAILING, FAILING, FINE)
-    expect(lab.item).to_have_text(EN["none"])
-    lab.run(2)
-    expect(lab.notices(EN["failed-none"])).to_have_count(0)
-    # This computer's clock was a day ahead when the last one came.
-    lab.page.evaluate("(address) => localStorage.setItem(`binder-egress:${address}`, Date.now() + 86_400_000)", page_address)
-    lab.run(0)
-    expect(lab.notices(EN["failed-none"])).to_have_count(1)
-    lab.notices(EN["failed-none"]).locator(".jp-Notification-Toast-Close").click()
-    expect(lab.notices(EN["failed-none"])).to_have_count(0)
-    lab.run(1)
-    lab.item.dblclick()
-    expect(lab.dialog).to_contain_text(REACHES_NOTHING)
-    expect(lab.notices(EN["failed-none"])).to_have_count(0)
-    lab.dialog.get_by_role("button", name=EN["close"]).click()
-    expect(lab.dialog).to_have_count(0)
-    lab.item.click()
-    expect(lab.dialog).to_be_visible()
-
-
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_panel_is_reached_by_keyboard_and_accessible(page_address, store, jupyter, open_lab, dark):
     run_pod(store)
@@ -110,50 +88,33 @@ def test_panel_is_reached_by_keyboard_and_accessible(page_address, store, jupyte
     assert opened.value.url.startswith(page_address)
 
 
-@pytest.mark.parametrize("language", ["de", "ar"])
-def test_panel_speaks_the_browsers_language(page_address, store, open_lab, language):
-    run_pod(store)
-    lab = open_lab(FINE, locale=language)
-    expect(lab.item).to_have_text(WORDS[language]["none"])
-    expect(lab.item).to_have_attribute("dir", "rtl" if language == "ar" else "ltr")
-    lab.item.click()
-    expect(lab.dialog).to_contain_text(MESSAGES[language]["reach-nothing"])
-    expect(lab.dialog).to_have_attribute("lang", language)
-    assert violations(lab.page, ".jp-Dialog .binder-egress") == []
-    lab.page.screenshot(path=ARTIFACTS / f"lab-panel-{language}.png")
-
-
-def test_lease_is_kept_by_the_same_window(page_address, store, open_lab):
+def test_lease_is_kept_and_its_end_is_told_with_a_way_back(page_address, store, open_lab):
     lasts(store, 12 * MINUTE - 20)
     lab = open_lab(FINE)
     expect(lab.item).to_contain_text(" min left")
     expect(lab.notices(EN["keep"])).to_have_count(0)
+    question = lab.notices("Are you still there?")
     lasts(store, 4 * MINUTE)
     lab.item.click()
     expect(lab.dialog).to_contain_text("Your server keeps running.")
     lab.dialog.get_by_role("button", name=EN["close"]).click()
-    expect(lab.notices("Are you still there?")).to_be_visible()
+    expect(question).to_be_visible()
     lab.page.screenshot(path=ARTIFACTS / "lab-ending.png")
     small = lab.press(EN["keep"])
     with reconciler(store, lease=10 * MINUTE):
         small.locator("#unlock").click()
         expect(lab.notices(EN["renewed"])).to_be_visible()
-    expect(lab.notices("Are you still there?")).to_have_count(0)
-
-
-def test_end_of_access_is_told_with_a_way_back(page_address, store, open_lab):
-    lasts(store, 4 * MINUTE)
-    lab = open_lab(FINE)
-    small = lab.press(EN["keep"])
-    with reconciler(store, lease=10 * MINUTE):
-        small.locator("#unlock").click()
-        expect(lab.notices(EN["renewed"])).to_be_visible()
+    expect(question).to_have_count(0)
     if not small.is_closed():
         small.wait_for_event("close", timeout=60_000)
+    lasts(store, 4 * MINUTE)
+    look(lab, "visible")
+    expect(question).to_be_visible()
     lasts(store, None, "unverified", rule="expired", at=1_800_000_000)
     look(lab, "visible")
     told = lab.notices("Internet access has ended. The time ran out at 2027-01-15 08:00 UTC.")
     expect(told).to_be_visible()
+    expect(question).to_have_count(0)
     lab.page.screenshot(path=ARTIFACTS / "lab-ended.png")
     small = lab.press(EN["again"])
     expect(small.locator("#unlock")).to_have_text("Restore internet access")
@@ -161,12 +122,7 @@ def test_end_of_access_is_told_with_a_way_back(page_address, store, open_lab):
         small.locator("#unlock").click()
         expect(lab.notices(EN["given"])).to_be_visible()
     expect(told).to_have_count(0)
-
-
-def test_block_is_told_with_whom_to_ask(page_address, store, open_lab):
-    lasts(store, None)
-    lab = open_lab(FINE)
-    expect(lab.item).to_have_text(EN["network"])
+    # The operators block it: nobody can solve anything then.
     lasts(store, None, "unverified", rule="blocked", at=1_800_000_000)
     look(lab, "visible")
     blocked = "The operators of this site blocked it at 2027-01-15 08:00 UTC."
@@ -219,18 +175,34 @@ def look(lab, visibility, event=True):
         lab.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
 
-def test_failed_cells_have_one_notification_until_access_grows(page_address, store, open_lab):
+def test_failed_cells_have_one_notification_in_ten_minutes_and_until_access_grows(page_address, store, open_lab):
     """Also if the verifier is silent in between."""
     run_pod(store)
-    lab = open_lab(FAILING, FAILING)
-    lab.run()
+    lab = open_lab(FAILING, FAILING, FINE)
     notices = lab.notices(EN["failed-none"])
+    expect(lab.item).to_have_text(EN["none"])
+    lab.run(2)
+    expect(notices).to_have_count(0)
+    # This computer's clock was a day ahead when the last one came.
+    lab.page.evaluate("(address) => localStorage.setItem(`binder-egress:${address}`, Date.now() + 86_400_000)", page_address)
+    lab.run(0)
     expect(notices).to_have_count(1)
-    notices.evaluate("(old) => { old.dataset.old = 'yes'; }")
-    ahead(lab, 601)
+    notices.locator(".jp-Notification-Toast-Close").click()
+    expect(notices).to_have_count(0)
     lab.run(1)
-    expect(notices.and_(lab.page.locator(":not([data-old])"))).to_have_count(1)
-    expect(notices).to_have_count(1)
+    lab.item.dblclick()
+    expect(lab.dialog).to_contain_text(REACHES_NOTHING)
+    expect(notices).to_have_count(0)
+    lab.dialog.get_by_role("button", name=EN["close"]).click()
+    expect(lab.dialog).to_have_count(0)
+    lab.item.click()
+    lab.dialog.get_by_role("button", name=EN["close"]).click()
+    for old in ("first", "second"):
+        ahead(lab, 601)
+        lab.run(1)
+        expect(notices.and_(lab.page.locator(":not([data-old])"))).to_have_count(1)
+        expect(notices).to_have_count(1)
+        notices.evaluate("(notice, old) => { notice.dataset.old = old; }", old)
     lab.page.route(page_address, lambda route: route.abort())
     look(lab, "visible")
     expect(lab.item).to_have_text(EN["unknown"])
@@ -241,14 +213,25 @@ def test_failed_cells_have_one_notification_until_access_grows(page_address, sto
     expect(notices).to_have_count(0)
 
 
-def test_question_goes_with_the_lease(page_address, store, open_lab):
-    lasts(store, 4 * MINUTE)
-    lab = open_lab(FINE)
-    expect(lab.notices("Are you still there?")).to_be_visible()
-    lasts(store, None, "unverified", rule="expired")
-    look(lab, "visible")
-    expect(lab.item).to_have_text(EN["none"])
-    expect(lab.notices("Are you still there?")).to_have_count(0)
+def test_status_bar_gets_one_item_in_the_browsers_language(page_address, store, open_lab):
+    """JupyterLab accepts no second item of that name, even if the first is not on the page."""
+    run_pod(store)
+    lab = open_lab(FINE, locale="ar")
+    expect(lab.item).to_have_text(WORDS["ar"]["none"])
+    expect(lab.item).to_have_attribute("dir", "rtl")
+    # As large as its neighbours: in JupyterLab 3, what an item inherits is larger.
+    size = "(element) => getComputedStyle(element).fontSize"
+    assert lab.item.evaluate(size) == lab.page.get_by_text("Mode: Command").evaluate(size)
+    lab.item.click()
+    expect(lab.dialog).to_contain_text(MESSAGES["ar"]["reach-nothing"])
+    expect(lab.dialog).to_have_attribute("lang", "ar")
+    assert violations(lab.page, ".jp-Dialog .binder-egress") == []
+    lab.page.screenshot(path=ARTIFACTS / "lab-panel-ar.png")
+    lab.item.evaluate("(item) => item.parentElement.remove()")
+    with lab.page.expect_response(page_address):
+        look(lab, "visible")
+    lab.page.evaluate("new Promise((done) => setTimeout(done))")
+    assert lab.faults == []
 
 
 def test_tab_asks_about_the_end_of_a_lease_only_while_visible(page_address, store, open_lab):
@@ -284,21 +267,6 @@ def test_tab_asks_about_the_end_of_a_lease_only_while_visible(page_address, stor
         return any(later - earlier > 8 for earlier, later in pairwise(asked[before:]))
 
     eventually(is_rarer, what=asked)
-
-
-def test_status_bar_gets_one_item(page_address, store, open_lab):
-    """JupyterLab accepts no second item of that name, even if the first is not on the page."""
-    run_pod(store)
-    lab = open_lab(FINE)
-    expect(lab.item).to_have_text(EN["none"])
-    # As large as its neighbours: in JupyterLab 3, what an item inherits is larger.
-    size = "(element) => getComputedStyle(element).fontSize"
-    assert lab.item.evaluate(size) == lab.page.get_by_text("Mode: Command").evaluate(size)
-    lab.item.evaluate("(item) => item.parentElement.remove()")
-    with lab.page.expect_response(page_address):
-        look(lab, "visible")
-    lab.page.evaluate("new Promise((done) => setTimeout(done))")
-    assert lab.faults == []
 
 
 def test_silent_verifier_is_unknown(page_address, jupyter, open_lab):

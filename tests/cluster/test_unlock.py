@@ -5,8 +5,8 @@ import requests
 
 from tests.support.cluster.commands import egress
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.stage import QUICK, UNLOCKED, Stage
-from tests.support.cluster.timeouts import ANSWER_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
+from tests.support.cluster.stage import QUICK, UNLOCKED
+from tests.support.cluster.timeouts import ANSWER_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
 
@@ -21,42 +21,10 @@ def test_solution_unlocks_a_running_server(stage):
 
 
 @pytest.mark.any_network
-def test_pass_unlocks_a_running_server(stage):
-    user = stage.launch().user
-    stage.unlock_well(user, token=stage.get_pass())
-
-
-@pytest.mark.any_network
-def test_used_pass_unlocks_nothing(stage):
-    token = stage.get_pass()
-    first = stage.launch("fake/owner/repo/main", token=token).user
-    stage.await_tier(first, "verified")
-    second = stage.launch("fake/owner/other/main").user
-    answer = stage.unlock(second, token=token)
-    assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (403, "pass-refused")
-    assert (stage.tier(first), stage.tier(second)) == ("verified", None)
-
-
-@pytest.mark.any_network
-def test_page_of_a_server_is_gone_with_its_pod(stage):
-    user = stage.launch().user
-    await_page(stage, user)
-    stage.delete_user_pods()
-    eventually(lambda: address(stage, user).status_code == 404, RECONCILER_SECONDS)
-
-
-@pytest.mark.any_network
 def test_label_set_by_hand_is_taken_off(stage):
     user = stage.launch().user
     stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier=verified", stage.as_reconciler)
     stage.await_tier(user, None)
-
-
-@pytest.mark.any_network
-def test_label_taken_off_by_hand_comes_back(stage):
-    user = stage.launch_verified()
-    stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier-", stage.as_reconciler)
-    stage.await_tier(user, "verified")
 
 
 def test_server_with_a_tier_gets_a_larger_one(stage):
@@ -79,12 +47,3 @@ def test_server_with_a_tier_gets_a_larger_one(stage):
         assert_reaches(stage, user, egress=True)
     finally:
         stage.install_gate(*QUICK)
-
-
-def await_page(stage: Stage, user: str) -> None:
-    """On a busy machine, the reconciler may publish a server only after it is ready."""
-    eventually(lambda: address(stage, user).status_code == 200, TIER_SECONDS, "the server has no page")
-
-
-def address(stage: Stage, user: str) -> requests.Response:
-    return requests.get(f"{stage.verifier}/servers/{user}/", timeout=ANSWER_SECONDS)

@@ -96,11 +96,9 @@ class Failed(Exception):
 
 @dataclass
 class Launched:
-    """A finished launch: its events, its seconds, and those from "Launching server" to the next event, in which the hook runs."""
+    """A finished launch: its events."""
 
     events: list[dict[str, Any]]
-    seconds: float
-    hook: float
 
     @property
     def ready(self) -> dict[str, Any]:
@@ -353,16 +351,13 @@ class Stage:
         Raises:
             Failed: the launch failed; no launch ever should.
         """
-        began = time.monotonic()
-        events, times = [], []
+        events = []
         for event in self.stream(spec, *args, **options):
             events.append(event)
-            times.append(time.monotonic())
             if event.get("phase") == "failed":
                 raise Failed(f"launch of {spec}: {json.dumps(events[-5:], indent=1)}")
             if event.get("phase") == "ready":
-                launching = next(number for number, found in enumerate(events) if found.get("phase") == "launching")
-                return Launched(events, time.monotonic() - began, times[launching + 1] - times[launching])
+                return Launched(events)
         raise Failed(f"launch of {spec} ended without ready: {json.dumps(events[-5:], indent=1)}")
 
     def launch_verified(self, spec: str = "fake/owner/repo/main") -> str:

@@ -12,7 +12,6 @@ from tests.support.cluster.hub import start_by_hub, stop_by_hub
 from tests.support.cluster.packets import assert_reaches, forbidden
 from tests.support.cluster.stage import CLIENT
 from tests.support.cluster.timeouts import ANSWER_SECONDS, POD_SECONDS, RECONCILED_SECONDS, TIER_SECONDS
-from tests.support.doc_examples import section
 from tests.support.waiting import eventually
 
 ATTEMPTS = 3
@@ -27,14 +26,6 @@ def test_launch_without_a_pass_reaches_nothing(stage, kept_users):
 def test_launch_with_a_pass_has_its_tier(stage, kept_users):
     stage.await_tier(kept_users[1], "verified")
     assert_reaches(stage, kept_users[1], egress=True, more=forbidden(stage))
-
-
-def test_pod_knows_its_unlock_address(stage, kept_users):
-    pod = stage.pod(kept_users[0])
-    (container,) = pod["spec"]["containers"]
-    assert any(env["name"] == "BINDER_EGRESS_URL" for env in container["env"])
-    url = stage.kubectl("exec", pod["metadata"]["name"], "-c", "notebook", "--", "sh", "-c", 'echo "$BINDER_EGRESS_URL"').strip()
-    assert url.startswith("http") and url.endswith(f"/egress/servers/{kept_users[0]}/"), url
 
 
 def test_grant_is_on_the_pod_when_the_launch_is_ready(stage):
@@ -63,15 +54,6 @@ def test_launches_with_bad_passes_go_on_without_egress(stage):
     users = {name: launched.result().user for name, launched in running.items()}
     assert {name: stage.tier(user) for name, user in users.items()} == dict.fromkeys(BAD_PASSES)
     assert_reaches(stage, users["forged"], egress=False)
-
-
-def test_pass_is_good_for_one_server(stage):
-    token = stage.get_pass()
-    first = stage.launch("fake/owner/repo/main", token=token)
-    stage.await_tier(first.user, "verified")
-    second = stage.launch("fake/owner/other/main", token=token)
-    time.sleep(RECONCILED_SECONDS)
-    assert (stage.tier(first.user), stage.tier(second.user)) == ("verified", None)
 
 
 def test_repeated_launch_leaves_the_use_with_a_server_that_is_up(stage):
@@ -130,54 +112,6 @@ def test_wiring_loses_no_request(stage):
     # The hook does not wait for the verifier for longer than a second.
     eventually(lambda: stage.metrics().get(launches, 0) == before.get(launches, 0) + 1, TIER_SECONDS, "not counted")
     assert stage.metrics()[name] == before[name]
-
-
-def test_server_answers_through_the_hubs_proxy(stage):
-    """The base policy must not cut users off from their own server."""
-    launched = stage.launch()
-    address = f"{stage.url('proxy-public', 80)}/user/{launched.user}/api/status"
-    answer = requests.get(address, params={"token": launched.ready["token"]}, timeout=ANSWER_SECONDS)
-    assert answer.status_code == 200, answer.text
-
-
-CLAIMS = {
-    # BinderHub refuses those that say bot, gpt, crawler or spider, and these come through.
-    "crawler": "Mozilla/5.0 (compatible; archiver/1.0; +https://archive.example/about)",
-    "client": "curl/8.5.0",
-    "browser": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
-}
-
-
-def test_launches_are_counted_by_what_their_request_claims_to_be(stage):
-    def counted() -> dict[str, float]:
-        metrics = stage.metrics()
-        return {
-            f"{claim} {brought}": metrics[f'binder_egress_launches_by_claim_total{{brought_pass="{brought}",claim="{claim}"}}']
-            for claim in (*CLAIMS, "other", "none")
-            for brought in ("yes", "no")
-        }
-
-    before, repository = counted(), f"for-{secrets.token_hex(4)}"
-    with ThreadPoolExecutor(4) as pool:
-        made = [pool.submit(stage.launch, f"fake/{claim}/{repository}/main", user_agent=agent) for claim, agent in CLAIMS.items()]
-        made.append(pool.submit(stage.launch, token=stage.get_pass(), user_agent=CLAIMS["browser"]))
-    users = [launched.result().user for launched in made]
-
-    def grown() -> dict[str, float]:
-        return {name: value - before[name] for name, value in counted().items() if value != before[name]}
-
-    expected = {"crawler no": 1, "client no": 1, "browser no": 1, "browser yes": 1}
-    eventually(lambda: grown() == expected, TIER_SECONDS, grown)
-    # Any client can claim anything; only the pass counts.
-    stage.await_tier(users[-1], "verified")
-    assert [stage.tier(user) for user in users] == [None, None, None, "verified"]
-    (command,) = section("docs/bots.md", "Which repositories crawlers launch")
-    command = command.replace("--namespace binder", f"--namespace {stage.namespace}")
-
-    def shown() -> list[str]:
-        return re.findall(rf'^ *1 "repository": "\S+/(\w+)/{repository}', stage.run("bash", "-euc", command), re.M)
-
-    eventually(lambda: shown() == ["crawler"], TIER_SECONDS, shown)
 
 
 def sent_bytes(stage, user: str) -> float:

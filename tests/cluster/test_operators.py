@@ -4,15 +4,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import requests
 
 from tests.support.cluster.commands import egress, refused
 from tests.support.cluster.packets import assert_reaches, stream
 from tests.support.cluster.stage import OPEN, QUICK, Failed, Stage
-from tests.support.cluster.timeouts import POD_SECONDS, RECONCILER_SECONDS, STALLED_SECONDS, TIER_SECONDS
+from tests.support.cluster.timeouts import POD_SECONDS, STALLED_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
-
-REPOSITORY = "https://example.com/owner/repo.git"
 
 
 @pytest.fixture
@@ -28,24 +25,6 @@ def _no_blocks_left(stage: Stage) -> Iterator[None]:
     yield
     for block in egress(stage, "blocks"):
         egress(stage, "unblock", block["id"])
-
-
-@pytest.mark.any_network
-def test_servers_are_listed_and_explained(stage, verified):
-    other = stage.launch("fake/somebody/else/main").user
-    rows: dict[str, dict] = {}
-
-    def shown() -> bool:
-        """Labels are set before the list has them, and the previous test's servers leave it in the end."""
-        rows.update({row["user"]: row for row in egress(stage, "grants")})
-        return other in rows and [row["user"] for row in egress(stage, "grants", "--tier", "verified")] == [verified]
-
-    eventually(shown, TIER_SECONDS, rows)
-    assert (rows[verified]["tier"], rows[verified]["rule"], rows[verified]["repository"]) == ("verified", "valid-pass", REPOSITORY)
-    assert rows[other]["tier"] == "unverified"
-    pod = stage.pod(other)["metadata"]["name"]
-    assert egress(stage, "explain", pod)["user"] == other
-    assert "no server" in refused(stage, "explain", "nobody-here").lower()
 
 
 def test_grant_of_an_operator_opens_the_network(stage):
@@ -78,22 +57,6 @@ def test_blocked_repository_has_no_egress_now_and_later(stage, verified):
     stage.await_tier(other, "verified")
     assert stage.tier(again) is None
     assert_reaches(stage, again, egress=False)
-
-
-@pytest.mark.any_network
-def test_block_on_a_pod_outlives_redis(stage, verified):
-    egress(stage, "block", "repository", "example.com/owner/repo", "--why", "a test")
-    stage.await_tier(verified, None)
-    stage.restart("redis")
-    statuses = []
-
-    def is_found() -> bool:
-        """The verifier has found the new Redis, and knows the server again."""
-        statuses.append(stage.unlock(verified).status_code)
-        return statuses[-1] != requests.codes.unavailable
-
-    eventually(is_found, RECONCILER_SECONDS, statuses, no_answer=(requests.RequestException,))
-    assert (statuses[-1], stage.tier(verified)) == (403, None)
 
 
 def test_open_connection_stays_until_the_pod_is_stopped(stage, verified, network):

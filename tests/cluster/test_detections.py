@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 
 import pytest
 import requests
@@ -14,7 +13,7 @@ from tests.support.cluster.egress_proxy import HOLD, LISTED, VALUES, ask_until, 
 from tests.support.cluster.packets import assert_reaches, python_in, stream
 from tests.support.cluster.stage import OPEN, QUICK, Failed, Stage
 from tests.support.cluster.timeouts import ANSWER_SECONDS, SECRET_SECONDS, STALLED_SECONDS, TIER_SECONDS
-from tests.support.detections import deleted, killed
+from tests.support.detections import killed
 from tests.support.waiting import eventually
 
 
@@ -136,28 +135,3 @@ def test_captured_verifier_forges_no_report(stage, detector):
     assert outcome(stage, victim) == []
     left = stage.pod(victim)["metadata"]
     assert left["uid"] == pods[victim]["uid"] and "deletionTimestamp" not in left
-
-
-def test_lines_are_entered_by_hand_and_unreadable_ones_are_shown(stage, detector):
-    user = stage.launch().user
-    pod = stage.pod(user)["metadata"]["name"]
-    lines = f"2020-01-01T00:00:00Z {deleted(pod)}\nTotal processes: 5\n{deleted(pod)}\n2030-01-01T00:00:00Z {deleted(pod)}\n"
-    command = ("exec", "-i", "deploy/binder-egress-reconciler", "--", "egress", "detect", "--from", "-")
-
-    def entered(text: str, outcome: str) -> None:
-        """Enter the report until its outcome is known: a busy reconciler may take longer than the command waits."""
-
-        def is_told() -> bool:
-            with suppress(Failed):
-                return f"{pod}: {outcome}\n" in stage.kubectl(*command, stdin=text)
-            return False
-
-        eventually(is_told, TIER_SECONDS, outcome)
-
-    entered(lines, "outdated")
-    entered(json.dumps({"pod": pod, "source": "minesweeper", "label": "by hand"}) + "\n", "observed")
-    assert detector.send("not JSON").json()["unreadable"]
-    shown = egress(stage, "detections", "unreadable")
-    assert {"not JSON", "{}"} <= {row["line"] for row in shown}
-    samples = stage.metrics()
-    assert samples['binder_egress_detection_reports_total{outcome="unreadable",source="cryptnono"}'] >= 2

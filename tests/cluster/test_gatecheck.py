@@ -78,20 +78,6 @@ def test_policy_of_the_network_plugins_own_kind_is_seen_by_packets(stage, networ
     await_canary(stage, "kubernetes-api", True)
 
 
-@pytest.mark.any_network
-def test_missing_base_policy_is_reported(stage):
-    saved = stage.get("networkpolicy", "binder-egress-base")
-    stage.kubectl("delete", "networkpolicy", "binder-egress-base")
-    try:
-        assert doctor(stage)["policies"][0][0] == "problem"
-        stage.restart("reconciler")  # It looks when it starts, and then once a minute.
-        eventually(lambda: stage.metrics().get("binder_egress_base_policy_missing") == 1, RECONCILER_SECONDS)
-    finally:
-        del saved["metadata"]["resourceVersion"], saved["metadata"]["uid"]
-        stage.kubectl("apply", "-f", "-", stdin=json.dumps(saved))
-    assert doctor(stage)["policies"][0][0] == "ok"
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _restored(stage):
     """The tests that send packets do not need the usual installation, and none restores it for the next one."""

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.cluster.packets import assert_reaches, forbidden
 from tests.support.cluster.stage import OPEN, OURS, QUICK, SINGLEUSER, TOP, Failed, Stage
-from tests.support.cluster.timeouts import CANARY_SECONDS, POD_SECONDS, ROLLOUT_SECONDS, TIER_SECONDS
+from tests.support.cluster.timeouts import CANARY_SECONDS, ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
 
@@ -35,10 +35,6 @@ def policies(stage: Stage) -> set[str]:
     return {item["metadata"]["name"] for item in stage.get("networkpolicies")["items"]}
 
 
-def canaries(stage: Stage) -> set[str]:
-    return {item["metadata"]["name"] for item in stage.get("pods", "-l", "binder-egress/gatecheck=canary")["items"]}
-
-
 def test_allow_gives_everybody_the_tier_and_captcha_leaves_it_to_those_who_solved(stage, switch):
     before, verified = stage.launch().user, stage.launch(token=stage.get_pass()).user
     stage.await_tier(verified, "verified")
@@ -53,21 +49,6 @@ def test_allow_gives_everybody_the_tier_and_captcha_leaves_it_to_those_who_solve
         stage.await_tier(user, None)
     assert stage.tier(verified) == "verified"
     assert_reaches(stage, plain, egress=False, closing=OPEN)
-
-
-@pytest.mark.long
-@pytest.mark.any_network
-def test_allow_works_without_redis_and_verifier(stage, switch):
-    switch("allow")
-    try:
-        for component in ("verifier", "redis"):
-            stage.scale(component, 0)
-        launched = stage.launch()
-        stage.await_tier(launched.user, "verified")
-        assert_reaches(stage, launched.user, egress=True)
-    finally:
-        for component in ("redis", "verifier"):
-            stage.scale(component, 1)
 
 
 def test_observe_labels_and_blocks_nobody(stage, switch):
@@ -140,19 +121,3 @@ def test_off_leaves_nothing_behind_and_launches_go_on(stage, switch):
     switch("off")
     assert policies(stage) == set()
     await_open(stage, stage.launch().user, stage.targets())
-
-
-@pytest.mark.long
-@pytest.mark.any_network
-def test_launches_are_served_after_a_rollback_out_of_deny(stage, switch):
-    """BinderHub is not restarted, and its token is still valid. test_rollback.py tests each mode, in `ci/test --long`."""
-    switch("captcha")
-    (before,) = canaries(stage)
-    switch("deny")
-    # A canary that is still ending would fail the rollback, which makes one of the same name.
-    eventually(lambda: before not in canaries(stage), POD_SECONDS, "the canary does not end")
-    stage.helm("rollback", "binder-egress", "--wait", f"--timeout={ROLLOUT_SECONDS}s")
-    stage.await_settled()
-    stage.await_address("binder-egress", 8081, "/healthz")
-    verified = stage.launch_verified()
-    assert_reaches(stage, verified, egress=True)

@@ -100,20 +100,6 @@ def test_first_request_of_a_pod_is_served(stage):
         assert json.loads(status["state"]["terminated"]["message"])["outcome"] in ("closed", "blocked")
 
 
-@pytest.mark.any_network
-def test_pod_that_the_proxy_does_not_know_starts_after_the_timeout(stage):
-    """The proxy knows the second pod, but with another uid than the pod's guard is told."""
-    guard = with_variables(guard_of(stage.pod(stage.launch().user)), BINDER_EGRESS_START_GUARD_TIMEOUT="15")
-    before = stage.metrics()
-    start_pod(stage, "early-unknown", guard, seconds=1)
-    start_pod(stage, "early-mistaken", with_variables(guard, BINDER_EGRESS_POD_UID="another"), seconds=1, user="mistaken")
-    for name, pod in attempts(stage).items():
-        outcome = f"{name.removeprefix('early-')}_by_proxy".replace("unknown_by", "unknown_to")
-        assert (pod.said["outcome"], 14 <= pod.said["seconds"] <= POD_SECONDS) == (outcome, True), (name, pod.said)
-    counter = 'binder_egress_start_guards_total{outcome="mistaken_by_proxy"}'
-    eventually(lambda: stage.metrics().get(counter, 0) == before.get(counter, 0) + 1, RECONCILER_SECONDS)
-
-
 def give_next(address: str) -> None:
     """Make the node's network plugin give this address to the next pod, instead of going through all others first."""
     state = Path(os.environ["CLUSTER_TARGETS"]).parent / "lib/cni/networks/pods"
@@ -160,36 +146,6 @@ def test_address_that_is_used_again_is_that_of_the_new_pod(stage, local_cluster)
         stage.scale("reconciler", 1)
     (pod,) = attempts(stage).values()
     assert pod.said["outcome"] in ("closed", "blocked")
-
-
-@pytest.mark.any_network
-def test_address_that_two_pods_have_is_served_nothing(stage):
-    """The second pod does not run; somebody has written the first pod's address into its status."""
-    user = stage.launch().user
-    ask_until(stage, user, f"http://{LISTED}/", "200")
-    address = stage.pod(user)["status"]["podIP"]
-    twin = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": "twin",
-            "labels": {"component": "singleuser-server"},
-            "annotations": {"hub.jupyter.org/username": "twin"},
-        },
-        "spec": {
-            "schedulingGates": [{"name": "example.org/never"}],
-            "containers": [{"name": "notebook", "image": "localhost/user-server:1"}],
-        },
-    }
-    stage.kubectl("apply", "-f", "-", stdin=json.dumps(twin))
-    try:
-        status = {"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}}
-        stage.kubectl("patch", "pod", "twin", "--subresource=status", "--type=merge", f"--patch={json.dumps(status)}")
-        ask_until(stage, user, f"http://{LISTED}/", "503 The egress proxy does not know this server yet")
-        eventually(lambda: ask(stage, user, f"https://{LISTED}/").count("503"), TIER_SECONDS)
-    finally:
-        stage.kubectl("delete", "pod", "twin", "--now")
-    ask_until(stage, user, f"http://{LISTED}/", "200")
 
 
 HIDE = ("-p", "tcp", "--dport", "3128", "-j", "MASQUERADE")

@@ -20,7 +20,7 @@ HEADING = "What launches claim to be"
 
 
 def test_command_counts_what_crawlers_launch(tmp_path):
-    """A `kubectl` that prints lines as the verifier writes them. The cluster tests run the example with a real one."""
+    """A `kubectl` that prints lines as the verifier writes them."""
     (command,) = section("docs/bots.md", "Which repositories crawlers launch")
     (example,) = re.findall(r"```json\n(.*?)```", (TOP / "docs/logs.md").read_text(), re.S)
     made = [("crawler", "a/often")] * 3 + [("crawler", "b/once"), ("browser", "c/by-people"), ("none", "a/often")]

@@ -99,7 +99,7 @@ def kept_users(stage: Stage) -> Iterator[tuple[str, str]]:
 @pytest.fixture
 def bypass(stage: Stage) -> Iterator[Callable[[dict], str]]:
     """A function that makes a NetworkPolicy of JupyterHub's name; it is gone at the end."""
-    yield lambda policy: stage.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+    yield stage.apply
     stage.kubectl("delete", "networkpolicy", SINGLEUSER["metadata"]["name"], "--ignore-not-found")
 
 

@@ -13,10 +13,9 @@ import pytest
 
 from tests.support import made_up_miner
 from tests.support.cluster.commands import egress
-from tests.support.cluster.egress_proxy import HOLD, LISTED, VALUES, ask_until, await_variables
+from tests.support.cluster.egress_proxy import LISTED, ask_until, installed, tunnel
 from tests.support.cluster.packets import assert_reaches, python_in
-from tests.support.cluster.stage import OPEN, QUICK, Stage
-from tests.support.cluster.timeouts import ROLLOUT_SECONDS
+from tests.support.cluster.stage import OPEN, Stage
 from tests.support.doc_examples import section
 from tests.support.waiting import eventually
 
@@ -77,16 +76,12 @@ def counted() -> Iterator[Callable[[], int]]:
 def agent(stage: Stage) -> Iterator[None]:
     """An installation with the egress proxy and the agent, with the rules from docs/agent.md."""
     (rules,) = section("docs/agent.md", "YARA rules", "yara")
-    lists = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "agent-lists"}, "data": {"examples.yar": rules}}
-    stage.kubectl("apply", "-f", "-", stdin=json.dumps(lists))
+    stage.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "agent-lists"}, "data": {"examples.yar": rules}})
     source = {"onMatch": "observe", "lists": {"examples": "revoke", "scan": "revoke"}}
     values = ("--set=agent.enabled=true", "--set=agent.configMap=agent-lists", "--set=agent.scans.enabled=true")
-    stage.install_gate(*QUICK, *VALUES, *values, f"--set-json=detections.sources.agent={json.dumps(source)}")
-    await_variables(stage)
-    stage.kubectl("rollout", "status", "daemonset/binder-egress-agent", f"--timeout={ROLLOUT_SECONDS}s")
-    yield
-    stage.delete_user_pods()
-    stage.install_gate(*QUICK)
+    with installed(stage, *values, f"--set-json=detections.sources.agent={json.dumps(source)}"):
+        stage.rollout("daemonset/binder-egress-agent")
+        yield
     stage.kubectl("delete", "configmap", "agent-lists")
 
 
@@ -100,26 +95,24 @@ def lay_miner(stage: Stage, user: str, folder: Path) -> None:
     made_up_miner.compiled(folder / "miner")
     text = base64.b64encode((folder / "miner").read_bytes()).decode()
     command = "base64 -d > /tmp/miner && chmod +x /tmp/miner"
-    stage.kubectl("exec", "-i", stage.pod(user)["metadata"]["name"], "-c", "notebook", "--", "sh", "-c", command, stdin=text)
+    stage.inside(user, "sh", "-c", command, stdin=text)
 
 
 def test_miner_loses_its_egress_and_its_neighbour_notices_nothing(stage, agent, local_cluster, tmp_path):
-    miner, neighbour = (stage.launch(token=stage.get_pass()).user for _ in range(2))
+    miner, neighbour = (stage.launch_verified() for _ in range(2))
     for user in (miner, neighbour):
-        stage.await_tier(user, "verified")
         ask_until(stage, user, f"http://{LISTED}/", "200")
     lay_miner(stage, miner, tmp_path)
     with (
-        python_in(stage, miner, HOLD, LISTED) as tunnel,
-        python_in(stage, neighbour, HOLD, LISTED) as other,
+        tunnel(stage, miner) as held,
+        tunnel(stage, neighbour) as other,
         python_in(stage, neighbour, HIDE) as hidden,
         python_in(stage, miner, MINE) as mining,
     ):
         try:
-            assert (tunnel.stdout.readline(), other.stdout.readline()) == ("open\n", "open\n")
             assert (hidden.stdout.readline(), mining.stdout.readline()) == ("hidden\n", "mines\n")
             eventually(lambda: stage.tier(miner) is None, NOTICED_SECONDS, "the miner keeps its tier")
-            assert tunnel.stdout.readline().startswith("ended")
+            assert held.stdout.readline().startswith("ended")
             assert_reaches(stage, miner, egress=False, closing=OPEN)
             ask_until(stage, miner, f"http://{LISTED}/", "blocked by the operators")
             eventually(lambda: ("examples", "pool_client", "revoked") in outcomes(stage, miner), NOTICED_SECONDS)
@@ -131,13 +124,12 @@ def test_miner_loses_its_egress_and_its_neighbour_notices_nothing(stage, agent, 
             assert_reaches(stage, neighbour, egress=True)
             assert other.poll() is None and hidden.poll() is None
         finally:
-            for process in (tunnel, other, hidden, mining):
+            for process in (hidden, mining):
                 process.kill()
 
 
 def test_scanner_is_cut_off(stage, agent, local_cluster):
-    scanner = stage.launch(token=stage.get_pass()).user
-    stage.await_tier(scanner, "verified")
+    scanner = stage.launch_verified()
     assert_reaches(stage, scanner, egress=True)
     with counted() as count, python_in(stage, scanner, SCAN, SCANNED) as scan:
         try:

@@ -19,6 +19,7 @@ import yaml
 
 from tests.support.cluster.canary import await_canary, canary
 from tests.support.cluster.commands import egress
+from tests.support.cluster.egress_proxy import VALUES
 from tests.support.cluster.hub import start_by_hub
 from tests.support.cluster.stage import QUICK, TOP, Stage, signal_component
 from tests.support.cluster.timeouts import ALERT_SECONDS, ANSWER_SECONDS, CANARY_SECONDS
@@ -30,8 +31,8 @@ pytestmark = pytest.mark.long
 FOR = 20
 """Seconds that stand for every `for`: several scrapes, so that one that fails on a busy machine raises no alert about absence."""
 
-HEALTHY = ("--set=gatecheck.shut.link-local=false", "--set=canary.interval=5")
-"""Values of an installation with nothing wrong: IPv6 link-local is open here, and is not tried."""
+HEALTHY = "--set=gatecheck.shut.link-local=false"
+"""The value of an installation with nothing wrong: IPv6 link-local is open here, and is not tried."""
 
 # -- faults
 
@@ -42,7 +43,7 @@ def scaled_to_nothing(component: str) -> Callable[[Stage], None]:
 
 def link_local_is_open(stage: Stage) -> None:
     """As in every kube-router cluster with IPv6 on its nodes, until somebody closes it (docs/link-local.md)."""
-    stage.install_gate(*QUICK, HEALTHY[1])
+    stage.install_gate(*QUICK)
 
 
 def somebody_opens_one_address(stage: Stage) -> None:
@@ -57,7 +58,7 @@ def somebody_opens_one_address(stage: Stage) -> None:
             "egress": [{"to": [{"ipBlock": {"cidr": "203.0.113.10/32"}}]}],
         },
     }
-    stage.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+    stage.apply(policy)
 
 
 def patch(stage: Stage, kind: str, name: str, operation: dict[str, Any]) -> None:
@@ -144,8 +145,8 @@ DAYS: dict[str, list[tuple[list[Callable[[Stage], None]], Alerts]]] = {
 @pytest.fixture
 def healthy(stage: Stage, local_cluster: str, request: pytest.FixtureRequest) -> Iterator[Stage]:
     """An installation with nothing wrong, repaired as the alerts advise: with `helm upgrade`. One day has the egress proxy."""
-    proxy = ["--set=proxy.enabled=true", "--set=proxy.replicas=1"] if request.node.callspec.params["day"] == PROCESSES else []
-    stage.install_gate(*QUICK, *HEALTHY, *proxy)
+    proxy = [*VALUES, "--set=proxy.replicas=1"] if request.node.callspec.params["day"] == PROCESSES else []
+    stage.install_gate(*QUICK, HEALTHY, *proxy)
     await_canary(stage, "kubernetes-api", True)
     look(stage)
     eventually(lambda: stage.metrics().get('binder_egress_canary_shut{target="kubernetes-api"}') == 1, CANARY_SECONDS)

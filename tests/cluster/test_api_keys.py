@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
-import requests
 import yaml
 
 from tests.support.cluster.commands import keys
 from tests.support.cluster.installing import ask
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.stage import OPEN, QUICK, Stage
+from tests.support.cluster.stage import OPEN, Stage
 from tests.support.cluster.timeouts import SECRET_SECONDS
 from tests.support.waiting import eventually
 
@@ -19,29 +18,21 @@ REPOSITORY = "example.com/owner/repo"
 @pytest.fixture
 def key(stage: Stage, tmp_path) -> Iterator[tuple[str, str]]:
     """A key in the values, which the verifier has read without a restart, and the first pass for it."""
-    stage.install_gate(*QUICK)
     before = pods(stage)
     made = keys(
         stage, "create", "--name=course", "--tier=verified", "--servers-per-day=4", "--expires=1d", f"--repository={REPOSITORY}"
     )
     values = tmp_path / "values.yaml"
     values.write_text(yaml.safe_dump(made["values"]))
-    stage.install_gate(*QUICK, "--values", str(values))
-    stage.hurry_kubelet("verifier")
-    answers: list[requests.Response] = []
-
-    def is_read() -> bool:
-        answers.append(ask(stage, made["key"]))
-        return answers[-1].status_code == 201
-
-    eventually(is_read, SECRET_SECONDS, "the verifier has not read the key")
-    assert pods(stage) == before
-    yield made["key"], answers[-1].json()["token"]
-    stage.install_gate(*QUICK)
+    with stage.installed(f"--values={values}"):
+        stage.hurry_kubelet("verifier")
+        first = eventually(lambda: ask(stage, made["key"]).json().get("token"), SECRET_SECONDS, "the verifier has not read the key")
+        assert pods(stage) == before
+        yield made["key"], first
 
 
 def pods(stage: Stage) -> set[str]:
-    return {pod["metadata"]["uid"] for pod in stage.get("pods", "-l", "app.kubernetes.io/component=verifier")["items"]}
+    return {pod["metadata"]["uid"] for pod in stage.pods_of("verifier")}
 
 
 def listed(stage):

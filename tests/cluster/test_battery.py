@@ -139,10 +139,7 @@ def targets(stage: Stage, known: dict, neighbours: dict[str, str]) -> dict[str, 
     dual = known["family"] == "dual"
     four = {who: address_of(stage, user, 4) for who, user in neighbours.items()}
     six = {who: address_of(stage, user, 6) if dual else None for who, user in neighbours.items()}
-    local = {
-        who: link_local_of(stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "cat", "/proc/net/if_inet6"), "eth0")
-        for who, user in neighbours.items()
-    }
+    local = {who: link_local_of(stage.inside(user, "cat", "/proc/net/if_inet6"), "eth0") for who, user in neighbours.items()}
     gateway = gateway_of(stage, neighbours["verified"])
     port = stage.get("service", "front-door")["spec"]["ports"][0]["nodePort"]
     services = ("hub", "proxy-public", "proxy-api", "binder", "binder-egress", "binder-egress-redis")
@@ -300,9 +297,9 @@ def seen(stage: Stage, network: Network) -> Seen:
             TIER_SECONDS,
         )
         neighbours = {"unverified": users["bystander"], "verified": users["neighbour"]}
-        pods = {who: stage.pod(user)["metadata"]["name"] for who, user in users.items()}
+        pods = {who: stage.pod_name(user) for who, user in users.items()}
         for user in neighbours.values():
-            serve = ("exec", stage.pod(user)["metadata"]["name"], "--", "probe", "serve", ":9999")
+            serve = ("exec", stage.pod_name(user), "--", "probe", "serve", ":9999")
             stack.enter_context(running("kubectl", "--namespace", stage.namespace, *serve))
         node_port = str(stage.get("service", "front-door")["spec"]["ports"][0]["nodePort"])
         internet = f"--net=/run/netns/{os.environ['CLUSTER_NAME']}-internet"
@@ -311,7 +308,7 @@ def seen(stage: Stage, network: Network) -> Seen:
         tried, forged = targets(stage, known, neighbours), made_up(stage, known, neighbours)
         places = {"internet": ("nsenter", internet, sys.executable), "node": (sys.executable,)}
         for who, user in neighbours.items():
-            places[who] = ("kubectl", "--namespace", stage.namespace, "exec", stage.pod(user)["metadata"]["name"], "--", "python3")
+            places[who] = ("kubectl", "--namespace", stage.namespace, "exec", stage.pod_name(user), "--", "python3")
         heard = {who: stack.enter_context(hearing(*command)) for who, command in places.items()}
         hosts = {"internet": known["public_ip"], "node": "127.0.0.1"}
         hosts |= {who: address_of(stage, user, 4) for who, user in neighbours.items()}
@@ -393,7 +390,7 @@ def comes_back(how: str) -> bool:
 
 def try_tokens(stage: Stage, known: dict, user: str, token: str) -> dict[str, int]:
     """Use every token that is found in a user pod, from a place that reaches everything. Returns API and token → status."""
-    pod = stage.pod(user)["metadata"]["name"]
+    pod = stage.pod_name(user)
     text = stage.kubectl("exec", pod, "--", "sh", "-c", "env; cat /var/run/secrets/*/*/* /run/secrets/*/*/* 2>/dev/null; true")
     found = {name: value for name, value in re.findall(r"^(\w*(?:TOKEN|SECRET|KEY|PASSWORD)\w*)=(.+)$", text, re.MULTILINE)}
     assert "JUPYTERHUB_API_TOKEN" in found and "serviceaccount" not in text
@@ -487,11 +484,10 @@ def test_sysctl_of_the_page_closes_link_local(stage, network):
     if known["family"] == "dual":
         packets["internet"] = MadeUp(known["public6_ip"], ELSEWHERE, "internet")
     assert stage.battery(without, tried) == dict.fromkeys(tried, network.node_link_local_open), "without"
-    assert send(stage, stage.pod(without)["metadata"]["name"], packets, "without") == set()
+    assert send(stage, stage.pod_name(without), packets, "without") == set()
     stage.install_binderhub(f"--set-json=jupyterhub.singleuser.extraPodConfig.securityContext={json.dumps(wanted)}")
     try:
-        user = stage.launch(token=stage.get_pass()).user
-        stage.await_tier(user, "verified")
+        user = stage.launch_verified()
         # Existing configuration stays, together with the wiring's addition.
         sysctls = {each["name"]: each["value"] for each in stage.pod(user)["spec"]["securityContext"]["sysctls"]}
         assert sysctls == {wanted["sysctls"][0]["name"]: "1", SYSCTL: CLOSED}
@@ -499,7 +495,7 @@ def test_sysctl_of_the_page_closes_link_local(stage, network):
         # The tier's policy may be late.
         eventually(lambda: stage.battery(user, public)["public"], TIER_SECONDS)
         assert stage.battery(user, tried) == dict.fromkeys(tried, False)
-        pod = stage.pod(user)["metadata"]["name"]
+        pod = stage.pod_name(user)
         assert stage.kubectl("exec", pod, "--", "cat", "/proc/net/if_inet6") == "", "it has an IPv6 address, so neighbours reach it"
         assert send(stage, pod, packets, "with") == {*packets}
     finally:
@@ -524,8 +520,7 @@ COUNTED = 'binder_egress_user_pods_with_ping_total{way="no-sysctl"}'
 
 def test_user_pod_gets_no_socket_to_ping_with(stage):
     before = stage.metrics()[COUNTED]
-    pod = stage.pod(stage.launch().user)["metadata"]["name"]
-    found = stage.kubectl("exec", pod, "-c", "notebook", "--", "python3", "-c", PING).split()
+    found = stage.inside(stage.launch().user, "python3", "-c", PING).split()
     assert found == ["EACCES", "EACCES", "EPERM", "EPERM"]
     assert doctor(stage)["ping"] == [("ok", "closed in every user pod")]
     assert stage.metrics()[COUNTED] == before
@@ -554,9 +549,8 @@ def test_ping_without_the_sysctl_is_reported(stage, network):
 
 
 def test_later_server_of_the_same_name_inherits_nothing(stage):
-    launched = stage.launch(token=stage.get_pass())
-    user, image = launched.user, stage.pod(launched.user)["spec"]["containers"][0]["image"]
-    stage.await_tier(user, "verified")
+    user = stage.launch_verified()
+    image = stage.pod(user)["spec"]["containers"][0]["image"]
     stop_by_hub(stage, user)
     start_by_hub(stage, user, image)
     time.sleep(RECONCILED_SECONDS)
@@ -566,9 +560,8 @@ def test_later_server_of_the_same_name_inherits_nothing(stage):
 
 
 def test_named_server_of_the_same_user_inherits_nothing(stage):
-    launched = stage.launch(token=stage.get_pass())
-    user, image = launched.user, stage.pod(launched.user)["spec"]["containers"][0]["image"]
-    stage.await_tier(user, "verified")
+    user = stage.launch_verified()
+    image = stage.pod(user)["spec"]["containers"][0]["image"]
     named = start_by_hub(stage, user, image, "second")
     time.sleep(RECONCILED_SECONDS)
     tiers = {

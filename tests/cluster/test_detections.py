@@ -9,9 +9,9 @@ import requests
 import yaml
 
 from tests.support.cluster.commands import egress
-from tests.support.cluster.egress_proxy import HOLD, LISTED, VALUES, ask_until, await_variables
-from tests.support.cluster.packets import assert_reaches, python_in, stream
-from tests.support.cluster.stage import OPEN, QUICK, Failed, Stage
+from tests.support.cluster.egress_proxy import LISTED, ask_until, installed, tunnel
+from tests.support.cluster.packets import assert_reaches, stream
+from tests.support.cluster.stage import OPEN, Failed, Stage
 from tests.support.cluster.timeouts import ANSWER_SECONDS, SECRET_SECONDS, STALLED_SECONDS, TIER_SECONDS
 from tests.support.detections import killed
 from tests.support.waiting import eventually
@@ -40,16 +40,12 @@ def detector(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     made = egress(stage, "detections", "create-token", "cryptnono")
     source = made["values"]["detections"]["sources"]["cryptnono"]
     values = tmp_path_factory.mktemp("detections") / "values.yaml"
-    sources = {"cryptnono": {**source, "onMatch": "observe", "lists": {"execwhacker": "revoke"}}, "minesweeper": {}}
-    sources["stopper"] = {"onMatch": "stop"}
+    sources = {"cryptnono": {**source, "onMatch": "observe", "lists": {"execwhacker": "revoke"}}, "stopper": {"onMatch": "stop"}}
     values.write_text(yaml.safe_dump({"detections": {"sources": sources}, "reconciler": {"mayStopPods": True}}))
-    stage.install_gate(*QUICK, *VALUES, "--values", str(values))
-    await_variables(stage)
-    found = Detector(stage, made["token"])
-    eventually(lambda: found.send("{}").status_code == 202, SECRET_SECONDS, "the receiver has not read the token")
-    yield found
-    stage.delete_user_pods()
-    stage.install_gate(*QUICK)
+    with installed(stage, f"--values={values}"):
+        found = Detector(stage, made["token"])
+        eventually(lambda: found.send("{}").status_code == 202, SECRET_SECONDS, "the receiver has not read the token")
+        yield found
 
 
 def outcome(stage: Stage, user: str) -> list[str]:
@@ -61,9 +57,8 @@ def test_reported_server_loses_its_egress_and_its_neighbour_notices_nothing(stag
     miner, neighbour = (stage.launch_verified() for _ in range(2))
     for user in (miner, neighbour):
         ask_until(stage, user, f"http://{LISTED}/", "200")
-    with stream(stage, miner) as direct, stream(stage, neighbour) as other, python_in(stage, miner, HOLD, LISTED) as tunnel:
+    with stream(stage, miner) as direct, stream(stage, neighbour) as other, tunnel(stage, miner) as held:
         try:
-            assert tunnel.stdout.readline() == "open\n"
             line = detector.saw(miner, "made-up-miner", time.time())
 
             refused = detector.send(line, token="binder_egress_reporter_" + "0" * 40)
@@ -78,7 +73,7 @@ def test_reported_server_loses_its_egress_and_its_neighbour_notices_nothing(stag
             answer = detector.send("not JSON", line)
             assert (answer.status_code, answer.json()["reports"], len(answer.json()["unreadable"])) == (202, 1, 1)
             stage.await_tier(miner, None)
-            assert tunnel.stdout.readline().startswith("ended")
+            assert held.stdout.readline().startswith("ended")
             assert_reaches(stage, miner, egress=False, closing=OPEN)
             ask_until(stage, miner, f"http://{LISTED}/", "blocked by the operators")
             eventually(lambda: outcome(stage, miner) == ["revoked", "observed"], TIER_SECONDS)
@@ -94,7 +89,7 @@ def test_reported_server_loses_its_egress_and_its_neighbour_notices_nothing(stag
             assert other.poll() is None
             assert (direct.poll() is None) == network.connections_stay, "past the proxy (docs/detections.md)"
         finally:
-            for process in (direct, other, tunnel):
+            for process in (direct, other):
                 process.kill()
     log = stage.kubectl("logs", "deployment/binder-egress-reconciler", "--since=1h").splitlines()
     found = [json.loads(line) for line in log if '"detection"' in line and miner in line]

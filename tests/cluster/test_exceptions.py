@@ -25,12 +25,10 @@ def test_two_thousand_exceptions_are_closed_and_nothing_else(stage: Stage, tmp_p
         values.write_text(json.dumps({"bannedAddresses": {"many": [*MANY, *more]}}))
         stage.install_gate(*QUICK, f"--values={values}")
 
-    try:
+    with stage.installed():
         install(banned)
         user = stage.launch_verified()
         eventually(lambda: stage.battery(user, targets)["DNS"], TIER_SECONDS, "the tier's policy is not in force")
         assert not stage.battery(user, targets)["public TCP"]
         install()
         eventually(lambda: stage.battery(user, targets)["public TCP"], TIER_SECONDS, "what is no longer banned stays shut")
-    finally:
-        stage.install_gate(*QUICK)

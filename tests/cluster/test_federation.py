@@ -231,7 +231,7 @@ class Launching:
         """Make sure that a server has its tier, and remove it."""
         stage = self._federation.members[member]
         await_tier_or_unlock(stage, user, token, client)
-        stage.kubectl("delete", "pod", stage.pod(user)["metadata"]["name"], "--grace-period=0", "--force")
+        stage.kubectl("delete", "pod", stage.pod_name(user), "--grace-period=0", "--force")
 
     def another_round(self) -> None:
         """Wait until both current launches are done, and also launches with passes that were issued after this call."""

@@ -65,7 +65,7 @@ def test_policy_of_the_network_plugins_own_kind_is_seen_by_packets(stage, networ
         return
     await_canary(stage, "kubernetes-api", True)
     assert doctor(stage)["other policies"][0][0] == "ok"
-    stage.kubectl("apply", "-f", "-", stdin=json.dumps(OWN_KIND))
+    stage.apply(OWN_KIND)
     try:
         await_canary(stage, "kubernetes-api", False)
         found = doctor(stage)

@@ -65,7 +65,7 @@ def in_pod(stage: Stage, pod: str, shell: str) -> str:
 
 def test_terminals_say_where_the_page_is(hinted):
     launched = hinted.launch()
-    pod = hinted.pod(launched.user)["metadata"]["name"]
+    pod = hinted.pod_name(launched.user)
     link = f"/egress/servers/{launched.user}/#unlock"
     shown = in_terminal(hinted, launched)
     assert (shown.count(SAID), shown.count(link)) == (1, 1), shown
@@ -90,7 +90,7 @@ def test_image_without_bash_and_profiles_starts(hinted):
         "metadata": {"name": "plain"},
         "spec": spec | {"terminationGracePeriodSeconds": 0},
     }
-    hinted.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+    hinted.apply(manifest)
     try:
         hinted.kubectl("wait", "--for=condition=Ready", "pod/plain", f"--timeout={POD_SECONDS}s")
         time.sleep(1)

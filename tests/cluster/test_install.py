@@ -222,7 +222,7 @@ def under_load(story: Story, number: int) -> None:
     assert_reaches(story.stage, story.open, egress=True)
     assert_reaches(story.stage, story.shut, egress=False)
     for user in (late, other):
-        story.stage.kubectl("delete", "pod", story.stage.pod(user)["metadata"]["name"], "--wait=false")
+        story.stage.kubectl("delete", "pod", story.stage.pod_name(user), "--wait=false")
 
 
 def excepted(story: Story) -> str:
@@ -264,7 +264,7 @@ def test_documented_commands_change_the_secrets(story):
         story.stage.await_settled()
         assert {key for key, value in secret().items() if value != before[key]} == changes
         user = story.launch_with(patiently(story.stage.get_pass, HUB_SECONDS))
-        story.stage.kubectl("delete", "pod", story.stage.pod(user)["metadata"]["name"], "--wait=false")
+        story.stage.kubectl("delete", "pod", story.stage.pod_name(user), "--wait=false")
     assert_reaches(story.stage, story.open, egress=True)
 
 

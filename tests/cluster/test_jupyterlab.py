@@ -31,7 +31,7 @@ class InPod:
 
     def __init__(self, stage: Stage, user: str) -> None:
         self.origin = f"http://localhost:{HUB_PORT}/user/{user}"
-        self._stage, self._pod = stage, stage.pod(user)["metadata"]["name"]
+        self._stage, self._pod = stage, stage.pod_name(user)
 
     def answers(self) -> bool:
         """Whether Jupyter answers there, and not JupyterHub in its place."""

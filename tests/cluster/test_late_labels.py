@@ -45,13 +45,9 @@ def stopped() -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def late(stage: Stage, local_cluster: str) -> Iterator[None]:
     """The reconciler has measured that labels act late, in both directions."""
-    stage.install_gate(*QUICK, f"--set=tiers.verified.lease={LEASE}")
-    try:
+    with stage.installed(f"--set=tiers.verified.lease={LEASE}"):
         assert any(measured(stage) for _ in range(REMEMBERED)), f"labels are not seen to act late: {delays(stage)}"
         yield
-    finally:
-        stage.delete_user_pods()
-        stage.install_gate(*QUICK)
 
 
 def measured(stage: Stage) -> bool:
@@ -80,16 +76,6 @@ def delays(stage: Stage) -> list[float]:
     return [found.get(f'binder_egress_label_delay_seconds{{change="{change}"}}', 0) for change in ("on", "off")]
 
 
-def shown(stage: Stage, user: str) -> dict:
-    """The page of a server, as JSON."""
-    return requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=ANSWER_SECONDS).json()
-
-
-def read(stage: Stage, user: str) -> str:
-    """The page of a server, as a terminal shows it."""
-    return requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "text/plain"}, timeout=ANSWER_SECONDS).text
-
-
 def connects(stage: Stage, user: str) -> bool:
     """Whether a server opens a connection to the internet."""
     return stage.battery(user, {"public TCP": stage.targets()["public TCP"]})["public TCP"]
@@ -97,15 +83,14 @@ def connects(stage: Stage, user: str) -> bool:
 
 def assert_said_when_it_opens(stage: Stage, user: str) -> None:
     """While the plugin is stopped: a server has a tier, nothing passes, and its page says when it will."""
-    eventually(lambda: shown(stage, user)["opens_in"], TIER_SECONDS, lambda: shown(stage, user))
-    assert (shown(stage, user)["tier"], shown(stage, user)["access"]) == ("verified", "none")
-    assert "Access has been granted, and opens within" in read(stage, user)
+    eventually(lambda: stage.page(user)["opens_in"], TIER_SECONDS, lambda: stage.page(user))
+    assert (stage.page(user)["tier"], stage.page(user)["access"]) == ("verified", "none")
     assert not connects(stage, user)
 
 
 def assert_opens(stage: Stage, user: str) -> None:
     """Once the plugin goes on: the page says that there is access, and there is."""
-    eventually(lambda: shown(stage, user)["access"] == "network", TIER_SECONDS, lambda: shown(stage, user))
+    eventually(lambda: stage.page(user)["access"] == "network", TIER_SECONDS, lambda: stage.page(user))
     assert connects(stage, user), "the page says internet access, and nothing passes"
 
 
@@ -142,11 +127,11 @@ def test_lease_that_ended_is_called_over_while_packets_pass(stage):
     """The page promises less than there is."""
     user = stage.launch_verified()
     eventually(lambda: connects(stage, user), TIER_SECONDS)
-    eventually(lambda: shown(stage, user)["expires_in"] <= LEASE / 10, LEASE + TIER_SECONDS)
+    eventually(lambda: stage.page(user)["expires_in"] <= LEASE / 10, LEASE + TIER_SECONDS)
     with stopped():
         stage.await_tier(user, None)
-        eventually(lambda: shown(stage, user)["tier"] == "unverified", TIER_SECONDS)
-        page = shown(stage, user)
+        eventually(lambda: stage.page(user)["tier"] == "unverified", TIER_SECONDS)
+        page = stage.page(user)
         assert (page["access"], page["opens_in"], page["unlockable"]) == ("none", 0, True)
         assert connects(stage, user)
     assert_reaches(stage, user, egress=False, closing=OPEN)
@@ -160,7 +145,7 @@ def test_operators_read_for_how_long_a_block_stays_open(stage, command):
         said = stage.kubectl("exec", "deploy/binder-egress-reconciler", "--", "egress", *command, user, "--why", "a test")
         assert LATE_SENTENCE in said
         stage.await_tier(user, None)
-        assert (shown(stage, user)["access"], shown(stage, user)["unlockable"]) == ("none", False)
+        assert (stage.page(user)["access"], stage.page(user)["unlockable"]) == ("none", False)
         assert connects(stage, user)
     assert_reaches(stage, user, egress=False, closing=OPEN)
 
@@ -174,8 +159,8 @@ def test_egress_proxy_waits_for_no_label(stage):
     with stopped():
         stage.unlock(user)
         stage.await_tier(user, "verified")
-        eventually(lambda: shown(stage, user)["opens_in"], TIER_SECONDS, lambda: shown(stage, user))
-        assert shown(stage, user)["access"] == "hosts"
+        eventually(lambda: stage.page(user)["opens_in"], TIER_SECONDS, lambda: stage.page(user))
+        assert stage.page(user)["access"] == "hosts"
         ask_until(stage, user, f"http://{OTHER}/", "502")
         egress(stage, "revoke", user, "--why", "a test")
         ask_until(stage, user, f"http://{OTHER}/", "403")

@@ -57,12 +57,6 @@ def launch(page: Page, link: str = "v2/fake/owner/repo/main") -> tuple[str, str]
     return address.removeprefix(f"{URL}user/").partition("/")[0], address
 
 
-def unlock_address(stage: Stage, user: str) -> str:
-    """The environment variables of a user's pod."""
-    pod = stage.pod(user)["metadata"]["name"]
-    return stage.kubectl("exec", pod, "-c", "notebook", "--", "sh", "-c", "echo $BINDER_EGRESS_URL").strip()
-
-
 def test_launch_without_a_click_has_egress(stage, door, page):
     user, _ = launch(page)
     stage.await_tier(user, "verified")
@@ -85,7 +79,7 @@ def test_launch_without_workers_is_unlocked_in_one_step(stage, door, page):
     assert_reaches(stage, user, egress=False)
     assert any("No internet access." in line for line in said), said
 
-    page.goto(unlock_address(stage, user))
+    page.goto(stage.page_address(user))
     page.locator("#unlock").click()
     expect(page.get_by_text("New connections work from now on")).to_be_visible()
     assert stage.tier(user) == "verified"

@@ -1,6 +1,5 @@
 """One launch of each kind: BinderHub's hook, the label on the pod, and packets."""
 
-import json
 import re
 import secrets
 import time
@@ -35,7 +34,7 @@ def test_grant_is_on_the_pod_when_the_launch_is_ready(stage):
         if at_ready := stage.tier(launched.user):
             break
     assert at_ready == "verified", "at the ready event the label was not there"
-    grant = json.loads(stage.pod(launched.user)["metadata"]["annotations"]["binder-egress/grant"])
+    grant = stage.grant(launched.user)
     assert (grant["tier"], grant["rule"]) == ("verified", "valid-pass")
 
 
@@ -116,7 +115,7 @@ def test_wiring_loses_no_request(stage):
 
 def sent_bytes(stage, user: str) -> float:
     """The dashboard's data about a user pod: the bytes that it sent, from the kubelet's metrics."""
-    pod = stage.pod(user)["metadata"]["name"]
+    pod = stage.pod_name(user)
     assert pod.startswith("jupyter-")
     node = stage.pod(user)["spec"]["nodeName"]
     text = stage.kubectl("get", "--raw", f"/api/v1/nodes/{node}/proxy/metrics/cadvisor")

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import requests
 
 from tests.support.cluster.clients import client, client_process
 from tests.support.cluster.commands import egress
 from tests.support.cluster.hub import ask_hub, start_by_hub
 from tests.support.cluster.packets import assert_reaches, stream
-from tests.support.cluster.stage import OPEN, QUICK, Stage
-from tests.support.cluster.timeouts import ANSWER_SECONDS, COMMAND_SECONDS, POD_SECONDS, STALLED_SECONDS, TIER_SECONDS
+from tests.support.cluster.stage import OPEN, Stage
+from tests.support.cluster.timeouts import COMMAND_SECONDS, POD_SECONDS, STALLED_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
 LEASE = 60
@@ -23,33 +22,19 @@ LEASE = 60
 LATE = 2
 """Seconds that rounding to whole seconds can cut off."""
 
-ANNOTATION = "binder-egress/grant"
-
 
 @pytest.fixture
 def leasing(stage: Stage) -> Iterator[None]:
     """Two tiers that last a minute: then `verified` is taken away, and `visit` ends the server."""
-    stage.install_gate(
-        *QUICK, "--set=reconciler.mayStopPods=true", f"--set=tiers.verified.lease={LEASE}",
-        f"--set-json=tiers.visit={json.dumps({'cidrs': {'0.0.0.0/0': True}, 'lease': LEASE, 'onExpiry': 'stop'})}",
-    )  # fmt: skip
-    yield
-    stage.install_gate(*QUICK)
-
-
-def page(stage: Stage, user: str) -> dict:
-    """The page of a server, as JSON."""
-    return requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=ANSWER_SECONDS).json()
+    visit = json.dumps({"cidrs": {"0.0.0.0/0": True}, "lease": LEASE, "onExpiry": "stop"})
+    values = ("--set=reconciler.mayStopPods=true", f"--set=tiers.verified.lease={LEASE}", f"--set-json=tiers.visit={visit}")
+    with stage.installed(*values):
+        yield
 
 
 def address(stage: Stage, user: str) -> str:
     """Our client's argument for a server: the address of its page."""
     return f"{stage.verifier}/servers/{user}/"
-
-
-def annotated(stage: Stage, user: str) -> dict:
-    """The grant that a pod carries."""
-    return json.loads(stage.pod(user)["metadata"]["annotations"][ANNOTATION])
 
 
 def until(what: str, done: Callable[[], object]) -> None:
@@ -59,7 +44,7 @@ def until(what: str, done: Callable[[], object]) -> None:
 
 def labels_of(stage: Stage, user: str) -> tuple[dict, list]:
     """The labels of each pod."""
-    name = stage.pod(user)["metadata"]["name"]
+    name = stage.pod_name(user)
     found = json.loads(stage.kubectl("get", "pod", name, "-o", "json", "--show-managed-fields"))["metadata"]
     owners = [(entry["manager"], entry["fieldsV1"].get("f:metadata", {}).get("f:labels")) for entry in found["managedFields"]]
     return found["labels"], [(manager, fields) for manager, fields in owners if fields]
@@ -83,24 +68,24 @@ def test_leases_end_and_are_renewed(stage, leasing, network):
         for user in (blocked, stopped, renewed):
             streams[user] = stream(stage, user)
         # A page gets the news after the label.
-        until("a page does not show its tier", lambda: page(stage, renewed)["tier"] == "verified")
-        before, told = labels_of(stage, renewed), page(stage, renewed)
+        until("a page does not show its tier", lambda: stage.page(renewed)["tier"] == "verified")
+        before, told = labels_of(stage, renewed), stage.page(renewed)
         assert (told["tier"], told["on_expiry"]) == ("verified", "end") and 0 < told["expires_in"] <= LEASE
-        until("a page does not show its end", lambda: page(stage, stopped)["on_expiry"] == "stop")
+        until("a page does not show its end", lambda: stage.page(stopped)["on_expiry"] == "stop")
 
-        until("it cannot be renewed", lambda: page(stage, renewed)["renewable_in"] == 0)
+        until("it cannot be renewed", lambda: stage.page(renewed)["renewable_in"] == 0)
         done = client("unlock", address(stage, renewed), "--json")
         assert (done.returncode, json.loads(done.stdout)["renewed"]) == (0, True), done.stderr
-        until("a renewal does not show", lambda: page(stage, renewed)["until"] > told["until"])
-        until("a renewal is not on the pod", lambda: annotated(stage, renewed)["until"] == page(stage, renewed)["until"])
+        until("a renewal does not show", lambda: stage.page(renewed)["until"] > told["until"])
+        until("a renewal is not on the pod", lambda: stage.grant(renewed)["until"] == stage.page(renewed)["until"])
         assert labels_of(stage, renewed) == before, "a renewal touches no label"
 
         until("a lease does not end", lambda: stage.tier(blocked) is None and stage.tier(stopped) is None)
         over = time.monotonic()
         assert over - began > LEASE - LATE, "a lease ended too early"
         assert_reaches(stage, blocked, egress=False, closing=OPEN)
-        until("it cannot be unlocked", lambda: page(stage, blocked)["unlockable"])
-        until("a page does not show its end", lambda: page(stage, stopped)["on_expiry"] == "stop")
+        until("it cannot be unlocked", lambda: stage.page(blocked)["unlockable"])
+        until("a page does not show its end", lambda: stage.page(stopped)["on_expiry"] == "stop")
         assert stage.tier(kept) == "verified", "the client did not keep it"
         time.sleep(STALLED_SECONDS)  # they would have ended
         assert {streams[user].poll() is None for user in (blocked, stopped)} == {network.connections_stay}

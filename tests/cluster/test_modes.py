@@ -36,8 +36,7 @@ def policies(stage: Stage) -> set[str]:
 
 
 def test_allow_gives_everybody_the_tier_and_captcha_leaves_it_to_those_who_solved(stage, switch):
-    before, verified = stage.launch().user, stage.launch(token=stage.get_pass()).user
-    stage.await_tier(verified, "verified")
+    before, verified = stage.launch().user, stage.launch_verified()
     assert stage.tier(before) is None
     switch("allow")
     stage.await_tier(before, "verified")
@@ -102,7 +101,7 @@ def test_deny_needs_one_policy(stage, switch, bypass, tmp_path):
     assert_reaches(stage, verified, egress=False, closing=OPEN)
     launched = stage.launch()
     assert_reaches(stage, launched.user, egress=False)
-    assert [line.split()[0] for line in documented(stage, find).splitlines()[1:]] == [stage.pod(verified)["metadata"]["name"]]
+    assert [line.split()[0] for line in documented(stage, find).splitlines()[1:]] == [stage.pod_name(verified)]
     # Packets prove it without a reconciler: `helm test`'s, and the canary's, for whose readiness Helm has waited.
     (canary,) = stage.get("pods", "-l", "binder-egress/gatecheck=canary,component=singleuser-server")["items"]
     # The canary restarts after its first result.

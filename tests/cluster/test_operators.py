@@ -15,9 +15,7 @@ from tests.support.waiting import eventually
 @pytest.fixture
 def verified(stage: Stage) -> str:
     """The user of a server with a tier."""
-    user = stage.launch(token=stage.get_pass()).user
-    stage.await_tier(user, "verified")
-    return user
+    return stage.launch_verified()
 
 
 @pytest.fixture(autouse=True)

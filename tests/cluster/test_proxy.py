@@ -14,8 +14,20 @@ import pytest
 
 from tests.support.cluster.canary import canary
 from tests.support.cluster.commands import cells, doctor, egress, helm_test
-from tests.support.cluster.egress_proxy import HOLD, LISTED, OTHER, PRIVATE, VALUES, ask, ask_until, await_variables, who
-from tests.support.cluster.packets import assert_reaches, python_in
+from tests.support.cluster.egress_proxy import (
+    LISTED,
+    OTHER,
+    PRIVATE,
+    VALUES,
+    ask,
+    ask_until,
+    await_variables,
+    installed,
+    launch,
+    tunnel,
+    who,
+)
+from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.stage import QUICK, Failed, Stage
 from tests.support.cluster.start_guard_pods import attempts, guard_of, start_pod
 from tests.support.cluster.timeouts import CANARY_SECONDS, POD_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
@@ -25,28 +37,19 @@ from verifier.proxy.resolve import TRIES, TRY_SECONDS
 
 @pytest.fixture(scope="module", autouse=True)
 def proxy(stage: Stage) -> Iterator[None]:
-    stage.install_gate(*QUICK, *VALUES)
-    await_variables(stage)
-    yield
-    stage.delete_user_pods()
-    stage.install_gate(*QUICK)
-
-
-def printed(stage: Stage, user: str, variable: str) -> str:
-    """A variable of a user's pod."""
-    return stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "printenv", variable).strip()
+    with installed(stage):
+        yield
 
 
 def test_pod_without_a_pass_reaches_a_listed_host_and_nothing_else(stage):
-    user = stage.launch().user
-    ask_until(stage, user, f"http://{LISTED}/", "200")
+    user = launch(stage)
     for url in (f"http://{OTHER}/", f"https://{OTHER}/"):
         seen = ask_until(stage, user, url, f"No internet access: open https://hub.example.org/egress/servers/{user}/")
         assert url.startswith("https") or "error=http_request_denied" in seen, seen
     ask_until(stage, user, f"http://{PRIVATE}/", "private or special address")
     assert who(stage, user)["uid"] == stage.pod(user)["metadata"]["uid"]
-    asked_directly = set(printed(stage, user, "NO_PROXY").split(","))
-    hub = urlsplit(printed(stage, user, "JUPYTERHUB_API_URL")).hostname
+    asked_directly = set(stage.inside(user, "printenv", "NO_PROXY").strip().split(","))
+    hub = urlsplit(stage.inside(user, "printenv", "JUPYTERHUB_API_URL").strip()).hostname
     assert asked_directly == {"localhost", "127.0.0.1", "::1", stage.pod(user)["status"]["podIP"], hub}
     # Nothing is open except the proxy.
     assert_reaches(stage, user, egress=False)
@@ -62,15 +65,13 @@ def test_repository_has_a_host_of_its_own(stage):
 
 
 def test_unlock_opens_other_hosts_and_a_revocation_cuts_them(stage):
-    user = stage.launch().user
-    ask_until(stage, user, f"http://{LISTED}/", "200")
+    user = launch(stage)
     ask_until(stage, user, f"http://{OTHER}/", "No internet access")
     stage.unlock_well(user)
     # One of the two replicas may hear of it after the other.
     ask_until(stage, user, f"http://{OTHER}/", "The host name has no address")
     ask_until(stage, user, f"http://{PRIVATE}/", "private or special address")
-    with python_in(stage, user, HOLD, LISTED) as held:
-        assert held.stdout.readline() == "open\n"
+    with tunnel(stage, user) as held:
         began = time.time()
         egress(stage, "revoke", user, "--why", "a test")
         word, when = held.stdout.readline().split()
@@ -94,9 +95,9 @@ def with_variables(guard: dict, **values: str) -> dict:
 def test_first_request_of_a_pod_is_served(stage):
     """The start guard has already asked, so neither the pod's addresses nor its policies are late."""
     launched = [stage.launch() for _ in range(3)]
-    assert {ask(stage, launch.user, f"http://{LISTED}/") for launch in launched} == {"200"}
-    for launch in launched:
-        (status,) = stage.pod(launch.user)["status"]["initContainerStatuses"]
+    assert {ask(stage, each.user, f"http://{LISTED}/") for each in launched} == {"200"}
+    for each in launched:
+        (status,) = stage.pod(each.user)["status"]["initContainerStatuses"]
         assert json.loads(status["state"]["terminated"]["message"])["outcome"] in ("closed", "blocked")
 
 
@@ -171,8 +172,7 @@ def hide(local_cluster: str) -> Iterator[Callable[[str], None]]:
 def test_network_that_hides_addresses_is_noticed(stage, hide):
     """The proxy then serves nobody, and canary, doctor, `helm test` and start guards say so."""
     hidden = "binder_egress_proxy_addresses_hidden"
-    user = stage.launch().user
-    ask_until(stage, user, f"http://{LISTED}/", "200")
+    user = launch(stage)
     seen = [("ok", "saw the canary's own address when it last answered")]
     eventually(lambda: doctor(stage).get("egress proxy") == seen, CANARY_SECONDS)
     assert cells(helm_test(stage)[1])["unverified", "egress proxy"] == "shown ok"
@@ -191,9 +191,8 @@ def test_network_that_hides_addresses_is_noticed(stage, hide):
 
 
 def test_user_pods_do_not_reach_the_ports_of_the_proxys_probes(stage):
-    user = stage.launch().user
-    ask_until(stage, user, f"http://{LISTED}/", "200")
-    pods = stage.get("pods", "-l", "app.kubernetes.io/component=proxy")["items"]
+    user = launch(stage)
+    pods = stage.pods_of("proxy")
     reached = stage.battery(user, {pod["metadata"]["name"]: f"tcp://{pod['status']['podIP']}:8082" for pod in pods})
     assert reached == dict.fromkeys(reached, False) and len(reached) == 2
 
@@ -201,7 +200,7 @@ def test_user_pods_do_not_reach_the_ports_of_the_proxys_probes(stage):
 @pytest.mark.any_network
 def test_pods_of_the_proxy_have_many_source_ports(stage):
     """The kernel's range comes from the values, and the proxy calculates with it."""
-    pods = [pod["metadata"]["name"] for pod in stage.get("pods", "-l", "app.kubernetes.io/component=proxy")["items"]]
+    pods = [pod["metadata"]["name"] for pod in stage.pods_of("proxy")]
     code = "print(open('/proc/sys/net/ipv4/ip_local_port_range').read())"
     for pod in pods:
         assert stage.kubectl("exec", pod, "--", "python3", "-c", code).split() == ["10000", "65535"]
@@ -217,8 +216,7 @@ def test_pods_of_the_proxy_ask_dns_again_after_a_second(stage):
 
 
 def test_replica_that_goes_costs_new_connections_nothing(stage):
-    user = stage.launch().user
-    ask_until(stage, user, f"http://{LISTED}/", "200")
+    user = launch(stage)
     stage.kubectl("rollout", "restart", "deployment/binder-egress-proxy")
     end = time.monotonic() + POD_SECONDS
     seen = set()

@@ -98,7 +98,7 @@ def seen(stage: Stage, local_cluster: str) -> Iterator[dict[str, list]]:
             launched = {who: pool.submit(stage.launch, f"fake/{who}/repo/main", tokens.get(who)) for who in (LISTED, ANY, BLOCKED)}
             users = {who: launch.result().user for who, launch in launched.items()}
             stage.await_tier(users[ANY], "verified")
-            replicas = [pod["status"]["podIPs"] for pod in stage.get("pods", "-l", "app.kubernetes.io/component=proxy")["items"]]
+            replicas = [pod["status"]["podIPs"] for pod in stage.pods_of("proxy")]
             # Without IPv6 there is no second list.
             four, *more = [[entry["ip"] for entry in one] for one in zip(*replicas, strict=True)]
             by_six = {SIX: (more[0][0], more[0])} if more else {}
@@ -110,8 +110,7 @@ def seen(stage: Stage, local_cluster: str) -> Iterator[dict[str, list]]:
 
             def run(who: str, kind: str = "") -> dict[str, list]:
                 program = ("python3", "-", json.dumps(pods[who]), kind)
-                name = stage.pod(users[who])["metadata"]["name"]
-                return json.loads(stage.kubectl("exec", "-i", name, "-c", "notebook", "--", *program, stdin=PROGRAM))
+                return json.loads(stage.inside(users[who], *program, stdin=PROGRAM))
 
             # Open targets may take a while: the policies of new pods may be late, and so may the proxy's data about them.
             def bad(who: str) -> list[str]:

@@ -4,13 +4,11 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 
-from tests.support.cluster.egress_proxy import HOLD, LISTED, OTHER, VALUES, ask, ask_until, await_variables
-from tests.support.cluster.packets import python_in
-from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.egress_proxy import LISTED, OTHER, ask, ask_until, installed, launch, tunnel
+from tests.support.cluster.stage import Stage
 from tests.support.cluster.timeouts import TIER_SECONDS
 from tests.support.waiting import eventually
 from verifier.proxy.identities import MAX_AGE_SECONDS
@@ -23,27 +21,14 @@ BEAT_SECONDS = 10
 
 @pytest.fixture(scope="module", autouse=True)
 def proxy(stage: Stage) -> Iterator[None]:
-    stage.install_gate(*QUICK, *VALUES)
-    await_variables(stage)
-    yield
-    stage.delete_user_pods()
-    stage.install_gate(*QUICK)
-
-
-@contextmanager
-def tunnel(stage: Stage, user: str, *way: str) -> Iterator:
-    """An open tunnel from a user's pod. Yields a function that says whether it still is open."""
-    with python_in(stage, user, HOLD, LISTED, *way) as held:
-        assert held.stdout.readline() == "open\n"
-        yield lambda: held.poll() is None
-        held.terminate()
+    with installed(stage):
+        yield
 
 
 @pytest.mark.parametrize("component", ["redis", "reconciler"])
 def test_proxy_goes_by_what_it_knew_for_half_a_minute(stage, component):
-    user = stage.launch().user
-    ask_until(stage, user, f"http://{LISTED}/", "200")
-    with tunnel(stage, user) as is_open, ThreadPoolExecutor(1) as pool:
+    user = launch(stage)
+    with tunnel(stage, user) as held, ThreadPoolExecutor(1) as pool:
         began = time.monotonic()
         stage.kubectl("scale", f"deployment/binder-egress-{component}", "--replicas=0")
         try:
@@ -55,32 +40,31 @@ def test_proxy_goes_by_what_it_knew_for_half_a_minute(stage, component):
             assert set(seen) == {"200"} and "does not know this server yet" in answer, (seen, answer)
             assert time.monotonic() - began > MAX_AGE_SECONDS - BEAT_SECONDS
             assert stage.tier(launching.result().user) is None
-            assert is_open()
+            assert held.poll() is None
         finally:
             stage.scale(component, 1)
         ask_until(stage, user, f"http://{LISTED}/", "200")
-        assert is_open()
+        assert held.poll() is None
 
 
 def test_proxy_without_dns_keeps_open_connections(stage):
     """Only the proxy's DNS: everything else needs the cluster's names."""
-    user = stage.launch().user
-    ask_until(stage, user, f"http://{LISTED}/", "200")
+    user = launch(stage)
     rules = stage.get("networkpolicy", "binder-egress-proxy")["spec"]["egress"]
     without = [rule for rule in rules if {port["port"] for port in rule["ports"]} != {53}]
     assert len(without) == len(rules) - 1
-    with tunnel(stage, user) as is_open:
+    with tunnel(stage, user) as held:
         try:
             give_rules(stage, without)
             ask_until(stage, user, f"http://{LISTED}/", "504 DNS does not answer, try again")
             stage.launch()
-            assert is_open()
+            assert held.poll() is None
             # No DNS query is sent for a refused host.
             assert "No internet access" in ask(stage, user, f"http://{OTHER}/")
         finally:
             give_rules(stage, rules)
         ask_until(stage, user, f"http://{LISTED}/", "200")
-        assert is_open()
+        assert held.poll() is None
 
 
 def give_rules(stage: Stage, egress: list) -> None:
@@ -90,14 +74,13 @@ def give_rules(stage: Stage, egress: list) -> None:
 
 
 def test_killed_pod_of_the_proxy_ends_its_connections_alone(stage):
-    user = stage.launch().user
-    ask_until(stage, user, f"http://{LISTED}/", "200")
-    killed, living = stage.get("pods", "-l", "app.kubernetes.io/component=proxy")["items"]
+    user = launch(stage)
+    killed, living = stage.pods_of("proxy")
     ways = [f"http://{pod['status']['podIP']}:3128" for pod in (killed, living)]
     with tunnel(stage, user, ways[0]) as through_killed, tunnel(stage, user, ways[1]) as through_living:
         stage.kubectl("delete", "pod", killed["metadata"]["name"], "--grace-period=0", "--force")
         ask_until(stage, user, f"http://{LISTED}/", "200")
         stage.launch()
-        eventually(lambda: not through_killed(), TIER_SECONDS, "the connection through the killed pod lives")
-        assert through_living()
+        eventually(lambda: through_killed.poll() is not None, TIER_SECONDS, "the connection through the killed pod lives")
+        assert through_living.poll() is None
     stage.rollout("deployment/binder-egress-proxy")

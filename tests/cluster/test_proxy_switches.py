@@ -8,22 +8,25 @@ from datetime import datetime
 import pytest
 
 from tests.support.cluster.egress_proxy import (
-    HOLD,
     LISTED,
     OTHER,
     VALUES,
     ask,
     ask_until,
     await_variables,
+    installed,
+    launch,
     pod_variables,
+    tunnel,
 )
-from tests.support.cluster.packets import python_in
 from tests.support.cluster.stage import QUICK, Failed, Stage
 
 pytestmark = pytest.mark.long
 
 DRAIN_SECONDS = 4
 """Longer than the two seconds for which a pod of the proxy waits before it drains."""
+
+ONE = ("--set=proxy.replicas=1", f"--set=proxy.drain={DRAIN_SECONDS}")
 
 PROXY = "app.kubernetes.io/component=proxy"
 
@@ -36,42 +39,17 @@ print(sorted(name for name in os.environ if name.upper() in ("HTTP_PROXY", "HTTP
 
 @pytest.fixture(autouse=True)
 def captcha(stage: Stage) -> Iterator[None]:
-    """Each test begins in mode captcha, with the proxy."""
-    switch(stage, "captcha")
-    await_variables(stage)
-    yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def restored(stage: Stage) -> Iterator[None]:
-    yield
-    stage.delete_user_pods()
-    stage.install_gate(*QUICK)
+    """Each test begins in mode captcha, with one replica of the proxy: each upgrade replaces one pod after the other."""
+    with installed(stage, *ONE):
+        yield
 
 
 def switch(stage: Stage, mode: str, *more: str) -> None:
-    # One replica: each upgrade replaces one pod after the other. test_proxy.py has two.
-    proxy = (*VALUES, "--set=proxy.replicas=1", f"--set=proxy.drain={DRAIN_SECONDS}")
-    stage.install_gate(*QUICK, *proxy, f"--set=mode={mode}", *more)
-
-
-def running(stage: Stage) -> str:
-    """The user of a pod that works through the proxy."""
-    user = stage.launch().user
-    ask_until(stage, user, f"http://{LISTED}/", "200")
-    return user
+    stage.install_gate(*QUICK, *VALUES, *ONE, f"--set=mode={mode}", *more)
 
 
 def names(stage: Stage, user: str) -> str:
-    return stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "python3", "-c", NAMES).strip()
-
-
-@contextmanager
-def tunnel(stage: Stage, user: str) -> Iterator:
-    with python_in(stage, user, HOLD, LISTED) as held:
-        assert held.stdout.readline() == "open\n"
-        yield held
-        held.terminate()
+    return stage.inside(user, "python3", "-c", NAMES).strip()
 
 
 @contextmanager
@@ -100,7 +78,7 @@ def no_variables(stage: Stage) -> bool:
 
 
 def test_allow_and_back_end_no_connection(stage):
-    user = running(stage)
+    user = launch(stage)
     with tunnel(stage, user) as held:
         switch(stage, "allow")
         ask_until(stage, user, f"http://{OTHER}/", "The host name has no address")
@@ -111,7 +89,7 @@ def test_allow_and_back_end_no_connection(stage):
 
 
 def test_observe_refuses_running_pods_nothing_and_gives_new_ones_no_variables(stage):
-    user = running(stage)
+    user = launch(stage)
     switch(stage, "observe", "--set=observe.withoutPolicies=true")
     assert no_variables(stage)
     ask_until(stage, user, f"http://{OTHER}/", "The host name has no address")
@@ -123,7 +101,7 @@ def test_observe_refuses_running_pods_nothing_and_gives_new_ones_no_variables(st
 
 def test_variables_can_go_before_the_proxy(stage):
     """docs/proxy.md says how. Running pods keep the proxy."""
-    user = running(stage)
+    user = launch(stage)
     stage.kubectl("delete", "configmap", "binder-egress-proxy-variables")
     assert names(stage, stage.launch().user) == "[]"
     assert ask(stage, user, f"http://{LISTED}/") == "200"
@@ -132,7 +110,7 @@ def test_variables_can_go_before_the_proxy(stage):
 @pytest.mark.parametrize("to", ["deny", "off", "captcha without the proxy"])
 def test_proxy_that_goes_drains_first(stage, to):
     """Running pods lose everything that uses the variables, even if their network is open. New pods have no variables."""
-    user = running(stage)
+    user = launch(stage)
     with tunnel(stage, user) as held:
         with deletions(stage) as deleted:
             switch(stage, to.split()[0], *(["--set=proxy.enabled=false"] if "without" in to else []))

@@ -20,10 +20,10 @@ import pytest
 
 from tests.support import scan_networks
 from tests.support.cluster.commands import egress
-from tests.support.cluster.egress_proxy import LISTED, VALUES, ask_until, await_variables
+from tests.support.cluster.egress_proxy import LISTED, ask_until, installed
 from tests.support.cluster.packets import assert_reaches, python_in
-from tests.support.cluster.stage import QUICK, Stage
-from tests.support.cluster.timeouts import ROLLOUT_SECONDS, TIER_SECONDS
+from tests.support.cluster.stage import Stage
+from tests.support.cluster.timeouts import TIER_SECONDS
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.long
@@ -137,13 +137,10 @@ def looking(stage: Stage) -> Iterator[None]:
     source = {"onMatch": "observe", "lists": {"scan": "revoke"}}
     values = ("--set=agent.enabled=true", "--set=agent.scans.enabled=true", f"--set=proxy.limits.newHostsPerMinute={LIMIT}",
               '--set-json=tiers.proxied={"hosts":{"*":true}}')  # fmt: skip
-    stage.install_gate(*QUICK, *VALUES, *values, f"--set-json=detections.sources.agent={json.dumps(source)}")
-    await_variables(stage)
-    stage.kubectl("rollout", "status", "daemonset/binder-egress-agent", f"--timeout={ROLLOUT_SECONDS}s")
-    yield
-    stage.delete_user_pods()
+    with installed(stage, *values, f"--set-json=detections.sources.agent={json.dumps(source)}"):
+        stage.rollout("daemonset/binder-egress-agent")
+        yield
     stage.kubectl("delete", "service/scan", "endpointslice/scan", "--ignore-not-found")
-    stage.install_gate(*QUICK)
 
 
 def found_at(stage: Stage, uid: str) -> float | None:
@@ -202,8 +199,7 @@ def test_scan_through_the_proxy_is_slowed_down_and_a_finding(stage, looking, int
     port = [{"name": "http", "port": 80}]
     service = {"apiVersion": "v1", "kind": "Service", "metadata": about, "spec": {"clusterIP": "None", "ports": port}}
     ends_of = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4"}
-    for one in (service, {**ends_of, "metadata": about, "ports": port, "endpoints": ends}):
-        stage.kubectl("apply", "-f", "-", stdin=json.dumps(one))
+    stage.apply(service, {**ends_of, "metadata": about, "ports": port, "endpoints": ends})
     user = stage.launch().user
     egress(stage, "grant", user, "--tier", "proxied", "--why", "a test")
     stage.await_tier(user, "proxied")

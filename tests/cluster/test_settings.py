@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from ci import demo_packages as packages
 from tests.support.cluster.egress_proxy import ask_until, await_variables
 from tests.support.cluster.hub import start_by_hub, stop_by_hub
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.stage import QUICK, TOP, Stage
+from tests.support.cluster.stage import TOP, Stage
 from tests.support.cluster.timeouts import ANSWER_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
@@ -32,33 +33,22 @@ CAPTCHA = (
 """A provider that does not answer, because the real internet is not there."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _restored(stage: Stage, local_cluster: str) -> Iterator[None]:
-    yield
-    stage.delete_user_pods()
-    stage.install_gate(*QUICK)
+@contextmanager
+def setting(stage: Stage, name: str, *more: str) -> Iterator[None]:
+    """A setting with its file, until the end of the block."""
+    with stage.installed(f"--values={TOP}/chart/settings/{name}.yaml", f"--set=publicUrl={packages.HUB}", LISTED, *more):
+        await_variables(stage)
+        yield
 
 
-def install(stage: Stage, name: str, *more: str) -> None:
-    """Install a setting with its file."""
-    stage.install_gate(*QUICK, f"--values={TOP}/chart/settings/{name}.yaml", f"--set=publicUrl={packages.HUB}", LISTED, *more)
-    await_variables(stage)
-
-
-def page(stage: Stage, user: str) -> dict[str, Any]:
-    """The page of a server, as JSON."""
-    return requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=ANSWER_SECONDS).json()
-
-
-def test_balanced_gives_packages_to_everybody_and_everything_for_a_lease(stage):
-    install(stage, "balanced", f"--set=tiers.verified.lease={LEASE}")
-    with packages.server() as certificate:
+def test_balanced_gives_packages_to_everybody_and_everything_for_a_lease(stage, local_cluster):
+    with setting(stage, "balanced", f"--set=tiers.verified.lease={LEASE}"), packages.server() as certificate:
         plain, solved = stage.launch().user, stage.launch().user
         # Not with a pass at the launch: on a busy machine, the lease could be over before the pod is ready.
         stage.unlock_well(solved)
         # The page gets the news after the label.
-        eventually(lambda: page(stage, solved)["tier"] == "verified", TIER_SECONDS, "the page does not show the tier")
-        told = page(stage, solved)
+        eventually(lambda: stage.page(solved)["tier"] == "verified", TIER_SECONDS, "the page does not show the tier")
+        told = stage.page(solved)
         assert (told["tier"], told["on_expiry"]) == ("verified", "end") and 0 < told["expires_in"] <= LEASE
         visitor = packages.Visitor(stage, plain, certificate)
         assert visitor.pip(packages.PACKAGES) == ""
@@ -66,7 +56,7 @@ def test_balanced_gives_packages_to_everybody_and_everything_for_a_lease(stage):
         assert_reaches(stage, plain, egress=False)
 
         eventually(lambda: stage.tier(solved) is None, LEASE + TIER_SECONDS, "a lease does not end")
-        eventually(lambda: page(stage, solved)["unlockable"], TIER_SECONDS, "it cannot be unlocked again")
+        eventually(lambda: stage.page(solved)["unlockable"], TIER_SECONDS, "it cannot be unlocked again")
         other = packages.Visitor(stage, solved, certificate)
         ask_until(stage, solved, f"http://{packages.DATA}/", "No internet access")
         assert other.pip(packages.PACKAGES) == ""
@@ -77,26 +67,26 @@ def test_balanced_gives_packages_to_everybody_and_everything_for_a_lease(stage):
             running.kill()
 
 
-def test_strict_opens_everything_for_a_login_and_nothing_for_proof_of_work(stage):
-    install(stage, "strict", *CAPTCHA)
-    refused = requests.post(f"{stage.verifier}/passes", json={"provider": "altcha", "solution": "e30="}, timeout=ANSWER_SECONDS)
-    assert refused.status_code == 400 and "this site has turnstile" in refused.text
+def test_strict_opens_everything_for_a_login_and_nothing_for_proof_of_work(stage, local_cluster):
+    with setting(stage, "strict", *CAPTCHA):
+        refused = requests.post(f"{stage.verifier}/passes", json={"provider": "altcha", "solution": "e30="}, timeout=ANSWER_SECONDS)
+        assert refused.status_code == 400 and "this site has turnstile" in refused.text
 
-    def offered() -> list[dict[str, Any]]:
-        return requests.get(f"{stage.verifier}/challenge", timeout=ANSWER_SECONDS).json()["providers"]
+        def offered() -> list[dict[str, Any]]:
+            return requests.get(f"{stage.verifier}/challenge", timeout=ANSWER_SECONDS).json()["providers"]
 
-    eventually(lambda: offered() == [], TIER_SECONDS, "something takes the place of a captcha that is away")
-    plain = stage.launch().user
-    with packages.server() as certificate:
-        assert packages.Visitor(stage, plain, certificate).pip(packages.PACKAGES) == ""
-    assert_reaches(stage, plain, egress=False)
+        eventually(lambda: offered() == [], TIER_SECONDS, "something takes the place of a captcha that is away")
+        plain = stage.launch().user
+        with packages.server() as certificate:
+            assert packages.Visitor(stage, plain, certificate).pip(packages.PACKAGES) == ""
+        assert_reaches(stage, plain, egress=False)
 
-    user, image = f"someone-{secrets.token_hex(4)}", stage.pod(plain)["spec"]["containers"][0]["image"]
-    body = {"user": user, "image": image, "repository": "https://example.com/a/b", "requested_at": time.time()}
-    assert stage.hook()(**body, authenticated=False).json()["tier"] == "unverified"
-    assert stage.hook()(**body, authenticated=True).json()["tier"] == "signed-in"
-    start_by_hub(stage, user, image)
-    stage.await_tier(user, "signed-in")
-    assert_reaches(stage, user, egress=True)
-    assert page(stage, user)["until"] is None
-    stop_by_hub(stage, user)
+        user, image = f"someone-{secrets.token_hex(4)}", stage.pod(plain)["spec"]["containers"][0]["image"]
+        body = {"user": user, "image": image, "repository": "https://example.com/a/b", "requested_at": time.time()}
+        assert stage.hook()(**body, authenticated=False).json()["tier"] == "unverified"
+        assert stage.hook()(**body, authenticated=True).json()["tier"] == "signed-in"
+        start_by_hub(stage, user, image)
+        stage.await_tier(user, "signed-in")
+        assert_reaches(stage, user, egress=True)
+        assert stage.page(user)["until"] is None
+        stop_by_hub(stage, user)

@@ -106,8 +106,7 @@ print(json.dumps({{
 
 @pytest.mark.any_network
 def test_server_has_the_jupyterlab_extension(stage):
-    pod = stage.pod(stage.launch().user)
-    found = json.loads(stage.kubectl("exec", pod["metadata"]["name"], "-c", "notebook", "--", "python3", "-c", LOOK))
+    found = json.loads(stage.inside(stage.launch().user, "python3", "-c", LOOK))
     assert found["address"] == found["expected"] and found["address"].startswith("http")
     assert (found["writable"], found["bytes"] > 10_000) == (False, True)
 

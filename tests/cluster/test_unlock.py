@@ -1,12 +1,11 @@
 """Unlocks a running server."""
 
 import pytest
-import requests
 
 from tests.support.cluster.commands import egress
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.stage import QUICK, UNLOCKED
-from tests.support.cluster.timeouts import ANSWER_SECONDS, TIER_SECONDS
+from tests.support.cluster.stage import UNLOCKED
+from tests.support.cluster.timeouts import TIER_SECONDS
 from tests.support.waiting import eventually
 
 
@@ -23,27 +22,17 @@ def test_solution_unlocks_a_running_server(stage):
 @pytest.mark.any_network
 def test_label_set_by_hand_is_taken_off(stage):
     user = stage.launch().user
-    stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier=verified", stage.as_reconciler)
+    stage.kubectl("label", "pod", stage.pod_name(user), "binder-egress/tier=verified", stage.as_reconciler)
     stage.await_tier(user, None)
 
 
 def test_server_with_a_tier_gets_a_larger_one(stage):
     """The label changes, and with it the targets that packets reach."""
-    stage.install_gate(*QUICK, "--set=tiers.verified.rank=1", "--set-json=tiers.small={}")
-    try:
+    with stage.installed("--set=tiers.verified.rank=1", "--set-json=tiers.small={}"):
         user = stage.launch().user
         egress(stage, "grant", user, "--tier", "small", "--why", "a test")
         stage.await_tier(user, "small")
         assert_reaches(stage, user, egress=False, always=frozenset({"DNS"}))
-
-        def shown() -> bool:
-            found = requests.get(
-                f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=ANSWER_SECONDS
-            ).json()
-            return (found["tier"], found["larger"]) == ("small", ["verified"])
-
-        eventually(shown, TIER_SECONDS, "the page does not show the tier")
+        eventually(lambda: stage.page(user)["larger"] == ["verified"], TIER_SECONDS, lambda: stage.page(user))
         stage.unlock_well(user)
         assert_reaches(stage, user, egress=True)
-    finally:
-        stage.install_gate(*QUICK)

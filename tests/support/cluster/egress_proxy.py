@@ -1,7 +1,11 @@
 """The egress proxy in the cluster: how tests install it, and how a program in a pod uses it."""
 
 import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from tests.support.cluster.packets import python_in
 from tests.support.cluster.stage import Stage
 from tests.support.cluster.timeouts import TIER_SECONDS
 from tests.support.waiting import eventually
@@ -51,6 +55,32 @@ except Exception as error:
 """Runs in a pod: a tunnel that echoes until it is cut, and the time of that. The second argument is another proxy address."""
 
 
+@contextmanager
+def installed(stage: Stage, *more: str) -> Iterator[None]:
+    """Our chart with the proxy, until the end of the block."""
+    with stage.installed(*VALUES, *more):
+        await_variables(stage)
+        yield
+
+
+def launch(stage: Stage) -> str:
+    """Launch without a pass. Returns the user of a server that reaches a listed host through the proxy."""
+    user = stage.launch().user
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+    return user
+
+
+@contextmanager
+def tunnel(stage: Stage, user: str, *way: str) -> Iterator[subprocess.Popen[str]]:
+    """A program in a user's pod that holds an open tunnel, perhaps by way of another address of the proxy (`HOLD`)."""
+    with python_in(stage, user, HOLD, LISTED, *way) as held:
+        try:
+            assert held.stdout and held.stdout.readline() == "open\n"
+            yield held
+        finally:
+            held.kill()
+
+
 def pod_variables(stage: Stage) -> dict[str, str]:
     """The proxy's variables in new pods."""
     return stage.get("configmap", "binder-egress-proxy-variables").get("data", {})
@@ -64,14 +94,14 @@ def await_variables(stage: Stage, **more: str) -> None:
 
 def ask(stage: Stage, user: str, url: str) -> str:
     """The answer that a program in a user's pod gets from an address."""
-    return stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "python3", "-c", ASK, url).strip()
+    return stage.inside(user, "python3", "-c", ASK, url).strip()
 
 
 def who(stage: Stage, user: str) -> dict[str, str]:
     """The proxy's answer about the pod that asks."""
     address = stage.cluster_ip("binder-egress-proxy")
     code = f"import urllib.request as u; print(u.build_opener(u.ProxyHandler({{}})).open('http://{address}:3128/').read().decode())"
-    return json.loads(stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "python3", "-c", code))
+    return json.loads(stage.inside(user, "python3", "-c", code))
 
 
 def ask_until(stage: Stage, user: str, url: str, expected: str) -> str:

@@ -170,7 +170,7 @@ class Load:
         token = patiently(lambda: self.stage.get_pass(client), HUB_SECONDS)
         user = self.stage.launch(f"fake/owner/{client.replace('.', '-')}/main", token, client).user
         await_tier_or_unlock(self.stage, user, token, client)
-        self.stage.kubectl("delete", "pod", self.stage.pod(user)["metadata"]["name"], "--wait=false")
+        self.stage.kubectl("delete", "pod", self.stage.pod_name(user), "--wait=false")
         self.launched.append(user)
 
     def _ask(self) -> None:
@@ -184,7 +184,7 @@ class Load:
         for user, reached in ((self.open, True), (self.shut, False)):
             # Twenty seconds for targets that must answer, because many pods are starting.
             patience = ("--timeout", "2s", "--attempts", "10") if reached else ()
-            seen = self.stage.battery_in(self.stage.pod(user)["metadata"]["name"], public, *patience)
+            seen = self.stage.battery_in(self.stage.pod_name(user), public, *patience)
             assert seen == dict.fromkeys(public, reached), (user, seen)
         self.looks += 1
 

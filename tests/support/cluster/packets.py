@@ -62,7 +62,7 @@ def forbidden(stage: Stage) -> dict[str, str]:
 def python_in(stage: Stage, user: str, code: str, *arguments: str) -> subprocess.Popen[str]:
     """A program in a user's pod. Its output can be read while it runs."""
     context = ["--context", stage.context] if stage.context else []
-    command = ["kubectl", *context, "-n", stage.namespace, "exec", stage.pod(user)["metadata"]["name"], "-c", "notebook", "--"]
+    command = ["kubectl", *context, "-n", stage.namespace, "exec", stage.pod_name(user), "-c", "notebook", "--"]
     return subprocess.Popen([*command, "python3", "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
 
 

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,15 @@ class Stage:
         except api.Unavailable as error:
             raise Failed(str(error)) from None
 
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """Run `kubectl apply` for objects."""
+        self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+
+    def inside(self, user: str, *command: str, stdin: str | None = None) -> str:
+        """Run a command in a user's server, as its user. Returns its output."""
+        options = ["-i"] if stdin is not None else []
+        return self.kubectl("exec", *options, self.pod_name(user), "-c", "notebook", "--", *command, stdin=stdin)
+
     def helm(self, *args: str, stdin: str | None = None) -> str:
         """Run helm in the namespace. Our chart in a checkout gets the names of the tests' images."""
         context = ["--kube-context", self.context] if self.context else []
@@ -204,6 +214,16 @@ class Stage:
         self.await_settled()
         if self.get("deployments", "-l", VERIFIER)["items"]:
             self.await_address("binder-egress", 8081, "/healthz")
+
+    @contextmanager
+    def installed(self, *args: str) -> Iterator[None]:
+        """Our chart with other values, until the end of the block. User pods end with it."""
+        try:
+            self.install_gate(*QUICK, *args)
+            yield
+        finally:
+            self.delete_user_pods()
+            self.install_gate(*QUICK)
 
     def await_settled(self) -> None:
         """Wait until we have the manifests' pods and no others. Helm does not wait for the end of earlier pods, which answer."""
@@ -278,8 +298,7 @@ class Stage:
         self.rollout(f"deployment/binder-egress-{component}")
 
         def are_gone() -> bool:
-            pods = self.get("pods", "-l", f"app.kubernetes.io/component={component}")["items"]
-            return not any("deletionTimestamp" in pod["metadata"] or not replicas for pod in pods)
+            return not any("deletionTimestamp" in pod["metadata"] or not replicas for pod in self.pods_of(component))
 
         eventually(are_gone, POD_SECONDS, f"pods of {component} do not go")
         if component == "verifier" and replicas:
@@ -370,7 +389,7 @@ class Stage:
             if not re.search(NO_ANSWER.format(re.escape(user)), self.kubectl("logs", "deployment/binder")):
                 self.await_tier(user, "verified")
                 return user
-            self.kubectl("delete", "pod", self.pod(user)["metadata"]["name"], "--grace-period=0", "--force")
+            self.kubectl("delete", "pod", self.pod_name(user), "--grace-period=0", "--force")
         raise Failed(f"BinderHub's hook got no answer in time, {HOOK_TRIES} times")
 
     def stream(
@@ -466,6 +485,27 @@ class Stage:
             raise Failed(f"{len(found)} pods of {user}")
         return found[0]
 
+    def pod_name(self, user: str) -> str:
+        """The name of a user's pod."""
+        return self.pod(user)["metadata"]["name"]
+
+    def pods_of(self, component: str) -> list[dict[str, Any]]:
+        """The pods of the verifier, the reconciler, the proxy or Redis, also those that are ending."""
+        return self.get("pods", "-l", f"app.kubernetes.io/component={component}")["items"]
+
+    def grant(self, user: str) -> dict[str, Any]:
+        """The grant that a user's pod carries."""
+        return json.loads(self.pod(user)["metadata"]["annotations"]["binder-egress/grant"])
+
+    def page(self, user: str) -> dict[str, Any]:
+        """The page of a user's server, as JSON."""
+        headers = {"Accept": "application/json"}
+        return requests.get(f"{self.verifier}/servers/{user}", headers=headers, timeout=ANSWER_SECONDS).json()
+
+    def page_address(self, user: str) -> str:
+        """The address of a server's page, as its programs know it."""
+        return self.inside(user, "printenv", "BINDER_EGRESS_URL").strip()
+
     def tier(self, user: str) -> str | None:
         """The tier label of a user's pod."""
         return self.pod(user)["metadata"]["labels"].get(LABEL)
@@ -476,7 +516,7 @@ class Stage:
 
     def battery(self, user: str, targets: dict[str, str]) -> dict[str, bool]:
         """The targets, name → target of `probe battery`, that a user's pod reaches, by packets sent from inside it."""
-        return self.battery_in(self.pod(user)["metadata"]["name"], targets)
+        return self.battery_in(self.pod_name(user), targets)
 
     def battery_in(self, pod: str, targets: dict[str, str], *options: str) -> dict[str, bool]:
         """The targets that a pod's first container reaches. `options` are for `probe battery`."""

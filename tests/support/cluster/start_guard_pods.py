@@ -60,7 +60,7 @@ def start_pod(
             "containers": [{"name": "early", "image": "localhost/user-server:1", "command": ["sh", "-c", script]}],
         },
     }
-    stage.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
+    stage.apply(pod)
 
 
 def attempts(stage: Stage) -> dict[str, Attempts]:

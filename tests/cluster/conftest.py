@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.support.browser import HEADLESS_SHELL, launch
 from tests.support.cluster import networks
@@ -17,6 +17,7 @@ from tests.support.cluster.evidence import Evidence
 from tests.support.cluster.networks import Network
 from tests.support.cluster.quiet_network import quiet_network
 from tests.support.cluster.stage import SINGLEUSER, Stage
+from tests.support.cluster.timeouts import PAGE_SECONDS
 
 SECONDS = json.loads((Path(__file__).parent / "seconds.json").read_text())
 """How long each file took, as recorded by `ci/test_summary.py --record`. The longest file is started first."""
@@ -114,6 +115,17 @@ def browser(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         browser = launch(stack.enter_context(sync_playwright()), **options)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page in a browser profile of its own, in English."""
+    context = browser.new_context(locale="en")
+    context.set_default_timeout(PAGE_SECONDS * 1000)
+    expect.set_options(timeout=PAGE_SECONDS * 1000)
+    yield context.new_page()
+    context.close()
+    expect.set_options(timeout=5_000)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 
-from tests.support.cluster.clients import SPEC, Outcomes, client, comparable, curl, script, user_of
+from tests.support.cluster.clients import SPEC, Outcomes, client, comparable, curl, launch_together, script, user_of
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.stage import Stage
@@ -72,15 +72,13 @@ def recorded(stage: Stage, door: FrontDoor, federation: str) -> dict[str, Outcom
     """The events that each client saw in each state of the gate, and without it."""
 
     def record() -> Outcomes:
-        found = Outcomes(
-            {
-                "curl": lambda: curl(f"{URL}build/{SPEC}"),
-                "script": lambda: script(f"{URL}build/{SPEC}"),
-                "client": lambda: ours(URL),
-                "federation": lambda: curl(f"{federation}build/{SPEC}"),
-                "build_only": lambda: curl(f"{URL}build/{SPEC}?build_only=true"),
-                "refused": lambda: curl(f"{URL}build/nowhere/owner/repo/main"),
-            }
+        found = launch_together(
+            curl=lambda: curl(f"{URL}build/{SPEC}"),
+            script=lambda: script(f"{URL}build/{SPEC}"),
+            client=lambda: ours(URL),
+            federation=lambda: curl(f"{federation}build/{SPEC}"),
+            build_only=lambda: curl(f"{URL}build/{SPEC}?build_only=true"),
+            refused=lambda: curl(f"{URL}build/nowhere/owner/repo/main"),
         )
         stage.delete_user_pods()
         return found

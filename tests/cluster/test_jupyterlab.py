@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 import requests
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import expect
 
 from tests.support.cluster.front_door import PORT, URL, FrontDoor
 from tests.support.cluster.hub import start_by_hub
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.stage import QUICK, Stage
-from tests.support.cluster.timeouts import ANSWER_SECONDS, PAGE_SECONDS, POD_SECONDS
+from tests.support.cluster.stage import Stage
+from tests.support.cluster.timeouts import ANSWER_SECONDS, POD_SECONDS
 from tests.support.jupyter import Lab, notebook_of
 from tests.support.waiting import eventually
 
@@ -31,7 +31,7 @@ class InPod:
 
     def __init__(self, stage: Stage, user: str) -> None:
         self.origin = f"http://localhost:{HUB_PORT}/user/{user}"
-        self._stage, self._pod = stage, stage.pod_name(user)
+        self._stage, self._user = stage, user
 
     def answers(self) -> bool:
         """Whether Jupyter answers there, and not JupyterHub in its place."""
@@ -39,32 +39,20 @@ class InPod:
 
     def notebook(self, *cells: str) -> str:
         """Write a notebook with code cells. Returns its name."""
-        write = ("sh", "-c", "cat >cells.ipynb")
-        self._stage.kubectl("exec", "-i", self._pod, "-c", "notebook", "--", *write, stdin=notebook_of(*cells))
+        self._stage.inside(self._user, "sh", "-c", "cat >cells.ipynb", stdin=notebook_of(*cells))
         return "cells.ipynb"
 
 
 @pytest.fixture(scope="module")
 def doors(stage: Stage) -> Iterator[None]:
     """Two hosts: one with BinderHub and the verifier, one with JupyterHub."""
-    stage.install_gate(*QUICK, f"--set=hubUrl=http://localhost:{HUB_PORT}")
+    with stage.installed(f"--set=hubUrl=http://localhost:{HUB_PORT}"):
+        stage.install_binderhub()
+        doors = [FrontDoor(stage, b"", port) for port in (PORT, HUB_PORT)]
+        yield
+        for door in doors:
+            door.close()
     stage.install_binderhub()
-    doors = [FrontDoor(stage, b"", port) for port in (PORT, HUB_PORT)]
-    yield
-    for door in doors:
-        door.close()
-    stage.install_gate(*QUICK)
-    stage.install_binderhub()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(locale="en")
-    context.set_default_timeout(PAGE_SECONDS * 1000)
-    expect.set_options(timeout=PAGE_SECONDS * 1000)
-    yield context.new_page()
-    context.close()
-    expect.set_options(timeout=5_000)
 
 
 @pytest.mark.parametrize("notebook", [False, True], ids=["JupyterLab", "Notebook"])

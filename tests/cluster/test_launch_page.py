@@ -9,12 +9,11 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.stage import Stage
-from tests.support.cluster.timeouts import PAGE_SECONDS
 from tests.support.doc_examples import HUB
 from tests.support.launch_page import bundle
 
@@ -33,14 +32,6 @@ def door(stage: Stage, _hub_behind_the_door: None) -> Iterator[FrontDoor]:
     door = FrontDoor(stage, bundle())
     yield door
     door.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context()
-    context.set_default_timeout(PAGE_SECONDS * 1000)
-    yield context.new_page()
-    context.close()
 
 
 def launch(page: Page, link: str = "v2/fake/owner/repo/main") -> tuple[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.cluster.clients import SPEC, Outcomes, client, comparable, curl, script
+from tests.support.cluster.clients import SPEC, Outcomes, client, comparable, curl, launch_together, script
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.hub import ask_hub
 from tests.support.cluster.packets import assert_reaches
@@ -94,7 +94,7 @@ def launch_as(session: requests.Session) -> list[str]:
     return events
 
 
-WAYS = ("curl", "script", "token in the address", "nobody", "second server")
+WAYS = ("curl", "script", "token_in_address", "nobody", "second_server")
 STATES = ("gate on", "verifier gone")
 
 
@@ -104,14 +104,13 @@ def recorded(stage: Stage) -> Iterator[dict[str, Outcomes]]:
     address = f"{stage.url('binder', 80)}/build/{SPEC}"
 
     def record() -> Outcomes:
-        found = Outcomes(
-            {
-                "curl": lambda: curl(address, bearer(stage, "alice")),
-                "script": lambda: script(address, bearer(stage, "bob")),
-                "token in the address": lambda: curl(f"{address}?token={hub_token(stage, 'alice')}"),
-                "nobody": lambda: curl(address),
-            }
-        ) | Outcomes({"second server": lambda: curl(address, bearer(stage, "alice"))})
+        found = launch_together(
+            curl=lambda: curl(address, bearer(stage, "alice")),
+            script=lambda: script(address, bearer(stage, "bob")),
+            token_in_address=lambda: curl(f"{address}?token={hub_token(stage, 'alice')}"),
+            nobody=lambda: curl(address),
+        )
+        found |= launch_together(second_server=lambda: curl(address, bearer(stage, "alice")))
         stop_servers(stage)
         return found
 
@@ -138,9 +137,9 @@ def test_recording_has_events(recorded):
     assert events["curl"]["url"] == f"{URL}user/alice/"
     assert events["script"]["url"] == f"{URL}user/bob/"
     # JupyterHub accepts no tokens in addresses since version 5.
-    for way in ("nobody", "token in the address"):
+    for way in ("nobody", "token_in_address"):
         assert (events[way]["status_code"], events[way]["message"]) == (403, "Forbidden\n")
-    last = events["second server"]
+    last = events["second_server"]
     assert (last["status_code"], last["message"]) == (409, "User alice already has a running server.\n")
 
 
@@ -160,37 +159,36 @@ def door(stage: Stage, recorded: dict) -> Iterator[FrontDoor]:
 
 
 def test_named_servers_have_the_same_events_and_a_name(stage, recorded, door):
-    events = curl(f"{stage.url('binder', 80)}/build/{SPEC}", bearer(stage, "alice"))
-    assert re.fullmatch(r"alice/owner-repo-[a-z0-9]{8}", server_of(events))
+    named = launch_together(curl=lambda: curl(f"{stage.url('binder', 80)}/build/{SPEC}", bearer(stage, "alice")))["curl"]
+    assert re.fullmatch(r"alice/owner-repo-[a-z0-9]{8}", server_of(named.result()))
     plain = json.dumps(comparable(recorded["without us"]["curl"]))
-    assert comparable(events) == json.loads(plain.replace("/user/alice/", "/user/alice/owner-repo-NAME/"))
+    assert comparable(named) == json.loads(plain.replace("/user/alice/", "/user/alice/owner-repo-NAME/"))
 
 
 def test_pass_gives_egress_to_one_server_and_an_unlock_to_another(stage, door):
     alice = bearer(stage, "alice")
-    with_pass, without = Outcomes(
-        {
-            "pass": lambda: curl(f"{URL}build/{SPEC}?egress_token={stage.get_pass()}", alice),
-            "none": lambda: curl(f"{URL}build/{SPEC}", alice),
-        }
-    ).values()
-    assert server_of(with_pass).startswith("alice/") and server_of(with_pass) != server_of(without)
-    stage.await_tier(server_of(with_pass), "verified")
-    assert_reaches(stage, server_of(with_pass), egress=True, always=ALWAYS)
-    assert stage.tier(server_of(without)) is None
-    assert_reaches(stage, server_of(without), egress=False, always=ALWAYS)
+    launched = launch_together(
+        solved=lambda: curl(f"{URL}build/{SPEC}?egress_token={stage.get_pass()}", alice),
+        plain=lambda: curl(f"{URL}build/{SPEC}", alice),
+    )
+    with_pass, without = (server_of(done.result()) for done in launched.values())
+    assert with_pass.startswith("alice/") and with_pass != without
+    stage.await_tier(with_pass, "verified")
+    assert_reaches(stage, with_pass, egress=True, always=ALWAYS)
+    assert stage.tier(without) is None
+    assert_reaches(stage, without, egress=False, always=ALWAYS)
 
-    done = client("unlock", stage.page_address(server_of(without)))
+    done = client("unlock", stage.page_address(without))
     assert done.returncode == 0, done.stderr
-    assert_reaches(stage, server_of(without), egress=True, always=ALWAYS)
+    assert_reaches(stage, without, egress=True, always=ALWAYS)
 
 
 def test_users_named_by_the_operator_get_egress_without_a_pass(stage, door):
     """dave by his name, with a token; carol by her group, which JupyterHub reports to BinderHub when she signs in."""
     session, dave = sign_in("carol"), bearer(stage, "dave")
-    by_group, by_name = Outcomes({"group": lambda: launch_as(session), "name": lambda: curl(f"{URL}build/{SPEC}", dave)}).values()
-    for events, user in ((by_group, "carol"), (by_name, "dave")):
-        server = server_of(events)
+    launched = launch_together(carol=lambda: launch_as(session), dave=lambda: curl(f"{URL}build/{SPEC}", dave))
+    for user, done in launched.items():
+        server = server_of(done.result())
         assert server.startswith(f"{user}/")
         stage.await_tier(server, "verified")
         assert stage.grant(server)["rule"] == "authenticated"

@@ -44,16 +44,12 @@ def _open_to_the_site(stage: Stage, site: ThirdPartySite) -> Iterator[FrontDoor]
     stage.install_gate(*QUICK)
 
 
-def test_page_with_the_tag_gets_egress(stage, site, browser):
-    context = browser.new_context()
-    context.set_default_timeout(PAGE_SECONDS * 1000)
-    page = context.new_page()
+def test_page_with_the_tag_gets_egress(stage, site, page):
     page.goto(site.page(CLIENTS["binderhub-client"], TAG))
     page.wait_for_function("Boolean(window.binderEgress)")
     page.evaluate("(address) => { launch(address); }", f"{URL}build/fake/owner/repo/main")
     page.wait_for_function("done === 1 && ['granted', 'pending'].includes(states.at(-1)?.state)")
     user = page.evaluate("states.at(-1).server").removeprefix(f"{URL}user/").partition("/")[0]
-    context.close()
     stage.await_tier(user, "verified")
     assert_reaches(stage, user, egress=True)
 

@@ -5,8 +5,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from tests.support import TOP
@@ -69,33 +69,20 @@ def user_of(events: list[str]) -> str:
     return found[1]
 
 
-class Outcomes(Mapping[str, list[str]]):
-    """The events of launches that run at once, by client. One that failed raises its error when its events are asked for."""
-
-    def __init__(self, ways: dict[str, Callable[[], list[str]]]) -> None:
-        with ThreadPoolExecutor(len(ways)) as pool:
-            self._launches = {way: pool.submit(launch) for way, launch in ways.items()}
-
-    def __getitem__(self, way: str) -> list[str]:
-        return self._launches[way].result()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._launches)
-
-    def __len__(self) -> int:
-        return len(self._launches)
-
-    def __or__(self, later: "Outcomes") -> "Outcomes":
-        """These, and the events of later launches."""
-        both = Outcomes.__new__(Outcomes)
-        both._launches = self._launches | later._launches
-        return both
+Outcomes = dict[str, Future[list[str]]]
+"""The events of launches, by client. One that failed raises its error when its result is asked for."""
 
 
-def comparable(events: list[str]) -> list[dict[str, Any]]:
-    """Events without what differs between any two launches: the random end of user names, tokens, and Kubernetes' messages."""
+def launch_together(**ways: Callable[[], list[str]]) -> Outcomes:
+    """Launch in some ways at once, and wait until all are done."""
+    with ThreadPoolExecutor(len(ways)) as pool:
+        return {way: pool.submit(launch) for way, launch in ways.items()}
+
+
+def comparable(launched: Future[list[str]]) -> list[dict[str, Any]]:
+    """The events of a launch, without what differs between any two: the random end of user names, tokens, Kubernetes' messages."""
     found = []
-    for text in events:
+    for text in launched.result():
         event = json.loads(text)
         # First, because a token may end like a user name.
         if "token" in event:

@@ -75,11 +75,6 @@ def stage(request: pytest.FixtureRequest, evidence: Evidence) -> Iterator[Stage]
     stage.close()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _evidence_of_this_file(evidence: Evidence) -> None:
-    evidence.begin()
-
-
 @pytest.fixture(autouse=True)
 def _no_user_pods_left(stage: Stage, request: pytest.FixtureRequest) -> Iterator[None]:
     """Each test begins without user pods: they cost memory, and tests count them. Pods of `kept_users` stay for the next test."""

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,7 +28,6 @@ class Evidence:
         self._kept = self._logs.parent / "kept-logs" if self._logs else None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
-        self._began, self._sizes = time.time(), {}
         self._seen: set[int] = set()
 
     def __enter__(self) -> "Evidence":
@@ -43,11 +41,6 @@ class Evidence:
         if self._kept:
             self._thread.join()
             shutil.rmtree(self._kept, ignore_errors=True)
-
-    def begin(self) -> None:
-        """Begin a file of tests: earlier log lines are not about it."""
-        self._began = time.time()
-        self._sizes = {file: file.stat().st_size for file in self._components()}
 
     def save(self, test: str, error: BaseException, text: str) -> None:
         """Save the evidence and pytest's report for a failed test. A failed set-up counts once, however many tests it fails."""
@@ -64,15 +57,12 @@ class Evidence:
             "networkpolicies.yaml": ("get", "networkpolicies", "-A", "-o", "yaml"),
         }.items():
             (folder / name).write_text(self._kubectl(*command))
-        if self._kept:
+        if self._logs and self._kept:
             self._link()
             for file in self._kept.rglob("*.log"):
-                if file.stat().st_mtime >= self._began:
-                    _copy_end(
-                        file, folder / "pods" / f"{file.relative_to(self._kept).parts[0]}" / f"{file.parent.name}-{file.name}", 0
-                    )
-            for file in self._components():
-                _copy_end(file, folder / "node" / file.name, self._sizes.get(file, 0))
+                _copy_end(file, folder / "pods" / file.relative_to(self._kept))
+            for file in self._logs.glob("*.log"):
+                _copy_end(file, folder / "node" / file.name)
         else:
             pods = self._kubectl("get", "pods", "-A", "--no-headers", "-o", "custom-columns=:metadata.namespace,:metadata.name")
             for namespace, pod in (line.split() for line in pods.splitlines()):
@@ -97,36 +87,22 @@ class Evidence:
             return str(error)
         return done.stdout + done.stderr
 
-    def _components(self) -> list[Path]:
-        return sorted(self._logs.glob("*.log")) if self._logs else []
-
     def _keep(self) -> None:
         while not self._stop.wait(EVERY_SECONDS):
             self._link()
 
     def _link(self) -> None:
         assert self._logs and self._kept
-        for file in self._present():
-            other = self._kept / file.relative_to(self._logs / "pods")
-            # A file may just have gone, or another thread may have been first.
-            with suppress(FileNotFoundError, FileExistsError):
+        # A file or folder may just have gone, or another thread may have been first. The next look finds what was missed.
+        with suppress(FileNotFoundError, FileExistsError):
+            for file in self._logs.glob("pods/*/*/*.log"):
+                other = self._kept / file.relative_to(self._logs / "pods")
                 if not other.exists():
                     other.parent.mkdir(parents=True, exist_ok=True)
                     os.link(file, other)
 
-    def _present(self) -> list[Path]:
-        assert self._logs
-        while True:
-            # A folder that disappears while it is listed causes an error.
-            with suppress(FileNotFoundError):
-                return list(self._logs.glob("pods/*/*/*.log"))
 
-
-def _copy_end(source: Path, target: Path, begin: int) -> None:
-    with source.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(begin if begin <= end else 0, end - MOST_BYTES))
-        data = file.read()
-    if data:
+def _copy_end(source: Path, target: Path) -> None:
+    if data := source.read_bytes()[-MOST_BYTES:]:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)

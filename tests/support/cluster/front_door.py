@@ -5,12 +5,12 @@ import json
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+from tests.support.cluster.quiet_network import both_ways
 from tests.support.cluster.stage import CLIENT, Stage
 from tests.support.cluster.timeouts import LAUNCH_SECONDS
 
@@ -100,22 +100,7 @@ class FrontDoor:
                 where = urlsplit(service)
                 with socket.create_connection((where.hostname, where.port), timeout=LAUNCH_SECONDS) as server:
                     server.sendall("\r\n".join([*head, "", ""]).encode("latin-1"))
-
-                    def down() -> None:
-                        with suppress(OSError):
-                            while chunk := server.recv(65536):
-                                self.connection.sendall(chunk)
-                        with suppress(OSError):
-                            self.connection.shutdown(socket.SHUT_RDWR)
-
-                    pump = threading.Thread(target=down, daemon=True)
-                    pump.start()
-                    with suppress(OSError):
-                        while chunk := self.rfile.read1(65536):
-                            server.sendall(chunk)
-                    with suppress(OSError):
-                        server.shutdown(socket.SHUT_RDWR)
-                    pump.join()
+                    both_ways(self.connection, server)
 
             def forward(self, service: str, path: str) -> None:
                 if self.headers.get("Upgrade", "").lower() == "websocket":

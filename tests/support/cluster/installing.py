@@ -10,9 +10,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import requests
 
@@ -30,8 +30,6 @@ from tests.support.cluster.timeouts import (
 )
 from tests.support.doc_examples import section
 from tests.support.waiting import eventually, patiently
-
-Result = TypeVar("Result")
 
 BINDERHUB = TOP / "tests/cluster/binderhub-for-tests/chart"
 
@@ -196,20 +194,16 @@ def forget_failures(stage: Stage) -> None:
     stage.await_binderhub()
 
 
-def await_tier_or_unlock(stage: Stage, user: str, token: str | None, client: str = CLIENT) -> None:
-    """Wait until a server has the tier that its launch brings; unlock one whose launch BinderHub's hook could not report."""
-    try:
+def await_tier_or_unlock(stage: Stage, user: str, token: str, client: str = CLIENT) -> None:
+    """Wait until a server has the tier that its launch brings. One whose launch BinderHub's hook could not report is unlocked, and
+    once more until it has its tier: verifiers and Redis may be replaced meanwhile."""
+    with suppress(AssertionError):
         stage.await_tier(user, "verified", LABEL_SECONDS)
-    except AssertionError:
-        unlock_until_verified(stage, user, token, client)
-
-
-def unlock_until_verified(stage: Stage, user: str, token: str | None, client: str = CLIENT) -> None:
-    """Unlock a server, and once more until it has its tier: verifiers and Redis may be replaced meanwhile."""
+        return
     said: list[str] = []
 
     def is_verified() -> bool:
-        said.append(stage.unlock(user, client, **({"token": token} if token else {})).text)
+        said.append(stage.unlock(user, client, token=token).text)
         stage.await_tier(user, "verified", 1)
         return True
 

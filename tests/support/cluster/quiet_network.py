@@ -85,10 +85,15 @@ class _Connection(StreamRequestHandler):
             with server:
                 server.settimeout(None)
                 self.wfile.write(b"\x05\x00\x00\x01" + bytes(6))
-                up = threading.Thread(target=_pump, args=(self.connection, server), daemon=True)
-                up.start()
-                _pump(server, self.connection)
-                up.join()
+                both_ways(self.connection, server)
+
+
+def both_ways(client: socket.socket, server: socket.socket) -> None:
+    """Move bytes each way, until both sides have ended."""
+    up = threading.Thread(target=_pump, args=(client, server), daemon=True)
+    up.start()
+    _pump(server, client)
+    up.join()
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:

@@ -399,14 +399,13 @@ class Stage:
         client: str = CLIENT,
         timeout: float = LAUNCH_SECONDS,
         at: str = "",
-        user_agent: str = "",
     ) -> Iterator[dict[str, Any]]:
-        """The events of a launch with a pass, at another address than BinderHub's, or by a client that claims to be another."""
+        """The events of a launch with a pass, perhaps at another address than BinderHub's."""
         headers = {"Accept": "text/event-stream", "X-Forwarded-For": client, "X-Real-IP": client}
         answer = requests.get(
             f"{at or self.url('binder', 80)}/build/{spec}",
             params={"egress_token": token} if token else None,
-            headers=headers | ({"User-Agent": user_agent} if user_agent else {}),
+            headers=headers,
             stream=True,
             timeout=timeout,
         )

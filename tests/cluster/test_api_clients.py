@@ -15,9 +15,8 @@ from tests.support.cluster.clients import SPEC, Outcomes, client, comparable, cu
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.stage import Stage
-from tests.support.cluster.timeouts import ANSWER_SECONDS, TIER_SECONDS
+from tests.support.cluster.timeouts import ANSWER_SECONDS
 from tests.support.doc_examples import SIGNED_IN, examples, run_example
-from tests.support.waiting import eventually
 
 API_ONLY = "--set=config.BinderHub.enable_api_only_mode=true"
 
@@ -148,14 +147,6 @@ def test_terminal_unlocks_a_server_of_another_client(stage, recorded, door):
     assert done.returncode == 0, done.stderr
     assert client("status", address).returncode == 0
     assert_reaches(stage, user, egress=True)
-
-
-def test_verifier_is_out_of_reach_from_inside_a_server(stage, recorded, door):
-    """docs/api-users.md says so: the line that is printed in the server must be used elsewhere."""
-    user = user_of(curl(f"{URL}build/{SPEC}"))
-    targets = {"its own page": f"{stage.verifier}/servers/{user}/", "a challenge": f"{stage.verifier}/challenge"}
-    eventually(lambda: all(requests.get(address, timeout=ANSWER_SECONDS).ok for address in targets.values()), TIER_SECONDS, targets)
-    assert stage.battery(user, targets) == dict.fromkeys(targets, False)
 
 
 @pytest.mark.parametrize(("language", "code"), [each for each in examples("docs/api-users.md") if SIGNED_IN not in each.values[1]])

@@ -149,21 +149,12 @@ def test_pass_of_one_member_is_good_at_the_other_and_counts_at_each(federation):
         assert federation.members[number].tier(user) is None
 
 
-def test_launch_without_a_pass_has_no_egress(federation):
-    assert federation.members[1].tier(federation.launch(1, None)) is None
-
-
 def test_solution_earns_a_pass_at_the_member_that_asked_only(federation):
     first, second = federation.members
     body = {"provider": "altcha", "solution": first.solve()}
     headers = {"X-Forwarded-For": "198.51.100.7"}
     assert requests.post(f"{second.verifier}/passes", json=body, headers=headers, timeout=ANSWER_SECONDS).status_code == 403
     assert requests.post(f"{first.verifier}/passes", json=body, headers=headers, timeout=ANSWER_SECONDS).status_code == 201
-
-
-def test_front_address_answers_get_only(federation):
-    assert requests.get(f"{URL}/egress/challenge", timeout=ANSWER_SECONDS).status_code == 200
-    assert requests.post(f"{URL}/egress/passes", json={}, timeout=ANSWER_SECONDS).status_code == 405
 
 
 @pytest.mark.parametrize("member", [0, 1])

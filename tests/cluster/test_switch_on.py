@@ -42,17 +42,8 @@ def deploy(parent: Stage, tmp_path: Path) -> Callable[..., None]:
         allowed = {"enabled": True, "egress": {"tcpPorts": [80, 443, 9000], "cidr": "0.0.0.0/0"}}
         hub = {"singleuser": {"networkPolicy": {"enabled": own_policy}}}
         values = {"binderhub": {"networkPolicy": allowed, "jupyterhub": hub}, "binder-egress": egress}
-        command = (
-            "upgrade",
-            "--install",
-            "parent",
-            str(chart),
-            "--create-namespace",
-            "--wait",
-            f"--timeout={ROLLOUT_SECONDS}s",
-            "--values=-",
-        )
-        parent.helm(*command, *quick, stdin=yaml.safe_dump(values))
+        options = ("--create-namespace", "--wait", f"--timeout={ROLLOUT_SECONDS}s", "--values=-", *quick)
+        parent.helm("upgrade", "--install", "parent", str(chart), *options, stdin=yaml.safe_dump(values))
         parent.await_settled()
         if egress["enabled"]:
             parent.await_address("binder-egress", 8081, "/healthz")

@@ -130,12 +130,6 @@ def test_client_finds_the_member_of_a_federation(stage, recorded, door, federati
         assert rule == ("valid-pass" if more else "unlock")
 
 
-def test_pass_survives_a_redirect_with_curl(stage, recorded, door, federation):
-    token = client("pass", "--binder", URL).stdout.strip()
-    user = user_of(curl(f"{federation}build/{SPEC}?egress_token={token}"))
-    stage.await_tier(user, "verified")
-
-
 def test_terminal_unlocks_a_server_of_another_client(stage, recorded, door):
     user = user_of(curl(f"{URL}build/{SPEC}"))
     address = stage.page_address(user)

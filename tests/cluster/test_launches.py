@@ -7,9 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import requests
 
-from tests.support.cluster.hub import start_by_hub, stop_by_hub
 from tests.support.cluster.packets import assert_reaches, forbidden
-from tests.support.cluster.stage import CLIENT
 from tests.support.cluster.timeouts import ANSWER_SECONDS, POD_SECONDS, RECONCILED_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 
@@ -85,32 +83,6 @@ def test_parallel_launches_with_one_pass_leave_one_server_with_egress(stage):
     eventually(lambda: tiers() == ["None"] * 5 + ["verified"], TIER_SECONDS, tiers)
     time.sleep(RECONCILED_SECONDS)
     assert tiers() == ["None"] * 5 + ["verified"]
-
-
-def test_waiting_grant_does_not_fit_another_image(stage):
-    user = f"someone-{secrets.token_hex(4)}"
-    answer = stage.hook()(
-        user=user, server="", image="localhost/user-server:1", repository="https://example.com/a/b", token=stage.get_pass(),
-        client_address=CLIENT, requested_at=time.time(), context=True,
-    )  # fmt: skip
-    assert answer.json()["tier"] == "verified"
-    start_by_hub(stage, user, "localhost/user-server:2")
-    time.sleep(RECONCILED_SECONDS)
-    assert stage.tier(user) is None
-    # The same grant, still waiting, fits the image for which it was given.
-    stop_by_hub(stage, user)
-    start_by_hub(stage, user, "localhost/user-server:1")
-    stage.await_tier(user, "verified")
-
-
-def test_wiring_loses_no_request(stage):
-    name = "binder_egress_launches_without_context_total"
-    before = stage.metrics()
-    stage.launch()
-    launches = 'binder_egress_launches_total{pass_outcome="none",rule="default",tier="unverified"}'
-    # The hook does not wait for the verifier for longer than a second.
-    eventually(lambda: stage.metrics().get(launches, 0) == before.get(launches, 0) + 1, TIER_SECONDS, "not counted")
-    assert stage.metrics()[name] == before[name]
 
 
 def sent_bytes(stage, user: str) -> float:

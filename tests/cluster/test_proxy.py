@@ -55,15 +55,6 @@ def test_pod_without_a_pass_reaches_a_listed_host_and_nothing_else(stage):
     assert_reaches(stage, user, egress=False)
 
 
-@pytest.mark.any_network
-def test_repository_has_a_host_of_its_own(stage):
-    """The host is allowed, and has no address here."""
-    course, other = stage.launch("fake/owner/course/main").user, stage.launch().user
-    ask_until(stage, course, "http://course.example/", "The host name has no address")
-    ask_until(stage, other, "http://course.example/", "No internet access")
-    ask_until(stage, course, f"http://{LISTED}/", "200")
-
-
 def test_unlock_opens_other_hosts_and_a_revocation_cuts_them(stage):
     user = launch(stage)
     ask_until(stage, user, f"http://{OTHER}/", "No internet access")

@@ -19,7 +19,6 @@ VALUES = (
     f"--set=unverified.hosts.{PRIVATE.replace('.', chr(92) + '.')}=true",
     "--set=tiers.verified.hosts.\\*=true",
     "--set=publicUrl=https://hub.example.org",
-    '--set-json=rules.repositories={"example.com/owner/course":{"hosts":{"course.example":true}}}',
 )
 
 ASK = """

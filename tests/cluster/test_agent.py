@@ -148,3 +148,15 @@ def test_scanner_is_cut_off(stage, agent, local_cluster):
             scan.kill()
     # The second of its two findings may still come, and then repeats the first.
     assert {(name, outcome) for name, _, outcome in outcomes(stage, scanner)} - {("scan", "repeated")} == {("scan", "revoked")}
+
+
+def test_agent_has_no_rights(stage, agent, local_cluster):
+    """The agent's process on the node: the user pods' user, no capabilities, seccomp, and no way to regain more."""
+    status = stage.kubectl("exec", "daemonset/binder-egress-agent", "--", "cat", "/proc/self/status")
+    found = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
+    assert found["Uid"].split() == found["Gid"].split() == ["1000"] * 4 and found["Groups"].strip() in ("", "1000")
+    assert {found[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+    told = stage.kubectl("logs", "daemonset/binder-egress-agent").splitlines()
+    lists = next(line for line in map(json.loads, told) if line["message"] == "lists")
+    assert (lists["hashes"], lists["rules"]) == (0, ["examples"])

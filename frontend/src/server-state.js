@@ -17,6 +17,7 @@ export const GONE = { tier: null, access: null, unlockable: false, larger: [], u
  * @property {number} _seconds the seconds left
  * @property {boolean} _renewable whether the lease may be renewed now
  * @property {boolean} _warned whether the near end has been announced
+ * @property {number} _asked the end of the lease when the last solution was sent: a report may come before the answer
  * @property {number} _over the end that was reached, as the verifier named it
  * @property {number} _changes a count: an answer to a request from before the last change is outdated
  * @property {string} _change what this event changed: "server", "renewed", "details", or "" for nothing
@@ -42,7 +43,9 @@ export function next(before, { _at, _report, _live, _sent, _busy }) {
   const other = differs("tier", "access", "unlockable");
   after._change = differs("until", "larger") || after._renewable !== before._renewable ? "details" : "";
   if (other || _live) after._change = "server";
-  if (!other && after.tier !== UNVERIFIED && before.until && after.until > before.until) after._change = "renewed";
+  if (_sent) after._asked = before.until;
+  const known = _live ? before._asked : before.until;
+  if (!other && after.tier !== UNVERIFIED && known && after.until > known) after._change = "renewed";
   if (_sent || after._change) after._changes = (before._changes ?? 0) + 1;
   return after;
 }

@@ -63,6 +63,14 @@ def test_change_is_told(before, event, change):
     assert states(before, event)[-1]["_change"] == change
 
 
+def test_renewal_is_told_by_its_answer_too():
+    """A report may come before the answer. The answer's words then replace the report's."""
+    renewed = {**LEASED, "until": 10_300, "expires_in": 900}
+    told = states(LEASED, {"_at": 0, "_sent": True}, renewed, at(0, renewed, _live=True))
+    assert [one["_change"] for one in told[2:]] == ["renewed", "renewed"]
+    assert states(LEASED, {"_at": 0, "_sent": True}, at(0, LEASED, _live=True))[-1]["_change"] == "server"
+
+
 def test_answer_from_before_a_change_or_a_solution_is_outdated():
     assert [one["_changes"] for one in states(LOCKED, LOCKED, 1, {"_at": 0, "_sent": True}, SMALL, at(0, None), at(0, None))] == [
         1, 1, 1, 2, 3, 4, 4

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tests.support.egress_proxy import attempts, lab
@@ -53,8 +54,10 @@ class Killer:
             os.kill(self.pid, signal.SIGKILL)
 
     def _connections(self) -> list[tuple[str, int]]:
-        files = Path(f"/proc/{self.pid}/fd").iterdir()
-        sockets = {os.readlink(file).removeprefix("socket:[").removesuffix("]") for file in files}
+        sockets = set()
+        for file in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # It was closed meanwhile.
+                sockets.add(os.readlink(file).removeprefix("socket:[").removesuffix("]"))
         found = []
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             fields = line.split()

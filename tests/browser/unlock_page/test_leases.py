@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.apps import PATIENT_UNLOCK_SECONDS, reconciler
+from tests.support.apps import reconciler
 from tests.support.browser import MODEST
 from tests.support.unlock_page import (
     ENDED,
@@ -31,9 +31,7 @@ def leased(start, store):
     def publish(left, on_expiry="end", **fields):
         tiers = {"verified": {"internet": True, "lease": LEASE, "on_expiry": on_expiry}}
         hub = "https://hub.example.org/jupyter"
-        process = start(
-            tiers=tiers, may_stop_pods=True, captcha_providers=MODEST, hub_url=hub, unlock_wait_seconds=PATIENT_UNLOCK_SECONDS
-        )
+        process = start(tiers=tiers, may_stop_pods=True, captcha_providers=MODEST, hub_url=hub)
         lasts(store, left, **fields)
         return f"{process.public}/egress/servers/alice/"
 

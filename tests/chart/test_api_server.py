@@ -4,9 +4,7 @@ Nothing here needs a node. tests/cluster has what pods and packets show.
 """
 
 import json
-import os
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,7 +33,6 @@ def plane(tools, tmp_path_factory) -> Iterator[ControlPlane]:
     """An API server that knows those kinds."""
     plane = ControlPlane(tools / "kubeall", tmp_path_factory.mktemp("plane"), RECONCILER)
     try:
-        plane.kubeconfig(plane.authority.parent / "kubeconfig", ADMIN)
         for name in ("binder", "dry"):
             plane.add("/api/v1/namespaces", {"metadata": {"name": name}})
         for group, kinds in MORE_KINDS.items():
@@ -47,13 +44,11 @@ def plane(tools, tmp_path_factory) -> Iterator[ControlPlane]:
 
 
 @pytest.fixture(scope="module")
-def run(plane, tools) -> Callable[..., str]:
+def run(plane) -> Callable[..., str]:
     """A function that runs a command in a namespace of that API server, and returns what it prints."""
-    environment = {**os.environ, "KUBECONFIG": str(plane.authority.parent / "kubeconfig"), "HOME": str(plane.authority.parent)}
 
     def run(namespace: str, program: str, *args: str, stdin: str = "") -> str:
-        command = [tools / program, "--namespace", namespace, *args]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, timeout=300)
+        done = plane.run(program, *args, namespace=namespace, stdin=stdin)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

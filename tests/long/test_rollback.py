@@ -5,7 +5,6 @@ Objects only: the API server has no node, and nothing runs.
 
 import itertools
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import pytest
 import yaml
 
 from tests.support import TOP, charts
-from tests.support.control_plane import ADMIN, ControlPlane
+from tests.support.control_plane import ControlPlane
 
 MODES = ("captcha", "observe", "allow", "deny", "off")
 
@@ -28,17 +27,9 @@ VALUES = {"verifier": {"pdb": {"enabled": True}}, "observe": {"withoutPolicies":
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """A function that runs a program in the namespace `binder` of an API server."""
-    folder, tools = tmp_path_factory.mktemp("plane"), charts.tools()
-    plane = ControlPlane(tools / "kubeall", folder)
-    plane.kubeconfig(folder / "kubeconfig", ADMIN)
+    plane = ControlPlane(charts.tools() / "kubeall", tmp_path_factory.mktemp("plane"))
     plane.add("/api/v1/namespaces", {"metadata": {"name": "binder"}})
-    environment = {**os.environ, "KUBECONFIG": str(folder / "kubeconfig"), "HOME": str(folder)}
-
-    def run(program: str, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        command = [tools / program, "--namespace", "binder", *args]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, check=False)
-
-    yield run
+    yield plane.run
     plane.stop()
 
 

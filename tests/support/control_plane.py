@@ -1,6 +1,7 @@
 """A real Kubernetes API server with etcd, on loopback and without a node: it keeps objects, and nobody runs them."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ class ControlPlane:
     """etcd and kube-apiserver. Each user's token is the user's name.
 
     Args:
-        kubeall: the program (`ci/tools`).
+        kubeall: the program (`ci/tools`), beside kubectl and helm.
         folder: for keys, logs and etcd's data.
         users: their names, beside `ADMIN`. What they may do is up to RBAC.
 
@@ -41,6 +42,7 @@ class ControlPlane:
     """
 
     def __init__(self, kubeall: Path, folder: Path, *users: str):
+        self._tools = kubeall.parent
         self.port, etcd, peer = free_port(), free_port(), free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         self.authority, self._audit_log = folder / "server.crt", folder / "audit.log"
@@ -143,6 +145,14 @@ class ControlPlane:
         config["users"] = [{"name": "me", "user": {"token": user}}]
         config["contexts"] = [{"name": "here", "context": {"cluster": "here", "user": "me"}}]
         file.write_text(yaml.safe_dump(config))
+
+    def run(self, program: str, *args: str, namespace: str = "binder", stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run kubectl or helm in a namespace, as `ADMIN`."""
+        folder = self.authority.parent
+        self.kubeconfig(folder / "kubeconfig", ADMIN)
+        environment = {**os.environ, "KUBECONFIG": str(folder / "kubeconfig"), "HOME": str(folder)}
+        command = [self._tools / program, "--namespace", namespace, *args]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, check=False)
 
     def asked(self, user: str) -> list[dict[str, Any]]:
         """The lines of the audit log about a user's requests: verb, `requestURI`, and the object. `ADMIN` has none."""

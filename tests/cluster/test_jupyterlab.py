@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from tests.support.cluster.front_door import PORT, URL, FrontDoor
 from tests.support.cluster.hub import start_by_hub
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.stage import Stage
+from tests.support.cluster.stage import JUPYTER, Stage
 from tests.support.cluster.timeouts import ANSWER_SECONDS, POD_SECONDS
 from tests.support.jupyter import Lab, notebook_of
 from tests.support.waiting import eventually
@@ -47,7 +47,7 @@ class InPod:
 def doors(stage: Stage) -> Iterator[None]:
     """Two hosts: one with BinderHub and the verifier, one with JupyterHub."""
     with stage.installed(f"--set=hubUrl=http://localhost:{HUB_PORT}"):
-        stage.install_binderhub()
+        stage.install_binderhub(JUPYTER)
         doors = [FrontDoor(stage, b"", port) for port in (PORT, HUB_PORT)]
         yield
         for door in doors:

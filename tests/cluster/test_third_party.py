@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.stage import JUPYTER, QUICK, Stage
 from tests.support.third_party_site import CLIENTS, ThirdPartySite
 
 TAG = f'<script async src="{URL}egress/v1/third-party.js"></script>'
@@ -33,6 +33,7 @@ def _open_to_the_site(stage: Stage, site: ThirdPartySite) -> Iterator[FrontDoor]
         f"--set=config.BinderHub.hub_url={URL}",
         "--set=config.BinderHub.cors_allow_origin=*",
         "--set=jupyterhub.hub.config.BinderSpawner.cors_allow_origin=*",
+        JUPYTER,
     )
     door = FrontDoor(stage, b"")
     yield door

@@ -90,9 +90,11 @@ class BinderSpawner(KubeSpawner):
     failed_once = set()  # noqa: RUF012
 
     def get_args(self):
-        """The settings of a plain Jupyter server behind the hub's proxy: its address and its token."""
+        """The settings of a plain Jupyter server behind the hub's proxy: its address and its token. probe only takes a port."""
         if self.auth_enabled:
             return super().get_args()
+        if self.cmd[0] == "probe":
+            return [f":{self.port}"]
         origin = [f"--ServerApp.allow_origin={self.cors_allow_origin}"] if self.cors_allow_origin else []
         return [
             *origin,

@@ -1,28 +1,54 @@
-"""The server of the egress proxy: the beginning of a tunnel, until the host has answered the ClientHello (D-403)."""
+"""Tunnels: their beginning, until the host has answered the ClientHello (D-403), and what a change of their pod does to them.
+
+`test_battery` has a host with OpenSSL, which asks for a second ClientHello.
+"""
 
 import asyncio
+import ipaddress
 import socket
-import ssl
 import tracemalloc
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from tests.support.certificates import certificate
-from tests.support.egress_proxy.hellos import CHANGE_CIPHER_SPEC, RETRY, hello_1_3, hello_for, server_hello
+from tests.support.clock import Clock
+from tests.support.egress_proxy.hellos import (
+    CHANGE_CIPHER_SPEC,
+    RETRY,
+    encrypted_client_hello,
+    hello,
+    hello_1_3,
+    hello_for,
+    server_hello,
+    server_name,
+)
 from tests.support.egress_proxy.loopback import publish, served
 from verifier.grants import UNVERIFIED
-from verifier.proxy import connections, tunnels, upstream
+from verifier.networks import NetworkSet
+from verifier.proxy import accounting, connections, tunnels, upstream
 from verifier.proxy.decide import Policy, TierHosts
+from verifier.proxy.flow import Connected
 from verifier.proxy.hello import MAX_HELLO_BYTES
 from verifier.proxy.hosts import HostList
-from verifier.proxy.limits import Limits
+from verifier.proxy.limits import Limits, Usage
 from verifier.proxy.metrics import Metrics
 from verifier.proxy.resolve import Resolver
 
-ANY = "any"
-POLICY = Policy({UNVERIFIED: TierHosts(HostList(["a.example"])), ANY: TierHosts(HostList(["*"]))})
+HOST = "203.0.113.1"
+"""The address of `a.example`."""
 
+ANY, CLOSED = "any", "closed"
+"""Tiers: one that reaches every host, and one that reaches every name but not that address. Unverified servers have `a.example`."""
+
+POLICY = Policy(
+    {
+        ANY: TierHosts(HostList(["*"])),
+        CLOSED: TierHosts(HostList(["*"]), closed=NetworkSet([ipaddress.ip_network(HOST)])),
+        UNVERIFIED: TierHosts(HostList(["a.example"])),
+    }
+)
+
+NAMED, ENCRYPTED = hello_for("a.example"), hello(server_name("a.example"), encrypted_client_hello())
 NO_KEY, WITH_KEY, OTHER = hello_1_3("a.example", has_key=False), hello_1_3("a.example"), hello_1_3("b.example")
 NO_NAME = hello_1_3(has_key=False), hello_1_3()
 EARLY_DATA = b"\x17\x03\x03\0\x05early"
@@ -33,16 +59,17 @@ ENDED, OTHER_NAME, NOT_TLS = ("allowed", "ended"), ("refused", "server-name"), (
 
 
 @asynccontextmanager
-async def tunnel(monkeypatch, tier=UNVERIFIED, buffer=0):
-    """A pod has an open tunnel to `a.example`. Yields the sockets of both ends, and the proxy. `buffer`: bytes that the pod can
-    receive without reading."""
-    proxy = connections.Proxy(POLICY, Limits(), Resolver(lambda name: ["203.0.113.1"]), Metrics(), log_connections=True)
+async def tunnel(monkeypatch, tier=UNVERIFIED, tier_when_connected="", buffer=0):
+    """A pod has an open tunnel to `a.example`, and may have another tier when the host is connected. Yields the sockets of both
+    ends, and the proxy. `buffer`: bytes that the pod can receive without reading."""
+    proxy = connections.Proxy(POLICY, Limits(), Resolver(lambda name: [HOST]), Metrics(), log_connections=True)
     publish(proxy, tier)
     ours, host = socket.socketpair()
     ours.setblocking(False)
     host.settimeout(60)
 
     async def connected(address, port, seconds):
+        publish(proxy, tier_when_connected or tier)
         return ours
 
     monkeypatch.setattr(upstream, "_connected", connected)
@@ -55,92 +82,15 @@ async def tunnel(monkeypatch, tier=UNVERIFIED, buffer=0):
             pod.sendall(b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n")
             head = b""
             while not head.endswith(b"\r\n\r\n"):
-                head += await asyncio.to_thread(pod.recv, 1)
+                head += await received(pod, 1)
             assert b" 200 " in head
             yield pod, host, proxy
 
 
-# -- hosts with OpenSSL
-
-
-@pytest.fixture(scope="module")
-def pem(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pem")
-    certificate(folder, "host")
-    return folder / "host.crt", folder / "host.key"
-
-
-@pytest.fixture
-def server(pem):
-    """A host that answers what it gets in TLS, and the names in its ClientHellos."""
-    context, names = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), []
-    context.load_cert_chain(*pem)
-    context.sni_callback = lambda connection, name, _: names.append(name)
-
-    def serve(host):
-        with suppress(OSError), context.wrap_socket(host, server_side=True) as secure:
-            secure.sendall(secure.recv(100))
-
-    return context, names, serve
-
-
-def spoken(pod):
-    """What a host answers to Python's TLS."""
-    with ssl._create_unverified_context().wrap_socket(pod, server_hostname="a.example") as secure:
-        secure.sendall(b"hello")
-        return secure.version(), secure.recv(100)
-
-
-@pytest.mark.parametrize(
-    ("curve", "newest", "hellos"),
-    [
-        pytest.param("prime256v1", ssl.TLSVersion.TLSv1_2, 1, id="TLS 1.2"),
-        pytest.param("X25519", ssl.TLSVersion.TLSv1_3, 1, id="a key that the client sends"),
-        pytest.param("secp521r1", ssl.TLSVersion.TLSv1_3, 2, id="a key that the client sends only if asked"),
-    ],
-)
-async def test_honest_client_reaches_a_host_of_any_kind(curve, newest, hellos, server, monkeypatch, ends):
-    context, names, serve = server
-    context.set_ecdh_curve(curve)
-    context.maximum_version = newest
-
-    async with tunnel(monkeypatch) as (pod, host, _):
-        seen = (await asyncio.gather(asyncio.to_thread(spoken, pod), asyncio.to_thread(serve, host)))[0]
-    assert seen == (newest.name.replace("_", "."), b"hello")
-    assert names == ["a.example"] * hellos
-    assert ends() == [ENDED]
-
-
-@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "when asked"])
-async def test_second_hello_for_another_host_does_not_reach_an_openssl_host(at_once, server, monkeypatch, ends):
-    _, names, serve = server
-
-    def escape(pod):
-        pod.sendall(NO_KEY + (OTHER if at_once else b""))
-        seen = pod.recv(4096)
-        assert RETRY in seen
-        if not at_once:
-            pod.sendall(OTHER)
-        while len(seen) < 300 and (more := pod.recv(4096)):
-            seen += more
-        return seen
-
-    async with tunnel(monkeypatch) as (pod, host, _):
-        serving = asyncio.create_task(asyncio.to_thread(serve, host))
-        seen = await asyncio.to_thread(escape, pod)
-        await serving
-    assert len(seen) < 300  # no certificate
-    assert names == ["a.example"]
-    assert ends() == [OTHER_NAME]
-
-
-# -- hosts that answer a set text
-
-
-def received(one, length):
+async def received(one, length):
     """That many bytes, or those until the end."""
     found = b""
-    while len(found) < length and (more := one.recv(length - len(found))):
+    while len(found) < length and (more := await asyncio.to_thread(one.recv, length - len(found))):
         found += more
     return found
 
@@ -154,17 +104,17 @@ async def exchange(monkeypatch, turns, tier=UNVERIFIED, is_open=True):
             await asyncio.to_thread(pod.sendall, sent)
             if not answer:
                 break
-            got.append(await asyncio.to_thread(received, host, len(sent)))
+            got.append(await received(host, len(sent)))
             pieces = answer if isinstance(answer, list) else [answer]
             for piece in pieces:
                 await asyncio.to_thread(host.sendall, piece)
                 await asyncio.sleep(0.002 * (len(pieces) > 1))
-            got.append(await asyncio.to_thread(received, pod, len(b"".join(pieces))))
+            got.append(await received(pod, len(b"".join(pieces))))
         if is_open:
             host.shutdown(socket.SHUT_WR)
-        end = await asyncio.to_thread(received, pod, 1)
+        end = await received(pod, 1)
         pod.close()
-        return got, end, await asyncio.to_thread(received, host, 1 << 20)
+        return got, end, await received(host, 1 << 20)
 
 
 def through(*turns):
@@ -215,15 +165,15 @@ async def test_other_hellos_end_the_tunnel(turns, end, tier, monkeypatch, ends):
 async def test_host_gets_what_follows_the_hello_once_it_has_answered(early, monkeypatch, ends):
     async with tunnel(monkeypatch) as (pod, host, _):
         await asyncio.to_thread(pod.sendall, WITH_KEY + early)
-        assert await asyncio.to_thread(received, host, len(WITH_KEY)) == WITH_KEY
+        assert await received(host, len(WITH_KEY)) == WITH_KEY
         await asyncio.sleep(0.05)
         host.setblocking(False)
         with pytest.raises(BlockingIOError):
             host.recv(1)
         host.settimeout(60)
         host.sendall(ANSWERS)
-        assert await asyncio.to_thread(received, host, len(early)) == early
-        assert await asyncio.to_thread(received, pod, len(ANSWERS)) == ANSWERS
+        assert await received(host, len(early)) == early
+        assert await received(pod, len(ANSWERS)) == ANSWERS
     assert ends() == [ENDED]
 
 
@@ -240,13 +190,13 @@ async def test_client_that_reads_nothing_keeps_its_connection(broken, monkeypatc
 
     async with tunnel(monkeypatch, buffer=2048) as (pod, host, proxy):
         pod.sendall(WITH_KEY + b"more")
-        await asyncio.to_thread(received, host, len(WITH_KEY))
+        await received(host, len(WITH_KEY))
         if broken:
             host.shutdown(socket.SHUT_RD)  # What follows the hello cannot be passed on.
         host.sendall(answer)
         await asyncio.sleep(0.2)
         assert proxy.open == 1
-        assert len(await asyncio.to_thread(received, pod, len(answer))) > 10_000
+        assert len(await received(pod, len(answer))) > 10_000
     assert len(ends()) == 1
 
 
@@ -258,14 +208,14 @@ async def test_judged_bytes_are_not_kept_while_the_client_reads_nothing(monkeypa
         try:
             before, _ = tracemalloc.get_traced_memory()
             pod.sendall(WITH_KEY + bytes(14_000))
-            await asyncio.to_thread(received, host, len(WITH_KEY))
+            await received(host, len(WITH_KEY))
             host.sendall(bytes(60_000))
             await asyncio.sleep(0.5)
             kept = tracemalloc.get_traced_memory()[0] - before
         finally:
             tracemalloc.stop()
         assert proxy.open == 1
-        await asyncio.to_thread(received, pod, 60_000)
+        await received(pod, 60_000)
     assert kept < 12_000
 
 
@@ -277,16 +227,73 @@ async def test_tunnel_to_a_host_that_does_not_answer_ends_in_time(answer, monkey
         pod.sendall(WITH_KEY)
         host.sendall(answer)
         with suppress(ConnectionResetError):
-            assert await asyncio.to_thread(received, pod, 1000) in (answer, b"")
+            assert await received(pod, 1000) in (answer, b"")
     assert ends() == [("allowed", "TimeoutError")]
 
 
 async def test_second_hello_has_a_time_limit(monkeypatch, ends):
     async with tunnel(monkeypatch) as (pod, host, _):
         pod.sendall(NO_KEY)
-        await asyncio.to_thread(received, host, len(NO_KEY))
+        await received(host, len(NO_KEY))
         monkeypatch.setattr(tunnels, "HELLO_SECONDS", 0.1)
         host.sendall(ASKS)
         with suppress(ConnectionResetError):
-            assert await asyncio.to_thread(received, pod, 1000) in (ASKS, b"")
+            assert await received(pod, 1000) in (ASKS, b"")
     assert ends() == [("allowed", "TimeoutError")]
+
+
+# -- a change of the pod
+
+
+@pytest.mark.parametrize(
+    ("sent", "tier", "end"),
+    [
+        pytest.param(NAMED, UNVERIFIED, ENDED, id="allowed"),
+        pytest.param(NAMED, CLOSED, ("cut", "address"), id="closed address"),
+        pytest.param(hello(), UNVERIFIED, ("cut", "server-name"), id="no name"),
+        pytest.param(ENCRYPTED, UNVERIFIED, ("cut", "server-name"), id="encrypted name"),
+    ],
+)
+async def test_open_tunnel_is_cut_if_the_new_tier_refuses_its_address_or_its_clienthello(sent, tier, end, monkeypatch, ends):
+    async with tunnel(monkeypatch, ANY) as (pod, host, proxy):
+        pod.sendall(sent)
+        assert await received(host, len(sent)) == sent
+        publish(proxy, tier)
+    assert ends() == [end]
+
+
+async def test_host_gets_nothing_if_the_tier_that_the_pod_got_meanwhile_closes_its_address(monkeypatch, ends):
+    async with tunnel(monkeypatch, ANY, CLOSED) as (pod, host, _):
+        pod.sendall(NAMED)
+        assert not await received(host, 1)
+    assert ends() == [("refused", "address")]
+
+
+@pytest.mark.parametrize("when", ["while the host is connected", "while the tunnel is open"])
+@pytest.mark.parametrize(("before", "now"), [(ANY, UNVERIFIED), (UNVERIFIED, ANY)])
+async def test_bytes_that_move_and_wait_in_a_tunnel_count_for_the_tier_that_its_pod_has_now(before, now, when, monkeypatch, ends):
+    clock = Clock()
+    usage = Usage(Limits(all_bytes_per_second=1_000_000), clock)
+    monkeypatch.setattr(connections, "Usage", lambda *_: usage)
+    monkeypatch.setattr(Connected, "waiting", 3)
+    monkeypatch.setattr(accounting, "MOST_WAITING_BYTES", 4)  # for unverified servers 2
+
+    async with tunnel(monkeypatch, before, before if when == "while the tunnel is open" else now) as (pod, host, proxy):
+        pod.sendall(NAMED)
+        await received(host, len(NAMED))
+        host.sendall(ANSWERS)
+        await received(pod, len(ANSWERS))
+        _, of_all, _ = usage.bytes("uid-2", verified=False)
+        assert not of_all.is_full  # The hellos count, too.
+        clock.now += 1
+        assert of_all.is_full
+        if when == "while the tunnel is open":
+            publish(proxy, now)
+        host.sendall(b"x")
+        await received(pod, 1)
+        *_, of_unverified = usage.bytes("uid-2", verified=False)
+        assert of_unverified.is_full == (now != UNVERIFIED)
+        watching = asyncio.create_task(proxy.watch())
+        await asyncio.sleep(0)  # the first round
+        watching.cancel()
+    assert ends() == [("cut", "not-taken") if now == UNVERIFIED else ENDED]

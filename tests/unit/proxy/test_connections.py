@@ -1,7 +1,11 @@
-"""The server of the egress proxy: the costs of a pod with too many connections."""
+"""The server of the egress proxy: what a pod with too many connections costs others, and what its clients are told.
+
+The limits themselves: `test_limits`. By packets, `tests/cluster/test_scans.py` counts a scan.
+"""
 
 import asyncio
-import logging.config
+import itertools
+import logging
 import socket
 import tracemalloc
 from collections import Counter
@@ -13,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.egress_proxy.loopback import publish, served
 from tests.support.metrics import PROXY_NAMES
 from verifier import logs
-from verifier.proxy import answers, connections, limits, requests
+from verifier.grants import UNVERIFIED
+from verifier.proxy import answers, connections, limits, new_hosts, requests, source_ports, upstream
 from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.flow import Asked, Flow
 from verifier.proxy.hosts import HostList
@@ -22,6 +27,15 @@ from verifier.proxy.metrics import Metrics
 from verifier.proxy.refusals import UNKNOWN, Reason, Refusal
 from verifier.proxy.resolve import Resolver
 from verifier.records import AddressChange, AddressVersion, PodAddresses
+
+
+async def ask(address, host):
+    """The first line of the answer to a CONNECT, without its version. The client leaves then."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n".encode())
+    line = await reader.readline()
+    writer.close()
+    return line.decode().strip().removeprefix("HTTP/1.1 ")
 
 
 async def test_connections_beyond_a_limit_are_not_all_answered():
@@ -40,6 +54,19 @@ async def test_connections_beyond_a_limit_are_not_all_answered():
         said = [await asyncio.wait_for(loop.sock_recv(connection, 12), 60) for connection in pod[1:]]
         assert said == [b"HTTP/1.1 429"] * most + [b""] * 49
         assert proxy.open <= most + 1
+
+
+async def test_flood_of_connections_leaves_others_their_turns():
+    number = 100
+    proxy = connections.Proxy(Policy({}), Limits(connections=number, new_per_second=number), Resolver(), Metrics())
+    accepted = [0]
+    async with served(proxy) as address, AsyncExitStack() as stack:
+        for _ in range(number):
+            stack.enter_context(socket.create_connection(address))
+        while accepted[-1] < number:
+            await asyncio.sleep(0)
+            accepted.append(proxy.open)
+    assert max(after - before for before, after in itertools.pairwise(accepted)) <= connections.ACCEPTED_A_TURN
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["whose address it was", "that was withdrawn before it came"])
@@ -118,26 +145,23 @@ async def test_connection_that_waits_keeps_little(sent, answer, monkeypatch):
 
 
 async def test_listed_host_counts_for_its_group_and_a_flood_for_its_server(caplog):
-    """Metrics and logs: connections to listed hosts that have no address, and one beyond the limit."""
+    """Metrics and logs: connections to listed hosts without an address or an answer of DNS, and one beyond the limit."""
     caplog.set_level(logging.INFO)
     repository = "https://github.com/org/" + "course" * 100
     course = {"github.com/org/*": HostList(["api.example.org"])}
     policy = Policy({"small": TierHosts(HostList(["julia"]))}, repositories=course)
-    metrics = Metrics()
-    proxy = connections.Proxy(policy, Limits(new_per_second=1), Resolver(lambda name: []), metrics, clock=lambda: 100.0)
+    metrics, found = Metrics(), {"pkg.julialang.org": []}
+    proxy = connections.Proxy(policy, Limits(new_per_second=1), Resolver(found.get), metrics, clock=lambda: 100.0)
     publish(proxy, "small", repository=repository)
     async with served(proxy) as address:
-        for host, answer in (("pkg.julialang.org", 502), ("api.example.org", 502), ("pkg.julialang.org", 429)):
-            reader, writer = await asyncio.open_connection(*address)
-            writer.write(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n".encode())
-            assert (await reader.read()).startswith(b"HTTP/1.1 %d" % answer)
-            writer.close()
-    found = metrics.text().decode()
-    for rule, group in (("unresolved", "julia"), ("unresolved", "other"), ("limit", "")):
+        for host, answer in (("pkg.julialang.org", "502"), ("api.example.org", "504"), ("pkg.julialang.org", "429")):
+            assert (await ask(address, host)).startswith(answer)
+    rules = {"unresolved": "julia", "unanswered": "other", "limit": ""}
+    for rule, group in rules.items():
         labels = f'decision="refused",group="{group}",rule="{rule}",tier="small"'
-        assert f"binder_egress_proxy_connections_total{{{labels}}} 1.0" in found
+        assert f"binder_egress_proxy_connections_total{{{labels}}} 1.0" in metrics.text().decode()
     lines = [record.fields for record in caplog.records]
-    assert [(line["rule"], line["user"]) for line in lines] == [(rule, "alice") for rule in ("unresolved", "unresolved", "limit")]
+    assert [(line["rule"], line["user"]) for line in lines] == [(rule, "alice") for rule in rules]
     assert {line["repository"] for line in lines} == {repository[:200]}  # a stranger's text, in each line
 
 
@@ -175,3 +199,84 @@ def test_metrics_have_stable_names_and_types_and_help():
     found = {family.name: family for family in families if not family.name.endswith("_created")}
     assert {name: family.type for name, family in found.items()} == PROXY_NAMES
     assert [name for name, family in found.items() if not family.documentation.endswith(".")] == []
+
+
+# -- connections to hosts
+
+
+FULL, OTHER = "203.0.113.1", "203.0.113.2"
+PORTS = 80
+"""The source ports of the machine: unverified servers may take 20 for one address, and a minute later 20 more."""
+
+HOSTS = {"full.example": [FULL], "other.example": [OTHER], "both.example": [FULL, OTHER]}
+POLICY = Policy({tier: TierHosts(HostList(["*"])) for tier in (UNVERIFIED, "verified")})
+
+
+@pytest.fixture
+def internet(monkeypatch):
+    """The addresses that the proxy tries. Those in 198.51.100.0/24 refuse, all others are connected."""
+    tried = []
+
+    async def connected(address, port, seconds):
+        tried.append(address)
+        if address.startswith("198.51.100."):
+            raise ConnectionRefusedError
+        ours, _ = socket.socketpair()
+        ours.setblocking(False)
+        return ours
+
+    monkeypatch.setattr(upstream, "_connected", connected)
+    return tried
+
+
+async def test_scanner_reaches_few_hosts_and_those_that_it_knows_go_on(internet, clock):
+    """The name with another address in each answer is one host. A host that does not answer counts twice."""
+    turns = itertools.count(1)
+
+    def resolve(name):
+        if name == "turning.example":
+            return [f"203.0.113.{next(turns)}"]
+        kind, number = name[0], name[1:].partition(".")[0]
+        return [f"{'198.51.100' if kind == 'r' else '192.0.2'}.{number}"]
+
+    limits, metrics = Limits(1000, 1000, new_hosts_per_minute=6, unverified_new_hosts_per_minute=4), Metrics()
+    proxy = connections.Proxy(POLICY, limits, Resolver(resolve, clock), metrics, clock=clock)
+    refusals = ["502 The host does not answer"] * 2
+    refusals += ["429 This server has tried too many hosts in the last minute, try again later"]
+    async with served(proxy) as address:
+        publish(proxy, UNVERIFIED)
+        assert [await ask(address, f"r{number}.example") for number in range(3)] == refusals
+        assert internet == ["198.51.100.0", "198.51.100.1"]
+        clock.now += new_hosts.WINDOW_SECONDS
+        internet.clear()
+        publish(proxy, "verified")
+        for _ in range(3):
+            clock.now += 6  # DNS is asked again
+            assert (await ask(address, "turning.example")).startswith("200 ")
+        assert len(set(internet)) == 1 and next(turns) > 3
+        answers = [await ask(address, f"a{number}.example") for number in range(5)]
+        assert {answer[:3] for answer in answers} == {"200"}
+        assert (await ask(address, "a0.example")).startswith("200 ")
+    for row in ('outcome="immediate",who="verified"} 6.0', 'outcome="refused",who="unverified"} 1.0'):
+        assert f"binder_egress_proxy_new_hosts_total{{{row}" in metrics.text().decode()
+
+
+async def test_unverified_servers_that_take_a_hosts_ports_are_refused_and_others_served(internet, clock, monkeypatch):
+    monkeypatch.setattr(source_ports, "FEW", 0)  # They are for servers with few connections.
+    limits = Limits(1000, 1000, source_ports=PORTS, new_hosts_per_minute=0, unverified_new_hosts_per_minute=0)
+    metrics = Metrics()
+    proxy = connections.Proxy(POLICY, limits, Resolver(HOSTS.__getitem__, clock), metrics, clock=clock)
+    full = "503 Too many connections to this host in the last minute, try again"
+    async with served(proxy) as address:
+        publish(proxy, UNVERIFIED)
+        assert {(await ask(address, "full.example"))[:3] for _ in range(PORTS // 4)} == {"200"}
+        assert await ask(address, "full.example") == full
+        for host in ("other.example", "both.example"):
+            assert (await ask(address, host)).startswith("200 ")
+        publish(proxy, "verified")
+        assert (await ask(address, "full.example")).startswith("200 ")
+        clock.now += source_ports.KEPT_SECONDS
+        publish(proxy, UNVERIFIED)
+        assert (await ask(address, "full.example")).startswith("200 ")
+    refused = 'decision="refused",group="*",rule="host-limit",tier="unverified"'
+    assert f"binder_egress_proxy_connections_total{{{refused}}} 1.0" in metrics.text().decode()

@@ -1,9 +1,8 @@
-"""What a host sends last reaches the client of the egress proxy, however the connection ends."""
+"""Connections of the egress proxy that move bytes: what a host sends last reaches the client, however the connection ends."""
 
 import asyncio
 import builtins
 import contextlib
-import socket
 import weakref
 from functools import partial
 
@@ -28,18 +27,6 @@ SENT_BYTES = 100_000
 """The bytes of an answer. The buffer of a socket has room for them."""
 
 
-@pytest.fixture
-def ends():
-    """A pod and its end in the proxy, and a host with the proxy's end."""
-    pairs = [socket.socketpair(), socket.socketpair()]
-    (pod, client), (upstream, host) = pairs
-    for one in (pod, client, upstream):
-        one.setblocking(False)
-    yield pod, client, upstream, host
-    for one in (pod, client, upstream, host):
-        one.close()
-
-
 def connected(request, client, upstream):
     return Connected(Flow("127.0.0.1", client), request, POD, upstream, "192.0.2.1", lambda: None, [Bucket(0)])
 
@@ -58,12 +45,32 @@ async def turns():
         await asyncio.sleep(0)
 
 
-async def test_client_gets_what_a_limit_of_bytes_held_back_when_the_host_ended(ends, monkeypatch):
+async def test_upload_in_chunks_of_a_byte_leaves_others_their_turns(sockets):
+    """The buffers of two sockets have room for all chunks, so nothing has to wait."""
+    pod, client, upstream, host = sockets
+    head, chunks, taken = b"POST http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\nTransfer-Encoding: chunked\r\n\r\n", 100, 0
+    pod.sendall(head + b"1\r\nx\r\n" * chunks + b"0\r\n\r\n")
+
+    async def other():
+        nonlocal taken
+        while True:
+            taken += 1
+            await asyncio.sleep(0)
+
+    request = await read_request(client)
+    others = asyncio.create_task(other())
+    await asyncio.wait_for(plain.send(connected(request, client, upstream), request), 60)
+    others.cancel()
+    assert host.recv(65536).count(b"x") >= chunks
+    assert taken >= chunks // plain.PIECES_A_TURN
+
+
+async def test_client_gets_what_a_limit_of_bytes_held_back_when_the_host_ended(sockets, monkeypatch):
     """The client says something more, which finds the host gone while its answer waits in the proxy."""
     monkeypatch.setattr(endings, "LONGEST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(splice, "take", lambda *_: 1.0)
     monkeypatch.setattr(tunnels, "begin", begin)
-    pod, client, upstream, host = ends
+    pod, client, upstream, host = sockets
     loop, held = asyncio.get_running_loop(), []
     call_later = loop.call_later
 
@@ -103,10 +110,10 @@ async def test_client_gets_what_a_limit_of_bytes_held_back_when_the_host_ended(e
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["of a whole request", "of a request that the host cut short"])
-async def test_request_that_has_gone_on_is_forgotten(ends, whole, monkeypatch):
+async def test_request_that_has_gone_on_is_forgotten(sockets, whole, monkeypatch):
     """A client may read its answer slowly. What waits in sockets counts; what the parser and the frames of an exception hold does
     not."""
-    pod, client, upstream, host = ends
+    pod, client, upstream, host = sockets
     in_frame = []
 
     async def send(flow, request, really=plain.send):
@@ -133,9 +140,9 @@ async def test_request_that_has_gone_on_is_forgotten(ends, whole, monkeypatch):
 
 
 @pytest.mark.parametrize("closes", [False, True], ids=["and stays", "and closes"])
-async def test_client_gets_an_answer_that_comes_before_the_end_of_the_body(ends, closes):
+async def test_client_gets_an_answer_that_comes_before_the_end_of_the_body(sockets, closes):
     """Such an answer is a refusal, often. The host does not read the rest."""
-    pod, client, upstream, host = ends
+    pod, client, upstream, host = sockets
     head = b"POST http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"
     answer = b"HTTP/1.1 413 Too Large\r\n\r\n"
 

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
-import random
 import socket
 import struct
 
@@ -16,22 +14,10 @@ from verifier.proxy.limits import BURST_SECONDS, Bucket
 from verifier.proxy.splice import Pump
 
 
-@pytest.fixture
-def ends():
-    """Two connections: bytes that are sent at one end of the first arrive at the far end of the second, if a pump moves them."""
-    pairs = [socket.socketpair(), socket.socketpair()]
-    for one in (end for pair in pairs for end in pair):
-        one.setblocking(False)
-    (sender, source), (target, receiver) = pairs
-    yield sender, source, target, receiver
-    for one in (sender, source, target, receiver):
-        one.close()
-
-
-async def test_new_connection_waits_for_the_debt_of_those_before(ends, monkeypatch):
+async def test_new_connection_waits_for_the_debt_of_those_before(sockets, monkeypatch):
     """Otherwise a server would get a free step with each connection that it opens."""
     later = []
-    sender, source, target, receiver = ends
+    sender, source, target, receiver = sockets
     clock = Clock()
     bucket = Bucket(1000, clock)
     bucket.take(1000 * BURST_SECONDS + 500)
@@ -52,7 +38,7 @@ async def test_new_connection_waits_for_the_debt_of_those_before(ends, monkeypat
 
 @pytest.fixture
 def tcp_ends():
-    """The same with TCP, which has resets. The receiver takes little at a time."""
+    """Such sockets with TCP, which has resets. The receiver takes little at a time."""
     receiver = socket.socket()
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -66,33 +52,6 @@ def tcp_ends():
     yield sender, source, target, receiver
     for one in (sender, source, target, receiver):
         one.close()
-
-
-async def fill(sender: socket.socket) -> None:
-    """Send until nothing more is taken."""
-    loop = asyncio.get_running_loop()
-    with contextlib.suppress(TimeoutError):
-        while True:
-            await asyncio.wait_for(loop.sock_sendall(sender, bytes(1 << 16)), 1)
-
-
-async def test_pump_goes_on_when_its_target_takes_bytes_again(tcp_ends):
-    sender, source, target, receiver = tcp_ends
-    sent = random.Random(1).randbytes(2_000_000)
-
-    loop = asyncio.get_running_loop()
-    pump = Pump(source, target, [Bucket(0)])
-    sending = loop.create_task(loop.sock_sendall(sender, sent))
-    await asyncio.sleep(1)
-    held, came = pump.moved, b""
-    async with asyncio.timeout(60):
-        while len(came) < len(sent):
-            came += await loop.sock_recv(receiver, 1 << 20)
-    await sending
-    pump.stop()
-    held, came = (held, came)
-    assert 0 < held < len(sent)
-    assert came == sent
 
 
 @pytest.mark.parametrize(
@@ -128,7 +87,9 @@ async def test_pump_that_waits_ends_with_its_target(tcp_ends):
     sender, source, target, receiver = tcp_ends
 
     pump = Pump(source, target, [Bucket(0)])
-    await fill(sender)
+    with contextlib.suppress(TimeoutError):
+        while True:  # until nothing more is taken
+            await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(sender, bytes(1 << 16)), 1)
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     receiver.close()
     with pytest.raises((BrokenPipeError, ConnectionResetError)):
@@ -136,29 +97,11 @@ async def test_pump_that_waits_ends_with_its_target(tcp_ends):
     pump.stop()
 
 
-async def test_failure_of_a_stopped_pump_is_no_error_of_the_loop(ends):
-    """If both pumps of a connection fail at once, only one failure is looked at."""
-    sender, source, target, receiver = ends
-    errors = []
-
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["message"]))
-    receiver.close()
-    sender.sendall(b"some bytes")
-    pump = Pump(source, target, [Bucket(0)])
-    async with asyncio.timeout(60):
-        while not pump.ended.done():
-            await asyncio.sleep(0.01)
-    pump.stop()
-    del pump
-    gc.collect()
-    assert errors == []
-
-
 @pytest.mark.parametrize("broken", ["source", "target"])
-async def test_pump_of_a_broken_connection_holds_no_pipe(ends, broken, monkeypatch):
+async def test_pump_of_a_broken_connection_holds_no_pipe(sockets, broken, monkeypatch):
     """The connection may stay for minutes: the other side is still to get what the kernel has for it."""
     monkeypatch.setattr(splice, "_spare", [])
-    sender, source, target, receiver = ends
+    sender, source, target, receiver = sockets
 
     before = pipes()
     if broken == "source":

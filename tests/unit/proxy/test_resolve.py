@@ -5,8 +5,10 @@ import threading
 
 import pytest
 
+from tests.support.egress_proxy import slow_dns
+from tests.support.egress_proxy.attempts import PUBLIC
 from verifier.proxy import resolve
-from verifier.proxy.resolve import ADDRESSES, NAMES_OF_ONE, THREADS, Resolver
+from verifier.proxy.resolve import ADDRESSES, NAMES_OF_ONE, THREADS, TIMEOUT_SECONDS, TRIES, TRY_SECONDS, Resolver
 
 FOUND = ["192.0.2.1"]
 
@@ -89,3 +91,12 @@ async def test_name_with_thousands_of_addresses_keeps_the_first_sixteen():
     resolver = Resolver(lambda name: many)
     for _ in range(2):
         assert await resolver.addresses("many.example", "a") == many[:ADDRESSES]
+
+
+def test_system_waits_for_late_answers_asks_again_and_gives_up_in_time():
+    """A lost question does not cost the connection. Neither silence nor a failure of DNS is a name without an address."""
+    seen = slow_dns.seen()
+    unanswered, seconds = seen["never"]
+    assert (seen["late"][0], seen["lost"][0], seen["again"]) == ([PUBLIC[0]],) * 3
+    assert (seen["failed"][0], unanswered) == (None, None)
+    assert TRIES * TRY_SECONDS <= seconds < 10 * TIMEOUT_SECONDS

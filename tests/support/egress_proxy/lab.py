@@ -141,7 +141,7 @@ class Lab(Running):
         return attempts.addresses(name)
 
 
-def in_namespace(module: str, *arguments: str, resolver: str = "") -> dict:
+def in_namespace(module: str, resolver: str = "") -> dict:
     """Run a program in a new network namespace with the lab's addresses, and return the JSON that it prints.
 
     The DNS server `resolver` is asked as the chart's pod asks. Without one it is the machine's, which does not exist there.
@@ -155,7 +155,7 @@ def in_namespace(module: str, *arguments: str, resolver: str = "") -> dict:
             resolv_conf.write(f"nameserver {resolver}\noptions timeout:{TRY_SECONDS} attempts:{TRIES}\n")
             resolv_conf.flush()
             inside.append(f"mount --bind {resolv_conf.name} /etc/resolv.conf")
-        inside.append(f"exec {shlex.join([sys.executable, '-m', module, *arguments])}")
+        inside.append(f"exec {shlex.join([sys.executable, '-m', module])}")
         command = ["unshare", "--map-root-user", "--net", "--mount", "sh", "-ec", "\n".join(inside)]
         environment = {**os.environ, "PYTHONPATH": str(TOP)}
         done = subprocess.run(command, capture_output=True, text=True, cwd=TOP, env=environment, check=False)

@@ -1,10 +1,15 @@
-"""The limits of one server, and of all unverified servers together."""
+"""The limits of one server, and of all unverified servers together: connections, bytes, new hosts, source ports for one host."""
 
+import asyncio
 from heapq import heappop, heappush
 
 import pytest
 
-from verifier.proxy.limits import BURST_SECONDS, Bucket, Limits, Usage
+from verifier.proxy import source_ports as source_ports_module
+from verifier.proxy import upstream
+from verifier.proxy.limits import BURST_SECONDS, DEFAULT_PORTS, Bucket, Limits, Usage
+from verifier.proxy.new_hosts import WAIT_SECONDS, WINDOW_SECONDS, NewHosts
+from verifier.proxy.source_ports import FEW, KEPT_SECONDS, SourcePorts, source_ports
 
 STEP = 262_144
 """Bytes that a pump moves at once."""
@@ -23,7 +28,8 @@ def test_bucket_tells_how_long_its_debt_lasts(clock):
     assert bucket.take(50) == pytest.approx(0.5)
     clock.now += 0.5
     assert bucket.take(0) == pytest.approx(0)
-    assert Bucket(0, clock).take(10**9) == 0
+    # The usual limits of bytes are none.
+    assert [bucket.take(10**12) for bucket in Usage(Limits(), clock).bytes("a", False)] == [0.0] * 3
 
 
 def test_server_has_its_number_of_connections(clock):
@@ -57,11 +63,8 @@ def test_unverified_servers_take_half_at_most(clock):
         if was:
             usage.release(f"stranger {number}", False)
     assert usage.unverified == 0 and usage.connections == 4
-
-
-def test_unverified_servers_get_nothing_if_verified_ones_have_it_all(clock):
-    usage = Usage(Limits(all_connections=10), clock)
-    assert all(usage.admit("verified", True) for _ in range(10))
+    # They get nothing if verified ones have it all.
+    assert all(usage.admit("verified", True) for _ in range(6))
     assert not usage.admit("stranger", False)
 
 
@@ -95,11 +98,6 @@ def test_unverified_servers_take_half_of_the_bytes_at_most(clock):
     assert found[True] + found[False] < rate * 1.2
 
 
-def test_bytes_have_no_limit_of_all_unless_it_is_set(clock):
-    usage = Usage(Limits(), clock)
-    assert [bucket.take(10**12) for bucket in usage.bytes("a", False)] == [0.0] * 3
-
-
 def test_idle_server_is_forgotten(clock):
     usage = Usage(Limits(bytes_per_second=10), clock)
     usage.admit("a", True)
@@ -111,3 +109,200 @@ def test_idle_server_is_forgotten(clock):
     clock.now += 60
     usage.forget_idle()
     assert len(usage) == 0
+
+
+# -- new hosts
+
+
+LIMIT = 20
+"""The addresses that a verified server may try in a minute. An unverified one may try five."""
+
+
+@pytest.fixture
+def hosts(clock):
+    return NewHosts(LIMIT, 5, clock=clock)
+
+
+def wait(hosts, number, server="uid", verified=True):
+    return hosts.wait(server, verified, f"{number}.example", f"203.0.113.{number}")
+
+
+def scan(hosts, clock, seconds, fails=False):
+    """The number of addresses that a scan tries in this time if it does nothing but wait for its turns."""
+    tried, ends = 0, clock.now + seconds
+    while clock.now < ends:
+        pause = hosts.wait("uid", True, "", str(tried))
+        clock.now += 0.5 if pause is None else pause or 0.01
+        if fails and pause is not None:
+            hosts.fail("uid", str(tried))
+        tried += pause is not None
+    return tried
+
+
+@pytest.mark.parametrize(("verified", "limit"), [(True, LIMIT), (False, 5)])
+def test_server_tries_its_number_of_addresses_without_a_wait_and_is_named_beyond_it(hosts, verified, limit):
+    for _ in range(2):
+        assert [wait(hosts, number, verified=verified) for number in range(limit)] == [0.0] * limit
+    wait(hosts, 1, server="other")
+    assert hosts.beyond == set()
+    assert wait(hosts, limit, verified=verified) != 0
+    assert hosts.beyond == {"uid"}
+
+
+def test_delay_doubles_with_each_quarter_of_the_limit(hosts, clock):
+    for number in range(LIMIT):
+        wait(hosts, number)
+    pauses = []
+    for number in range(LIMIT, LIMIT + 6):
+        pauses.append(wait(hosts, number))
+        clock.now += 1
+        # A second connection does not pass the first.
+        assert wait(hosts, number) == pytest.approx(pauses[-1] - 1)
+        clock.now += pauses[-1] - 1
+    assert pauses[0] == pytest.approx(60 / LIMIT)
+    assert pauses[5] == pytest.approx(2 * pauses[0])
+
+
+def test_address_whose_turn_is_too_far_away_is_not_tried(hosts, clock):
+    pauses = [wait(hosts, number) for number in range(3 * LIMIT)]
+    assert pauses[-1] is None and max(filter(None, pauses)) <= WAIT_SECONDS
+    clock.now += WINDOW_SECONDS + WAIT_SECONDS
+    assert wait(hosts, 3 * LIMIT - 1) == 0
+
+
+def test_scan_tries_half_as_many_again_in_a_minute_and_the_limit_in_each_later_one(hosts, clock):
+    assert scan(hosts, clock, 60) <= 1.5 * LIMIT
+    assert scan(hosts, clock, 600) <= 11 * LIMIT
+
+
+def test_address_that_does_not_answer_counts_twice(hosts, clock):
+    assert scan(hosts, clock, 60, fails=True) < LIMIT < scan(NewHosts(LIMIT, 5, clock=clock), clock, 60)
+
+
+def test_address_that_fails_again_and_again_counts_twice_only(hosts):
+    for _ in range(100):
+        assert wait(hosts, 1) == 0
+        hosts.fail("uid", "203.0.113.1")
+    assert [wait(hosts, number) for number in range(2, LIMIT)] == [0.0] * (LIMIT - 2)
+
+
+def test_addresses_of_a_name_that_answered_are_known_for_a_minute(hosts, clock):
+    for number in (1, 2):
+        hosts.wait("uid", True, "large.example", f"203.0.113.{number}")
+    hosts.fail("uid", "203.0.113.2")
+    assert hosts.of("uid", "large.example") == ["203.0.113.1"]
+    assert hosts.of("uid", "other.example") == hosts.of("another", "large.example") == []
+    clock.now += WINDOW_SECONDS
+    assert hosts.of("uid", "large.example") == []
+
+
+def test_servers_that_try_nothing_are_forgotten(hosts, clock):
+    wait(hosts, 1)
+    assert len(hosts) == 1
+    clock.now += WINDOW_SECONDS
+    hosts.forget_old()
+    assert len(hosts) == 0
+
+
+def test_without_a_limit_nobody_waits(clock):
+    hosts = NewHosts(0, 0, clock=clock)
+    assert [wait(hosts, number) for number in range(200)] == [0.0] * 200
+    assert len(hosts) == 0
+
+
+# -- source ports
+
+
+HOST = ("203.0.113.11", 443)
+PORTS = 4000
+"""So all servers have 2,000 ports for one address, and unverified ones 1,000."""
+
+
+@pytest.fixture
+def ports(clock):
+    return SourcePorts(PORTS, clock)
+
+
+def opened(ports, number, server="stranger", verified=False, host=HOST):
+    """The connections, of this many attempts, that were within the limits."""
+    return list(filter(None, (ports.take(*host, server, verified) for _ in range(number))))
+
+
+def test_unverified_servers_have_a_quarter_and_verified_ones_half(ports):
+    assert len(opened(ports, PORTS)) == PORTS / 4
+    assert len(opened(ports, PORTS, "verified", True)) == PORTS / 4
+    before = len(ports)
+    assert opened(ports, 1, "late") == opened(ports, 1, "another verified", True) == []
+    assert len(ports) == before  # Refused connections are not remembered.
+    # Another port is counted by itself. The kernel finds a port of the first half in a step or two.
+    other = (HOST[0], 80)
+    assert len(opened(ports, PORTS, "verified", True, other)) == PORTS / 2
+    assert opened(ports, 1, host=other) == []
+
+
+def test_unverified_server_with_few_has_a_place_beyond_the_quarter(ports):
+    """A tenth of the half is for such servers, so that they get their packages. One server alone cannot fill it."""
+    opened(ports, PORTS)
+    assert len(opened(ports, PORTS, "student")) == FEW
+    for number in range(100):
+        opened(ports, FEW + 1, f"crowd {number}")
+    assert ports.taken()["unverified"] == pytest.approx(1.2) and opened(ports, 1, "late") == []
+    assert len(opened(ports, PORTS, "verified", True)) == pytest.approx(PORTS * 0.2)
+
+
+def test_connection_that_has_ended_counts_for_a_minute(ports, clock):
+    for taken in opened(ports, PORTS):
+        ports.give_back(taken, connected=True)
+    clock.now += KEPT_SECONDS - 1
+    assert opened(ports, 1) == [] and ports.taken() == {"all": 0.5, "unverified": 1.0}
+    clock.now += 1
+    assert len(opened(ports, PORTS)) == PORTS / 4
+
+
+def test_open_connection_counts_for_longer(ports, clock):
+    (held,) = opened(ports, 1)
+    clock.now += 10 * KEPT_SECONDS
+    ports.forget_ended()
+    assert ports.taken()["all"] == pytest.approx(1 / 2000)
+    ports.give_back(held, connected=True)
+    clock.now += KEPT_SECONDS
+    ports.forget_ended()
+    assert len(ports) == 0
+
+
+def test_attempt_that_failed_counts_no_longer(ports):
+    """The kernel keeps no port for such a connection."""
+    for taken in opened(ports, PORTS):
+        ports.give_back(taken, connected=False)
+    assert len(ports) == 0
+
+
+async def test_connection_that_is_cut_before_its_host_answers_counts_no_longer(ports, monkeypatch):
+    """Such ports would never be free again."""
+    monkeypatch.setattr(upstream, "_connected", lambda *_: asyncio.sleep(60))
+
+    opening = asyncio.create_task(upstream.connect(ports, NewHosts(0, 0), "", [HOST[0]], HOST[1], "uid-1", False))
+    await asyncio.sleep(0)
+    assert len(ports) > 0
+    opening.cancel()
+    await asyncio.wait([opening])
+    assert len(ports) == 0
+
+
+def test_memory_has_a_bound(ports, monkeypatch):
+    monkeypatch.setattr(source_ports_module, "ENDED_MOST", 1000)
+    for number in range(2000):
+        taken = ports.take(f"2001:db8::{number:x}", 443, f"server {number % 100}", False)
+        ports.give_back(taken, connected=True)
+    assert len(ports) == 4 * 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("32768\t60999\n", 28_232), ("10000\t65535\n", 55_536), ("", DEFAULT_PORTS), ("1 2 3", DEFAULT_PORTS), (None, DEFAULT_PORTS)],
+)
+def test_number_of_ports_is_that_of_the_machine_or_the_usual_one(tmp_path, text, number):
+    file = tmp_path / "ip_local_port_range"
+    if text is not None:
+        file.write_text(text)
+    assert source_ports(file) == number

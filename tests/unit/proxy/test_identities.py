@@ -33,13 +33,11 @@ def test_pod_is_known_by_each_of_its_addresses(identities):
     for address in ("10.42.0.5", "::ffff:10.42.0.5", "fd00::5", "fd00:0:0::5"):
         assert identities.of(address) == alice
     assert identities.of("10.42.0.6") is None and identities.of("nonsense") is None
-
-
-def test_pod_that_spells_an_address_twice_claims_it_once(identities):
-    alice = pod("a", "10.42.0.5", "::ffff:10.42.0.5")
-    identities.apply(AddressChange(AddressVersion(1), "alice/", (alice,)))
-    assert identities.of("10.42.0.5") == alice and identities.claimed_twice == []
-    identities.apply(AddressChange(AddressVersion(2), "alice/"))
+    # A pod that spells an address twice claims it once.
+    twice = pod("a", "10.42.0.5", "::ffff:10.42.0.5")
+    identities.apply(AddressChange(AddressVersion(2), "alice/", (twice,)))
+    assert identities.of("10.42.0.5") == twice and identities.claimed_twice == []
+    identities.apply(AddressChange(AddressVersion(3), "alice/"))
     assert identities.of("10.42.0.5") is None and len(identities) == 0
 
 
@@ -52,13 +50,6 @@ def test_address_that_two_pods_claim_is_nobodys(identities, changes):
     assert set(changes) == {"a", "b"} and identities.still("a", "10.42.0.5") is None
     identities.apply(AddressChange(AddressVersion(3), "alice/"))
     assert identities.of("10.42.0.5").uid == "b"
-
-
-def test_snapshot_alone_is_not_fresh(clock):
-    identities = Identities(clock=clock)
-    identities.load(AddressVersion(7), {"alice/": [pod()]})
-    assert identities.of("10.42.0.5") is None
-    assert identities.apply(AddressChange(AddressVersion(7))) and identities.of("10.42.0.5") == pod()
 
 
 def test_old_addresses_count_for_open_connections_alone(identities, clock):
@@ -83,23 +74,18 @@ def test_change_of_one_server_makes_no_other_count_again(identities, clock):
     assert identities.of("10.42.0.5") and identities.of("10.42.0.6")
 
 
-@pytest.mark.parametrize("version", [0, 3, 9])
-def test_missed_change_asks_for_a_snapshot(identities, version):
+@pytest.mark.parametrize(
+    "version", [AddressVersion(0), AddressVersion(3), AddressVersion(1, "after a wipe"), AddressVersion(2, "after a wipe")]
+)
+@pytest.mark.parametrize("server", ["bob/", ""], ids=["change", "beat"])
+def test_missed_change_asks_for_a_snapshot(identities, version, server):
+    bob = (pod("b", "10.42.0.6"),)
     identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
-    assert not identities.apply(AddressChange(AddressVersion(version), "bob/", (pod("b", "10.42.0.6"),)))
+    assert not identities.apply(AddressChange(version, server, bob if server else ()))
     # No change is applied before the snapshot.
-    assert not identities.apply(AddressChange(AddressVersion(2), "bob/", (pod("b", "10.42.0.6"),)))
-    identities.load(AddressVersion(version), {})
-    assert identities.apply(AddressChange(AddressVersion(version)))
-
-
-def test_beat_with_another_version_asks_for_a_snapshot(identities):
-    assert not identities.apply(AddressChange(AddressVersion(1)))
-
-
-def test_same_number_after_a_wipe_asks_for_a_snapshot(identities):
-    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
-    assert not identities.apply(AddressChange(AddressVersion(1, "later"), "bob/", (pod("b", "10.42.0.6"),)))
+    assert not identities.apply(AddressChange(AddressVersion(2), "bob/", bob))
+    identities.load(version, {})
+    assert identities.apply(AddressChange(version))
 
 
 def test_change_that_the_snapshot_has_changes_nothing(identities):
@@ -116,34 +102,33 @@ def test_snapshot_tells_of_pods_that_others_of_their_server_replaced(identities,
     assert set(changes) == {"a", "b"} and identities.still("a", "10.42.0.5") is None
 
 
-def test_vanished_pod_keeps_open_connections_for_a_while(identities, clock, changes):
-    """Redis was wiped, and the reconciler publishes again."""
+@pytest.fixture
+def vanished(identities, changes):
+    """Identities of which alice's pod has vanished: Redis was wiped, and the reconciler publishes again."""
     identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
     identities.load(AddressVersion(0), {})
-    identities.apply(AddressChange(AddressVersion(0)))
-    assert identities.of("10.42.0.5") is None and identities.still("a", "10.42.0.5") == pod()
+    changes.clear()
+    return identities
+
+
+def test_vanished_pod_keeps_open_connections_for_a_while(vanished, clock, changes):
+    vanished.apply(AddressChange(AddressVersion(0)))
+    assert vanished.of("10.42.0.5") is None and vanished.still("a", "10.42.0.5") == pod()
     clock.now += MAX_AGE_SECONDS + 1
-    changes.clear()
-    identities.forget_missing()
-    assert changes == ["a"] and identities.still("a", "10.42.0.5") is None
+    vanished.forget_missing()
+    assert changes == ["a"] and vanished.still("a", "10.42.0.5") is None
 
 
-def test_vanished_pod_loses_its_connections_to_the_next_with_its_address(identities, changes):
-    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
-    identities.load(AddressVersion(0), {})
-    changes.clear()
-    identities.apply(AddressChange(AddressVersion(1), "bob/", (pod("b"),)))
-    assert identities.still("a", "10.42.0.5") is None and identities.of("10.42.0.5").uid == "b" and set(changes) == {"a", "b"}
+def test_vanished_pod_loses_its_connections_to_the_next_with_its_address(vanished, changes):
+    vanished.apply(AddressChange(AddressVersion(1), "bob/", (pod("b"),)))
+    assert vanished.still("a", "10.42.0.5") is None and vanished.of("10.42.0.5").uid == "b" and set(changes) == {"a", "b"}
 
 
-def test_vanished_pod_that_comes_back_is_known_again(identities, changes):
-    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
-    identities.load(AddressVersion(0), {})
-    changes.clear()
-    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(tier="verified"),)))
-    assert identities.of("10.42.0.5").tier == "verified" and changes == ["a"]
-    identities.forget_missing()
-    assert identities.still("a", "10.42.0.5").tier == "verified"
+def test_vanished_pod_that_comes_back_is_known_again(vanished, changes):
+    vanished.apply(AddressChange(AddressVersion(1), "alice/", (pod(tier="verified"),)))
+    assert vanished.of("10.42.0.5").tier == "verified" and changes == ["a"]
+    vanished.forget_missing()
+    assert vanished.still("a", "10.42.0.5").tier == "verified"
 
 
 def test_change_of_addresses_ends_connections_from_the_old_one(identities):
@@ -201,9 +186,7 @@ def test_common_fields_of_pods_are_in_memory_once():
     assert one == other and one.tier is other.tier and one.repository is other.repository
 
 
-def test_records_survive_json():
-    listed = [pod("a", "10.42.0.5", "fd00::5", tier="verified")]
-    assert read_pods(write_pods(listed)) == listed
+def test_changes_are_read():
     assert read_change('{"number": 3, "began": "1.2", "server": "", "pods": "", "new": 1}') == AddressChange(
         AddressVersion(3, "1.2")
     )

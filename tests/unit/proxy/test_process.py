@@ -1,11 +1,13 @@
 """The process `binder-egress proxy`, with a real Redis."""
 
 import asyncio
+import itertools
 import json
 import signal
 import socket
 import threading
 import time
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
@@ -116,10 +118,7 @@ def test_fault_in_a_task_ends_the_process_with_an_error(store, monkeypatch, capl
     The feed ends before its event loop, or it would log that the loop is closed, as a second fault.
     """
 
-    async def fail(*_):
-        raise RuntimeError("the test asks for it")
-
-    monkeypatch.setattr(owner, task, fail)
+    monkeypatch.setattr(owner, task, AsyncMock(side_effect=RuntimeError("the test asks for it")))
     with pytest.raises(SystemExit) as ended:
         process_module.run(load(ProxySettings, proxy_port=free_port(), proxy_admin_port=0), Policy({}), store)
     (fault,) = [record for record in caplog.records if record.exc_info]
@@ -129,31 +128,20 @@ def test_fault_in_a_task_ends_the_process_with_an_error(store, monkeypatch, capl
 
 
 async def test_server_beyond_its_limit_is_reported_again_only_after_a_while(monkeypatch):
-    reports, beyond = [], {"uid-1", "uid-2"}
-
-    class Redis:
-        def report_scans(self, pods):
-            reports.append(sorted(pods))
-            if len(reports) == 1:
-                raise StoreUnavailable("down")
+    beyond, report = {"uid-1", "uid-2"}, Mock(side_effect=itertools.chain([StoreUnavailable("down")], itertools.repeat(None)))
 
     async def look(seconds):
-        task = asyncio.create_task(process_module._report(beyond, Redis()))
+        task = asyncio.create_task(process_module._report(beyond, Mock(report_scans=report)))
         await asyncio.sleep(seconds)
         beyond.update({"uid-1", "uid-3"})
         await asyncio.sleep(seconds)
         task.cancel()
+        return [sorted(call.args[0]) for call in report.call_args_list]
 
     monkeypatch.setattr(process_module, "REPORT_SECONDS", 0.01)
-    await look(0.3)
-    assert reports == [["uid-1", "uid-2"], ["uid-1", "uid-2"], ["uid-3"]] and beyond == set()
+    assert await look(0.3) == [["uid-1", "uid-2"], ["uid-1", "uid-2"], ["uid-3"]] and beyond == set()
     monkeypatch.setattr(process_module, "REPEAT_SECONDS", 0.0)
-    await look(0.3)
-    assert reports.count(["uid-1", "uid-3"]) == 1
-
-
-def settings(**tiers):
-    return load(ProxySettings, proxy_tiers=tiers)
+    assert (await look(0.3)).count(["uid-1", "uid-3"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -168,7 +156,7 @@ def settings(**tiers):
     ],
 )
 def test_ports_of_the_tier_count(ports, tunnel, plain):
-    found = policy(settings(small={"hosts": ["ok.example"], "ports": ports}))
+    found = policy(load(ProxySettings, proxy_tiers={"small": {"hosts": ["ok.example"], "ports": ports}}))
     pod = PodAddresses("u", "alice", "", (), "small")
     assert (decide(pod, "ok.example", 443, Kind.TUNNEL, found) is None) == tunnel
     assert (decide(pod, "ok.example", 80, Kind.PLAIN, found) is None) == plain
@@ -184,15 +172,9 @@ def test_own_names_are_hosts_and_what_is_below_one_and_others_are_named(caplog):
         assert f"{entry} is no host, and refuses nothing" in message
 
 
-@pytest.mark.parametrize("where", ["unverified", "small"])
-def test_unknown_group_is_named(where):
-    with pytest.raises(InvalidSettings, match=rf"{where}\.hosts: 'pyhton' is no host"):
-        policy(settings(**{where: {"hosts": ["pyhton"]}}))
-
-
 def test_group_without_hosts_in_this_image_is_named_and_stops_nothing(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(hosts, "REGISTRIES", tmp_path / "none")
-    found = policy(settings(unverified={"hosts": ["debian", "ok.example"]}))
+    found = policy(load(ProxySettings, proxy_tiers={"unverified": {"hosts": ["debian", "ok.example"]}}))
     pod = PodAddresses("u", "alice", "", (), "unverified")
     assert decide(pod, "ok.example", 443, Kind.TUNNEL, found) is None
     assert caplog.messages == ["unverified.hosts: this image has no hosts of the group debian"]
@@ -207,13 +189,14 @@ def test_repositories_have_hosts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("repositories", "sentence"),
+    ("name", "given", "sentence"),
     [
-        ({"github.com/org/course": ["pyhton"]}, r"rules\.repositories: github\.com/org/course\.hosts: 'pyhton' is no host"),
-        ({"github.com/org": []}, r"rules\.repositories: .*'github\.com/org' is not host/owner/name"),
-        ({"github.com/*/course": []}, r"rules\.repositories: .*is not host/owner/name"),
+        ("tiers", {"small": {"hosts": ["pyhton"]}}, r"small\.hosts: 'pyhton' is no host"),
+        ("repositories", {"github.com/org/a": ["pyhton"]}, r"rules\.repositories: github\.com/org/a\.hosts: 'pyhton' is no host"),
+        ("repositories", {"github.com/org": []}, r"rules\.repositories: .*'github\.com/org' is not host/owner/name"),
+        ("repositories", {"github.com/*/course": []}, r"rules\.repositories: .*is not host/owner/name"),
     ],
 )
-def test_wrong_repository_is_named(repositories, sentence):
+def test_unknown_group_and_wrong_repository_are_named(name, given, sentence):
     with pytest.raises(InvalidSettings, match=sentence):
-        policy(load(ProxySettings, proxy_repositories=repositories))
+        policy(load(ProxySettings, **{f"proxy_{name}": given}))

@@ -2,6 +2,8 @@
 
 import socket
 import time
+from contextlib import closing
+from unittest.mock import Mock
 
 import pytest
 
@@ -42,7 +44,6 @@ class Network:
         }
         self.now, self.changed_at, self.tries = 100.0, -1000.0, 0
         self.flaws: set[int] = set()
-        self.open_without_label = False
 
     def read(self):
         return {"metadata": {**self.pod["metadata"], "labels": dict(self.pod["metadata"]["labels"])}, "status": self.pod["status"]}
@@ -57,8 +58,7 @@ class Network:
         if self.tries in self.flaws:
             return False
         marked = TIER_LABEL in self.pod["metadata"]["labels"]
-        acts = self.now - self.changed_at >= self.late[marked]
-        return self.open_without_label or (marked if acts else not marked)
+        return marked == (self.now - self.changed_at >= self.late[marked])
 
     def clock(self):
         return self.now
@@ -70,12 +70,15 @@ class Network:
         return measure(self, self.clock, self.sleep)
 
 
-def test_both_times_are_measured_and_the_label_is_off_afterwards():
-    network = Network(on=11.0, off=25.0)
+@pytest.mark.parametrize(
+    ("late", "measured"), [((11.0, 25.0), (11, 25)), ((1000.0, 0.25), (LIMIT_SECONDS, LIMIT_SECONDS))], ids=["both", "never acts"]
+)
+def test_both_times_are_measured_and_the_label_is_off_afterwards(late, measured):
+    network = Network(*late)
     network.flaws = {300, 301, 310}  # Connections that fail by chance do not look like a refusal.
     found = network.measured()
-    assert (found.on, found.off) == (pytest.approx(11, abs=0.1), pytest.approx(25, abs=0.1))
-    assert network.pod["metadata"]["labels"] == {}
+    assert (found.on, found.off) == (pytest.approx(measured[0], abs=0.1), pytest.approx(measured[1], abs=0.1))
+    assert found.longest <= LIMIT_SECONDS and network.pod["metadata"]["labels"] == {}
 
 
 def test_refusal_counts_from_the_beginning_of_a_connection(monkeypatch):
@@ -84,54 +87,39 @@ def test_refusal_counts_from_the_beginning_of_a_connection(monkeypatch):
     before = network.answers
 
     def answers(pod):
-        if not before(pod):
-            network.now += 2
-            return False
-        return True
+        answered = before(pod)
+        network.now += 0 if answered else 2
+        return answered
 
     monkeypatch.setattr(network, "answers", answers)
     assert network.measured().off == pytest.approx(3, abs=0.1)
 
 
-def test_label_that_never_acts_is_measured_as_the_limit():
-    network = Network(on=1000.0)
-    assert network.measured() == LabelDelay(LIMIT_SECONDS, LIMIT_SECONDS)
-    assert network.pod["metadata"]["labels"] == {}
-
-
-def test_canary_that_answers_without_the_label_measures_nothing():
-    network = Network()
-    network.open_without_label = True
-    with pytest.raises(NotMeasured, match="no policy keeps the reconciler"):
-        network.measured()
-
-
-def test_canary_that_started_again_meanwhile_measures_nothing(monkeypatch):
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("answers without the label", "no policy keeps the reconciler"),
+        ("started again", "started again"),
+        ("has the label of a killed reconciler", "earlier"),
+        ("cannot be tried", "no route"),
+    ],
+)
+def test_nothing_is_measured_with_a_canary_that_has_a_fault(monkeypatch, fault, says):
+    """The label is off afterwards."""
     network = Network()
     before = network.answers
 
     def answers(pod):
-        network.pod["status"] = {**network.pod["status"], "containerStatuses": [{"state": {"running": {}}, "restartCount": 2}]}
-        return before(pod)
+        if fault == "started again":
+            network.pod["status"] = {"podIP": "10.0.0.1", "containerStatuses": [{"state": {"running": {}}, "restartCount": 2}]}
+        if fault == "cannot be tried" and network.pod["metadata"]["labels"]:
+            raise NotMeasured("no route")
+        return fault == "answers without the label" or before(pod)
 
     monkeypatch.setattr(network, "answers", answers)
-    with pytest.raises(NotMeasured, match="started again"):
-        network.measured()
-
-
-def test_label_that_a_killed_reconciler_left_is_taken_off():
-    network = Network()
-    network.mark(network.pod, MARK)
-    with pytest.raises(NotMeasured, match="earlier"):
-        network.measured()
-    assert network.pod["metadata"]["labels"] == {}
-
-
-def test_label_is_taken_off_after_a_fault(monkeypatch):
-    network = Network()
-    answers = iter([False])
-    monkeypatch.setattr(network, "answers", lambda pod: next(answers))
-    with pytest.raises(StopIteration):
+    if fault.startswith("has the label"):
+        network.mark(network.pod, MARK)
+    with pytest.raises(NotMeasured, match=says):
         network.measured()
     assert network.pod["metadata"]["labels"] == {}
 
@@ -147,12 +135,9 @@ def test_longest_of_the_latest_measurements_count(store):
     assert delays.findings() == {"on": 20.0, "off": 2.0}
     delays.run_once(Network(), lambda _: LabelDelay(1.0, 1.0))
     assert delays.findings() == {"on": 3.0, "off": 2.0}
-
-
-def test_restarted_reconciler_knows_what_was_measured_before(store):
-    before = LabelDelays(Network(), store)
-    before.run_once(Network(), lambda _: LabelDelay(26.4, 2.0))
-    store.publish_gatecheck(Findings(1.0, label_delay=before.findings()).dumps())
+    # A restarted reconciler knows what was measured before.
+    delays.run_once(Network(), lambda _: LabelDelay(26.4, 2.0))
+    store.publish_gatecheck(Findings(1.0, label_delay=delays.findings()).dumps())
     after = LabelDelays(Network(), store)
     assert (after.findings(), after.opening_seconds()) == ({"on": 26.4, "off": 2.0}, 26)
 
@@ -176,10 +161,7 @@ def test_people_wait_where_labels_are_slow(on, said, store):
     "error", [NotMeasured("the canary does not run"), ApiServerUnavailable("403 Forbidden"), KeyError("podIP")]
 )
 def test_failed_measurement_says_why_and_keeps_what_was_measured(error, store):
-    def fails(_):
-        raise error
-
-    delays = LabelDelays(Network(), store)
+    delays, fails = LabelDelays(Network(), store), Mock(side_effect=error)
     delays.run_once(Network(), fails)
     assert delays.findings()["reason"]
     delays.run_once(Network(), lambda _: LabelDelay(9.0, 1.0))
@@ -195,18 +177,12 @@ def test_late_labels_are_logged_once(caplog, store):
 
 
 def test_first_measurements_are_in_quick_succession(monkeypatch, store):
-    delays, pauses = LabelDelays(Network(), store), []
+    delays, sleep = LabelDelays(Network(), store), Mock(side_effect=[None] * REMEMBERED + [KeyboardInterrupt])
     monkeypatch.setattr(delays, "run_once", lambda canary: delays._measured.append(LabelDelay(1, 1)))
-
-    def sleep(seconds):
-        pauses.append(seconds)
-        if len(pauses) > REMEMBERED:
-            raise KeyboardInterrupt
-
     monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
         delays.run()
-    assert pauses == [HURRY_SECONDS] * (REMEMBERED - 1) + [PERIOD_SECONDS] * 2
+    assert [call.args[0] for call in sleep.call_args_list] == [HURRY_SECONDS] * (REMEMBERED - 1) + [PERIOD_SECONDS] * 2
 
 
 def test_without_a_canary_nothing_is_measured(store):
@@ -225,14 +201,7 @@ def test_canary_listens_over_both_families():
         socket.create_connection((address, port), 5).close()
 
 
-@pytest.fixture
-def api_server():
-    server = ApiServer()
-    yield server
-    server.close()
-
-
-def test_running_canary_is_found_and_marked_by_its_uid(api_server):
+def test_running_canary_is_found_and_marked_by_its_uid():
     asked = []
     ending = {"metadata": {"name": "old", "uid": "o", "deletionTimestamp": "now"}, "status": {}}
     ended = {"metadata": {"name": "ended", "uid": "e"}, "status": {"containerStatuses": [{"state": {"terminated": {}}}]}}
@@ -242,10 +211,14 @@ def test_running_canary_is_found_and_marked_by_its_uid(api_server):
         asked.append((method, path, query, body))
         return 200, {"items": [ending, ended, runs]}
 
-    api_server.answer = answer
-    canary = Canary("hub", api_server.client)
-    canary.mark(canary.read(), MARK)
-    canary.mark(runs, None)
+    with closing(ApiServer()) as api:
+        api.answer = answer
+        canary = Canary("hub", api.client)
+        canary.mark(canary.read(), MARK)
+        canary.mark(runs, None)
+        api.answer = lambda *_: (200, {"items": [ending, ended]})
+        with pytest.raises(NotMeasured, match="does not run"):
+            canary.read()
     assert asked == [
         ("GET", "/api/v1/namespaces/hub/pods", {"labelSelector": "binder-egress/gatecheck=canary"}, None),
         *(
@@ -253,9 +226,6 @@ def test_running_canary_is_found_and_marked_by_its_uid(api_server):
             for value in (MARK, None)
         ),
     ]
-    api_server.answer = lambda *_: (200, {"items": [ending, ended]})
-    with pytest.raises(NotMeasured, match="does not run"):
-        canary.read()
 
 
 def test_canary_answers_at_the_port_that_the_mark_opens(monkeypatch):

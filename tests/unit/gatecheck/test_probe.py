@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
@@ -53,11 +54,6 @@ def test_dns_server_is_that_of_resolv_conf(tmp_path):
     assert probe.own_dns_server(tmp_path / "none") == ""
 
 
-def test_link_local_address_is_derived_from_the_hardware_address():
-    assert probe.link_local("be:24:11:00:ab:01") == "fe80::bc24:11ff:fe00:ab01"
-    assert probe.link_local("ee:ee:ee:ee:ee:ee") == "fe80::ecee:eeff:feee:eeee"
-
-
 ROUTE = "Iface\tDestination\tGateway \tFlags\neth0\t0000580A\t00000000\t0001\neth0\t00000000\t0100007F\t0003\n"
 ARP = "IP address       HW type     Flags       HW address            Mask     Device\n"
 
@@ -69,6 +65,7 @@ OWN = "fe80000000000000bc2411fffe00ab01 02 40 20 80     eth0\n"
     ("inet6", "arp", "expected"),
     [
         (OWN, "127.0.0.1 0x1 0x2 be:24:11:00:ab:01 * eth0\n", "fe80::bc24:11ff:fe00:ab01%eth0"),
+        (OWN, "127.0.0.1 0x1 0x2 ee:ee:ee:ee:ee:ee * eth0\n", "fe80::ecee:eeff:feee:eeee%eth0"),
         (OWN, "127.0.0.1 0x1 0x0 00:00:00:00:00:00 * eth0\n", None),
         ("00000000000000000000000000000001 01 80 10 80       lo\n", "127.0.0.1 0x1 0x2 be:24:11:00:ab:01 * eth0\n", None),
         (None, "", None),
@@ -93,30 +90,26 @@ def test_targets_are_expanded_and_skipped_without_their_variable():
     assert probe.targets_of(environment) == {"api": "tcp://[fd00::1]:443", "db": "tcp://10.0.0.9:5432"}
 
 
-def test_targets_are_tried_twice_and_one_success_counts():
-    answers = {"a": [False, True], "b": [False, False], "c": [None]}
-    found = probe.try_all({"a": "a", "b": "b", "c": "c"}, reaches=lambda target: answers[target].pop(0))
-    assert found == {"a": True, "b": False, "c": None}
-    assert answers == {"a": [], "b": [], "c": []}
-
-
-@pytest.mark.parametrize("awaited", [None, [], ["a"]])
-def test_late_target_is_waited_for(awaited):
-    answers = [False] * 5 + [True]
-    assert probe.try_all({"a": "a"}, 5, awaited, reaches=lambda _: answers.pop(0)) == {"a": True}
-
-
-def test_awaited_targets_come_first_and_the_others_are_not_waited_for():
-    """A target that must be shut never answers. The awaited target shows that the tier's policy is in force."""
-    tried = []
-    answers = {"shut": [False, False], "open": [False] * 5 + [True]}
+@pytest.mark.parametrize(
+    ("answers", "patience", "awaited", "found"),
+    [
+        # Each is tried twice, and one success counts.
+        ({"a": [False, True], "b": [False, False], "c": [None]}, 0, None, {"a": True, "b": False, "c": None}),
+        # A late target is waited for.
+        *(({"a": [False] * 5 + [True]}, 5, awaited, {"a": True}) for awaited in (None, [], ["a"])),
+        # A target that must be shut never answers. The awaited target shows that the tier's policy is in force.
+        ({"shut": [False, False], "open": [False] * 5 + [True]}, 60, ["open"], {"open": True, "shut": False}),
+    ],
+)
+def test_awaited_targets_come_first_and_the_others_are_not_waited_for(answers, patience, awaited, found):
+    tried, left = [], {target: list(each) for target, each in answers.items()}
 
     def reaches(target):
         tried.append(target)
-        return answers[target].pop(0)
+        return left[target].pop(0)
 
-    assert probe.try_all({"shut": "shut", "open": "open"}, 60, ["open"], reaches=reaches) == {"open": True, "shut": False}
-    assert tried == ["open"] * 6 + ["shut"] * 2
+    assert probe.try_all(dict(zip(answers, answers, strict=True)), patience, awaited, reaches=reaches) == found
+    assert not any(left.values()) and (tried == ["open"] * 6 + ["shut"] * 2 or "open" not in answers)
 
 
 def test_targets_are_tried_at_the_same_time():
@@ -151,42 +144,18 @@ def canary(tmp_path, monkeypatch):
     return run
 
 
-def test_canary_ends_when_its_result_changes(canary, closed, monkeypatch):
+def test_canary_ends_when_its_result_changes_or_has_not_been_said_for_long(canary, closed, monkeypatch):
     assert canary(a=closed) == {"a": False}  # the first result counts as a change
-    # The canary repeats its tries until the result changes.
-    looks = []
-    answers = [{"a": False}, {"a": False}, {"a": True}]
-    monkeypatch.setattr(probe, "try_all", lambda targets: looks.append(1) or answers.pop(0))
-    assert canary(a=closed) == {"a": True}
-    assert (len(looks), canary.waited) == (3, [1])
-    assert probe.HEARTBEAT_FILE.exists()
-
-
-def test_canary_says_its_result_again_without_a_change(canary, closed, monkeypatch):
-    canary(a=closed)
-    looks = []
-    monkeypatch.setattr(probe, "try_all", lambda targets: looks.append(1) or {"a": False})
-    for _ in range(2):
-        looks.clear()
-        assert canary(a=closed) == {"a": False}
-        assert len(looks) == probe.ROUNDS_UNTIL_SAID_AGAIN
+    often = [False] * probe.ROUNDS_UNTIL_SAID_AGAIN
+    answers = [*often, *often, False, False, True]
+    monkeypatch.setattr(probe, "try_all", lambda targets: {"a": answers.pop(0)})
+    for left in ([*often, False, False, True], [False, False, True]):
+        assert (canary(a=closed), answers) == ({"a": False}, left)
+    assert (canary(a=closed), answers) == ({"a": True}, [])
+    assert canary.waited == [1] and probe.HEARTBEAT_FILE.exists()
 
 
 PROXY = {probe.PROXY_VARIABLE: "10.43.0.9", probe.ADDRESSES_VARIABLE: "10.42.0.5,fd42::5"}
-
-
-def proxy_that_sees(*addresses):
-    """A double of `start_guard.ask_proxy`; an exception is raised."""
-    answers = iter(addresses)
-
-    def ask(proxy, timeout):
-        assert proxy == ("10.43.0.9", 3128) and timeout > 0
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return {"address": answer}
-
-    return ask
 
 
 @pytest.mark.parametrize(
@@ -200,31 +169,29 @@ def proxy_that_sees(*addresses):
     ],
 )
 def test_proxy_says_whether_the_network_hides_addresses(answers, seen):
-    assert probe.seen_by_proxy(PROXY, proxy_that_sees(*answers), patience=1) == seen
+    ask = Mock(side_effect=[{"address": answer} if isinstance(answer, str) else answer for answer in answers])
+    assert probe.seen_by_proxy(PROXY, ask, patience=1) == seen
+    assert all(call.args[0] == ("10.43.0.9", 3128) and call.args[1] > 0 for call in ask.call_args_list)
 
 
-@pytest.mark.parametrize("host", [None, "", "$(BINDER_EGRESS_PROXY_SERVICE_HOST)"])
-def test_proxy_that_does_not_exist_is_not_asked(host):
-    assert probe.seen_by_proxy({probe.PROXY_VARIABLE: host} if host is not None else {}) == ""
+@pytest.mark.parametrize(
+    "environment", [{}, *({probe.PROXY_VARIABLE: host} for host in ("", "$(BINDER_EGRESS_PROXY_SERVICE_HOST)"))]
+)
+def test_proxy_that_does_not_exist_is_not_asked(environment):
+    assert probe.seen_by_proxy(environment) == ""
 
 
-def test_canary_goes_on_while_the_proxy_comes_and_goes(canary, closed, tmp_path, monkeypatch):
-    answers = ["silent", "silent", "shown", "silent", "shown", "silent", "hidden", "silent", "hidden", "silent", "shown"]
-    monkeypatch.setattr(probe, "seen_by_proxy", lambda environment: answers.pop(0))
+def test_canary_goes_on_while_the_proxy_comes_and_goes(canary, tmp_path, monkeypatch):
+    """If the canary ends beside a silent proxy, it tells what the proxy saw before."""
+    answers = ["silent", "silent", "shown", "silent", "shown", "silent", "hidden", "silent", "hidden", "silent", "shown", "hidden"]
+    rounds = [*(({"a": False}, seen) for seen in answers), ({"a": True}, "silent"), ({"a": True}, "shown")]
+    monkeypatch.setattr(probe, "try_all", lambda targets: rounds[0][0])
+    monkeypatch.setattr(probe, "seen_by_proxy", lambda environment: rounds.pop(0)[1])
     ends = []
-    while answers:
-        canary(a=closed)
-        ends.append(json.loads((tmp_path / "message").read_text())["proxy"])
-    assert ends == ["silent", "shown", "hidden", "shown"]
-
-
-def test_canary_that_ends_beside_a_silent_proxy_tells_what_the_proxy_saw(canary, tmp_path, monkeypatch):
-    answers = [({"a": False}, "hidden"), ({"a": True}, "silent"), ({"a": True}, "shown")]
-    monkeypatch.setattr(probe, "try_all", lambda targets: answers[0][0])
-    monkeypatch.setattr(probe, "seen_by_proxy", lambda environment: answers.pop(0)[1])
-    for expected in ("hidden", "hidden", "shown"):
+    while rounds:
         canary()
-        assert json.loads((tmp_path / "message").read_text())["proxy"] == expected
+        ends.append(json.loads((tmp_path / "message").read_text())["proxy"])
+    assert ends == ["silent", "shown", "hidden", "shown", "hidden", "hidden", "shown"]
 
 
 @pytest.mark.parametrize(
@@ -315,32 +282,19 @@ def test_results_are_compared_with_the_expectation(changes, row, passes):
     assert passed is passes and row in ["  ".join(filter(None, found)) for found in rows]
 
 
-def test_pod_without_a_result_fails_and_a_target_that_does_not_exist_is_skipped():
-    rows, well = helm_test.verdicts({"": WELL[""], "verified": WELL["verified"]}, EXPECTED)
-    assert not well and ("unverified", "", "", "FAILED: the pod left no result") in rows
-    rows, well = helm_test.verdicts(WELL, {"unverified": {"api": False, "hub": False}})
-    assert well and [row[1] for row in rows] == ["api"]
-
-
 def pod(who, message, created="2026-01-01T00:00:00Z"):
     state = {"terminated": {"message": message}} if message is not None else {"running": {}}
     meta = {"annotations": {"binder-egress/stands-for": who}, "creationTimestamp": created}
     return {"metadata": meta, "status": {"containerStatuses": [{"state": state}]}}
 
 
-def test_results_are_read_from_the_pods():
-    pods = [pod("", '{"reached": {"api": true}}'), pod("unverified", "killed"), pod("verified", None)]
-    assert helm_test.results(pods) == {"": {"api": True}}
-
-
-@pytest.mark.parametrize(
-    ("seen", "verdict"), [("shown", "ok"), ("hidden", "FAILED: the network hides"), ("silent", "FAILED: the eg")]
-)
-def test_helm_test_says_what_the_proxy_sees(seen, verdict):
-    pods = [pod("", '{"reached": {}}'), pod("verified", None), pod("unverified", json.dumps({"reached": {}, "proxy": seen}))]
-    (row,), passed = helm_test.seen_by_proxy(pods, EXPECTED)
-    assert row[:3] == ("unverified", "egress proxy", seen) and row[3].startswith(verdict)
-    assert passed is (seen == "shown")
+def test_pod_without_a_result_fails_and_a_target_that_does_not_exist_is_skipped():
+    pods = [pod("", json.dumps({"reached": WELL[""]})), pod("unverified", "killed"), pod("verified", None)]
+    assert helm_test.results(pods) == {"": WELL[""]}
+    rows, well = helm_test.verdicts(helm_test.results(pods), EXPECTED)
+    assert not well and rows == [(who, "", "", "FAILED: the pod left no result") for who in ("unverified", "verified")]
+    rows, well = helm_test.verdicts(WELL, {"unverified": {"api": False, "hub": False}})
+    assert well and [row[1] for row in rows] == ["api"]
 
 
 def saw(who, seen, hour):
@@ -372,8 +326,10 @@ def test_command_prints_a_table_and_fails_on_a_difference(monkeypatch):
     for expected, Pods.proxy, said in (
         (EXPECTED, "", "ok"),
         (wrong, "", "FAILED"),
-        (EXPECTED, "hidden", "hides this pod's address"),
+        (EXPECTED, "shown", "shown  ok"),
+        (EXPECTED, "hidden", "FAILED: the network hides this pod's address"),
+        (EXPECTED, "silent", "FAILED: the egress proxy does not answer"),
     ):
         done = CliRunner().invoke(cli, ["helm-test", "--expected", json.dumps(expected)])
-        assert (done.exit_code, done.output.splitlines()[0].split()) == (said != "ok", ["pod", "target", "seen"])
-        assert said in done.output
+        assert (done.exit_code, done.output.splitlines()[0].split()) == ("FAILED" in said, ["pod", "target", "seen"])
+        assert said in done.output and ("egress proxy" in done.output) == bool(Pods.proxy)

@@ -94,55 +94,49 @@ def test_policy_that_opens_what_the_base_policy_opens_is_not_a_bypass():
 
 
 def test_rule_is_named_by_its_position():
-    found = judged(policy("other", egress({"to": [{"podSelector": {}}]}, {"ports": [{"port": 443}]})))
-    assert [(bypass.policy, bypass.direction, bypass.rule) for bypass in found.bypasses] == [
-        ("other", "egress", 1),
-        ("other", "egress", 2),
-    ]
+    found = judged(policy("other", egress({"to": [{"podSelector": {}}]}, {"ports": [{"port": 443}]}))).bypasses
+    assert [(one.policy, one.direction, one.rule) for one in found] == [("other", "egress", 1), ("other", "egress", 2)]
+
+
+APP = {"podSelector": {"matchLabels": {"app": "x"}}}
 
 
 @pytest.mark.parametrize(
-    ("rule", "words"),
+    ("peers", "words"),
     [
-        ({}, "every port and protocol to everywhere"),
-        ({"ports": [{"port": 8000, "endPort": 8010}, {"protocol": "SCTP"}]}, "TCP 8000-8010 and SCTP every port to everywhere"),
-        (
-            {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}]},
-            "every port and protocol to 0.0.0.0/0 without 10.0.0.0/8",
-        ),
-        ({"to": [{"podSelector": {"matchLabels": {"app": "x"}}}]}, "every port and protocol to pods app=x of this namespace"),
-        ({"to": [{"namespaceSelector": {}}]}, "every port and protocol to every pod of every namespace"),
-        (
-            {"to": [{"namespaceSelector": {"matchLabels": {"a": "b"}}, "podSelector": {"matchLabels": {"app": "x"}}}]},
-            "every port and protocol to pods app=x of namespaces a=b",
-        ),
+        ([], "everywhere"),
+        ([{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}], "0.0.0.0/0 without 10.0.0.0/8"),
+        ([APP], "pods app=x of this namespace"),
+        ([{"namespaceSelector": {}}], "every pod of every namespace"),
+        ([{"namespaceSelector": {"matchLabels": {"a": "b"}}, **APP}], "pods app=x of namespaces a=b"),
     ],
 )
-def test_opened_traffic_is_described_in_words(rule, words):
-    (bypass,) = judged(policy("other", egress(rule))).bypasses
-    assert bypass.opens == words
+def test_opened_traffic_is_described_in_words(peers, words):
+    for rule, ports in (
+        ({}, "every port and protocol"),
+        ({"ports": [{"port": 8000, "endPort": 8010}, {"protocol": "SCTP"}]}, "TCP 8000-8010 and SCTP every port"),
+    ):
+        (bypass,) = judged(policy("other", egress({"to": peers, **rule}))).bypasses
+        assert bypass.opens == f"{ports} to {words}"
 
 
+KUBE_SYSTEM = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
 WORLD = {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.169.254/32"]}
 
 
 @pytest.mark.parametrize(
     ("rule", "change"),
     [
-        (
-            {"to": [{"podSelector": {"matchLabels": {"component": "hub"}}}], "ports": [{"port": 8081}]},
-            [f"{SINGLEUSER}.enabled: false"],
-        ),
-        (
-            {"to": [{"podSelector": {"matchLabels": {"component": "proxy"}}}], "ports": [{"port": 8000}]},
-            [f"{SINGLEUSER}.enabled: false"],
+        *(
+            (
+                {"to": [{"podSelector": {"matchLabels": {"component": component}}}], "ports": [{"port": port}]},
+                [f"{SINGLEUSER}.enabled: false"],
+            )
+            for component, port in (("hub", 8081), ("proxy", 8000))
         ),
         ({"to": PRIVATE, "ports": DNS_PORTS}, ["dnsPortsPrivateIPs: false"]),
         ({"to": [{"ipBlock": {"cidr": "169.254.169.254/32"}}], "ports": DNS_PORTS}, ["dnsPortsCloudMetadataServer: false"]),
-        (
-            {"to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}], "ports": DNS_PORTS},
-            ["dnsPortsKubeSystemNamespace: false"],
-        ),
+        ({"to": [KUBE_SYSTEM], "ports": DNS_PORTS}, ["dnsPortsKubeSystemNamespace: false"]),
         ({"to": [{"ipBlock": WORLD}]}, ["nonPrivateIPs: false"]),
         ({"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}, ["nonPrivateIPs: false", "privateIPs: false", "cloudMetadataServer: false"]),
         ({"to": PRIVATE}, [".privateIPs: false"]),

@@ -4,7 +4,6 @@ import json
 import sys
 import threading
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from binder_egress_client import command
@@ -31,8 +30,8 @@ def surroundings(monkeypatch):
 
 
 @pytest.fixture
-def serve(redis_server, store):
-    """Returns a function that starts the two apps of a site with given settings; it returns their addresses."""
+def start():
+    """Returns a function that serves a WSGI application, in chunks if it gives no length; it returns the address."""
     servers = []
 
     def start(app):
@@ -41,14 +40,21 @@ def serve(redis_server, store):
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}"
 
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def serve(start, redis_server, store):
+    """Returns a function that starts the two apps of a site with given settings; it returns their addresses."""
+
     def serve(public_app=create_public_app, **overrides):
         services = create_services(make_settings(redis_server, **{"launch_hold": 20, **overrides}), store)
         return start(public_app(services)), start(create_internal_app(services))
 
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return serve
 
 
 @pytest.fixture
@@ -93,34 +99,18 @@ def run(monkeypatch, capsys):
 
 
 @pytest.fixture
-def say():
+def say(start):
     """Returns a function that starts a server with one answer to each request; it returns the address."""
-    servers = []
 
     def say(body, kind, status=200, **headers):
-        class Says(BaseHTTPRequestHandler):
-            def log_message(self, *args):
-                pass
+        def app(_, start_response):
+            named = [(name.replace("_", "-"), value) for name, value in headers.items()]
+            start_response(f"{status} Said", [("Content-Type", kind), *named])
+            return [body]
 
-            def do_GET(self):
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                for name, value in headers.items():
-                    self.send_header(name.replace("_", "-"), value)
-                self.end_headers()
-                self.wfile.write(body)
+        return start(app)
 
-            do_POST = do_CONNECT = do_GET
-
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Says))
-        threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_port}"
-
-    yield say
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return say
 
 
 @pytest.fixture

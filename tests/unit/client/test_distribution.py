@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import tarfile
 import tomllib
 import zipfile
 from email import message_from_bytes
@@ -22,8 +21,7 @@ VERSION = str(Version(PROJECT["version"]))
 NAME = f"binder_egress_client-{VERSION}"
 MODULES = {f"binder_egress_client/{file.name}" for file in (SOURCE / "binder_egress_client").glob("*") if file.is_file()}
 
-BUILD = "import os, sys, setuptools.build_meta as build; os.chdir(sys.argv[1]); getattr(build, sys.argv[2])(sys.argv[3])"
-"""Calls the build back end of pyproject.toml in the folder of the sources, as `pip` and `build` do."""
+OFFLINE = ("--no-index", "--disable-pip-version-check")
 
 
 def run(*command: object, cwd: Path, **environment: str) -> str:
@@ -37,21 +35,13 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    """The source archive, made from a copy because a build leaves files behind."""
+def wheel(tmp_path_factory):
+    """The wheel, made from the source archive, and that from a copy because a build leaves files behind."""
     folder = tmp_path_factory.mktemp("sources")
     shutil.copytree(SOURCE, folder / "client", ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
-    run(sys.executable, "-c", BUILD, folder / "client", "build_sdist", folder, cwd=folder)
-    return folder / f"{NAME}.tar.gz"
-
-
-@pytest.fixture(scope="module")
-def wheel(archive, tmp_path_factory):
-    """The wheel, made from the source archive and not from the checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    with tarfile.open(archive) as sources:
-        sources.extractall(folder, filter="data")
-    run(sys.executable, "-c", BUILD, folder / NAME, "build_wheel", folder, cwd=folder)
+    run(sys.executable, "-c", "import setuptools.build_meta as build; build.build_sdist('..')", cwd=folder / "client")
+    build = ("-m", "pip", "wheel", *OFFLINE, "--no-deps", "--no-build-isolation")
+    run(sys.executable, *build, folder / f"{NAME}.tar.gz", cwd=folder)
     return folder / f"{NAME}-py3-none-any.whl"
 
 
@@ -78,7 +68,7 @@ def installed(wheel, tmp_path_factory):
             if ".." not in file.parts:
                 (site / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(there.locate_file(file), site / file)
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "--disable-pip-version-check", wheel, cwd=folder)
+    run(sys.executable, "-m", "pip", "--python", python, "install", *OFFLINE, wheel, cwd=folder)
     return folder / "bin"
 
 

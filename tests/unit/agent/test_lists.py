@@ -7,25 +7,19 @@ from verifier.agent.lists import Match, read, signature
 ONE, TWO = "ab" * 32, "cd" * 32
 
 
-def test_sums_have_labels(tmp_path):
-    (tmp_path / "miners.sha256").write_text(f"# known ones\n\n{ONE}  xmrig 6.21\n{TWO.upper()} *some file\n{'ef' * 32}\n")
-    lists = read([tmp_path])
-    assert lists.hashes == {
-        ONE: [Match("miners", "xmrig 6.21")],
-        TWO: [Match("miners", "some file")],
-        "ef" * 32: [Match("miners", "ef" * 6)],
-    }
-    assert lists.broken == {}
-
-
-def test_broken_line_leaves_the_rest(tmp_path):
-    (tmp_path / "miners.sha256").write_text(f"{ONE} a\n{ONE[:-1]} short\nnonsense\n")
+def test_sums_have_labels_and_a_broken_line_leaves_the_rest(tmp_path):
+    last = f"{'ef' * 32}\n{ONE[:-1]} short\nnonsense\n"
+    (tmp_path / "miners.sha256").write_text(f"# known ones\n\n{ONE}  xmrig 6.21\n{TWO.upper()} *some file\n{last}")
     (tmp_path / "other.sha256").write_bytes(b"\xff\xfe")
     (tmp_path / "fine.sha256").write_text(f"{ONE} b\n")
     lists = read([tmp_path])
-    assert lists.hashes == {ONE: [Match("fine", "b"), Match("miners", "a")]}
+    assert lists.hashes == {
+        ONE: [Match("fine", "b"), Match("miners", "xmrig 6.21")],
+        TWO: [Match("miners", "some file")],
+        "ef" * 32: [Match("miners", "ef" * 6)],
+    }
     assert [len(lists.broken[name]) for name in ("miners", "other")] == [2, 1]
-    assert "line 2" in lists.broken["miners"][0]
+    assert "line 6" in lists.broken["miners"][0]
 
 
 def test_folders_are_read_together_and_other_files_left_alone(tmp_path):

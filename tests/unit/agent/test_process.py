@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 from verifier.agent.__main__ import LISTS, InvalidSetting, Settings
+from verifier.agent.scans import Unusual
 
 TOP = Path(__file__).parents[3]
 
@@ -24,6 +25,7 @@ TOP = Path(__file__).parents[3]
         ({"BINDER_EGRESS_AGENT_HOST": "$(BINDER_EGRESS_RECEIVER_SERVICE_HOST)"}, "Service"),
         ({"BINDER_EGRESS_AGENT_HOST": "10.0.0.1", "BINDER_EGRESS_LOG_LEVEL": "loud"}, "logLevel"),
         ({"BINDER_EGRESS_AGENT_HOST": "10.0.0.1", "BINDER_EGRESS_AGENT_PORT": "x"}, "numbers"),
+        *(({"BINDER_EGRESS_AGENT_HOST": "10.0.0.1", "BINDER_EGRESS_AGENT_SCANS": no}, r"agent\.scans") for no in ("{}", "[]", "x")),
     ],
 )
 def test_wrong_setting_is_reported(environment, word):
@@ -32,7 +34,10 @@ def test_wrong_setting_is_reported(environment, word):
 
 
 def test_settings_have_defaults():
-    assert Settings.load({"BINDER_EGRESS_AGENT_HOST": "fd00::1"}) == Settings("fd00::1", 8081, lists=LISTS)
+    host = {"BINDER_EGRESS_AGENT_HOST": "fd00::1"}
+    assert Settings.load(host) == Settings("fd00::1", 8081, lists=LISTS)
+    values = '{"connectionsEach": 2, "destinations": 50, "failed": 20, "failedShare": 0.75}'
+    assert Settings.load(host | {"BINDER_EGRESS_AGENT_SCANS": values}).scans == Unusual(20, 0.75, 50, 2)
 
 
 def test_wrong_setting_ends_the_process_with_a_sentence():

@@ -23,7 +23,6 @@ from verifier.agent.rounds import UNSEEN
 TOP = Path(__file__).parents[3]
 POD = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
 
-
 FIRST_THREAD_ENDS = """
 import ctypes, threading, time
 threading.Thread(target=time.sleep, args=[600]).start()
@@ -86,16 +85,11 @@ def sum_of(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def test_program_is_seen(look, tmp_path):
+def test_program_is_seen_also_when_it_is_deleted(look, tmp_path):
     made = made_up_miner.build(tmp_path / "miner")
     with running(tmp_path / "miner", "60") as process:
         (seen,) = look(process)
         assert (seen.pod, seen.unseen, sums(seen)) == (POD, "", [made])
-
-
-def test_deleted_program_is_seen(look, tmp_path):
-    made = made_up_miner.build(tmp_path / "miner")
-    with running(tmp_path / "miner", "60") as process:
         (tmp_path / "miner").unlink()
         assert sums(look(process)[0]) == [made]
 
@@ -111,71 +105,40 @@ def test_program_in_memory_is_seen(look, tmp_path):
         assert sums(look(process)[0]) == [made]
 
 
-def test_script_is_seen_with_its_interpreter(look, tmp_path):
-    (tmp_path / "run.sh").write_text(made_up_miner.SCRIPT)
-    with running("/bin/sh", "-e", "./run.sh", cwd=tmp_path) as process:
-        assert sums(look(process)[0]) == [sum_of("/bin/sh"), sum_of(tmp_path / "run.sh")]
-
-
-def test_program_behind_the_loader_is_seen(look, tmp_path):
-    """The loader runs it, so it is not a program to the kernel."""
-    made = made_up_miner.build(tmp_path / "miner")
-    loader = next(path for path in Path("/").glob("lib*/**/ld-linux*.so.*"))
-    with running(loader, tmp_path / "miner", "60") as process:
-        assert sums(look(process)[0])[1:] == [made]
-
-
-def test_file_of_an_option_is_seen(look, tmp_path):
-    """The form of R: `--file=script.R`."""
-    (tmp_path / "a file").write_text("while true; do sleep 1; done")
-    with running("/bin/sh", "-c", "sleep 60; true", f"--file={tmp_path / 'a file'}") as process:
-        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / "a file")]
+LOADER = str(next(path for path in Path("/").glob("lib*/**/ld-linux*.so.*")))
+NUMBERS = [str(number) for number in range(processes.SCRIPTS + 1)]
+FOR_LONG = "sleep 60; true"
 
 
 @pytest.mark.parametrize(
-    ("file", "words"),
-    [("rc", ["--rcfile", "rc"] * processes.SCRIPTS), ("extglob", ["+O", "extglob"])],
-    ids=["an option's, many times", "a word that is also a file"],
+    ("command", "files"),
+    [
+        (["/bin/sh", "-e", "./run.sh"], ["run.sh"]),
+        # The loader runs the program, so it is not a program to the kernel.
+        ([LOADER, "./miner", "60"], ["miner"]),
+        # The form of R: `--file=script.R`.
+        (["/bin/sh", "-c", FOR_LONG, "--file=a file"], ["a file"]),
+        # A script behind the file of an option, many times, or behind a word that is also a file.
+        (["/bin/bash", *["--rcfile", "rc"] * processes.SCRIPTS, "./run.sh"], ["rc", "run.sh"]),
+        (["/bin/bash", "+O", "extglob", "./run.sh"], ["extglob", "run.sh"]),
+        # Another shell that has the name of busybox, to which the first word is the script.
+        (["./busybox", "sh", "./run.sh"], ["sh", "run.sh"]),
+        # Only the first files of options.
+        (["/bin/sh", "-c", FOR_LONG, *itertools.chain(*(("-x", name) for name in NUMBERS))], NUMBERS[:-1]),
+        # The data of a script are not read, but `-e` may be an option with a file, so that one more file is looked at.
+        (["/bin/sh", "-e", "run.sh", "data", "rc"], ["run.sh", "data"]),
+        (["/bin/sh", "run.sh", "data"], ["run.sh"]),
+        # Nor are the arguments of other programs.
+        ([shutil.which("tail"), "-f", "data"], []),
+    ],
 )
-def test_script_behind_another_file_is_seen(look, tmp_path, file, words):
-    (tmp_path / "run.sh").write_text(made_up_miner.SCRIPT)
-    (tmp_path / file).write_text("")
-    with running("/bin/bash", *words, "./run.sh", cwd=tmp_path) as process:
-        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / file), sum_of(tmp_path / "run.sh")]
-
-
-def test_script_behind_the_name_of_busyboxs_shell_is_seen(look, tmp_path):
-    """Here it is another shell of that name, to which the first word is the script."""
-    (tmp_path / "run.sh").write_text("")
-    (tmp_path / "sh").write_text(made_up_miner.SCRIPT)
+def test_files_of_a_command_line_are_seen(look, tmp_path, command, files):
+    for name in ("run.sh", "a file", "rc", "extglob", "sh", "data", *NUMBERS):
+        (tmp_path / name).write_text(f"{made_up_miner.SCRIPT}# {name}\n")
     shutil.copy("/bin/sh", tmp_path / "busybox")
-    with running("./busybox", "sh", "./run.sh", cwd=tmp_path) as process:
-        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / "sh"), sum_of(tmp_path / "run.sh")]
-
-
-def test_only_the_first_files_of_options_are_seen(look, tmp_path):
-    for number in range(processes.SCRIPTS + 1):
-        (tmp_path / str(number)).write_text(str(number))
-    options = [word for number in range(processes.SCRIPTS + 1) for word in ("-x", str(number))]
-    with running("/bin/sh", "-c", "sleep 60; true", *options, cwd=tmp_path) as process:
-        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / str(number)) for number in range(processes.SCRIPTS)]
-
-
-def test_data_of_a_script_are_not_read(look, tmp_path):
-    (tmp_path / "run.sh").write_text("sleep 60; true\n")
-    (tmp_path / "data").write_text("data")
-    with running("/bin/sh", "-e", "run.sh", "data", "data", cwd=tmp_path) as process:
-        seen = sums(look(process)[0])[1:]
-    # `-e` may be an option with a file, so that one more file is looked at.
-    assert seen == [sum_of(tmp_path / "run.sh"), sum_of(tmp_path / "data")]
-    with running("/bin/sh", "run.sh", "data", cwd=tmp_path) as process:
-        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / "run.sh")]
-
-
-def test_arguments_of_other_programs_are_not_read(look, tmp_path):
-    (tmp_path / "data").write_text("data")
-    with running(shutil.which("tail"), "-f", tmp_path / "data", stdout=subprocess.DEVNULL) as process:
-        assert len(look(process)[0].files) == 1
+    made_up_miner.build(tmp_path / "miner")
+    with running(*command, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        assert sums(look(process)[0]) == [sum_of(tmp_path / name) for name in (command[0], *files)]
 
 
 def test_process_of_no_pod_is_not_read():
@@ -255,18 +218,15 @@ def test_link_that_cannot_be_read_leaves_no_descriptor_open():
         assert os.listdir("/proc/self/fd") == before
 
 
-def test_arguments_of_a_process_cost_a_bounded_number_of_steps(tmp_path, monkeypatch):
+def test_arguments_of_a_process_cost_a_bounded_number_of_steps(look, tmp_path, monkeypatch):
     """A stranger chooses the paths, and may have thousands of processes."""
     (tmp_path / "a").mkdir()
     long = "/".join(["a", ".."] * 120)
     command = [sys.executable, "-c", "import time; time.sleep(600)", *[f"{long}/{number}" for number in range(31)]]
     with running(*command, cwd=tmp_path) as process:
-        shown = tmp_path / "proc"
-        shown.mkdir()
-        (shown / str(process.pid)).symlink_to(f"/proc/{process.pid}")
         opened, real = [], os.open
         monkeypatch.setattr(os, "open", lambda *given, **more: opened.append(given) or real(*given, **more))
-        (found,) = Processes(shown, lambda text: "pod").all()
+        (found,) = look(process)
         assert len(found.files) == 1
         assert 100 < len(opened) < processes.MAX_STEPS + 200
 
@@ -297,7 +257,6 @@ def shells(tmp_path):
 
 
 def in_turn(*pods):
-    """Puts one process after the other into these pods."""
     turns = iter(pods)
     return lambda text: next(turns)
 

@@ -21,7 +21,6 @@ PLAIN = {"words": 'rule word { strings: $a = "needle" condition: $a }'}
 
 @pytest.fixture
 def scan(tmp_path):
-    """Scan bytes with rules."""
 
     def scan(scanner, content):
         (tmp_path / "file").write_bytes(content)
@@ -54,11 +53,6 @@ def test_broken_rules_are_reported_and_the_rest_goes_on(scan):
         assert {("half", "good"), ("words", "word")} <= set(scan(scanner, b"needle"))
 
 
-def test_two_lists_may_have_rules_of_one_name(scan):
-    with Scanner({"a": "rule same { condition: true }", "b": "rule same { condition: true }"}) as scanner:
-        assert scan(scanner, b"x") == [("a", "same"), ("b", "same")] and not scanner.broken
-
-
 def test_many_rules_of_one_list_do_not_hide_those_of_another(scan):
     decoys = "\n".join(f"rule decoy{number} {{ condition: true }}" for number in range(2 * MAX_MATCHES))
     with Scanner({"decoys": decoys, **PLAIN}) as scanner:
@@ -88,11 +82,12 @@ def test_rule_that_takes_too_long_ends(scan, monkeypatch):
         assert scan(scanner, b"needle") == [("slow", "slow"), ("words", "word")]
 
 
-def test_process_that_does_not_answer_is_ended(scan, monkeypatch):
+@pytest.mark.parametrize(("sent", "said"), [(signal.SIGSTOP, "timeout"), (signal.SIGKILL, "crashed")])
+def test_process_that_does_not_answer_or_crashes_is_reported(scan, monkeypatch, sent, said):
     monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
     with Scanner(PLAIN) as scanner:
-        os.kill(scanner.pid, signal.SIGSTOP)
-        with pytest.raises(ScanFailed, match="timeout"):
+        os.kill(scanner.pid, sent)
+        with pytest.raises(ScanFailed, match=said):
             scan(scanner, b"needle")
 
 
@@ -129,13 +124,6 @@ def test_unreadable_file_leaves_the_process_ready(scan, tmp_path):
             scanner.scan(folder)
         os.close(folder)
         assert scan(scanner, b"needle") == [("words", "word")]
-
-
-def test_crash_of_the_process_is_reported(scan):
-    with Scanner(PLAIN) as scanner:
-        os.kill(scanner.pid, signal.SIGKILL)
-        with pytest.raises(ScanFailed, match="crashed"):
-            scan(scanner, b"needle")
 
 
 @pytest.mark.parametrize("rules", ["rule " * 2_000, "rule a { condition: " + "(" * 100_000, "\0\0\0"])

@@ -3,7 +3,6 @@
 import pytest
 from click.testing import CliRunner
 
-import verifier.operators.actions.confirmation
 import verifier.operators.commands
 from tests.support.api_keys import Site
 
@@ -26,7 +25,6 @@ def site(make_site):
 
 @pytest.fixture
 def run(site, redis_server, monkeypatch):
-    """The operators' command `egress keys …`."""
     monkeypatch.setenv("BINDER_EGRESS_REDIS_URL", redis_server.url)
     monkeypatch.setenv("BINDER_EGRESS_TIERS", '{"verified": {}, "small": {}}')
 

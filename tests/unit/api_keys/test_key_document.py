@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
@@ -32,8 +33,11 @@ def test_documented_commands_do_what_the_document_says(site, run):
     entry, example = (values["apiKeys"]["keys"]["statistics-101"] for values in (made, shown))
     assert entry | hidden == example | hidden
     Entry.model_validate(example)
+    assert entry["expires"] == str((datetime.now(UTC) + timedelta(days=120)).date())
     site.entries = made["apiKeys"]["keys"]
     site.write()
+    (key,) = FORM.finditer(done.output)
+    assert site.services.api_keys.find(key[0]).name == "statistics-101"
     assert "statistics-101  valid" in run(*listing).output
     assert run(*revoke).exit_code == 0
     assert "statistics-101  revoked" in run(*listing).output

@@ -104,15 +104,10 @@ def test_key_in_the_url_or_in_the_body_does_not_count(site):
 
 def test_key_may_expire_on_the_last_possible_day(site, run):
     key = site.add(expires="9999-12-31")
-    ends = 253402300800  # `date -d 10000-01-01`, which is not a date for Python
-    assert site.ask(key).status_code == 201
-    site.internal.get("/readyz")
+    assert site.ask(key).status_code == 201 and checked(site) == [("ok", "1, all valid")]
     (row,) = site.internal.get("/api/keys").json["keys"]
-    assert (row["state"], row["until"]) == ("valid", ends)
-    assert site.metric("binder_egress_api_key_expires_timestamp_seconds", key="course") == ends
-    assert checked(site) == [("ok", "1, all valid")]
+    assert (row["state"], row["until"]) == ("valid", 253402300800)  # `date -d 10000-01-01`, which is not a date for Python
     assert "9999-12-31" in run("list").stdout
-    assert run(*CREATE[:1], "--name", "other", *CREATE[3:-1], "9999-12-31").exit_code == 0
 
 
 ODD = [None, 5, "text", [], {}, {"name": "x"}, {"name": "x", "id": "0123456789abcdef", "expires": "9999-12-32"}]
@@ -135,29 +130,29 @@ def test_unreadable_report_of_another_version_costs_only_itself(site, store, in_
 SCHEMA = json.loads((DOCUMENT.parents[1] / "chart/values.schema.json").read_text())
 
 
-@pytest.mark.parametrize(
-    ("origin", "written"),
-    [
-        ("HTTPS://Course.Example.ORG", ORIGIN),
-        ("https://course.example.org:0443", ORIGIN),
-        ("http://course.example.org:80", "http://course.example.org"),
-        ("https://course.example.org:80", "https://course.example.org:80"),
-        ("http://[2001:DB8::1]:8080", "http://[2001:db8::1]:8080"),
-    ],
-)
-def test_origins_are_written_as_browsers_write_them(make_site, run, origin, written):
-    site = make_site(allowed_origins=[written])
-    done = run(*CREATE, "--origin", origin)
+ORIGINS = {
+    "HTTPS://Course.Example.ORG": ORIGIN,
+    "https://course.example.org:0443": ORIGIN,
+    "http://course.example.org:80": "http://course.example.org",
+    "https://course.example.org:80": "https://course.example.org:80",
+    "http://[2001:DB8::1]:8080": "http://[2001:db8::1]:8080",
+}
+"""Origins, and how browsers write them."""
+
+
+def test_origins_are_written_as_browsers_write_them(make_site, run):
+    site = make_site(allowed_origins=[ORIGIN])
+    done = run(*CREATE, *(word for origin in ORIGINS for word in ("--origin", origin)))
     assert done.exit_code == 0, done.output
     values = yaml.safe_load(done.output[done.output.index("apiKeys:") :])
     (entry,) = values["apiKeys"]["keys"].values()
-    assert entry["origins"] == [written]
+    assert entry["origins"] == list(ORIGINS.values())
     jsonschema.validate(entry, SCHEMA["definitions"]["apiKey"])
     # Also in the values, where somebody may have written it by hand.
-    key = site.add(origins=[written])
-    site.entries["course"]["origins"] = [origin]
+    key = site.add(origins=[ORIGIN])
+    site.entries["course"]["origins"] = [next(iter(ORIGINS))]
     site.write()
-    assert site.ask(key, headers={"Origin": written}).status_code == 201
+    assert site.ask(key, headers={"Origin": ORIGIN}).status_code == 201
 
 
 @pytest.mark.parametrize(

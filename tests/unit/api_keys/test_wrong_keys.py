@@ -1,12 +1,74 @@
-"""Wrong API keys: they get one answer, are counted, and cost Redis nothing."""
+"""Wrong entries in the file of API keys are named, and the others count. Wrong keys of clients get one answer, and are counted."""
 
+import json
 import logging
 
-from tests.support.api_keys import wrong_keys
-from tests.support.apps import public_client
+import pytest
+
+from tests.support.api_keys import good_entry, wrong_keys
+from tests.support.apps import launch, public_client
 from tests.support.public_port import assert_problem
-from verifier.api_keys import MAX_WRONG_KEY_NETWORKS, MAX_WRONG_KEYS, WRONG_KEYS_WINDOW_SECONDS, WrongKeys
+from verifier.api_keys import MAX_WRONG_KEY_NETWORKS, MAX_WRONG_KEYS, WRONG_KEYS_WINDOW_SECONDS, Keys, WrongKeys
 from verifier.logs import MAX_LINES
+from verifier.passes import BadPass
+
+# -- the file
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tier": "huge"}, "no tier 'huge'"),
+        ({"hash": "x"}, "hash"),
+        ({"id": "X" * 16}, "id"),
+        ({"serversPerDay": 0}, "serversPerDay"),
+        ({"expires": "tomorrow"}, "not a date"),
+        ({"origins": ["https://a/b"]}, "origins"),
+        ({"repositories": ["10.5281/zenodo.1"]}, "host/owner/name"),
+        ({"repositories": ["github.com/*"]}, "host/owner/name"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_wrong_entry_is_named_and_the_others_count(site, caplog, changes, said):
+    key = site.add("good")
+    site.entries["wrong"] = good_entry(**changes)
+    site.write()
+    with caplog.at_level(logging.ERROR):
+        assert site.ask(key).status_code == 201
+        assert site.ask(key).status_code == 201
+    assert [key.name for key in site.services.api_keys.all().values()] == ["good"]
+    (sentence,) = site.services.api_keys.wrong()
+    assert sentence.startswith("wrong: ") and said in sentence
+    assert len([record for record in caplog.records if said in record.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, b"\xff", '{"a": 5}', '{"a": null}', '{"Ä b": {}}', None])
+def test_invalid_file_means_no_keys_and_is_reported(site, content):
+    key = site.add()
+    assert site.ask(key).status_code == 201
+    site.file.unlink()
+    if content is not None:
+        site.file.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert site.ask(key).status_code == 401
+    assert site.services.api_keys.wrong()
+    assert launch(site.internal)["rule"] == "default"
+    site.write()
+    assert site.ask(key).status_code == 201 and not site.services.api_keys.wrong()
+
+
+def test_names_and_ids_are_checked(tmp_path):
+    file = tmp_path / "keys.json"
+    entry = good_entry()
+    file.write_text(json.dumps({"a": entry, "b": entry, "A b": good_entry(), "off": False} | {"x" * 41: good_entry()}))
+    found = Keys(str(file), ["small"])
+    assert [key.name for key in found.all().values()] == ["a"] and len(found.wrong()) == 3
+    none = Keys("", [])
+    assert (none.all(), none.wrong(), none.find("x"), none.find("\udc8a")) == ({}, [], None, None)
+    with pytest.raises(BadPass):
+        none.accept("0" * 16, "https://example.com/a/b", 0)
+
+
+# -- clients
 
 
 def test_all_wrong_keys_get_the_same_answer_and_cost_no_call_to_redis(site, redis_server):
@@ -17,7 +79,9 @@ def test_all_wrong_keys_get_the_same_answer_and_cost_no_call_to_redis(site, redi
     assert len({answer.data for answer in answers}) == 1
     assert {answer.headers["WWW-Authenticate"] for answer in answers} == {"Bearer"}
     assert_problem(answers[0], "key-refused", 401)
-    assert_problem(site.ask(key), "unavailable", 503)
+    answer = site.ask(key)
+    assert_problem(answer, "unavailable", 503)
+    assert answer.headers["Retry-After"]
 
 
 def test_wrong_keys_are_logged_up_to_a_limit_and_never_in_full(site, caplog):

@@ -8,5 +8,4 @@ from verifier.web.app import create_services
 
 @pytest.fixture
 def site(redis_server, store):
-    """Returns a function that makes the services of a site with given settings."""
     return lambda **overrides: create_services(make_settings(redis_server, **overrides), store)

@@ -15,7 +15,6 @@ def _double():
 
 @pytest.fixture
 def double(_double):
-    """The doubles of all providers, without any trouble."""
     _double.behaviour = dict.fromkeys(_double.behaviour, "right")
     _double.calls.clear()
     return _double

@@ -10,11 +10,13 @@ import altcha
 import pytest
 
 from tests.support.apps import CLIENT, internal_client, make_settings, public_client, run_pod, solve
+from tests.support.charts import VALUES
 from tests.support.doubles import SECRET, SITE_KEY
 from tests.support.metrics import value
 from tests.support.offers import REMOTE, offers, present, remote, state
 from tests.support.public_port import assert_problem
 from verifier.captcha import State
+from verifier.captcha.altcha import Altcha, Options
 from verifier.settings import InvalidSettings
 from verifier.web.app import create_services
 
@@ -299,3 +301,28 @@ def test_few_hard_derivations_run_at_a_time(make, monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: services.captcha.offered[0].challenge("launch", "198.51.100.7/32", 1), range(16)))
     assert max(most) == 2
+
+
+# -- the work: all answers are equally likely, so no order of trying them is cheaper than counting (D-210)
+
+SIGNING_KEY = "0" * 40
+
+
+@pytest.mark.parametrize(("price", "most"), [(1, 4001), (1.5, 6001), (2, 8001)])
+def test_answer_is_a_random_number_below_a_bound(monkeypatch, price, most):
+    monkeypatch.setattr("secrets.randbelow", lambda bound: 7 if bound == most else None)
+    made = Altcha.from_options({"cost": 1}, [SIGNING_KEY]).challenge("launch", "198.51.100.7/32", price)
+    assert altcha.solve_challenge(altcha.Challenge.from_dict(made)).counter == 7
+
+
+@pytest.mark.parametrize("price", [1e9, 1e300])
+def test_answer_fits_its_four_bytes_at_any_price(price, monkeypatch):
+    monkeypatch.setattr("secrets.randbelow", lambda bound: bound - 1)
+    challenge = Altcha.from_options({"cost": 1}, [SIGNING_KEY]).challenge("launch", "198.51.100.7/32", price)
+    assert challenge["parameters"]["keyPrefix"]
+
+
+def test_defaults_are_those_of_the_chart():
+    """Measurements of the default work do not read the chart."""
+    of_chart = VALUES["captcha"]["providers"]["altcha"]
+    assert Options().model_dump() == {name: value for name, value in of_chart.items() if name != "enabled"}

@@ -17,14 +17,11 @@ LINE = '{"uid": "uid-1", "source": "cryptnono", "list": "miners", "label": "xmri
 
 
 def pod(address, node="node-1", phase="Running", **more):
-    """An agent's pod, as in the API server's answer."""
     status = {"phase": phase, "podIPs": [{"ip": address}, {"ip": f"fd42::{address.rsplit('.', 1)[1]}"}]}
     return {"metadata": more.pop("metadata", {}), "spec": {"nodeName": node} | more, "status": status}
 
 
 class API:
-    """Lists pods."""
-
     def __init__(self, *pods):
         self.pods, self.down, self.asked = list(pods), False, []
 
@@ -37,7 +34,6 @@ class API:
 
 @pytest.fixture
 def agents(store, monkeypatch):
-    """Make the agents of an API."""
     monkeypatch.setattr("verifier.kubernetes_api.read", lambda api, *args, **more: {"items": api.list(*args, **more)})
 
     def make(*pods):
@@ -48,7 +44,6 @@ def agents(store, monkeypatch):
 
 
 def receiver(store, *sources):
-    """A client of a receiver that has these sources."""
     services = create_receiver_services(load(ReceiverSettings, detections={source: {} for source in sources}), store)
     # This clock stands still. Otherwise used-up limits would come back on a slow machine.
     return create_receiver_app(replace(services, allowance=Allowance(lambda: 0.0))).test_client()
@@ -56,7 +51,6 @@ def receiver(store, *sources):
 
 @pytest.fixture
 def send(store):
-    """Send lines from an address, to a receiver that has an agent."""
     client = receiver(store, "agent")
 
     def send(address, *lines, **headers):
@@ -68,7 +62,6 @@ def send(store):
 
 @pytest.fixture
 def agent(store):
-    """The receiver knows an agent."""
     store.publish_agents({"10.42.0.7": "node-1"})
 
 
@@ -96,12 +89,9 @@ def test_report_from_another_address_or_with_a_wrong_token_is_refused(send, stor
     assert send(address, **headers).status_code == 401 and waiting(store) == []
 
 
-def test_address_counts_only_with_an_agent_in_the_values(store, agent):
+def test_address_counts_only_with_an_agent_in_the_values_and_no_line_names_another(send, store, agent):
     client = receiver(store, "cryptnono")
     assert client.post("/api/detections", data=LINE, environ_base={"REMOTE_ADDR": "10.42.0.7"}).status_code == 401
-
-
-def test_line_names_no_other_sender(send, store, agent):
     send("10.42.0.7", '{"uid": "uid-1", "sender": "10.42.0.9", "list": "a", "label": "b"}')
     assert [report.sender for report in waiting(store)] == ["10.42.0.7"]
 
@@ -120,7 +110,7 @@ def test_one_agent_takes_no_report_from_another(send, store):
     assert send("10.42.0.8", *[LINE] * 100).status_code == 202
 
 
-def test_agents_are_published_with_both_addresses(agents, store):
+def test_agents_are_published_with_both_addresses_until_they_are_gone(agents, store, caplog):
     made, api = agents(
         pod("10.42.0.7"),
         pod("10.42.1.7", "node-2"),
@@ -134,23 +124,14 @@ def test_agents_are_published_with_both_addresses(agents, store):
     assert made.node_of("fd42::7") == "node-2"
     assert [store.is_agent(f"10.42.{number}.7") for number in range(6)] == [True, True, False, False, False, False]
     assert not store.is_agent("") and api.asked == [("GET", "/api/v1/namespaces/binder/pods", "app=x,component=agent")]
-
-
-def test_agent_that_is_gone_is_forgotten(agents, store):
-    made, api = agents(pod("10.42.0.7"))
-    made.publish()
-    api.pods = []
-    made.publish()
-    assert made.node_of("10.42.0.7") is None and not store.is_agent("10.42.0.7")
-
-
-def test_api_server_that_is_down_changes_nothing_and_is_logged_once(agents, store, caplog):
-    made, api = agents(pod("10.42.0.7"))
-    made.publish()
-    api.down = True
+    # An API server that is down changes nothing, and is logged once.
+    api.down, api.pods = True, []
     assert made.attempt() == made.attempt() < 20
     assert made.node_of("10.42.0.7") == "node-1" and store.is_agent("10.42.0.7")
     assert caplog.text.count("new agents are not known") == 1
+    api.down = False
+    made.publish()
+    assert made.node_of("10.42.0.7") is None and not store.is_agent("10.42.0.7")
 
 
 @pytest.fixture
@@ -160,6 +141,7 @@ def worker(make_reconciler, cluster, agents):
     made = make_reconciler(detections={"agent": {"on_match": "revoke", "lists": {"hidden": "observe"}}}, agents=listed)
     cluster.add("alice", "uid-1", node="node-1", **granted(make_grant()))
     cluster.add("bob", "uid-2", node="node-2", **granted(make_grant()))
+    cluster.add("carol", "uid-0", **granted(make_grant()))
     list_and_converge(made)
     return made
 
@@ -173,6 +155,7 @@ def worker(make_reconciler, cluster, agents):
         ("uid-1", "10.42.0.8", "miners", "other-node"),
         ("uid-1", "10.42.0.9", "miners", "other-node"),
         ("uid-1", "", "miners", "other-node"),
+        ("uid-0", "10.42.0.9", "miners", "other-node"),  # The pod has no node yet, and the agent is unknown.
         ("uid-3", "10.42.0.7", "miners", "unknown-pod"),
     ],
 )
@@ -183,7 +166,7 @@ def test_report_counts_for_pods_of_the_agents_own_node(worker, store, cluster, u
     worker.take(store.woken(0.01))
     while worker.run_once():
         pass
-    assert cluster.labelled() == ({Server("bob")} if outcome == "revoked" else {Server("alice"), Server("bob")})
+    assert cluster.labelled() == {Server("bob"), Server("carol")} | (set() if outcome == "revoked" else {Server("alice")})
 
 
 def test_reports_wait_until_the_agents_are_known(make_reconciler, cluster, store, agents):
@@ -201,15 +184,3 @@ def test_reports_wait_until_the_agents_are_known(make_reconciler, cluster, store
     listed.attempt()
     made.respond()
     assert [row["outcome"] for row in store.detected()] == ["revoked"]
-
-
-def test_pod_without_a_node_is_no_agents(make_reconciler, cluster, store, agents):
-    """Nor is an unknown agent on the node of a pod that has no node yet."""
-    listed, _ = agents()
-    listed.publish()
-    made = make_reconciler(detections={"agent": {"on_match": "revoke"}}, agents=listed)
-    cluster.add("alice", "uid-1", **granted(make_grant()))
-    list_and_converge(made)
-    store.add_report(Report("agent", "miners", "xmrig", 1.0, uid="uid-1", sender="10.42.0.7"))
-    made.respond()
-    assert [row["outcome"] for row in store.detected()] == ["other-node"]

@@ -15,7 +15,6 @@ SOURCES = {"cryptnono": {"on_match": "revoke"}, "minesweeper": {}}
 
 @pytest.fixture
 def egress(redis_server, store, monkeypatch, capsys):
-    """Run the command as in the reconciler's pod. Returns exit code, standard output and standard error."""
 
     def run(*arguments, lines="", sources=SOURCES):
         settings = {"BINDER_EGRESS_REDIS_URL": redis_server.url, "BINDER_EGRESS_DETECTIONS": json.dumps(sources)}

@@ -22,6 +22,7 @@ OF_ALICE = {**ALICE, "uid": "uid-1", "namespace": NAMESPACE}
         (killed_by_flowkiller(addresses={"a": 1}), Report("cryptnono", "flowkiller", "scan", 1000.0, **OF_ALICE)),
         (killed_by_flowkiller(**{"banned-ip": "203.0.113.7"}), Report("cryptnono", "flowkiller", "banned-ip", 1000.0, **OF_ALICE)),
         ("1970-01-01T00:16:40.5Z " + deleted(), Report("minesweeper", "minesweeper", "cpu and name", 1000.5, **ALICE)),
+        (killed(timestamp="yesterday"), Report("cryptnono", "execwhacker", "xmrig", NOW, **OF_ALICE)),
         (falco(), Report("falco", "Detect crypto miners", "/tmp/xmrig", 1000.123456, **OF_ALICE)),
         (falco(**{"proc.exepath": "<NA>", "k8s.pod.name": None}), {"label": "xmrig", "pod": "", "uid": "uid-1"}),
         ('{"pod": "a", "list": "l", "label": "x"}', Report("", "l", "x", NOW, pod="a")),
@@ -121,10 +122,6 @@ def test_alert_about_the_node_or_about_falco_itself_is_no_report():
 def test_unreadable_line_says_why(line, why):
     with pytest.raises(Unreadable, match=why):
         read(line, NOW)
-
-
-def test_report_with_a_uid_needs_no_time():
-    assert read(killed(timestamp="yesterday"), NOW).at == NOW
 
 
 def test_text_of_strangers_becomes_short_and_printable():

@@ -14,18 +14,11 @@ def cut_off(limit, number, running, now=0.0, has_egress=True, names="a"):
     return acted
 
 
-def test_nine_servers_may_always_be_cut_off():
-    assert cut_off(ShareLimit(), 20, running=20) == ALWAYS == 9
-
-
-def test_a_tenth_of_many_servers_may_be_cut_off():
-    assert cut_off(ShareLimit(), 500, running=500) == 50
-
-
-def test_the_same_server_counts_once():
+def test_nine_servers_may_always_be_cut_off_and_a_tenth_of_many():
     limit = ShareLimit()
-    assert cut_off(limit, ALWAYS, running=20) == ALWAYS
-    assert cut_off(limit, ALWAYS, running=11) == ALWAYS
+    assert cut_off(limit, 20, running=20) == ALWAYS == 9
+    assert cut_off(limit, ALWAYS, running=11) == ALWAYS, "the same servers count once"
+    assert cut_off(ShareLimit(), 500, running=500) == 50
 
 
 def test_the_window_moves_on():

@@ -155,7 +155,6 @@ def test_forged_label_after_expiry_is_removed_and_not_counted(place, reconciler)
 
 @pytest.fixture
 def expired(place, reconciler):
-    """A pod whose lease has just ended, and that is to be stopped."""
     add_leased_pod(place, reconciler, "stopped")
     place.turn(reconciler, after=LEASE)
     assert place.pod().grant.rule == Rule.EXPIRED
@@ -209,23 +208,16 @@ def test_renewal_at_the_last_moment_prevents_the_stop(place, reconciler, monkeyp
         assert (place.pod().grant.id, place.pod().label) == (given[0].id, "stopped")
 
 
-def test_lagging_watch_does_not_stop_a_renewed_pod(place, reconciler, in_redis, expired):
-    place.grant("stopped")
+@pytest.mark.parametrize(("tier", "waits"), [("stopped", [LEASE, STOP_GRACE_SECONDS]), ("blocked", [LEASE - 1, 1])])
+def test_lagging_watch_neither_expires_a_renewed_lease_nor_stops_its_pod(place, reconciler, in_redis, tier, waits):
+    add_leased_pod(place, reconciler, tier)
+    place.turn(reconciler, after=waits[0])
+    again = place.grant(tier)
     place.turn(place.reconciler())
     # This reconciler has not seen the renewal, and the record in Redis has expired.
     in_redis.delete(f"binder-egress:unlock:{ALICE.key}")
-    place.turn(reconciler, fresh=False, after=STOP_GRACE_SECONDS)
-    assert (place.pod().label, place.pod().ended) == ("stopped", False)
-
-
-def test_lagging_watch_does_not_expire_a_renewed_lease(place, reconciler, in_redis):
-    add_leased_pod(place, reconciler, "blocked")
-    place.passes(LEASE - 1)
-    again = place.grant("blocked")
-    place.turn(place.reconciler())
-    in_redis.delete(f"binder-egress:unlock:{ALICE.key}")
-    place.turn(reconciler, fresh=False, after=1)
-    assert (place.pod().grant.id, place.pod().label) == (again.id, "blocked")
+    place.turn(reconciler, fresh=False, after=waits[1])
+    assert (place.pod().grant.id, place.pod().label, place.pod().ended) == (again.id, tier, False)
 
 
 def test_renewal_after_the_read_of_redis_keeps_the_label(place, reconciler):
@@ -405,10 +397,7 @@ def test_two_reconcilers_agree_on_a_lease(place):
     assert place.pod().ended
 
 
-# -- renewal
-
-
-# -- settings and annotations
+# -- settings
 
 
 def test_lease_that_stops_pods_needs_the_permission():

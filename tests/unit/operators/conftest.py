@@ -24,7 +24,6 @@ def reconciler(make):
 
 @pytest.fixture
 def alice(cluster, reconciler):
-    """A server that has a tier."""
     start(cluster, reconciler)
 
 

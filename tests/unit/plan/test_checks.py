@@ -15,7 +15,6 @@ TOP = Path(__file__).parents[3]
 
 
 def found(id: str, of: Given) -> Finding:
-    """The only finding of a check."""
     (finding,) = [finding for finding in examine(of) if finding.id == id]
     return finding
 

@@ -116,14 +116,10 @@ def detection(pod: str, at: float) -> str:
     return json.dumps(line | {"event": "Killed process", "action": "killed", "level": "info", "timestamp": time})
 
 
-def archived(repository: str, at: float, version: int = 6) -> str:
+def archived(repository: str, at: float) -> str:
     """A line of mybinder's archive: a launch event, with its time cut to the minute."""
     time = datetime.fromtimestamp(at, UTC).replace(second=0, microsecond=0).isoformat()
     path = repository.removeprefix("github.com/")
-    line = {"timestamp": time, "schema": "binderhub.jupyter.org/launch", "version": version, "provider": "GitHub"}
-    line |= {"spec": f"{path}/HEAD", "status": "success"}
-    line |= {"origin": "hub.example.org"} if version > 2 else {}
-    line |= {"ref": "a" * 40} if version > 3 else {}
-    line |= {"build_token": False} if version > 4 else {}
-    line |= {"request_origin": "same-origin"} if version > 5 else {}
-    return json.dumps(line)
+    line = {"timestamp": time, "schema": "binderhub.jupyter.org/launch", "version": 6, "provider": "GitHub"}
+    line |= {"spec": f"{path}/HEAD", "status": "success", "origin": "hub.example.org"}
+    return json.dumps(line | {"ref": "a" * 40, "build_token": False, "request_origin": "same-origin"})

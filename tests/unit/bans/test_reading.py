@@ -36,18 +36,6 @@ def test_launches_are_counted_by_repository():
     assert (one.launches, one.without_pass, one.networks) == (3, {"a", "c"}, {"198.51.100.0/24": 3})
 
 
-def test_unlocked_server_counts_as_one_with_a_pass():
-    unlock = decision("unlock", AT, user="a", server="", tier="verified", rule="unlock")
-    refused = decision("unlock", AT, user="b", server="", tier="unverified", rule="blocked")
-    assert traffic(launch("a"), launch("b"), unlock, refused).repositories[REPOSITORY].without_pass == {"b"}
-
-
-@pytest.mark.parametrize("version", range(1, 7))
-def test_archive_is_read_in_all_versions(version):
-    found = traffic(archived(REPOSITORY, AT, version))
-    assert (found.lines["archive"], found.repositories[REPOSITORY].launches) == (1, 1)
-
-
 @pytest.mark.parametrize(
     ("provider", "spec", "name"),
     [
@@ -111,15 +99,11 @@ def test_ref_of_a_gist_is_no_part_of_its_name():
     assert traffic(launch(repository="https://gist.github.com/a/b.git"), line).repositories["gist.github.com/a/b"].detected == {"p"}
 
 
-def test_revocations_are_tied_to_repositories():
-    revoke = decision("revoke", AT, user="a", server="", by="eve", why="x", stop=False, block="b")
-    assert traffic(revoke, revoke, launch("a"), launch("b")).repositories[REPOSITORY].revoked == {"a"}
-
-
-def test_revocation_by_a_detector_is_no_operators():
-    """The reconciler writes the same line for both."""
-    found = traffic(launch("a"), launch("b"), revoke(AT, "a", by="detector cryptnono"), revoke(AT, "b", by="detective"))
-    assert (found.repositories[REPOSITORY].revoked, found.untied) == ({"b"}, 0)
+def test_revocations_by_operators_are_tied_to_repositories():
+    """The reconciler writes the same line for a detector."""
+    lines = [revoke(AT, "a"), revoke(AT, "a"), revoke(AT, "b", by="detector cryptnono"), revoke(AT, "c", by="detective")]
+    found = traffic(*lines, launch("a"), launch("b"), launch("c"), launch("d"))
+    assert (found.repositories[REPOSITORY].revoked, found.untied) == ({"a", "c"}, 0)
 
 
 COURSE = "github.com/org/course"
@@ -154,10 +138,12 @@ def test_revocation_is_tied_to_the_launch_of_its_server():
 
 
 def test_unlocked_server_counts_for_the_launch_before_it():
-    lines = [launch("a"), launch("a", AT + 100, repository=f"https://{COURSE}")]
+    course = f"https://{COURSE}"
+    lines = [launch("a"), launch("a", AT + 100, repository=course), launch("b", AT + 100, repository=course)]
     unlock = decision("unlock", AT + 160, user="a", server="", tier="verified", rule="unlock")
-    found = traffic(*lines, unlock).repositories
-    assert (found[REPOSITORY].without_pass, found[COURSE].without_pass) == ({"a"}, set())
+    refused = decision("unlock", AT + 160, user="b", server="", tier="unverified", rule="blocked")
+    found = traffic(*lines, unlock, refused).repositories
+    assert (found[REPOSITORY].without_pass, found[COURSE].without_pass) == ({"a"}, {"b"})
 
 
 def test_processor_time_of_several_repositories_is_tied_to_none():

@@ -63,16 +63,14 @@ jupyterhub:
 ]
 
 
-def test_patch_adds_bans_and_changes_nothing_else(tmp_path):
+def test_patch_adds_bans_and_changes_nothing_else():
     after = with_bans(VALUES, "binderhub.config", SPECS, NETWORKS)
     change = patch("values.yaml", VALUES, after)
     assert all(part in after for part in ADDED)
     gone = [line for line in change.splitlines() if line.startswith("-")]
     assert gone == ["--- a/values.yaml", "-    GitRepoProvider: {}", '-    image: {name: a,   tag: "1.0"}']
-    (tmp_path / "values.yaml").write_text(VALUES)
-    subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=change, text=True, check=True)
-    assert (tmp_path / "values.yaml").read_text() == after
     assert with_bans(after, "binderhub.config", SPECS, NETWORKS) == after and patch("values.yaml", after, after) == ""
+    assert with_bans("a:   {b: 1}   # odd\n", "config", {}, {}) == "a:   {b: 1}   # odd\n"
 
 
 @pytest.mark.parametrize(
@@ -101,11 +99,6 @@ def test_bans_are_added_whatever_is_there(text, tmp_path):
     (tmp_path / "v.yaml").write_bytes(text.encode())
     subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=patch("v.yaml", text, after).encode(), check=True)
     assert (tmp_path / "v.yaml").read_bytes() == after.encode()
-
-
-def test_nothing_to_add_leaves_the_text_as_it_is():
-    text = "a:   {b: 1}   # odd\n"
-    assert with_bans(text, "config", {}, {}) == text
 
 
 @pytest.mark.parametrize(

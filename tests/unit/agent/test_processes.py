@@ -231,15 +231,6 @@ def test_arguments_of_a_process_cost_a_bounded_number_of_steps(look, tmp_path, m
         assert 100 < len(opened) < processes.MAX_STEPS + 200
 
 
-def test_pod_with_many_scripts_keeps_those_of_no_other_out(shells):
-    """Of the first pod, only the programs are seen when its arguments have taken too long."""
-    now = itertools.count(step=processes.POD_ARGUMENT_SECONDS)
-    seen = list(Processes(shells(6), in_turn(*["crowded"] * 4, *["other"] * 2), lambda: next(now)).all())
-    assert [(process.pod, process.unseen, len(process.files)) for process in seen] == [
-        *[("crowded", "", 2)] * 2, *[("crowded", "crowded", 1)] * 2, *[("other", "", 2)] * 2,
-    ]  # fmt: skip
-
-
 @pytest.fixture
 def shells(tmp_path):
     """A function that makes a folder of `/proc` with that many shells that run a script."""
@@ -261,12 +252,21 @@ def in_turn(*pods):
     return lambda text: next(turns)
 
 
-def test_pod_that_makes_the_kernel_wait_keeps_those_of_no_other_out(shells):
-    """Waiting costs no processor time, so it counts by itself."""
-    now = itertools.count(step=processes.POD_WAIT_SECONDS / 7)
-    seen = list(Processes(shells(6), in_turn(*["slow"] * 4, "other", "third"), lambda: 0.0, lambda: next(now)).all())
-    assert [process.unseen for process in seen] == ["", "", "crowded", "crowded", "", ""]
-    assert [len(process.files) for process in seen[-2:]] == [2, 2]
+@pytest.mark.parametrize(
+    "clocks",
+    [
+        [itertools.count(step=processes.POD_ARGUMENT_SECONDS)],
+        [itertools.repeat(0.0), itertools.count(step=processes.POD_WAIT_SECONDS / 7)],
+    ],
+    ids=["processor time", "waiting"],
+)
+def test_pod_with_many_or_slow_scripts_keeps_those_of_no_other_out(shells, clocks):
+    """Of the first pod, only the programs are seen when its arguments have taken too long. Waiting counts by itself."""
+    pods = ["crowded"] * 4 + ["other", "third"]
+    seen = list(Processes(shells(6), in_turn(*pods), *(clock.__next__ for clock in clocks)).all())
+    assert [(process.pod, process.unseen, len(process.files)) for process in seen] == [
+        *[("crowded", "", 2)] * 2, *[("crowded", "crowded", 1)] * 2, ("other", "", 2), ("third", "", 2),
+    ]  # fmt: skip
 
 
 def test_slow_arguments_end_between_two_steps_and_are_reported(shells):

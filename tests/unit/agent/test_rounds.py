@@ -305,22 +305,18 @@ def test_pods_take_turns(node, folder, file, words):
         assert path.stat().st_ino in scans.scanned
 
 
-def test_file_that_was_replaced_is_left_for_the_next_round(node, folder, file):
-    path = file("a", b"harmless")
-    key = FileKey.of(path.stat())
-    node.all = lambda: [Process(POD, files=(RunFile(replace(key, inode=key.inode + 1), partial(os.open, path, os.O_RDONLY)),))]
-    done = Watcher(node, [folder], Scans()).round()
-    assert done.counts == {"gone": 1} and done.waiting == 1
-    node.all = lambda: [Process(POD, files=(RunFile(key, partial(os.open, "/none", os.O_RDONLY)),))]
-    assert Watcher(node, [folder], Scans()).round().counts == {"gone": 1}
-
-
-def test_program_that_is_touched_again_and_again_is_found(node, folder, file, miners):
-    """Its times have changed each time when it is opened."""
+def test_file_that_was_replaced_is_left_for_the_next_round_and_one_that_was_touched_is_not(node, folder, file, miners):
     path = file("miner", b"miner")
-    listed = replace(FileKey.of(path.stat()), modified=1, changed=1)
-    node.all = lambda: [Process(POD, files=(RunFile(listed, partial(os.open, path, os.O_RDONLY)),))]
-    assert Watcher(node, [folder], Scans()).round().found == [(POD, Match("a", "m"))]
+    key = FileKey.of(path.stat())
+
+    def look(key, path):
+        node.all = lambda: [Process(POD, files=(RunFile(key, partial(os.open, path, os.O_RDONLY)),))]
+        return Watcher(node, [folder], Scans()).round()
+
+    done = look(replace(key, inode=key.inode + 1), path)
+    assert done.counts == {"gone": 1} and done.waiting == 1
+    assert look(key, "/none").counts == {"gone": 1}
+    assert look(replace(key, modified=1, changed=1), path).found == [(POD, Match("a", "m"))]
 
 
 @pytest.mark.parametrize("is_program", [True, False])

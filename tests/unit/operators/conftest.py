@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 
-import verifier.operators.actions.confirmation
 from tests.support.apps import make_settings
 from tests.support.operators import start
 from verifier.operators.actions import CommandOperators
@@ -28,7 +27,6 @@ def alice(cluster, reconciler):
 
 
 @pytest.fixture
-def operators(redis_server, store, monkeypatch):
+def operators(redis_server, store, impatient):
     """Operators' actions that do not wait for the reconciler."""
-    monkeypatch.setattr(verifier.operators.actions.confirmation, "CONFIRMATION_WAIT_SECONDS", 0)
     return CommandOperators(make_settings(redis_server, may_stop_pods=True), store)

@@ -8,6 +8,7 @@ import yaml
 from verifier.bans.values_file import ProposalRefused, decoded, patch, with_bans
 
 SPECS = {"GitHubRepoProvider": ["^eve/.*", "^mallory/a\\-b(?:\\.git)?(?:/.*)?$"], "GitRepoProvider": ["^[^/]*x"]}
+OF_GIT = "binderhub.config.GitRepoProvider.banned_specs"
 NETWORKS = {"198.51.100.0/24": "a label: with a colon"}
 
 VALUES = """\
@@ -104,26 +105,20 @@ def test_bans_are_added_whatever_is_there(text, tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a: [", "The values file is no YAML, line 1."),
-        ("a: 1\na: 2\n", "The values file is no YAML, line 2."),
-        ("a: 1\n---\nb: 2\n", "The values file is no YAML, line 2."),
-        ("a: \x00", "The values file is no YAML."),
-        ("- a\n", "The values file has something else at its top: bans cannot be added."),
-        ("binderhub: off\n", "The values file has something else at binderhub: bans cannot be added."),
-        (
-            "binderhub: {config: {GitRepoProvider: {banned_specs: x}}}",
-            "The values file has something else at binderhub.config.GitRepoProvider.banned_specs: bans cannot be added.",
-        ),
-        (
-            "a: ENC[x]\nsops: {mac: x}\n",
-            "The values file is encrypted by SOPS: a change by anything else would break its checksum.",
-        ),
+        ("a: [", "is no YAML, line 1."),
+        ("a: 1\na: 2\n", "is no YAML, line 2."),
+        ("a: 1\n---\nb: 2\n", "is no YAML, line 2."),
+        ("a: \x00", "is no YAML."),
+        ("- a\n", "has something else at its top: bans cannot be added."),
+        ("binderhub: off\n", "has something else at binderhub: bans cannot be added."),
+        ("binderhub: {config: {GitRepoProvider: {banned_specs: x}}}", f"has something else at {OF_GIT}: bans cannot be added."),
+        ("a: ENC[x]\nsops: {mac: x}\n", "is encrypted by SOPS: a change by anything else would break its checksum."),
     ],
 )
 def test_file_that_cannot_be_changed_is_refused_with_a_sentence(text, sentence):
     with pytest.raises(ProposalRefused) as refused:
         with_bans(text, "binderhub.config", SPECS, NETWORKS)
-    assert refused.value.format_message() == sentence
+    assert refused.value.format_message() == f"The values file {sentence}"
 
 
 @pytest.mark.parametrize(("content", "word"), [(b"\0GITCRYPT\0\x13\xed", "git-crypt"), (b"a: \xff", "not UTF-8")])

@@ -26,11 +26,8 @@ from verifier.web.context import PLACES
     ("behaviour", "expected"),
     [
         ("right", "up"),
-        ("down", "down"),
-        ("limited", "down"),
-        ("rubbish", "down"),
-        ("misconfigured", "misconfigured"),
-        ("accepting", "misconfigured"),
+        *((trouble, "down") for trouble in ("down", "limited", "rubbish")),
+        *((trouble, "misconfigured") for trouble in ("misconfigured", "accepting")),
     ],
 )
 def test_self_check_tells_trouble_from_a_wrong_secret(make, double, name, behaviour, expected):

@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 
 import click
-import pytest
 import yaml
 from click.testing import CliRunner
 from kubernetes import client
@@ -22,11 +21,10 @@ BLOCKS.append((TOP / "docs/propose-bans.yaml").read_text())
 COMMANDS = [line for block in BLOCKS for line in re.findall(r"egress propose-bans (.*?)(?:;|\||$)", block, re.M)]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command_has_options_that_exist(command):
+def test_commands_have_options_that_exist():
     assert len(COMMANDS) == 5
-    parser = propose_bans.make_parser(click.Context(propose_bans))
-    parser.parse_args(shlex.split(command))
+    for command in COMMANDS:
+        propose_bans.make_parser(click.Context(propose_bans)).parse_args(shlex.split(command))
 
 
 def test_workflow_is_one_that_github_takes(tmp_path):

@@ -29,15 +29,9 @@ def test_command_counts_what_crawlers_launch(tmp_path):
     kubectl = tmp_path / "kubectl"
     kubectl.write_text(f"#!/bin/sh\ncat {tmp_path}/log\n")
     kubectl.chmod(0o755)
-    for wanted, expected in (
-        ("repository", [["3", "https://x/a/often"], ["1", "https://x/b/once"]]),
-        ("client_network", [["4", "198.51.100.0/24"]]),
-    ):
-        code = command.replace('"repository"', f'"{wanted}"')
-        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        done = subprocess.run(["bash", "-euc", code], env=environment, capture_output=True, text=True, check=True)
-        found = [re.findall(r'^ *(\d+) "\w+": "(.*)"$', line)[0] for line in done.stdout.splitlines()]
-        assert [list(row) for row in found] == expected
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-euc", command], env=environment, capture_output=True, text=True, check=True)
+    assert re.findall(r'^ *(\d+) "\w+": "(.*)"$', done.stdout, re.M) == [("3", "https://x/a/often"), ("1", "https://x/b/once")]
 
 
 def test_claims_and_words_are_those_of_the_code():

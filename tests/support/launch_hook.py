@@ -50,7 +50,6 @@ class Stopwatch:
         return max(0.0, time.monotonic() - self._at - 0.01)
 
     def stop(self):
-        """Returns the seconds."""
         self._ticking.cancel()
         return time.monotonic() - self._began - self._late - self._late_now()
 
@@ -77,24 +76,17 @@ class Clock:
         return time.monotonic() + self.ahead
 
     def time(self):
-        """Unix seconds."""
         return time.time()
 
 
 class Wiring:
-    """A config object with the hook, as in BinderHub after it has read its config file."""
+    """A config object with the hook, as in BinderHub after it has read its config file.
+
+    `before` is called first, with the config, as an operator's earlier snippet would be. Tests of the limit use the product's; all
+    others leave time for a slow machine.
+    """
 
     def __init__(self, monkeypatch, api, token=API_TOKEN, before=None, limit_seconds=30.0):
-        """Run the snippet.
-
-        Args:
-            monkeypatch: sets its variables.
-            api: the verifier's in-cluster address.
-            token: the bearer token for it.
-            before: called first, with the config, as an operator's earlier snippet would be.
-            limit_seconds: the longest that a launch may wait. Tests of that limit use the product's; all others leave time for a
-                slow machine.
-        """
         for name, value in {"BINDER_EGRESS_API": api, "BINDER_EGRESS_API_TOKEN": token}.items():
             if value is None:
                 monkeypatch.delenv(name, raising=False)
@@ -122,16 +114,14 @@ class Wiring:
     async def launch(self, user="fake-repo-abc", server="", image=IMAGE, repository=REPOSITORY, launcher=None):
         """The same as BinderHub's Launcher.launch: runs the hook in its own task. Returns its seconds."""
         watch = Stopwatch()
-        result = self.config.Launcher.pre_launch_hook(launcher or object(), image, user, server, repository)
         try:
-            await asyncio.ensure_future(result)
+            await asyncio.ensure_future(self.config.Launcher.pre_launch_hook(launcher or object(), image, user, server, repository))
         finally:
             seconds = watch.stop()
         return seconds
 
 
 def port_of(server_socket):
-    """The port that the system chose."""
     return server_socket.getsockname()[1]
 
 
@@ -154,7 +144,6 @@ class Verifier(RequestHandler):
     """Plays the verifier's in-cluster port: keeps the requests, and answers with `settings["answer"]`."""
 
     async def post(self):
-        """One announced launch."""
         self.settings["seen"].append((dict(self.request.headers), json.loads(self.request.body)))
         await self.settings["answer"](self)
 
@@ -194,20 +183,18 @@ def binderhub(wiring, **settings):
     return serve((r"/build/(.*)", Build), wiring=wiring, **settings)
 
 
-async def get(url, client=None, headers=None, **query):
+async def get(url, headers=None, **query):
     """One build request; returns the decoded answer."""
-    client = client or SimpleAsyncHTTPClient(force_instance=True, max_clients=100)
+    client = SimpleAsyncHTTPClient(force_instance=True, max_clients=100)
     request = HTTPRequest(f"{url}?{urlencode(query)}", headers=HTTPHeaders(headers or {}), request_timeout=30)
     return json.loads((await client.fetch(request)).body)
 
 
 async def slow(handler):
-    """An answer after ten seconds, when the client no longer waits."""
     await asyncio.sleep(10)
 
 
 async def garbage(handler):
-    """Status 200 without JSON."""
     handler.write(b"\x00\xff<html>")
 
 

@@ -25,7 +25,7 @@ def _no_secret_in_any_log(caplog):
 # --- the announcement -------------------------------------------------------------------------------------------------
 
 
-async def test_launch_is_announced_with_its_request(monkeypatch):
+async def test_launch_is_announced_with_its_request_and_has_a_line_in_the_log(monkeypatch, caplog):
     seen = []
     async with hook.verifier(seen) as api:
         wiring = hook.Wiring(monkeypatch, api)
@@ -55,6 +55,8 @@ async def test_launch_is_announced_with_its_request(monkeypatch):
         "authenticated": False,
         "hub_url": None,
     }
+    lines = [record.getMessage() for record in caplog.records if "binder-egress" in record.getMessage()]
+    assert lines == ["binder-egress: fake-repo-1-0/ tier=verified rule=valid-pass"]
 
 
 def row(name, told, query="", headers=(), user="anonymous", **launcher):
@@ -153,92 +155,64 @@ async def test_token_ends_with_its_request_on_a_kept_connection(monkeypatch):
         ("https://badges.example", "https://badges.example/"),
         (lambda handler: f"https://{handler.request.host}/own", "https://hub.example/own/"),
     ],
-    ids=["nothing", "empty", "function-empty", "text", "text-without-slash", "function"],
+    ids=["only read", "empty", "function-empty", "text", "text-without-slash", "function"],
 )
 async def test_badge_address_stays_the_same(monkeypatch, before, url):
-    def configure(c):
-        if before is not None:
-            c.BinderHub.badge_base_url = before
-
-    async with (
-        hook.verifier([]) as api,
-        hook.binderhub(hook.Wiring(monkeypatch, api, before=configure)) as hub,
-    ):
-        answer = await hook.get(f"{hub}/build/1", headers={"Host": "hub.example", "X-Forwarded-Proto": "https"})
-    assert answer["url"] == url
-
-
-async def test_traits_that_were_only_read_count_as_not_set(monkeypatch):
     """Reading a missing trait leaves a placeholder in the config object, which is neither text nor function."""
+    seen = []
 
     def configure(c):
         assert c.BinderHub.badge_base_url is not None
         assert c.Launcher.pre_launch_hook is not None
+        if before is not None:
+            c.BinderHub.badge_base_url = before
 
-    seen = []
-    async with (
-        hook.verifier(seen) as api,
-        hook.binderhub(hook.Wiring(monkeypatch, api, before=configure)) as hub,
-    ):
-        assert (await hook.get(f"{hub}/build/1", egress_token=hook.PASS))["url"] == f"{hub}/binder/"
-    assert len(seen) == 1
+    async with hook.verifier(seen) as api, hook.binderhub(hook.Wiring(monkeypatch, api, before=configure)) as hub:
+        answer = await hook.get(f"{hub}/build/1", headers={"Host": "hub.example", "X-Forwarded-Proto": "https"})
+    assert (answer["url"], len(seen)) == (url, 1)
 
 
 @pytest.mark.parametrize("kind", ["plain", "coroutine", "thread"])
 async def test_earlier_hook_is_called_first(monkeypatch, kind):
-    """BinderHub accepts each kind."""
+    """BinderHub accepts each kind. A later BinderHub may give it more arguments."""
     calls = []
 
-    async def coroutine(*args):
-        await asyncio.sleep(0.1)
-        calls.append(args)
+    def plain(*args, **named):
+        calls.append((args, named))
 
-    def late(*args):
+    async def coroutine(*args, **named):
+        await asyncio.sleep(0.1)
+        plain(*args, **named)
+
+    def late(*args, **named):
         time.sleep(0.1)
-        calls.append(args)
+        plain(*args, **named)
 
     pool = concurrent.futures.ThreadPoolExecutor(1)
-    hooks = {"plain": lambda *args: calls.append(args), "coroutine": coroutine, "thread": lambda *args: pool.submit(late, *args)}
+    hooks = {"plain": plain, "coroutine": coroutine, "thread": lambda *args, **named: pool.submit(late, *args, **named)}
 
     async def announced(handler):
         calls.append("announced")
         await hook.good(handler)
 
     async with hook.verifier([], announced) as api:
-        await hook.Wiring(monkeypatch, api, before=lambda c: c.Launcher.update(pre_launch_hook=hooks[kind])).launch()
-    (_, *arguments), announced = calls
-    assert (arguments, announced) == ([hook.IMAGE, "fake-repo-abc", "", hook.REPOSITORY], "announced")
+        wiring = hook.Wiring(monkeypatch, api, before=lambda c: c.Launcher.update(pre_launch_hook=hooks[kind]))
+        await wiring.config.Launcher.pre_launch_hook(None, hook.IMAGE, "u", "s", hook.REPOSITORY, {"a": 1}, extra=2)
+    assert calls == [((None, hook.IMAGE, "u", "s", hook.REPOSITORY, {"a": 1}), {"extra": 2}), "announced"]
 
 
-@pytest.mark.parametrize("kind", ["plain", "coroutine"])
-async def test_earlier_hook_can_refuse_a_launch(monkeypatch, kind):
+async def test_earlier_hook_can_refuse_a_launch(monkeypatch):
     """The refusal reaches BinderHub unchanged, and a launch that will not happen is not announced."""
+    seen = []
 
-    def plain(*args):
+    async def earlier(*args):
         raise ZeroDivisionError("hook says no")
 
-    async def coroutine(*args):
-        plain()
-
-    seen, earlier = [], {"plain": plain, "coroutine": coroutine}[kind]
     async with hook.verifier(seen) as api:
         wiring = hook.Wiring(monkeypatch, api, before=lambda c: c.Launcher.update(pre_launch_hook=earlier))
         with pytest.raises(ZeroDivisionError, match="hook says no"):
             await wiring.launch()
     assert seen == []
-
-
-async def test_earlier_hook_gets_arguments_of_a_later_binderhub(monkeypatch):
-    calls = []
-
-    async with hook.verifier([]) as api:
-        wiring = hook.Wiring(
-            monkeypatch,
-            api,
-            before=lambda c: c.Launcher.update(pre_launch_hook=lambda *args, **named: calls.append((args, named))),
-        )
-        await wiring.config.Launcher.pre_launch_hook(None, hook.IMAGE, "u", "s", hook.REPOSITORY, {"a": 1}, extra=2)
-    assert calls == [((None, hook.IMAGE, "u", "s", hook.REPOSITORY, {"a": 1}), {"extra": 2})]
 
 
 def test_later_snippets_find_no_name_of_this_one(monkeypatch):

@@ -3,9 +3,6 @@
 import asyncio
 import contextlib
 import re
-import socket
-import threading
-import time
 import types
 
 import pytest
@@ -30,34 +27,19 @@ def limited(monkeypatch, api, **more):
 
 
 async def other_json(handler):
-    """200, and JSON of another shape."""
     handler.write("[1, 2]")
 
 
-async def echo(handler):
-    """200, and the request's body, which has the pass."""
-    handler.write(handler.request.body)
-
-
 async def unauthorized(handler):
-    """The bearer token is wrong."""
     handler.set_status(401, f"wrong token {hook.API_TOKEN}")
 
 
 async def huge(handler):
     """An answer of 50 MB."""
     with contextlib.suppress(StreamClosedError):
-        for handler.settings["megabytes"] in range(50):
+        for _ in range(50):
             handler.write(b"x" * 1_000_000)
             await handler.flush()
-
-
-async def halfway(handler):
-    """The head and half a body, then silence."""
-    handler.set_header("Content-Length", "100")
-    handler.write(b'{"tier": "ver')
-    await handler.flush()
-    await asyncio.sleep(10)
 
 
 async def drip(handler):
@@ -74,12 +56,14 @@ async def elsewhere(handler):
     handler.redirect("/elsewhere", status=307)
 
 
-async def test_attempts_of_one_request_wait_one_second_together(monkeypatch):
+async def test_attempts_of_one_request_wait_one_second_together(monkeypatch, caplog):
+    """The log says of the first that no answer came. Cluster tests launch again after such a line."""
     seen = []
     async with hook.verifier(seen, hook.slow) as api, hook.binderhub(limited(monkeypatch, api)) as hub:
         reply = await hook.get(f"{hub}/build/1", egress_token=hook.PASS, attempts=4)
         assert sum(reply["seconds"]) < hook.LIMIT_SECONDS
         assert len(seen) == 1
+        assert len(re.findall(NO_ANSWER.format("fake-repo-1-0"), caplog.text)) == 1
         await hook.get(f"{hub}/build/2", egress_token=hook.PASS)
         assert len(seen) == 2, "the next request has a second of its own"
 
@@ -95,7 +79,6 @@ async def raw(talk):
 
 
 async def no_head(reader, writer):
-    """Accepts and says nothing."""
     await reader.read(1)
     await asyncio.sleep(3)
     writer.close()
@@ -108,7 +91,6 @@ async def no_http(reader, writer):
 
 
 async def endless_head(reader, writer):
-    """Headers without an end."""
     with contextlib.suppress(OSError):
         writer.write(b"HTTP/1.1 200 OK\r\n")
         for n in range(20000):
@@ -118,7 +100,6 @@ async def endless_head(reader, writer):
 
 
 async def closes(reader, writer):
-    """Hangs up."""
     writer.close()
 
 
@@ -132,7 +113,7 @@ ADDRESSES = {
     "no host": "http://:0",
     "no port": "http://\u00e4\u20ac:port",
 }
-ANSWERS = [hook.slow, hook.garbage, other_json, echo, hook.error, unauthorized, huge, halfway, drip, elsewhere]
+ANSWERS = [hook.slow, hook.garbage, other_json, hook.error, unauthorized, huge, drip, elsewhere]
 
 
 @pytest.mark.parametrize(
@@ -153,38 +134,6 @@ async def test_launch_survives_an_api_token_that_is_not_a_header(monkeypatch):
     async with hook.verifier([]) as api:
         wiring = limited(monkeypatch, api, token=f"{hook.API_TOKEN}\r\nX: y")
         assert await wiring.launch() < hook.LIMIT_SECONDS
-
-
-async def test_launch_is_not_delayed_by_a_name_server_that_hangs(monkeypatch):
-    real, threads = socket.getaddrinfo, []
-
-    def hang(host, *args, **kwargs):
-        if host == "binder-egress":
-            threads.append(threading.current_thread())
-            time.sleep(2)
-            raise socket.gaierror("timed out")
-        return real(host, *args, **kwargs)
-
-    monkeypatch.setattr(socket, "getaddrinfo", hang)
-
-    async with hook.binderhub(limited(monkeypatch, "http://binder-egress:8081")) as hub:
-        replies = await asyncio.gather(*(hook.get(f"{hub}/build/{n}") for n in range(3)))
-    assert max(second for reply in replies for second in reply["seconds"]) < hook.LIMIT_SECONDS
-    # The look-up waits in a thread, so BinderHub goes on.
-    assert threads and threading.current_thread() not in threads
-
-
-async def test_huge_answer_is_not_read(monkeypatch):
-    megabytes = asyncio.get_running_loop().create_future()
-
-    async def answer(handler):
-        await huge(handler)
-        megabytes.set_result(handler.settings["megabytes"])
-
-    async with hook.verifier([], answer) as api:
-        await hook.Wiring(monkeypatch, api).launch()
-        # The sockets' buffers hold a few megabytes that nobody reads.
-        assert await asyncio.wait_for(megabytes, 60) < 20
 
 
 async def test_launch_is_not_delayed_by_a_client_without_a_limit(monkeypatch):
@@ -250,7 +199,7 @@ async def test_cancelled_launch_stays_cancelled(monkeypatch):
 
 
 async def test_three_failures_in_a_row_stop_calls_for_half_a_minute(monkeypatch, caplog):
-    seen, answers = [], [hook.error] * 4 + [hook.good] * 10
+    seen, answers = [], [hook.error] * 4 + [hook.good] * 5 + [hook.error, hook.error, hook.good] * 2
 
     async def answer(handler):
         await answers.pop(0)(handler)
@@ -275,20 +224,11 @@ async def test_three_failures_in_a_row_stop_calls_for_half_a_minute(monkeypatch,
         for _ in range(5):
             await wiring.launch()
         assert len(seen) == 9
-    assert sum("no calls for 30 s" in record.getMessage() for record in caplog.records) == 2
-
-
-async def test_success_ends_the_count_of_failures(monkeypatch):
-    seen, answers = [], [hook.error, hook.error, hook.good, hook.error, hook.error, hook.good]
-
-    async def answer(handler):
-        await answers.pop(0)(handler)
-
-    async with hook.verifier(seen, answer) as api:
-        wiring = hook.Wiring(monkeypatch, api)
+        # A success ends the count.
         for _ in range(6):
             await wiring.launch()
-    assert len(seen) == 6
+        assert len(seen) == 15
+    assert sum("no calls for 30 s" in record.getMessage() for record in caplog.records) == 2
 
 
 def refuse(status):
@@ -306,32 +246,12 @@ def refuse(status):
         *((answer, 3) for answer in (hook.garbage, other_json, unauthorized, elsewhere)),
     ],
 )
-async def test_answers_of_a_broken_verifier_stop_calls_and_refused_launches_do_not(monkeypatch, answer, calls):
+async def test_answers_of_a_broken_verifier_stop_calls_and_refused_launches_do_not(monkeypatch, caplog, answer, calls):
     seen = []
     async with hook.verifier(seen, answer) as api:
         wiring = hook.Wiring(monkeypatch, api)
         for _ in range(6):
             await wiring.launch()
     assert len(seen) == calls
-
-
-@pytest.mark.parametrize(
-    ("answer", "launches"),
-    [
-        *((answer, 1) for answer in (hook.slow, halfway)),
-        *((answer, 0) for answer in (hook.good, hook.error, hook.garbage, other_json, unauthorized, elsewhere)),
-    ],
-)
-async def test_log_tells_no_answer_from_a_wrong_one(monkeypatch, caplog, answer, launches):
-    """Cluster tests launch again after the former."""
-
-    async with hook.verifier([], answer) as api:
-        await hook.Wiring(monkeypatch, api, limit_seconds=hook.PRODUCT_SECONDS if launches else 30.0).launch()
-    assert len(re.findall(NO_ANSWER.format("fake-repo-abc"), caplog.text)) == launches
-
-
-async def test_log_has_one_line_for_each_launch(monkeypatch, caplog):
-    async with hook.verifier([]) as api, hook.binderhub(hook.Wiring(monkeypatch, api)) as hub:
-        await hook.get(f"{hub}/build/1", egress_token=hook.PASS)
-    lines = [record.getMessage() for record in caplog.records if "binder-egress" in record.getMessage()]
-    assert lines == ["binder-egress: fake-repo-1-0/ tier=verified rule=valid-pass"]
+    # In the log, no answer is another line than a wrong one.
+    assert len(re.findall(NO_ANSWER.format("fake-repo-abc"), caplog.text)) == 6 - calls

@@ -9,17 +9,9 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
+from schemathesis.specs.openapi import checks
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
-import verifier.operators.actions.confirmation
-import verifier.store.connection
-import verifier.web.servers
 from tests.support.apps import API_TOKEN, CLIENT, make_settings
 from tests.support.store import Store
 from verifier.records import KnownServer, Server
@@ -31,10 +23,10 @@ from verifier.web.receiver import create_receiver_app, create_receiver_services,
 
 CHECKS = [
     not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
 ]
 BOUNDED = settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 
@@ -46,41 +38,36 @@ def services(_redis_server):
     _redis_server.wipe()
     patch = pytest.MonkeyPatch()
     # The same as the fixture `patient`, which runs too late for a fixture of the module.
-    patch.setattr(verifier.store.connection, "TIMEOUT_SECONDS", 10)
+    patch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 10)
     made = make_settings(_redis_server)
     client = connect(made)
     services = create_services(made, Store(client))
     services.store.ping()
     for server in (Server("alice"), Server("alice", "lab")):
         services.store.publish(server, KnownServer("uid-1", repository="https://example.com/a/b"))
-    patch.setattr(verifier.web.servers, "UNLOCK_WAIT_SECONDS", 0)
-    patch.setattr(verifier.operators.actions.confirmation, "CONFIRMATION_WAIT_SECONDS", 0)
+    patch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
+    patch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 0)
     yield services
     patch.undo()
     client.close()
 
 
 @pytest.fixture(scope="module")
-def public_schema(services):
-    return schemathesis.openapi.from_wsgi("/egress/openapi.json", create_public_app(services))
-
-
-@pytest.fixture(scope="module")
-def internal_schema(services):
-    return schemathesis.openapi.from_wsgi("/openapi.json", create_internal_app(services))
-
-
-@pytest.fixture(scope="module")
-def receiver(services, tmp_path_factory):
+def apps(services, tmp_path_factory):
+    """Each app, and the address of its document."""
     tokens = tmp_path_factory.mktemp("reporters") / "tokens.json"
     tokens.write_text(json.dumps({"falco": hashlib.sha256(API_TOKEN.encode()).hexdigest()}))
     made = load(ReceiverSettings, detections={"falco": {}}, reporters_file=str(tokens))
-    return create_receiver_app(create_receiver_services(made, services.store))
+    return {
+        "public": (create_public_app(services), "/egress/openapi.json"),
+        "in-cluster": (create_internal_app(services), "/openapi.json"),
+        "receiver": (create_receiver_app(create_receiver_services(made, services.store)), "/openapi.json"),
+    }
 
 
 @pytest.fixture(scope="module")
-def receiver_schema(receiver):
-    return schemathesis.openapi.from_wsgi("/openapi.json", receiver)
+def schemas(apps):
+    return {name: schemathesis.openapi.from_wsgi(path, app) for name, (app, path) in apps.items()}
 
 
 def operations(document):
@@ -88,10 +75,10 @@ def operations(document):
     return [(path, method.upper()) for path, found in document["paths"].items() for method in found if method != "parameters"]
 
 
-PUBLIC = operations(public_document("/egress/"))
-SERVERS = [operation for operation in PUBLIC if operation[0].startswith("/servers/")]
-INTERNAL = operations(internal_document())
-RECEIVER = operations(receiver_document())
+DOCUMENTS = {"public": public_document("/egress/"), "in-cluster": internal_document(), "receiver": receiver_document()}
+OPERATIONS = [(name, *operation) for name, document in DOCUMENTS.items() for operation in operations(document)]
+TOKEN = {"Authorization": f"Bearer {API_TOKEN}"}
+HEADERS = {"public": {"X-Forwarded-For": CLIENT}, "in-cluster": TOKEN, "receiver": TOKEN}
 
 
 def ask(operation, mode, headers, allowed=None, change=None):
@@ -109,101 +96,70 @@ def ask(operation, mode, headers, allowed=None, change=None):
     check()
 
 
-@pytest.mark.parametrize(("path", "method"), PUBLIC)
-def test_public_app_answers_as_documented(public_schema, path, method):
-    ask(public_schema[path][method], GenerationMode.POSITIVE, {"X-Forwarded-For": CLIENT})
-
-
-@pytest.mark.parametrize(("path", "method"), SERVERS)
-def test_running_server_is_answered_as_documented(public_schema, path, method):
-    def running(case):
-        case.path_parameters.update({"user": "alice", "server": "lab"} if "server}" in path else {"user": "alice"})
-
-    allowed = {200} if method == "GET" else {200, 202, 400, 403}
-    ask(public_schema[path][method], GenerationMode.POSITIVE, {"X-Forwarded-For": CLIENT}, allowed, running)
+@pytest.mark.parametrize(("name", "path", "method"), OPERATIONS)
+def test_app_answers_as_documented(schemas, name, path, method):
+    """The receiver counts lines that it cannot read."""
+    ask(schemas[name][path][method], GenerationMode.POSITIVE, HEADERS[name])
+    if name == "receiver":
+        ask(schemas[name][path][method], GenerationMode.POSITIVE, {"Authorization": "Bearer wrong"})
 
 
 @pytest.mark.parametrize(
-    ("path", "method"), [operation for operation in PUBLIC if operation[1] == "POST" or operation[0] == "/challenge"]
+    ("name", "path", "method"), [row for row in OPERATIONS if row[0] != "receiver" and (row[2] == "POST" or row[1] == "/challenge")]
 )
-def test_public_app_refuses_undocumented_input(public_schema, path, method):
-    ask(public_schema[path][method], GenerationMode.NEGATIVE, {"X-Forwarded-For": CLIENT})
-
-
-@pytest.mark.parametrize(("path", "method"), INTERNAL)
-def test_in_cluster_app_answers_as_documented(internal_schema, path, method):
-    ask(internal_schema[path][method], GenerationMode.POSITIVE, {"Authorization": f"Bearer {API_TOKEN}"})
-
-
-@pytest.mark.parametrize(("path", "method"), RECEIVER)
-@pytest.mark.parametrize("token", [API_TOKEN, "wrong"])
-def test_receiver_answers_as_documented(receiver_schema, path, method, token):
-    """It counts lines that it cannot read."""
-    ask(receiver_schema[path][method], GenerationMode.POSITIVE, {"Authorization": f"Bearer {token}"})
-
-
-@pytest.mark.parametrize("path", [path for path, method in INTERNAL if method == "POST"])
-def test_in_cluster_app_refuses_undocumented_input(internal_schema, path):
-    allowed = {200, 400, 401, 404, 409, 415}
-    ask(internal_schema[path]["POST"], GenerationMode.NEGATIVE, {"Authorization": f"Bearer {API_TOKEN}"}, allowed)
-
-
-@pytest.mark.parametrize(("path", "method"), [operation for operation in INTERNAL if operation[0].startswith("/api/")])
-@pytest.mark.parametrize("body", [None, {}, {"user": "alice"}], ids=str)
-def test_in_cluster_app_needs_the_bearer_token(services, path, method, body):
-    client = create_internal_app(services).test_client()
-    for headers in ({}, {"Authorization": "Bearer wrong"}):
-        assert (
-            client.open(path.format(user="alice", server="lab", id="x"), method=method, json=body, headers=headers).status_code
-            == 401
-        )
+def test_app_refuses_undocumented_input(schemas, name, path, method):
+    allowed = {200, 400, 401, 404, 409, 415} if name == "in-cluster" else None
+    ask(schemas[name][path][method], GenerationMode.NEGATIVE, HEADERS[name], allowed)
 
 
 @pytest.mark.parametrize(
-    ("path", "method", "allowed"),
+    ("name", "path", "method"), [row for row in OPERATIONS if row[0] == "in-cluster" and row[1].startswith("/api/")]
+)
+@pytest.mark.parametrize("body", [None, {}, {"user": "alice"}], ids=str)
+def test_in_cluster_app_needs_the_bearer_token(apps, name, path, method, body):
+    client, address = apps[name][0].test_client(), path.format(user="alice", server="lab", id="x")
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        assert client.open(address, method=method, json=body, headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "method", "allowed"),
     [
-        ("/api/servers/{user}", "GET", {200}),
-        ("/api/grants", "GET", {200, 400}),
-        ("/api/grants", "POST", {202, 409}),
-        ("/api/revocations", "POST", {202, 409}),
-        ("/api/blocks", "POST", {200, 202, 409}),
-        ("/api/blocks", "GET", {200}),
+        ("public", "/servers/{user}", "GET", {200}),
+        ("public", "/servers/{user}/{server}", "GET", {200}),
+        ("public", "/servers/{user}", "POST", {200, 202, 400, 403}),
+        ("public", "/servers/{user}/{server}", "POST", {200, 202, 400, 403}),
+        ("in-cluster", "/api/servers/{user}", "GET", {200}),
+        ("in-cluster", "/api/grants", "GET", {200, 400}),
+        ("in-cluster", "/api/grants", "POST", {202, 409}),
+        ("in-cluster", "/api/revocations", "POST", {202, 409}),
+        ("in-cluster", "/api/blocks", "POST", {200, 202, 409}),
+        ("in-cluster", "/api/blocks", "GET", {200}),
     ],
 )
-def test_actions_of_operators_answer_as_documented(internal_schema, path, method, allowed):
+def test_running_server_is_answered_as_documented(schemas, name, path, method, allowed):
     """The order matters, as later actions block the server."""
 
     def running(case):
-        if "user" in (case.path_parameters or {}):
-            case.path_parameters["user"] = "alice"
-        if path == "/api/blocks" and method == "POST":
-            case.body |= {"kind": "repository", "what": "example.com/a/b"}
-        elif method == "POST":
-            case.body |= {"user": "alice", "server": ""} | ({"tier": "verified"} if "tier" in case.body else {})
+        if case.path_parameters:
+            case.path_parameters.update({"user": "alice", "server": "lab"} if "{server}" in path else {"user": "alice"})
+        if name == "in-cluster" and method == "POST":
+            of_server = {"user": "alice", "server": ""} | ({"tier": "verified"} if "tier" in case.body else {})
+            case.body |= {"kind": "repository", "what": "example.com/a/b"} if path == "/api/blocks" else of_server
 
-    ask(internal_schema[path][method], GenerationMode.POSITIVE, {"Authorization": f"Bearer {API_TOKEN}"}, allowed, running)
-
-
-@pytest.fixture(scope="module")
-def described(services, receiver):
-    """Each app, and its document."""
-    apps = {"/egress/openapi.json": [create_public_app(services)], "/openapi.json": [create_internal_app(services), receiver]}
-    return [(app, app.test_client().get(path).json) for path, these in apps.items() for app in these]
+    ask(schemas[name][path][method], GenerationMode.POSITIVE, HEADERS[name], allowed, running)
 
 
-@pytest.mark.parametrize("which", range(3), ids=["public", "in-cluster", "receiver"])
-def test_document_is_valid_openapi_and_has_every_route(described, which):
-    app, document = described[which]
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_document_is_valid_openapi_and_has_every_route(apps, name):
+    """An error that it describes has the status of a problem's type."""
+    app, address = apps[name]
+    document = app.test_client().get(address).json
     assert document["openapi"] == "3.1.0"
     jsonschema_rs.validator_for(OPENAPI_31).validate(document)
     url = document["servers"][0]["url"]
     base = "" if url == "/" else url
-    documented = {
-        (base + path.replace("{", "<").replace("}", ">"), method.upper())
-        for path, operations in document["paths"].items()
-        for method in operations
-        if method != "parameters"
-    }
+    documented = {(base + path.replace("{", "<").replace("}", ">"), method) for path, method in operations(document)}
     routed = {
         (rule.rule, method)
         for rule in app.url_map.iter_rules()
@@ -211,6 +167,8 @@ def test_document_is_valid_openapi_and_has_every_route(described, which):
         if not rule.rule.endswith(("/openapi.json", "<path:filename>"))
     }
     assert documented == routed
+    answers = {status for path, method in operations(document) for status in document["paths"][path][method.lower()]["responses"]}
+    assert {status for status in answers if status[0] in "45"} <= {str(status) for status, _ in TITLES.values()}
 
 
 def test_document_has_the_base_path_as_server(_redis_server):
@@ -218,11 +176,3 @@ def test_document_has_the_base_path_as_server(_redis_server):
     document = create_public_app(made).test_client().get("/a/b/openapi.json").json
     # The paths begin with a slash.
     assert document["servers"] == [{"url": "/a/b"}]
-
-
-def test_described_errors_are_problem_types(described):
-    statuses = {str(status) for status, _ in TITLES.values()}
-    for _, document in described:
-        for path, method in operations(document):
-            found = document["paths"][path][method.lower()]["responses"]
-            assert {status for status in found if status[0] in "45"} <= statuses

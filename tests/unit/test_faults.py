@@ -1,11 +1,8 @@
-"""Faults that involve several parts. After each, no launch is lost, and no server has egress without a decision.
-
-Faults of a single part are in that part's tests: Redis away, hanging, full or wiped (test_redis_faults.py), conflicts, replaced
-pods and two reconcilers (test_reconciler_faults.py), a lost watch and a throttling API server (test_user_pods.py).
-"""
+"""Faults that involve several parts. After each, no launch is lost, and no server has egress without a decision."""
 
 import itertools
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -47,31 +44,23 @@ class Killed(BaseException):
     """Stands for the death of the process."""
 
 
-class CallCounter:
-    """Counts calls of the API server and Redis, and ends the process before or after one of them."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def step(self) -> None:
-        if self.steps == 0:
-            raise Killed
-        self.steps -= 1
-
-
 class KillableProxy:
-    """A wrapper whose callers can die before or after each call."""
+    """A wrapper whose callers die before or after one of its calls, when `left` has no more steps."""
 
-    def __init__(self, of: object, life: CallCounter) -> None:
-        self._of, self._life = of, life
+    def __init__(self, of: object, left: Iterator[int]) -> None:
+        self._of, self._left = of, left
 
     def __getattr__(self, name: str) -> object:
         method = getattr(self._of, name)
 
+        def step() -> None:
+            if next(self._left, None) is None:
+                raise Killed
+
         def call(*args: object, **kwargs: object) -> object:
-            self._life.step()
+            step()
             found = method(*args, **kwargs)
-            self._life.step()
+            step()
             return found
 
         return call
@@ -104,10 +93,9 @@ def test_reconciler_killed_at_any_step_is_recovered_by_the_next(redis_server, st
         store.ping()
         cluster = prepare(store)
         wrong = cluster.labelled() - right
-        life = CallCounter(steps)
-        survived = False
+        left, survived = iter(range(steps)), False
         try:
-            look(Reconciler(settings, KillableProxy(cluster, life), KillableProxy(store, life)))
+            look(Reconciler(settings, KillableProxy(cluster, left), KillableProxy(store, left)))
             survived = True
         except Killed:
             assert cluster.labelled() <= right | wrong
@@ -125,14 +113,11 @@ def test_reconciler_killed_at_any_step_is_recovered_by_the_next(redis_server, st
 
 
 class Slow(FakeCluster):
-    """An API server that applies patches but whose answers get lost."""
-
-    lost = 0
+    """An API server that applies patches. The answer to the first gets lost."""
 
     def patch(self, pod, grant):
         found = super().patch(pod, grant)
-        if self.lost:
-            self.lost -= 1
+        if len(self.patches) == 1:
             raise ApiServerUnavailable("time-out")
         return found
 
@@ -143,7 +128,6 @@ def test_patch_with_a_lost_answer_is_not_repeated(redis_server, store, monkeypat
     cluster.add()
     record_decision(store, ALICE, Record(make_grant(), image="image:1"), 600)
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS), cluster, store)
-    cluster.lost = 1
     look(reconciler)
     time.sleep(0.2)
     look(reconciler)
@@ -232,6 +216,3 @@ def test_clock_set_back_does_not_revive_a_pass(public, internal, monkeypatch):
         monkeypatch.setattr(time, "time", lambda ahead=ahead: right() + ahead)
         told = internal.post("/api/launches", json=body | {"user": f"user-{ahead}", "repository": "another"}).json
         assert told["tier"] == "unverified"
-
-
-# -- verifiers

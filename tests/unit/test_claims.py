@@ -14,7 +14,6 @@ from verifier.web.claims import CLAIMS, claim_of
 pytestmark = pytest.mark.usefixtures("impatient")
 
 CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36"
-FIREFOX = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15; rv:140.0) Gecko/20100101 Firefox/140.0"
 IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.0 Safari/604.1"
 
 
@@ -22,11 +21,9 @@ IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605
     ("user_agent", "claim"),
     [
         (CHROME, "browser"),
-        (FIREFOX, "browser"),
         (IPHONE, "browser"),
         (USER_AGENT, "client"),
         ("curl/8.5.0", "client"),
-        ("Python/3.12 aiohttp/3.11.0", "client"),
         ("node", "client"),
         (CHROME.replace("Chrome/", "HeadlessChrome/"), "client"),
         ("Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)", "crawler"),
@@ -38,7 +35,6 @@ IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605
         ("Mozilla/5.0", "other"),
         ("nodes-of-somebody", "other"),
         ("unode/2.0", "other"),
-        ("x" * 512, "other"),
         ("\x00\xff{}%s", "other"),
         ("", "none"),
         ("  ", "none"),
@@ -76,10 +72,10 @@ def test_user_agent_is_kept_nowhere(internal, in_redis, caplog):
     assert not [text for text in kept if "marker-of" in text]
 
 
-@pytest.mark.parametrize("user_agent", [CHROME, "curl/8.5.0", "Googlebot", None])
-def test_claim_decides_nothing(public, internal, user_agent):
-    decisions = [launch(internal, user_agent=user_agent, token=token)["rule"] for token in (get_pass(public), None)]
-    assert decisions == ["valid-pass", "default"]
+def test_claim_decides_nothing(public, internal):
+    for user_agent in (CHROME, "curl/8.5.0", "Googlebot", None):
+        decisions = [launch(internal, user_agent=user_agent, token=token)["rule"] for token in (get_pass(public), None)]
+        assert decisions == ["valid-pass", "default"], user_agent
 
 
 def test_answers_do_not_repeat_a_user_agent_that_is_too_long(internal):

@@ -76,23 +76,6 @@ class Node:
         (found,) = json.loads(self.ip(self.name, f"-json -6 address show dev {link} scope link"))
         return str(found["addr_info"][0]["local"])
 
-    def heard_from(self, link: str, words: dict[str, tuple[str, str]]) -> set[str]:
-        """Which packets from beyond a link arrive at the node: word → host and source."""
-        with subprocess.Popen((*self.inside(), sys.executable, "-uc", HEAR), stdout=subprocess.PIPE, text=True) as ear:
-            heard: set[str] = set()
-            try:
-                eventually(lambda: ":9 " in run(*self.inside(), "ss", "-lnu"), SECONDS)
-                for word, (host, source) in words.items():
-                    run(*self.inside(f"{self.name}-{link}"), sys.executable, "-c", SEND, host, source, word)
-                # What was sent before has been handled by then.
-                run(*self.inside(), sys.executable, "-c", SEND, "::1", "::", "end")
-                assert ear.stdout
-                while (word := ear.stdout.readline().strip()) != "end":
-                    heard.add(word)
-            finally:
-                ear.kill()
-        return heard
-
     def tried(self, link: str, bridge: str = "") -> set[str]:
         """Which kinds of packets arrive from beyond a link, if they come in through the link or its bridge."""
         words = {
@@ -100,7 +83,17 @@ class Node:
             "multicast": ("ff02::1%eth0", ELSEWHERE),
             "made-up": (ADDRESS, ELSEWHERE),
         }
-        return self.heard_from(link, words)
+        with subprocess.Popen((*self.inside(), sys.executable, "-uc", HEAR), stdout=subprocess.PIPE, text=True) as ear:
+            try:
+                eventually(lambda: ":9 " in run(*self.inside(), "ss", "-lnu"), SECONDS)
+                for word, (host, source) in words.items():
+                    run(*self.inside(f"{self.name}-{link}"), sys.executable, "-c", SEND, host, source, word)
+                # What was sent before has been handled by then.
+                run(*self.inside(), sys.executable, "-c", SEND, "::1", "::", "end")
+                assert ear.stdout
+                return {line.strip() for line in iter(ear.stdout.readline, "end\n")}
+            finally:
+                ear.kill()
 
 
 def run(*command: str) -> str:

@@ -172,10 +172,7 @@ class Reconciler:
             if self._may_say("fault while asking Redis"):
                 log.exception("fault while asking Redis")
         for server, due in batch:
-            try:
-                self._work_on(server, pending.get(server), lost, due)
-            finally:
-                self.queue.done(server)
+            self._work_on(server, pending.get(server), lost, due)
         return True
 
     def _work_on(self, server: Server, pending: Pending | None, lost: StoreUnavailable | None, due: float) -> None:

@@ -12,13 +12,11 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class WorkQueue(Generic[Key]):
-    """Keys that need work. Any thread may call all methods.
-
-    The contract follows Kubernetes' controllers:
+    """Keys that need work. Any thread may put keys, and one thread takes them: nobody else works on a key meanwhile.
 
     - A key that is put twice before it is handed out is handed out once. Its time counts from the first `put`.
-    - A key that is handed out is not handed out again before `done`. A key that is put in the meantime is queued again, because its
-      work may have begun before the change that it was put for.
+    - A key that is put after it was handed out is queued again, because its work may have begun before the change that it was put
+      for.
     - `retry` queues a key after a pause, and so may `put`. Another `put` before then makes it due immediately.
     - A key whose work is retried keeps its time: it waits from the moment at which it was first due until its work succeeds.
     - Keys are handed out in the order in which they become due.
@@ -37,7 +35,6 @@ class WorkQueue(Generic[Key]):
         self._first_due: dict[Key, float] = {}  # for each queued key that is to be retried
         self._heap: list[tuple[float, int, Key]] = []  # by time; an entry that differs from `_due` is out of date
         self._order = itertools.count()  # among keys that are due at the same time
-        self._active: set[Key] = set()  # handed out and not done
         self._closed = False
 
     def __len__(self) -> int:
@@ -61,7 +58,7 @@ class WorkQueue(Generic[Key]):
             self._queue(key, self._clock() + self._retry_pause_seconds)
 
     def get(self, most: int, wait: bool = True) -> list[tuple[Key, float]]:
-        """Hand out the keys that are due. Call `done` for each.
+        """Hand out the keys that are due.
 
         Args:
             most: the maximum number of keys.
@@ -79,13 +76,6 @@ class WorkQueue(Generic[Key]):
                 self._changed.wait(self._seconds_to_next())
             return []
 
-    def done(self, key: Key) -> None:
-        """Note that the work on a key has ended, successfully or not."""
-        with self._changed:
-            self._active.discard(key)
-            if key in self._due:
-                self._push(key)
-
     def close(self) -> None:
         """Stop handing out keys. Waiting calls of `get` return."""
         with self._changed:
@@ -97,21 +87,16 @@ class WorkQueue(Generic[Key]):
             if self._due.get(key, math.inf) <= due:
                 return
             self._due[key] = due
-            if key not in self._active:
-                self._push(key)
-
-    def _push(self, key: Key) -> None:
-        heapq.heappush(self._heap, (self._due[key], next(self._order), key))
-        self._changed.notify()
+            heapq.heappush(self._heap, (due, next(self._order), key))
+            self._changed.notify()
 
     def _take(self, most: int) -> list[tuple[Key, float]]:
         now = self._clock()
         batch: list[tuple[Key, float]] = []
         while self._heap and self._heap[0][0] <= now and len(batch) < most:
             due, _, key = heapq.heappop(self._heap)
-            if self._due.get(key) == due and key not in self._active:
+            if self._due.get(key) == due:
                 del self._due[key]
-                self._active.add(key)
                 batch.append((key, self._first_due.pop(key, due)))
         return batch
 

@@ -10,10 +10,8 @@ from traitlets import Any, Dict, List, Union
 from traitlets.config import Config, Configurable
 
 from tests.support.charts import VALUES
-from tests.support.metrics import families
-from tests.support.reconciling import list_and_converge
 from verifier.gatecheck import probe
-from verifier.ping import CLOSED, SYSCTL, WAYS, way_to_ping
+from verifier.ping import CLOSED, SYSCTL, way_to_ping
 
 INTEGRATION = VALUES["integration"]["binderhub"]["jupyterhub"]
 SNIPPET = INTEGRATION["hub"]["extraConfig"]["zz-binder-egress-close-ping"]
@@ -129,20 +127,6 @@ CONFINED = {"runAsUser": 1000, "allowPrivilegeEscalation": False}
 )
 def test_pod_can_ping_without_the_sysctl_or_with_privileges(body, way):
     assert way_to_ping(body) == way
-
-
-def test_pods_that_can_ping_are_counted_once(reconciler, cluster, internal):
-    def shown():
-        found = families(internal)["binder_egress_user_pods_with_ping"].samples
-        return {sample.labels["way"]: sample.value for sample in found if sample.name.endswith("_total")}
-
-    assert shown() == dict.fromkeys(WAYS, 0)
-    for user, way in (("a", "no-sysctl"), ("b", "no-sysctl"), ("c", "privileges"), ("d", "")):
-        cluster.add(user, f"uid-{user}", created=5, ping=way)
-    for _ in range(3):
-        list_and_converge(reconciler)
-    reconciler.heartbeat()
-    assert shown() == {"no-sysctl": 2, "privileges": 1}
 
 
 # -- the probe

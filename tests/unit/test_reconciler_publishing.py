@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 import verifier.reconciler.loop
+from tests.support.metrics import value
 from tests.support.reconciling import (
     ALICE,
     converge_due,
@@ -17,6 +18,7 @@ from tests.support.reconciling import (
     record_unlock,
 )
 from verifier.grants import Egress, Rule
+from verifier.ping import WAYS
 from verifier.reconciler.cache import PodCache
 from verifier.records import Server
 from verifier.store.errors import StoreUnavailable
@@ -40,23 +42,15 @@ def test_where_labels_act_late_it_is_published_when_they_will(make_reconciler, c
     record_unlock(store, Egress.new("small", Rule.OPERATOR, time.time() + 5))
     list_and_converge(reconciler)
     assert store.known(ALICE).opens_at == 2009
-
-
-def test_tier_behind_the_egress_proxy_alone_waits_for_no_label(make_reconciler, cluster, store):
-    cluster.add("alice", **granted(make_grant()))
-    tiers = {"verified": {"direct": False, "hosts": ["python"], "internet": False}}
-    list_and_converge(make_reconciler(opening_seconds=lambda: 26, tiers=tiers))
-    assert store.known(ALICE).opens_at == 0
-
-
-def test_where_labels_act_late_the_next_pod_of_the_name_waits_again(make_reconciler, cluster, store):
-    now = [1000.0]
-    cluster.add("alice", "uid-1", **granted(make_grant()))
-    list_and_converge(make_reconciler(clock=lambda: now[0], opening_seconds=lambda: 26))
-    now[0] = 2000.0
+    # The next pod of the name waits again, and a tier behind the egress proxy alone waits for no label.
+    now[0] = 3000.0
     cluster.add("alice", "uid-2", **granted(make_grant()))
-    list_and_converge(make_reconciler(clock=lambda: now[0], opening_seconds=lambda: 26))
-    assert (store.known(ALICE).uid, store.known(ALICE).opens_at) == ("uid-2", 2026)
+    list_and_converge(reconciler)
+    assert (store.known(ALICE).uid, store.known(ALICE).opens_at) == ("uid-2", 3009)
+    tiers = {"small": {"direct": False, "hosts": ["python"], "internet": False}}
+    cluster.add("alice", "uid-3", **granted(make_grant("small")))
+    list_and_converge(make_reconciler(opening_seconds=lambda: 26, tiers=tiers, allow_tier="small"))
+    assert (store.known(ALICE).uid, store.known(ALICE).opens_at) == ("uid-3", 0)
 
 
 def test_restart_with_an_empty_redis_publishes_every_pod_and_patches_none(make_reconciler, cluster, store, redis_server):
@@ -132,14 +126,14 @@ def without_record(reconciler, store):
     return store.reconciler_state()[1].get(WITHOUT_RECORD, 0)
 
 
-def test_start_guard_is_counted_once(reconciler, cluster, store, caplog):
+def test_start_guard_and_ping_are_counted_once(reconciler, cluster, store, internal, caplog):
     pod = cluster.add(created=5)
     list_and_converge(reconciler)
     reconciler.heartbeat()
     assert START_GUARD_TIME not in store.reconciler_state()[1]  # not done yet
     cluster.change(pod, guard=("closed", 0.25))
-    cluster.add("bob", "uid-2", created=5, guard=("open", 10.0))
-    cluster.add("eve", "uid-3", created=5, guard=("mistaken_by_proxy", 10.0))
+    cluster.add("bob", "uid-2", created=5, guard=("open", 10.0), ping="no-sysctl")
+    cluster.add("eve", "uid-3", created=5, guard=("mistaken_by_proxy", 10.0), ping="no-sysctl")
     cluster.add("dan", "uid-4", created=5, guard=("unknown_to_proxy", 10.0))
     for _ in range(3):
         list_and_converge(reconciler)
@@ -148,12 +142,18 @@ def test_start_guard_is_counted_once(reconciler, cluster, store, caplog):
     outcomes = ("closed", "open", "absent", "mistaken_by_proxy", "unknown_to_proxy")
     assert [counters.get(START_GUARD + outcome) for outcome in outcomes] == [1, 1, None, 1, 1]
     assert counters[START_GUARD_TIME] == 30250
+    ping = {way: value(internal, "binder_egress_user_pods_with_ping_total", way=way) for way in WAYS}
+    assert ping == {"no-sysctl": 2, "privileges": 0}
     warned = [record.fields for record in caplog.records if record.msg == "pod started without proof of its isolation"]
     assert {fields["user"]: fields["outcome"] for fields in warned} == {"bob": "open", "eve": "mistaken_by_proxy"}
 
 
 def test_heartbeat_counts_grants_and_waits(reconciler, cluster, store):
-    for user, grant in (("a", make_grant()), ("b", make_grant()), ("c", make_grant("unverified", "default"))):
+    for user, grant in (
+        ("a", make_grant()),
+        ("b", make_grant()),
+        ("c", make_grant("unverified", "default")),
+    ):
         record_launch(store, grant, Server(user))
         cluster.add(user, f"uid-{user}")
     list_and_converge(reconciler)
@@ -214,15 +214,13 @@ def test_pod_without_launch_record_is_counted_once(reconciler, cluster, store, c
     cluster.add(uid="uid-2", created=6)
     list_and_converge(reconciler)
     assert without_record(reconciler, store) == 2, "the server's next pod"
-
-
-def test_pod_with_a_settled_launch_record_is_not_counted(reconciler, cluster, store):
-    record_launch(store, make_grant("unverified", "default"))
-    cluster.add(created=5, ready=True)
+    # The record of a launch that gave nothing counts, also once it is settled.
+    record_launch(store, make_grant("unverified", "default"), Server("bob"))
+    cluster.add("bob", "uid-3", created=6, ready=True)
     for _ in range(3):
         list_and_converge(reconciler)
-    assert store.pending(ALICE, set()).launch is None
-    assert without_record(reconciler, store) == 0
+    assert store.pending(Server("bob"), set()).launch is None
+    assert without_record(reconciler, store) == 2
 
 
 def test_pod_from_before_the_start_is_not_counted(make_reconciler, cluster, store):

@@ -13,7 +13,7 @@ from tests.support.reconciling import running as reconciler_runs
 from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.grants import Block
-from verifier.reconciler.loop import SILENT_AFTER_SECONDS, Reconciler
+from verifier.reconciler.loop import SILENT_AFTER_SECONDS
 from verifier.reconciler.user_pods import WatchEnded
 from verifier.records import Record, Server
 from verifier.settings import ReconcilerSettings, load
@@ -151,37 +151,28 @@ def test_launch_during_a_resync_waits_for_one_batch_at_most(make_reconciler, clu
     assert len(made.queue) == 0
 
 
-class Hasty(FakeCluster):
-    """Its watches end immediately without events, except bookmarks if it has any."""
-
-    bookmarks = False
-
-    def __init__(self):
-        super().__init__()
-        self.watches = 0
-
-    def watch(self, version):
-        self.watches += 1
-        raise WatchEnded("renewed", str(int(version) + self.bookmarks))
-
-
 @pytest.mark.parametrize("bookmarks", [False, True])
-def test_watches_that_end_at_once_pause_and_count_only_with_an_event(redis_server, store, monkeypatch, bookmarks):
+def test_watches_that_end_at_once_pause_and_count_only_with_an_event(make_reconciler, cluster, monkeypatch, bookmarks):
+    """Bookmarks are events, too."""
     monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.1)
-    cluster = Hasty()
-    cluster.bookmarks = bookmarks
+    versions = []
+
+    def watch(version):
+        versions.append(version)
+        raise WatchEnded("renewed", str(int(version) + bookmarks))
+
+    monkeypatch.setattr(cluster, "watch", watch)
     cluster.add("alice")
-    made = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store)
+    made = make_reconciler(steady=time.monotonic)
     thread = threading.Thread(target=made.list_and_watch)
     thread.start()
     try:
-        eventually(lambda: cluster.watches)
+        eventually(lambda: versions)
         heard = made.heard_at
-        while made.run_once():
-            pass
-        eventually(lambda: cluster.watches > 3)
+        converge_due(made)
+        eventually(lambda: len(versions) > 3)
     finally:
-        before = cluster.watches
+        before = len(versions)
         made.stop()
         thread.join()
     assert before < 100

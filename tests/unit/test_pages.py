@@ -79,6 +79,9 @@ def test_page_is_in_the_language_of_the_visitor(public, store, language):
 
 # -- what a server may reach
 
+OPENS = "Programs in it can open connections to"
+PROXY_ALONE = {"direct": False, "internet": False}
+
 
 @pytest.mark.parametrize("path", ["/egress/servers/alice", "/egress/servers/nobody", "/egress/nowhere"])
 def test_accept_headers_count_as_far_as_they_are_read(public, store, path):
@@ -93,53 +96,35 @@ def test_accept_headers_count_as_far_as_they_are_read(public, store, path):
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("told", "access", "said"),
     [
-        ({}, ""),
-        ({"internet": True}, "Programs in it can open connections to the internet, but not to this site's private network."),
+        ({}, "network", ""),
+        ({"internet": True}, "network", f"{OPENS} the internet, but not to this site's private network."),
         (
             {"internet": True, "ports": ["443", "80", "53/UDP", "6000-6010"]},
-            "Programs in it can open connections to the internet on these ports only: 53/UDP, 80, 443, 6000-6010.",
+            "network",
+            f"{OPENS} the internet on these ports only: 53/UDP, 80, 443, 6000-6010.",
         ),
-        (
-            {"internet": False},
-            "Programs in it can open connections to some addresses only, which the operators of this site chose.",
-        ),
-        ({"direct": False, "internet": False}, "Programs in it cannot open connections to the internet."),
-        (
-            {"direct": False, "internet": False, "hosts": ["conda", "python", "r", "api.example.org"]},
-            "What works: pip, conda, R; api.example.org.",
-        ),
-        (
-            {"direct": False, "internet": False, "hosts": ["data", "git", "new", *("a.org", "b.org", "c.org", "d.org")]},
-            "What works: Zenodo, OSF, figshare, Dataverse, GitHub, GitLab, new, hosts that the operators of this site chose.",
-        ),
-        ({"direct": False, "internet": False, "hosts": ["*", "python"]}, "What works: every public host, by HTTP and HTTPS."),
+        ({"internet": False}, "network", f"{OPENS} some addresses only, which the operators of this site chose."),
         (
             {"internet": False, "hosts": ["python"]},
-            "Programs in it can open connections to some addresses only, which the operators of this site chose. What works: pip.",
+            "network",
+            f"{OPENS} some addresses only, which the operators of this site chose. What works: pip.",
         ),
-        ({"internet": True, "description": {"de": "Nur PyPI."}}, "Nur PyPI."),
+        ({"internet": True, "description": {"de": "Nur PyPI."}}, "network", "Nur PyPI."),
+        (PROXY_ALONE, "none", "Programs in it cannot open connections to the internet."),
+        (PROXY_ALONE | {"hosts": ["conda", "python", "r"]}, "packages", "What works: pip, conda, R."),
+        (PROXY_ALONE | {"hosts": ["python", "api.example.org"]}, "hosts", "What works: pip; api.example.org."),
+        (
+            PROXY_ALONE | {"hosts": ["data", "git", "new", *("a.org", "b.org", "c.org", "d.org")]},
+            "hosts",
+            "What works: Zenodo, OSF, figshare, Dataverse, GitHub, GitLab, new, hosts that the operators of this site chose.",
+        ),
+        (PROXY_ALONE | {"hosts": ["*", "python"]}, "hosts", "What works: every public host, by HTTP and HTTPS."),
     ],
 )
-def test_tier_is_described_in_words(told, said):
-    assert pages.reach(Tier(**told), "en") == said
-
-
-@pytest.mark.parametrize(
-    ("told", "access"),
-    [
-        ({"internet": False, "hosts": ["python"]}, "network"),
-        ({"direct": False}, "none"),
-        ({"direct": False, "hosts": ["conda", "debian", "julia", "node", "python", "r"]}, "packages"),
-        ({"direct": False, "hosts": ["python", "data"]}, "hosts"),
-        ({"direct": False, "hosts": ["python", "pypi.example.org"]}, "hosts"),
-        ({"direct": False, "hosts": ["*"]}, "hosts"),
-        ({"direct": False, "hosts": ["*"], "internet": True}, "network"),
-    ],
-)
-def test_access_is_one_word(told, access):
-    assert Tier(**told).access == access
+def test_tier_is_described_in_words(told, access, said):
+    assert (Tier(**told).access, pages.reach(Tier(**told), "en")) == (access, said)
 
 
 PACKAGES, LIMITED, NONE = (pages.MESSAGES["en"][key] for key in ("packages-only", "hosts-only", "no-access"))
@@ -222,15 +207,6 @@ def test_server_whose_lease_is_over_is_told_since_when(public, store):
     assert public.get("/egress/servers/alice").json["why"] == why
 
 
-@pytest.mark.parametrize(("path", "reach"), [("/egress/servers/alice", "This site only watches"), ("/egress/challenge", "")])
-def test_access_is_not_shown_if_nothing_is_closed(redis_server, store, path, reach):
-    client = public_client(create_services(make_settings(redis_server, mode="observe", unverified_hosts=["python"]), store))
-    store.publish(Server("alice"), KnownServer("uid-1"))
-    answer = client.get(path).json
-    assert answer["access"] is None
-    assert answer["reach"].partition(" for now")[0] == reach
-
-
 def test_the_operators_words_come_as_text_in_the_visitors_language_or_in_english(redis_server, store):
     tier = Tier(description={"en": "Mirrors only.", "de": "Nur Spiegel."})
     assert [pages.reach(tier, language) for language in ("en", "de", "fr")] == ["Mirrors only.", "Nur Spiegel.", "Mirrors only."]
@@ -251,7 +227,8 @@ def test_a_tier_that_the_site_no_longer_has_gets_no_words(public, store):
 
 @pytest.mark.parametrize(("mode", "told"), [("observe", True), ("captcha", False)])
 def test_page_says_if_nothing_is_enforced(redis_server, store, mode, told):
-    client = public_client(create_services(make_settings(redis_server, mode=mode), store))
+    client = public_client(create_services(make_settings(redis_server, mode=mode, unverified_hosts=["python"]), store))
+    assert client.get("/egress/challenge").json["access"] == (None if told else "packages")
     for known in (KnownServer("uid-1"), KnownServer("uid-1", carried("verified", until=int(time.time()) + 100))):
         store.publish(Server("alice"), known)
         for headers in (HTML, CURL):
@@ -261,25 +238,32 @@ def test_page_says_if_nothing_is_enforced(redis_server, store, mode, told):
             # Nothing about its access, an end, or a way to more: all servers have the network that they have without us.
             claims = ("has no internet access", "has internet access", "open connections", "#unlock", "Time left", "<button")
             assert any(claim in text for claim in claims) is not told, text
+        answer = client.get("/egress/servers/alice").json
+        assert (answer["access"] is None, answer["reach"].startswith("This site only watches for now")) == (told, told)
 
 
 # -- the forms
 
 
-def test_curl_gets_text_with_the_link_that_begins_at_once(public, store):
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("headers", "kind"),
+    [
+        pytest.param({"Accept": BROWSER}, "text/html", id="browser"),
+        pytest.param(CURL, "text/plain", id="curl"),
+        pytest.param({}, "application/problem+json", id="absent"),
+        pytest.param({"Accept": "application/json, text/plain;q=0.9"}, "application/problem+json", id="JSON before text"),
+        pytest.param({"Accept": "image/png"}, "application/problem+json", id="something else"),
+        pytest.param({"Accept": ";;;q=x,,/"}, "application/problem+json", id="malformed"),
+    ],
+)
+def test_server_is_told_in_the_requested_form(public, store, headers, kind):
     run_pod(store)
-    answer = public.get("/egress/servers/alice", headers=CURL)
-    assert (answer.status_code, answer.content_type) == (200, "text/plain; charset=utf-8")
-    lines = answer.text.splitlines()
-    assert lines[0] == "Your server has no internet access. Programs in it cannot open connections to the internet."
-    assert "  http://localhost/egress/servers/alice/#unlock" in lines
-    assert "\x1b" not in answer.text and "█" not in answer.text
-    store.publish(Server("alice"), KnownServer("uid-1", carried("verified")))
-    assert public.get("/egress/servers/alice", headers=CURL).text == "Your server has internet access.\n"
-
-
-@pytest.mark.parametrize(("headers", "kind"), [(HTML, "text/html"), (CURL, "text/plain"), ({}, "application/problem+json")])
-def test_gone_server_is_told_in_the_requested_form(public, headers, kind):
+    there = public.get("/egress/servers/alice", headers=headers)
+    assert (there.status_code, there.mimetype) == (200, kind.replace("problem+", ""))
+    assert "Accept" in there.headers["Vary"] and there.headers["Cache-Control"] == "no-store"
     answer = public.get("/egress/servers/nobody", headers={**headers, "Accept-Language": "fr"})
     assert (answer.status_code, answer.mimetype) == (404, kind)
     # An unlock is answered in JSON whatever the client accepts.
@@ -330,7 +314,9 @@ def test_terminal_gets_a_code_on_request(public, store):
     for path in ("?qr", "?qr=1"):
         text = public.get(f"/egress/servers/alice{path}", headers=CURL).text
         assert pages.terminal_qr("http://localhost/egress/servers/alice/#unlock") in text
-    assert "\x1b" not in public.get("/egress/servers/alice?qr=0", headers=CURL).text
+    for path in ("", "?qr=0"):
+        text = public.get(f"/egress/servers/alice{path}", headers=CURL).text
+        assert "  http://localhost/egress/servers/alice/#unlock\n" in text and "\x1b" not in text and "█" not in text
     store.publish(Server("alice"), KnownServer("uid-1", carried("verified")))
     assert "\x1b" not in public.get("/egress/servers/alice?qr=1", headers=CURL).text
 

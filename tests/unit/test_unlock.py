@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.support.apps import CLIENT, carried, get_pass, launch, make_settings, public_client, reconciler, run_pod, solve
+from tests.support import apps
 from verifier.grants import Block
 from verifier.records import KnownServer, Server
 from verifier.texts import read_origin
@@ -21,9 +21,9 @@ def unlock(client, path="alice", **body):
 
 
 def test_pass_unlocks_a_running_server(public, store):
-    run_pod(store)
-    with reconciler(store):
-        answer = unlock(public, token=get_pass(public))
+    apps.run_pod(store)
+    with apps.reconciler(store):
+        answer = unlock(public, token=apps.get_pass(public))
     record = store.pending(Server("alice"), set()).unlock
     assert (record.uid, record.image, record.grant.rule) == ("uid-1", None, "unlock"), "it is for this pod and no successor"
     assert answer.status_code == 200
@@ -40,7 +40,7 @@ def opening(grant, seconds=25.5):
 
 
 def test_tier_that_the_network_opens_late_is_not_called_open_before(public, store):
-    store.publish(Server("alice"), opening(carried("verified", "g")))
+    store.publish(Server("alice"), opening(apps.carried("verified", "g")))
     shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
     assert (shown["tier"], shown["access"], shown["unlockable"]) == ("verified", "none", False)
     assert 25 <= shown["opens_in"] <= 27
@@ -48,29 +48,24 @@ def test_tier_that_the_network_opens_late_is_not_called_open_before(public, stor
     for accept in ("text/plain", "text/html"):
         text = public.get("/egress/servers/alice", headers={"Accept": accept}).get_data(as_text=True)
         assert "Your server has no internet access. Access has been granted, and opens within" in text
-    store.publish(Server("alice"), opening(carried("verified", "g"), -1))
+    apps.run_pod(store)
+    with apps.reconciler(store, late=25):
+        for _ in "once", "again":
+            answer = unlock(public, token=apps.get_pass(public))
+            assert (answer.status_code, answer.json["state"], answer.json["tier"]) == (202, "pending", "verified")
+    store.publish(Server("alice"), opening(apps.carried("verified", "g"), -1))
     shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
     assert (shown["access"], shown["opens_in"], shown["why"]) == ("network", 0, "")
-
-
-def test_unlock_is_pending_until_the_network_opens(public, store):
-    run_pod(store)
-    with reconciler(store, late=25):
-        for _ in "once", "again":
-            answer = unlock(public, token=get_pass(public))
-            assert (answer.status_code, answer.json["state"], answer.json["tier"]) == (202, "pending", "verified")
-    store.publish(Server("alice"), opening(carried("verified", "g"), -1))
-    answer = unlock(public, token=get_pass(public))
-    assert (answer.status_code, answer.json["state"]) == (200, "granted")
+    assert unlock(public, token=apps.get_pass(public)).json["state"] == "granted"
 
 
 def test_neither_the_egress_proxy_nor_a_block_waits_for_the_network(redis_server, store):
     tiers = {"verified": {"internet": True, "hosts": ["python"], "description": {"en": "Everything."}}}
-    public = public_client(create_services(make_settings(redis_server, tiers=tiers), store))
-    store.publish(Server("alice"), opening(carried("verified", "g")))
+    public = apps.public_client(create_services(apps.make_settings(redis_server, tiers=tiers), store))
+    store.publish(Server("alice"), opening(apps.carried("verified", "g")))
     shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
     assert (shown["access"], shown["reach"]) == ("packages", "What works: pip.")
-    store.publish(Server("alice"), opening(carried("unverified", "b", rule="blocked")))
+    store.publish(Server("alice"), opening(apps.carried("unverified", "b", rule="blocked")))
     shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
     assert shown["opens_in"] == 0 and "blocked it" in shown["why"]
 
@@ -94,7 +89,7 @@ class Waits:
     ids=["slow reconciler", "no reconciler"],
 )
 def test_unlock_waits_two_seconds_for_the_reconciler(public, store, monkeypatch, confirmed, waited, said):
-    run_pod(store)
+    apps.run_pod(store)
 
     def confirm():
         grant = store.pending(Server("alice"), set()).unlock.grant
@@ -102,52 +97,39 @@ def test_unlock_waits_two_seconds_for_the_reconciler(public, store, monkeypatch,
 
     waits = Waits(confirmed, confirm)
     monkeypatch.setattr("verifier.web.servers.time", waits)
-    answer = unlock(public, token=get_pass(public))
+    answer = unlock(public, token=apps.get_pass(public))
     assert waits.now == pytest.approx(waited, abs=0.03)
     assert (answer.status_code, answer.json["state"], answer.json["tier"]) == said
 
 
-def test_same_unlock_that_is_sent_again_meanwhile_waits_for_nothing(public, store, monkeypatch, in_redis):
-    """Otherwise one stranger with one pass would keep all threads waiting, and write as many grants."""
-    run_pod(store)
-    token, again = get_pass(public), []
-
-    def resend():
-        if not again:
-            again.append(None)
-            again[0] = unlock(public, token=token)
-
-    waits = Waits(1, resend)
-    monkeypatch.setattr("verifier.web.servers.time", waits)
-    first = unlock(public, token=token)
-    assert [(answer.status_code, answer.json["state"]) for answer in (again[0], first)] == [(202, "pending")] * 2
-    assert waits.now == pytest.approx(2, abs=0.05), "the second one waited, too"
-    assert in_redis.keys("binder-egress:withdrawn:*") == []
-    # Nothing is lost: once the first has ended, the same pass is valid for its server again.
-    assert unlock(public, token=token).status_code == 202 and waits.now == pytest.approx(4, abs=0.1)
-
-
-def test_unlock_with_another_pass_is_not_held_up_by_one_that_waits(public, store, monkeypatch):
-    run_pod(store)
-    token, other, grants = get_pass(public), get_pass(public), []
-
-    def grant():
-        return store.pending(Server("alice"), set()).unlock.grant.id
+@pytest.mark.parametrize("same", [True, False])
+def test_same_unlock_that_is_sent_again_meanwhile_waits_for_nothing(public, store, monkeypatch, in_redis, same):
+    """Otherwise one stranger with one pass would keep all threads waiting, and write as many grants. Others are not held up."""
+    apps.run_pod(store)
+    token, grants, again = apps.get_pass(public), [], []
+    second = token if same else apps.get_pass(public)
 
     def send():
         if not grants:
-            grants.append(grant())
-            unlock(public, token=other)
+            grants.append(store.pending(Server("alice"), set()).unlock.grant.id)
+            again.append(unlock(public, token=second))
 
-    monkeypatch.setattr("verifier.web.servers.time", Waits(1, send))
-    unlock(public, token=token)
-    assert grant() != grants[0]
+    waits = Waits(1, send)
+    monkeypatch.setattr("verifier.web.servers.time", waits)
+    answers = [unlock(public, token=token), *again]
+    assert [(answer.status_code, answer.json["state"]) for answer in answers] == [(202, "pending")] * 2
+    assert (store.pending(Server("alice"), set()).unlock.grant.id == grants[0]) is same
+    if same:
+        assert waits.now == pytest.approx(2, abs=0.05), "the second one waited, too"
+        assert in_redis.keys("binder-egress:withdrawn:*") == []
+        # Nothing is lost: once the first has ended, the same pass is valid for its server again.
+        assert unlock(public, token=token).status_code == 202 and waits.now == pytest.approx(4, abs=0.1)
 
 
 @pytest.mark.parametrize("path", ["bob", "alice/other", "alice%2Fx", "alice/x/", "ALICE", "alice%20", "%00", "a" * 300])
 def test_unknown_server_is_not_found(public, store, path, in_redis):
-    run_pod(store)
-    token = get_pass(public)
+    apps.run_pod(store)
+    token = apps.get_pass(public)
     for answer in (public.get(f"/egress/servers/{path}"), unlock(public, path, token=token)):
         assert answer.status_code == 404
         assert answer.json["type"] in (TYPE + "no-such-server", TYPE + "not-found")
@@ -156,9 +138,9 @@ def test_unknown_server_is_not_found(public, store, path, in_redis):
 
 
 def test_solution_unlocks_once(public, store, impatient):
-    run_pod(store)
-    run_pod(store, "bob", "uid-2")
-    solution = solve(public, "unlock")
+    apps.run_pod(store)
+    apps.run_pod(store, "bob", "uid-2")
+    solution = apps.solve(public, "unlock")
     assert unlock(public, "nobody", provider="altcha", solution=solution).status_code == 404, "that does not spend it"
     assert unlock(public, provider="altcha", solution=solution).status_code == 202
     assert unlock(public, "bob", provider="altcha", solution=solution).status_code == 403
@@ -167,9 +149,9 @@ def test_solution_unlocks_once(public, store, impatient):
 
 def test_pass_of_a_launch_unlocks_the_same_server(public, internal, store, impatient):
     """The script of the page sends the pass again if it does not know whether the launch used it."""
-    token = get_pass(public)
-    first = launch(internal, "alice", token=token)
-    run_pod(store)
+    token = apps.get_pass(public)
+    first = apps.launch(internal, "alice", token=token)
+    apps.run_pod(store)
     assert unlock(public, token=token).status_code == 202
     pending = store.pending(Server("alice"), {first["grant"]})
     assert first["grant"] in pending.withdrawn
@@ -178,51 +160,38 @@ def test_pass_of_a_launch_unlocks_the_same_server(public, internal, store, impat
 
 def test_tier_of_a_server_is_not_replaced_by_another(redis_server, store, impatient):
     """Neither a stranger who knows the address nor a late pass of the launch page can replace the tier."""
-    small = make_settings(redis_server, captcha_providers={"altcha": {"cost": 1, "counterMax": 5, "tier": "small"}})
-    public = public_client(create_services(small, store))
-    store.publish(Server("alice"), KnownServer("uid-1", carried("verified", "g")))
-    solution = solve(public, "unlock")
-    for body in ({"token": get_pass(public)}, {"provider": "altcha", "solution": solution}):
+    small = apps.make_settings(redis_server, captcha_providers={"altcha": {"cost": 1, "counterMax": 5, "tier": "small"}})
+    services = create_services(small, store)
+    public = apps.public_client(services)
+    store.publish(Server("alice"), KnownServer("uid-1", apps.carried("verified", "g")))
+    token, solution = apps.get_pass(public), apps.solve(public, "unlock")
+    for body in ({"token": token}, {"provider": "altcha", "solution": solution}):
         answer = unlock(public, **body)
         assert (answer.status_code, answer.json["state"], answer.json["tier"]) == (200, "granted", "verified")
     assert store.pending(Server("alice"), set()).unlock is None
-    # The refused unlock spends nothing.
+    # The refused unlock spends nothing: who gave the pass could move its use to their own server, and the tier would go with it.
     store.publish(Server("bob"), KnownServer("uid-2"))
     assert unlock(public, "bob", provider="altcha", solution=solution).status_code == 202
+    assert apps.launch(apps.internal_client(services), "carol", token=token)["pass_outcome"] == "free"
 
 
-@pytest.mark.parametrize(
-    ("token", "status"),
-    [("x", 403), ("x" * 1025, 403), ("x" * 8193, 400), ("", 400), (None, 400), (7, 400)],
-    ids=lambda value: str(value)[:10],
-)
-def test_bad_token_unlocks_nothing(public, store, token, status):
-    run_pod(store)
-    assert unlock(public, token=token).status_code == status
+def test_bad_token_unlocks_nothing_and_an_unlock_needs_it_or_a_solution(public, store):
+    apps.run_pod(store)
+    both = {"token": "x", "provider": "altcha", "solution": "x"}
+    tokens = [{"token": token} for token in ("x" * 8193, "", None, 7)]
+    for body in (*tokens, {}, {"provider": "altcha"}, {"solution": "x"}, both, {"token": "x", "more": 1}):
+        answer = unlock(public, **body)
+        assert (answer.status_code, answer.json["type"]) == (400, TYPE + "bad-request"), body
+    for token in ("x", "x" * 1025):
+        assert unlock(public, token=token).status_code == 403
     assert store.pending(Server("alice"), set()).unlock is None
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"provider": "altcha"},
-        {"solution": "x"},
-        {"token": "x", "provider": "altcha", "solution": "x"},
-        {"token": "x", "more": 1},
-    ],
-)
-def test_unlock_needs_either_a_token_or_a_solution(public, store, body):
-    run_pod(store)
-    answer = unlock(public, **body)
-    assert (answer.status_code, answer.json["type"]) == (400, TYPE + "bad-request")
-
-
 def test_default_server_has_two_equal_addresses_and_a_named_one_its_own(public, store, impatient):
-    run_pod(store)
+    apps.run_pod(store)
     assert public.get("/egress/servers/alice/").status_code == 200
-    assert unlock(public, "alice/", token=get_pass(public)).status_code == 202
-    store.publish(Server("alice", "lab 2 ü"), KnownServer("uid-2", carried("verified")))
+    assert unlock(public, "alice/", token=apps.get_pass(public)).status_code == 202
+    store.publish(Server("alice", "lab 2 ü"), KnownServer("uid-2", apps.carried("verified")))
     found = public.get("/egress/servers/alice/lab%202%20%C3%BC", headers={"Accept": "application/json"})
     assert (found.status_code, found.json["server"], found.json["tier"]) == (200, "lab 2 ü", "verified")
 
@@ -230,44 +199,21 @@ def test_default_server_has_two_equal_addresses_and_a_named_one_its_own(public, 
 # -- content of the page
 
 
-BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
-
-
-@pytest.mark.parametrize(
-    ("accept", "kind"),
-    [
-        pytest.param("*/*", "text/plain", id="curl"),
-        pytest.param(None, "application/json", id="absent"),
-        pytest.param("application/json, text/plain;q=0.9, */*;q=0.1", "application/json", id="JSON before text"),
-        pytest.param(BROWSER, "text/html", id="browser"),
-        pytest.param("image/png", "application/json", id="something else"),
-        pytest.param(";;;q=x,,/", "application/json", id="malformed"),
-    ],
-)
-def test_page_has_the_format_that_the_client_accepts(public, store, accept, kind):
-    run_pod(store)
-    answer = public.get("/egress/servers/alice", headers={} if accept is None else {"Accept": accept})
-    assert answer.status_code == 200
-    assert answer.mimetype == kind
-    assert "Accept" in answer.headers["Vary"]
-    assert answer.headers["Cache-Control"] == "no-store"
-
-
 @pytest.mark.parametrize("accept", ["text/plain", "text/html", "application/json"])
 @pytest.mark.parametrize("tier", ["unverified", "verified"])
 def test_page_reveals_nothing_about_the_launch(public, store, accept, tier):
-    grant = carried(tier, "a-grant-id" if tier == "verified" else "")
+    grant = apps.carried(tier, "a-grant-id" if tier == "verified" else "")
     store.publish(Server("alice"), KnownServer("uid-1", grant, "https://example.com/a/b"))
     answer = public.get("/egress/servers/alice", headers={"Accept": accept})
     assert not [word for word in (*SECRET_WORDS, "a-grant-id") if word in answer.text]
 
 
 def test_answer_to_an_unlock_reveals_nothing_about_the_launch(public, internal, store, impatient):
-    run_pod(store)
-    token = get_pass(public)
+    apps.run_pod(store)
+    token = apps.get_pass(public)
     answers = [unlock(public, token=token)]
-    launch(internal, "bob", token=token, repository="https://example.com/other", client_address="203.0.113.77")
-    run_pod(store, "carol", "uid-3")
+    apps.launch(internal, "bob", token=token, repository="https://example.com/other", client_address="203.0.113.77")
+    apps.run_pod(store, "carol", "uid-3")
     for _ in range(12):
         answers.append(unlock(public, "carol", token=token))
         answers.append(unlock(public, "alice", token=token))
@@ -280,8 +226,8 @@ def test_answer_to_an_unlock_reveals_nothing_about_the_launch(public, internal, 
 @pytest.mark.parametrize(
     ("block", "tier", "access"),
     [
-        (("network", f"{CLIENT}/32"), "unverified", "packages"),
-        (("network", f"{CLIENT}/32"), "verified", "network"),
+        (("network", f"{apps.CLIENT}/32"), "unverified", "packages"),
+        (("network", f"{apps.CLIENT}/32"), "verified", "network"),
         (("network", "203.0.113.9/32"), "unverified", "none"),
         (("repository", "example.com/a/*"), "unverified", "none"),
         (("server", "alice/"), "unverified", "none"),
@@ -290,10 +236,10 @@ def test_answer_to_an_unlock_reveals_nothing_about_the_launch(public, internal, 
 )
 def test_access_is_that_of_the_server_whatever_keeps_its_viewer_from_an_unlock(redis_server, store, block, tier, access):
     """The server was launched by another client, and has a lease if it has a tier."""
-    grant = carried(tier, until=int(time.time()) + 600 if tier == "verified" else None)
+    grant = apps.carried(tier, until=int(time.time()) + 600 if tier == "verified" else None)
     store.publish(Server("alice"), KnownServer("uid-1", grant, "https://example.com/a/b", "203.0.113.9"))
     store.add_block(Block("block", *block, read_origin("eve"), "w", 0, uid="uid-1"), [])
-    public = public_client(create_services(make_settings(redis_server, unverified_hosts=["python"]), store))
+    public = apps.public_client(create_services(apps.make_settings(redis_server, unverified_hosts=["python"]), store))
 
     def show(accept):
         return public.get("/egress/servers/alice", headers={"Accept": accept})
@@ -302,11 +248,11 @@ def test_access_is_that_of_the_server_whatever_keeps_its_viewer_from_an_unlock(r
     assert (answer["access"], answer["unlockable"], answer["renewable_in"]) == (access, False, None)
     assert f'data-look="{access}"' in show("text/html").text
     assert ("no internet access" in show("text/plain").text) == (access == "none")
-    assert unlock(public, provider="altcha", solution=solve(public, "unlock")).status_code == 403
+    assert unlock(public, provider="altcha", solution=apps.solve(public, "unlock")).status_code == 403
 
 
 def test_server_name_is_escaped_in_every_format(public, store):
-    run_pod(store, "<script>x")
+    apps.run_pod(store, "<script>x")
     for accept in ("text/html", "text/plain"):
         answer = public.get("/egress/servers/%3Cscript%3Ex", headers={"Accept": accept})
         assert answer.status_code == 200
@@ -315,7 +261,7 @@ def test_server_name_is_escaped_in_every_format(public, store):
 
 @pytest.mark.parametrize("tier", ["unverified", "verified"])
 def test_html_page_has_no_inline_script_and_loads_only_own_files(public, store, tier):
-    store.publish(Server("alice"), KnownServer("uid-1", carried(tier)))
+    store.publish(Server("alice"), KnownServer("uid-1", apps.carried(tier)))
     answer = public.get("/egress/servers/alice", headers={"Accept": "text/html"})
     assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|\bstyle=|<style|javascript:", answer.text)
     loaded = re.findall(r'<(?!a\b)[^>]*(?:src|href)="([^"]+)"', answer.text)

@@ -5,21 +5,7 @@ import time
 
 import pytest
 
-import verifier.web.servers
-from tests.support.apps import (
-    CLIENT,
-    QUICK,
-    admit,
-    carried,
-    internal_client,
-    is_withdrawn,
-    launch,
-    make_settings,
-    public_client,
-    reconciler,
-    run_pod,
-    solve,
-)
+from tests.support import apps
 from tests.support.reconciling import ALICE
 from verifier.decisions.leases import larger, outranking
 from verifier.grants import Block, Rule
@@ -42,14 +28,14 @@ def site(redis_server, store):
     """Returns a function that makes the services of a site where proof of work earns a tier."""
 
     def make(earns="verified", **overrides):
-        values = {"tiers": TIERS, "captcha_providers": {"altcha": QUICK["altcha"] | {"tier": earns}}}
-        return create_services(make_settings(redis_server, **values | overrides), store)
+        values = {"tiers": TIERS, "captcha_providers": {"altcha": apps.QUICK["altcha"] | {"tier": earns}}}
+        return create_services(apps.make_settings(redis_server, **values | overrides), store)
 
     return make
 
 
 def has(store, tier="small", **fields):
-    store.publish(ALICE, KnownServer("uid-1", carried(tier, "its-grant", **fields), "https://example.com/a/b"))
+    store.publish(ALICE, KnownServer("uid-1", apps.carried(tier, "its-grant", **fields), "https://example.com/a/b"))
 
 
 def unlock(client, **body):
@@ -58,7 +44,7 @@ def unlock(client, **body):
 
 def token(services, tier="verified"):
     store = services.store
-    return services.passes.sign(Passes.new(tier, 1, store.use_key("k", 10**6, 60, admit), 300))
+    return services.passes.sign(Passes.new(tier, 1, store.use_key("k", 10**6, 60, apps.admit), 300))
 
 
 def waiting(store):
@@ -90,13 +76,13 @@ def waiting(store):
 )
 def test_larger_tier_is_larger_in_every_respect(redis_server, has, until, gets, is_larger):
     tiers = {"has": has, "gets": gets}
-    settings = make_settings(redis_server, tiers=tiers, allow_tier="has", may_stop_pods=True)
+    settings = apps.make_settings(redis_server, tiers=tiers, allow_tier="has", may_stop_pods=True)
     until = None if until is None else 1000 + until
     assert larger("has", until, settings, 1000.7) == (["gets"] if is_larger else [])
 
 
 def test_largest_tier_comes_first(redis_server):
-    settings = make_settings(redis_server, tiers=TIERS)
+    settings = apps.make_settings(redis_server, tiers=TIERS)
     assert larger("small", None, settings, 0) == ["huge", "verified"]
     assert larger("verified", None, settings, 0) == ["huge"]
     assert [larger(tier, None, settings, 0) for tier in ("huge", "unverified", "gone")] == [[], [], []]
@@ -104,22 +90,12 @@ def test_largest_tier_comes_first(redis_server):
 
 def test_unlock_replaces_one_that_waits_if_it_is_larger_in_every_respect(redis_server):
     tiers = {"endless": {}, "leased": {"rank": 1, "lease": 600}, "more": {"rank": 2, "lease": 600}}
-    settings = make_settings(redis_server, tiers=tiers, allow_tier="endless")
+    settings = apps.make_settings(redis_server, tiers=tiers, allow_tier="endless")
     kept = {tier: outranking(tier, settings, 1000.7) for tier in tiers}
     assert kept == {"endless": ["leased", "more"], "leased": ["endless", "more"], "more": ["endless"]}
 
 
 # -- unlocks to a larger tier
-
-
-def test_solution_for_a_larger_tier_replaces_a_smaller_one(site, store, monkeypatch):
-    monkeypatch.setattr(verifier.web.servers, "UNLOCK_WAIT_SECONDS", 20)
-    client = public_client(site())
-    has(store)
-    with reconciler(store):
-        answer = unlock(client, provider="altcha", solution=solve(client, "unlock"))
-    assert (answer.status_code, answer.json["state"], answer.json["tier"]) == (200, "granted", "verified")
-    assert store.pending(ALICE, set()).unlock.grant.rule == "unlock"
 
 
 @pytest.mark.parametrize(("server", "outcome"), [("mallory", "used-up"), ("alice", "held")])
@@ -128,22 +104,22 @@ def test_use_for_a_larger_tier_stays_with_its_server_when_that_is_gone(site, sto
     services = site()
     passed = token(services)
     has(store)
-    assert unlock(public_client(services), token=passed).status_code == 202
+    assert unlock(apps.public_client(services), token=passed).status_code == 202
     grant = store.pending(ALICE, set()).unlock.grant
     store.forget(ALICE)
-    assert launch(internal_client(services), server, token=passed)["pass_outcome"] == outcome
-    assert is_withdrawn(store, grant.id) is (outcome == "held")
+    assert apps.launch(apps.internal_client(services), server, token=passed)["pass_outcome"] == outcome
+    assert apps.is_withdrawn(store, grant.id) is (outcome == "held")
 
 
 def test_pass_for_a_larger_tier_counts_until_its_server_has_it(site, store):
     services = site(tiers={"small": {"lease": 600}, "verified": {"rank": 1, "lease": 600}})
-    client, passed, soon = public_client(services), token(services), int(time.time()) + 500
+    client, passed, soon = apps.public_client(services), token(services), int(time.time()) + 500
     has(store, until=soon)
     # An answer was lost.
     assert [unlock(client, token=passed).status_code for _ in range(2)] == [202, 202]
     grant = store.pending(ALICE, set()).unlock.grant
     for now in ({"tier": "verified", "until": soon}, {"tier": "unverified", "rule": Rule.EXPIRED}):
-        store.publish(ALICE, KnownServer("uid-1", carried(identity=grant.id, **now)))
+        store.publish(ALICE, KnownServer("uid-1", apps.carried(identity=grant.id, **now)))
         unlock(client, token=passed)
         assert store.pending(ALICE, set()).unlock.grant == grant
     assert unlock(client, token=token(services)).status_code == 202
@@ -151,7 +127,7 @@ def test_pass_for_a_larger_tier_counts_until_its_server_has_it(site, store):
 
 def test_larger_unlock_replaces_a_smaller_one_that_waits_and_no_other_does(site, store, in_redis):
     services = site()
-    client = public_client(services)
+    client = apps.public_client(services)
     has(store, "unverified")
     for tier in ("small", "verified", "huge", "huge"):
         assert unlock(client, token=token(services, tier)).status_code == 202
@@ -165,69 +141,43 @@ def test_larger_unlock_replaces_a_smaller_one_that_waits_and_no_other_does(site,
 @pytest.mark.parametrize("why", ["withdrawn", "of an earlier pod", "on the pod"])
 def test_unlock_that_waits_no_longer_keeps_no_other_out(site, store, why):
     services = site()
-    client = public_client(services)
+    client = apps.public_client(services)
     has(store, "unverified")
     assert unlock(client, token=token(services, "huge")).status_code == 202
     grant = store.pending(ALICE, set()).unlock.grant
     if why == "withdrawn":
         store.withdraw([grant.id])
     elif why == "of an earlier pod":
-        store.publish(ALICE, KnownServer("uid-2", carried("unverified")))
+        store.publish(ALICE, KnownServer("uid-2", apps.carried("unverified")))
     else:
-        store.publish(ALICE, KnownServer("uid-1", carried("unverified", grant.id, rule="expired")))
+        store.publish(ALICE, KnownServer("uid-1", apps.carried("unverified", grant.id, rule="expired")))
     assert unlock(client, token=token(services, "small")).status_code == 202
     assert waiting(store) == "small"
 
 
 def test_pass_is_not_taken_from_another_server(site, store):
     services = site()
-    client, passed = public_client(services), token(services)
-    run_pod(store, "bob", "uid-2")
+    client, passed = apps.public_client(services), token(services)
+    apps.run_pod(store, "bob", "uid-2")
     assert client.post("/egress/servers/bob", json={"token": passed}).status_code == 202
     bobs = store.pending(Server("bob"), set()).unlock.grant
     has(store)
     answer = unlock(client, token=passed)
     assert (answer.status_code, answer.json["type"]) == (403, TYPE + "pass-refused")
-    assert not is_withdrawn(store, bobs.id) and waiting(store) is None
+    assert not apps.is_withdrawn(store, bobs.id) and waiting(store) is None
 
 
-def test_pass_for_a_tier_that_no_provider_earns_is_accepted(site, store):
-    """For example a pass for an API key."""
-    services = site("small")
+def test_refused_server_gets_no_larger_tier(site, store):
+    services = site()
     has(store)
-    assert public_client(services).get("/egress/servers/alice", headers=JSON).json["larger"] == []
-    assert unlock(public_client(services), token=token(services, "huge")).status_code == 202
-    assert waiting(store) == "huge"
-
-
-@pytest.mark.parametrize("why", ["blocked", "blocked-repository", "own-network"])
-def test_refused_server_gets_no_larger_tier(site, store, why):
-    overrides = {
-        "blocked-repository": {"blocked_repositories": ["example.com/a/b"]},
-        "own-network": {"self_networks": [f"{CLIENT}/32"]},
-    }
-    services = site(**overrides.get(why, {}))
-    has(store)
-    if why == "blocked":
-        store.add_block(Block("l", "repository", "example.com/a/b", read_origin("eve"), "", int(time.time())), [])
-    client = public_client(services)
+    store.add_block(Block("l", "repository", "example.com/a/b", read_origin("eve"), "", int(time.time())), [])
+    client = apps.public_client(services)
     answer = unlock(client, token=token(services))
     assert (answer.status_code, answer.json["type"]) == (403, TYPE + "blocked")
     assert waiting(store) is None
     assert client.get("/egress/servers/alice", headers=JSON).json["larger"] == []
     for headers in (HTML, TEXT):
         assert MORE not in shown(client, headers)
-
-
-def test_renewable_lease_can_be_renewed_or_enlarged(site, store):
-    lease = {"lease": 600}
-    services = site(tiers={"small": lease, "verified": lease | {"rank": 1}})
-    client = public_client(services)
-    has(store, until=int(time.time()) + 100)
-    assert unlock(client, token=token(services, "small")).status_code == 202
-    assert store.pending(ALICE, set()).unlock.grant.rule == "renewal"
-    assert unlock(client, token=token(services, "verified")).status_code == 202
-    assert store.pending(ALICE, set()).unlock.grant.rule == "unlock"
 
 
 # -- the page
@@ -239,7 +189,7 @@ def shown(client, headers):
 
 @pytest.mark.parametrize(("tier", "offered"), [("small", True), ("verified", False), ("huge", False), ("unverified", False)])
 def test_page_offers_larger_tiers(site, store, tier, offered):
-    client = public_client(site())
+    client = apps.public_client(site())
     has(store, tier)
     assert client.get("/egress/servers/alice", headers=JSON).json["larger"] == (["verified"] if offered else [])
     then = "Then: Programs in it can open connections to the internet"

@@ -21,7 +21,6 @@ TIERS = {
     "verified": {"rank": 2},
     "other": {"rank": 2},
     "large": {"rank": 3},
-    "large-leased": {"rank": 3, "lease": LEASE},
     "leased": {"rank": 2, "lease": LEASE},
     "stopped": {"rank": 2, "lease": LEASE, "on_expiry": "stop"},
 }
@@ -56,11 +55,6 @@ def block(kind, what="", until=None, id="block", uid=""):
     return Block(id, kind, what, read_origin("eve"), "mining", 0, until, uid)
 
 
-def on_pod(found):
-    """The grant of a block, as it is on a pod."""
-    return found.grant
-
-
 OWN = grant("verified")
 THIS_POD = block("server", uid="uid-1")
 MODE_ALLOW = object()  # a new grant of the tier that mode `allow` gives
@@ -76,7 +70,6 @@ ROWS = [
     row("own", OWN, OWN),
     row("own, Redis away", OWN, OWN, redis=False),
     row("own, withdrawn", OWN, None, withdrawn={"own"}),
-    row("own, another one withdrawn", OWN, OWN, withdrawn={"other"}),
     row("own of a tier that the settings do not have", grant("gold"), None),
     row("own without a tier", grant("unverified"), None),
     row("own, dated", grant("leased", until=NOW + 1), grant("leased", until=NOW + 1)),
@@ -138,12 +131,6 @@ ROWS = [
         grant("stopped", "unlock", "unlock", NOW + LEASE), unlock=unlock("stopped"), withdrawn={"own"}),
     row("unlock of the same tier, which has no lease", OWN, grant("verified", "unlock", "unlock"), unlock=unlock("verified")),
     row("unlock of a larger tier", OWN, grant("large", "unlock", "unlock"), unlock=unlock("large")),
-    row("unlock of a larger tier with a lease that ends no earlier", grant("leased", until=NOW + LEASE),
-        grant("large-leased", "unlock", "unlock", NOW + LEASE), unlock=unlock("large-leased")),
-    row("unlock of a larger tier with a lease, own has none", OWN, OWN, unlock=unlock("large-leased")),
-    row("unlock of a larger tier with a lease that ends earlier", grant("leased", until=NOW + LEASE + LEEWAY_SECONDS),
-        grant("leased", until=NOW + LEASE + LEEWAY_SECONDS), unlock=unlock("large-leased")),
-    row("unlock of another tier of the same rank", OWN, OWN, unlock=unlock("other")),
     row("unlock of another tier of the same rank, by an operator", OWN, grant("other", "unlock", "operator"),
         unlock=unlock("other", rule="operator")),
     row("renewal of a smaller tier", grant("large"), grant("large"), unlock=unlock("small", rule="renewal")),
@@ -173,18 +160,18 @@ ROWS = [
     row("observe, own of mode allow", grant("small", rule="mode-allow"), None, mode="observe"),
     row("captcha, launch of mode allow", None, None, launch=launch("small", rule="mode-allow")),
     # blocks
-    row("block of this server", OWN, on_pod(THIS_POD), blocks=[THIS_POD]),
+    row("block of this server", OWN, THIS_POD.grant, blocks=[THIS_POD]),
     row("block of another pod", OWN, OWN, blocks=[block("server", uid="uid-2")]),
     row("block that is over", OWN, OWN, blocks=[block("server", uid="uid-1", until=NOW)]),
-    row("block, unlock waits", None, on_pod(THIS_POD), blocks=[THIS_POD], unlock=unlock("verified", rule="operator")),
-    row("block, launch waits", None, on_pod(THIS_POD), blocks=[THIS_POD], launch=launch("verified")),
-    row("block, own ended", grant("unverified", rule="expired"), on_pod(THIS_POD), blocks=[THIS_POD]),
-    row("block, mode allow", None, on_pod(THIS_POD), blocks=[THIS_POD], mode="allow"),
-    row("block of the launch's repository", OWN, on_pod(block("repository", "example.com/a/b")),
+    row("block, unlock waits", None, THIS_POD.grant, blocks=[THIS_POD], unlock=unlock("verified", rule="operator")),
+    row("block, launch waits", None, THIS_POD.grant, blocks=[THIS_POD], launch=launch("verified")),
+    row("block, own ended", grant("unverified", rule="expired"), THIS_POD.grant, blocks=[THIS_POD]),
+    row("block, mode allow", None, THIS_POD.grant, blocks=[THIS_POD], mode="allow"),
+    row("block of the launch's repository", OWN, block("repository", "example.com/a/b").grant,
         blocks=[block("repository", "example.com/a/b")], launch=launch("verified", repository=f"{URL}a/b")),
-    row("block of the published repository", OWN, on_pod(block("repository", "example.com/a/b")),
+    row("block of the published repository", OWN, block("repository", "example.com/a/b").grant,
         blocks=[block("repository", "example.com/a/b")], known=known(f"{URL}a/b")),
-    row("block of the repository in the pod", OWN, on_pod(block("repository", "example.com/a/b")),
+    row("block of the repository in the pod", OWN, block("repository", "example.com/a/b").grant,
         blocks=[block("repository", "example.com/a/b")], pod={"repository": f"{URL}a/b"}),
     row("block of a repository that only the pod tells, not BinderHub", OWN, OWN, blocks=[block("repository", "example.com/a/b")],
         launch=launch("verified", repository=f"{URL}c/d"), known=known(f"{URL}a/b"), pod={"repository": f"{URL}a/b"}),
@@ -192,25 +179,25 @@ ROWS = [
         known=known(f"{URL}a/b", uid="uid-2")),
     row("block of the repository of another image's launch", OWN, OWN, blocks=[block("repository", "example.com/a/b")],
         launch=launch("verified", image="image:2", repository=f"{URL}a/b")),
-    row("block of the launch's client", OWN, on_pod(block("network", "198.51.100.0/24")),
+    row("block of the launch's client", OWN, block("network", "198.51.100.0/24").grant,
         blocks=[block("network", "198.51.100.0/24")], launch=launch("verified", client="198.51.100.7")),
-    row("block of the published client", OWN, on_pod(block("network", "198.51.100.0/24")),
+    row("block of the published client", OWN, block("network", "198.51.100.0/24").grant,
         blocks=[block("network", "198.51.100.0/24")], known=known(client="198.51.100.7")),
-    row("block of the client in the pod", OWN, on_pod(block("network", "198.51.100.0/24")),
+    row("block of the client in the pod", OWN, block("network", "198.51.100.0/24").grant,
         blocks=[block("network", "198.51.100.0/24")], pod={"client": "198.51.100.7"}),
-    row("own block, Redis away", on_pod(THIS_POD), on_pod(THIS_POD), redis=False),
-    row("own block that Redis has forgotten", on_pod(THIS_POD), on_pod(THIS_POD), unlock=unlock("verified")),
-    row("own block, lifted", on_pod(THIS_POD), None, lifted={"block"}),
-    row("own block, withdrawn by a verifier", on_pod(THIS_POD), on_pod(THIS_POD), withdrawn={"block"}),
-    row("own block, lifted, unlock waits", on_pod(THIS_POD), grant("verified", "unlock", "unlock"), lifted={"block"},
+    row("own block, Redis away", THIS_POD.grant, THIS_POD.grant, redis=False),
+    row("own block that Redis has forgotten", THIS_POD.grant, THIS_POD.grant, unlock=unlock("verified")),
+    row("own block, lifted", THIS_POD.grant, None, lifted={"block"}),
+    row("own block, withdrawn by a verifier", THIS_POD.grant, THIS_POD.grant, withdrawn={"block"}),
+    row("own block, lifted, unlock waits", THIS_POD.grant, grant("verified", "unlock", "unlock"), lifted={"block"},
         unlock=unlock("verified")),
-    row("own block that is over", on_pod(block("server", until=NOW)), None),
-    row("two blocks: the later end", OWN, on_pod(block("server", uid="uid-1", id="b", until=NOW + 9)),
+    row("own block that is over", block("server", until=NOW).grant, None),
+    row("two blocks: the later end", OWN, block("server", uid="uid-1", id="b", until=NOW + 9).grant,
         blocks=[block("server", uid="uid-1", id="a", until=NOW + 5), block("server", uid="uid-1", id="b", until=NOW + 9)]),
-    row("two blocks: the one without an end", OWN, on_pod(block("server", uid="uid-1", id="a")),
+    row("two blocks: the one without an end", OWN, block("server", uid="uid-1", id="a").grant,
         blocks=[block("server", uid="uid-1", id="a"), block("server", uid="uid-1", id="b", until=NOW + 9)]),
-    row("own block is shorter", on_pod(block("server", id="own", until=NOW + 5)), on_pod(THIS_POD), blocks=[THIS_POD]),
-    row("own block is as long", replace(on_pod(THIS_POD), id="own"), replace(on_pod(THIS_POD), id="own"), blocks=[THIS_POD]),
+    row("own block is shorter", block("server", id="own", until=NOW + 5).grant, THIS_POD.grant, blocks=[THIS_POD]),
+    row("own block is as long", replace(THIS_POD.grant, id="own"), replace(THIS_POD.grant, id="own"), blocks=[THIS_POD]),
 ]  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """Passes: which tokens a launch may present."""
 
 import base64
-import logging
 import math
 import time
 import zlib
@@ -10,7 +9,7 @@ from dataclasses import asdict, replace
 import pytest
 from itsdangerous import URLSafeSerializer
 
-from tests.support.apps import KEYS, get_pass, internal_client, launch, make_settings, public_client, run_pod
+from tests.support.apps import KEYS, get_pass, internal_client, launch, make_settings
 from verifier.passes import LEEWAY_SECONDS, MAX_TOKEN_CHARACTERS, BadPass, Pass, Passes, serializer
 from verifier.web.app import create_services
 
@@ -23,7 +22,6 @@ def passes():
 
 
 def make_pass(**changes):
-    """Make a pass that is issued now, with changed fields."""
     return replace(Passes.new("verified", 1, time.time(), 300), **changes)
 
 
@@ -61,11 +59,6 @@ def test_token_with_a_raised_number_of_servers_is_refused(internal, passes):
     assert outcome(internal, f"{body}.{signature}") == "invalid"
 
 
-@pytest.mark.parametrize("key", [OLD, NEW])
-def test_token_signed_by_any_listed_key_is_accepted(internal, key):
-    assert outcome(internal, Passes([key]).sign(make_pass())) == "free"
-
-
 TOKENS = {
     ".eJyrVspMUbJSSszTBdI6SiWZqUVAbllqUWZaZipIpDi1CMgrVrIy0lHKTCxRsjI0MDDQM9BRSq0oAHKMQZxaAPLCFEc"
     ".v-jK2dyH3Rx9K-c2uole0lChmOqNZKrfjBFO4EPVl-Y": Pass("an-id", "verified", 2, 1000.0, 1300.0),
@@ -95,13 +88,13 @@ def test_token_that_is_too_long_or_cannot_be_encoded_is_refused(passes):
         passes.read(passes.sign(make_pass()) + "\udc8a", time.time())
 
 
-@pytest.mark.parametrize("key", ["removed-key-0123456789abcdef0123456789", OLD + "x", OLD[:-1], "a" * 32])
-def test_token_signed_by_an_unlisted_key_is_refused(internal, key):
-    assert outcome(internal, Passes([key]).sign(make_pass())) == "invalid"
+UNLISTED = ("removed-key-0123456789abcdef0123456789", OLD + "x", OLD[:-1], "a" * 32)
 
 
-def test_text_signed_for_another_purpose_is_refused(internal):
-    other = URLSafeSerializer([NEW], salt="something else").dumps(asdict(make_pass()))
+@pytest.mark.parametrize(("key", "expected"), [(OLD, "free"), (NEW, "free"), *((key, "invalid") for key in UNLISTED)])
+def test_token_counts_that_is_signed_by_any_listed_key_for_this_purpose(internal, key, expected):
+    assert outcome(internal, Passes([key]).sign(make_pass())) == expected
+    other = URLSafeSerializer([key], salt="something else").dumps(asdict(make_pass()))
     assert outcome(internal, other) == "invalid"
 
 
@@ -211,21 +204,3 @@ def test_request_from_the_future_does_not_validate_a_future_pass(internal, passe
 @pytest.mark.parametrize("tier", ["gold", "unverified"])
 def test_pass_for_a_tier_that_this_site_does_not_give_is_refused(internal, passes, tier):
     assert outcome(internal, passes.sign(make_pass(tier=tier))) == "unknown-tier"
-
-
-@pytest.mark.parametrize(("tier", "rule"), [("gold", "unknown-tier"), (None, "invalid")])
-def test_refused_unlock_is_logged_with_the_repository(public, passes, store, caplog, tier, rule):
-    run_pod(store)
-    token = passes.sign(make_pass(tier=tier)) if tier else "rubbish"
-    with caplog.at_level(logging.INFO):
-        public.post("/egress/servers/alice", json={"token": token})
-    (fields,) = [record.fields for record in caplog.records if record.getMessage() == "unlock"]
-    assert (fields["rule"], fields["repository"]) == (rule, "https://example.com/a/b")
-
-
-def test_pass_states_its_number_of_servers(redis_server, store):
-    services = create_services(make_settings(redis_server, pass_servers=3, pass_lifetime=60), store)
-    store.ping()
-    client = public_client(services)
-    found = services.passes.read(get_pass(client), time.time())
-    assert (found.servers, round(found.exp - found.iat)) == (3, 60)

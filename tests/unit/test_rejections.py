@@ -6,18 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import responses
 
-from tests.support.apps import (
-    NETWORK,
-    QUICK,
-    another,
-    get_pass,
-    internal_client,
-    launch,
-    make_settings,
-    public_client,
-    run_pod,
-    solve,
-)
+from tests.support import apps
 from tests.support.metrics import value
 from verifier.fairness import REJECTIONS_WINDOW_SECONDS
 from verifier.web.app import create_services
@@ -44,12 +33,11 @@ def provider():
 
 @pytest.fixture
 def site(redis_server, store, provider):
-    """The services of a site with hCaptcha and proof of work."""
-    providers = {"hcaptcha": {"siteKey": "site-key-0123"}, **QUICK}
+    providers = {"hcaptcha": {"siteKey": "site-key-0123"}, **apps.QUICK}
 
     def make(**overrides):
         settings = {"captcha_providers": providers, "captcha_secrets": {"HCAPTCHA": "our-0123"}, "fairness_rejections": MOST}
-        return create_services(make_settings(redis_server, **settings | overrides), store)
+        return create_services(apps.make_settings(redis_server, **settings | overrides), store)
 
     return make
 
@@ -64,31 +52,33 @@ def refusals(client, number):
 
 def test_provider_is_not_asked_after_the_limit(site, provider):
     services = site()
-    client = public_client(services)
+    client = apps.public_client(services)
     assert refusals(client, MOST + 2) == ["solution-refused"] * MOST + ["too-many-rejected"] * 2
     assert len(provider.calls) == MOST
     answer = present(client, "right")
     assert answer.status_code == 429, "a right solution cannot be told from a wrong one without asking"
     assert 1 <= int(answer.headers["Retry-After"]) <= REJECTIONS_WINDOW_SECONDS
     assert "another" in answer.json["detail"]
-    assert present(public_client(services, "198.51.100.8"), "right").status_code == 201
+    assert present(apps.public_client(services, "198.51.100.8"), "right").status_code == 201
     labels = {"provider": "hcaptcha", "purpose": "launch"}
-    assert value(internal_client(services), "binder_egress_solutions_total", outcome="too-many-rejected", **labels) == 3
-    assert value(internal_client(services), "binder_egress_solutions_total", outcome="rejected", **labels) == MOST
+    assert value(apps.internal_client(services), "binder_egress_solutions_total", outcome="too-many-rejected", **labels) == 3
+    assert value(apps.internal_client(services), "binder_egress_solutions_total", outcome="rejected", **labels) == MOST
 
 
-def test_unlock_counts_as_a_launch(site, store, provider):
-    run_pod(store)
-    client = public_client(site())
-    answers = [
-        client.post("/egress/servers/alice", json={"provider": "hcaptcha", "solution": f"wrong-{n}"}) for n in range(MOST + 1)
-    ]
-    assert [answer.status_code for answer in answers] == [403] * MOST + [429]
+def test_unlock_counts_as_a_launch_and_a_limit_of_zero_is_none(site, store, provider):
+    apps.run_pod(store)
+
+    def unlocks(services):
+        body, client = {"provider": "hcaptcha"}, apps.public_client(services)
+        return [client.post("/egress/servers/alice", json=body | {"solution": f"wrong-{n}"}).status_code for n in range(MOST + 1)]
+
+    assert unlocks(site()) == [403] * MOST + [429]
     assert len(provider.calls) == MOST
+    assert unlocks(site(fairness_rejections=0)) == [403] * (MOST + 1)
 
 
 def test_rejections_are_forgotten_a_minute_after_the_first(site, in_redis):
-    client, key = public_client(site()), f"binder-egress:rejected:{NETWORK}"
+    client, key = apps.public_client(site()), f"binder-egress:rejected:{apps.NETWORK}"
     present(client)
     assert 0 < in_redis.ttl(key) <= REJECTIONS_WINDOW_SECONDS
     in_redis.expire(key, 7)
@@ -100,52 +90,43 @@ def test_rejections_are_forgotten_a_minute_after_the_first(site, in_redis):
 
 def test_other_outcomes_are_not_counted(site, store):
     """Accepted solutions, faults of a provider or ours, and solutions that are not sent to a provider."""
-    client = public_client(site())
+    client = apps.public_client(site())
     for solution in ("right", "500", "secret", "no solution at all", "ä"):
         present(client, solution)
-    assert store.rejections(NETWORK)[0] == 0
+    assert store.rejections(apps.NETWORK)[0] == 0
 
 
 def test_proof_of_work_is_neither_counted_nor_held_up(site, store):
-    client = public_client(site(captcha_providers={"altcha": QUICK["altcha"] | {"order": 1}, "hcaptcha": {"siteKey": "s"}}))
+    client = apps.public_client(
+        site(captcha_providers={"altcha": apps.QUICK["altcha"] | {"order": 1}, "hcaptcha": {"siteKey": "s"}})
+    )
     for _ in range(MOST + 1):
         assert present(client, "rubbish", "altcha").status_code == 403
-    assert store.rejections(NETWORK)[0] == 0
+    assert store.rejections(apps.NETWORK)[0] == 0
     refusals(client, MOST)
-    assert present(client, solve(client), "altcha").status_code == 201
+    assert present(client, apps.solve(client), "altcha").status_code == 201
 
 
 @pytest.mark.parametrize("address", ["10.0.0.7", ""])
 def test_clients_without_an_address_are_not_counted(site, in_redis, address):
     """They may be all clients behind a proxy that hides their addresses."""
     services = site()
-    client = public_client(services, address)
+    client = apps.public_client(services, address)
     client.environ_base["REMOTE_ADDR"] = "10.0.0.1"
     assert refusals(client, MOST + 2) == ["solution-refused"] * (MOST + 2)
     assert in_redis.keys("binder-egress:rejected:*") == []
 
 
-def test_limit_of_zero_is_none(site):
-    assert set(refusals(public_client(site(fairness_rejections=0)), 40)) == {"solution-refused"}
-
-
-def test_launch_goes_on_and_its_pass_counts(site):
-    services = site()
-    token = get_pass(public_client(site(captcha_providers=QUICK)))
-    refusals(public_client(services), MOST + 1)
-    assert launch(internal_client(services), token=token)["tier"] == "verified"
-
-
 def test_limit_is_exceeded_by_simultaneous_calls_at_most(site, provider):
-    client = public_client(site())
+    client = apps.public_client(site())
     with ThreadPoolExecutor(8) as pool:
-        statuses = list(pool.map(lambda n: present(another(client), f"wrong-{n}").status_code, range(60)))
+        statuses = list(pool.map(lambda n: present(apps.another(client), f"wrong-{n}").status_code, range(60)))
     assert set(statuses) == {403, 429}
     assert MOST <= len(provider.calls) <= MOST + 8
 
 
 def test_provider_is_not_asked_without_redis(site, provider, redis_server):
-    client = public_client(site())
+    client = apps.public_client(site())
     redis_server.stop()
     assert present(client).status_code == 503
     assert len(provider.calls) == 0

@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
@@ -22,7 +21,6 @@ from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
 LAUNCH = {"user": "alice", "image": "image:1", "repository": "r"}
-
 
 TIMEOUT_SECONDS = connection.TIMEOUT_SECONDS
 """The product's."""
@@ -59,7 +57,6 @@ def no_longer_than(monkeypatch):
 
 @pytest.fixture
 def make_services(redis_server):
-    """Make services with a connection of their own."""
     with ExitStack() as connections:
 
         def make(**more):
@@ -152,14 +149,6 @@ def test_request_is_answered_within_the_second_of_the_hook(public, internal, sto
     assert launch(internal)["tier"] == "unverified"
 
 
-def test_dead_connection_fails_no_request_once_redis_is_back(internal, redis_server):
-    launch(internal)
-    redis_server.stop()
-    redis_server.start()
-    # No request failed in between, but the connections of the pool are dead.
-    assert launch(internal)["tier"] == "unverified"
-
-
 def test_redis_restart_during_many_launches_causes_no_fault(services, public, redis_server):
     tokens = [get_pass(public) for _ in range(4)]
     internal, stopped = internal_client(services), threading.Event()
@@ -171,15 +160,17 @@ def test_redis_restart_during_many_launches_causes_no_fault(services, public, re
         if number == 60:
             assert stopped.wait(USUAL_SECONDS), "another thread stops it"
             redis_server.start()
-        began = time.monotonic()
-        answer = another(internal).post("/api/launches", json=LAUNCH | {"user": f"user-{number}", "token": tokens[number % 4]})
-        return answer.status_code, time.monotonic() - began
+        body = LAUNCH | {"user": f"user-{number}", "token": tokens[number % 4]}
+        return another(internal).post("/api/launches", json=body).status_code
 
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(go, range(120)))
-    assert {status for status, _ in answers} == {200, 503}
+        assert set(pool.map(go, range(120))) == {200, 503}
     # A last launch, as all others may be over before Redis is back.
-    assert go(120)[0] == 200
+    assert go(120) == 200
+    # No request failed in between, but the connections of the pool are dead.
+    redis_server.stop()
+    redis_server.start()
+    assert go(121) == 200
 
 
 def test_unlock_recorded_before_an_outage_is_pending(public, store, redis_server, monkeypatch, no_longer_than):
@@ -264,21 +255,17 @@ def test_full_redis_says_so_although_nobody_can_report_it(internal, store, full,
     assert value(internal, "binder_egress_redis_memory_used_ratio") >= 1
 
 
-def test_full_redis_still_refuses_a_used_solution(public, full):
-    solution = solve(public)
-    body = {"provider": "altcha", "solution": solution}
-    assert public.post("/egress/passes", json=body).status_code == 201
-    full()
-    answer = public.post("/egress/passes", json=body)
-    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "solution-refused")
-
-
-def test_full_redis_grants_nothing_even_if_old_charges_could_go(public, full, in_redis):
+def test_full_redis_still_refuses_a_used_solution_and_grants_nothing_even_if_old_charges_could_go(public, full, in_redis):
     """The charges of a network that are too old to count are removed with the next one."""
-    solution, key = solve(public), f"binder-egress:charges:{NETWORK}"
+    used, fresh = ({"provider": "altcha", "solution": solve(public)} for _ in range(2))
+    assert public.post("/egress/passes", json=used).status_code == 201
+    key = f"binder-egress:charges:{NETWORK}"
+    in_redis.delete(key)
     in_redis.hset(key, "1000000000", 1)
     full()
-    assert_unavailable(public.post("/egress/passes", json={"provider": "altcha", "solution": solution}))
+    answer = public.post("/egress/passes", json=used)
+    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "solution-refused")
+    assert_unavailable(public.post("/egress/passes", json=fresh))
     assert in_redis.hgetall(key) == {"1000000000": "1"}
 
 
@@ -296,29 +283,6 @@ def test_wrong_password_makes_redis_unavailable(redis_server, make_services, cap
         finally:
             client.config_set("requirepass", "")
     assert "wrong-password" not in caplog.text
-
-
-def test_other_service_at_the_port_makes_redis_unavailable(make_services, no_longer_than):
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-
-        def answer():
-            connection, _ = listening.accept()
-            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            connection.close()
-
-        threading.Thread(target=answer, daemon=True).start()
-        services = make_services(redis_url=f"redis://127.0.0.1:{port}/0")
-        with no_longer_than(2):
-            assert_unavailable(internal_client(services).post("/api/launches", json=LAUNCH))
-
-
-def test_flushed_scripts_are_loaded_again(public, internal, store, in_redis):
-    in_redis.script_flush()
-    assert launch(internal, token=get_pass(public))["pass_outcome"] == "free"
-    in_redis.script_flush()
-    assert store.heartbeat(time.time(), {}) is False
-    assert store.heartbeat(time.time(), {}) is True
 
 
 def test_each_operation_reports_that_redis_is_away(redis_server, settings, no_longer_than):

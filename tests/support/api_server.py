@@ -13,12 +13,14 @@ from verifier.kubernetes_api import client_for
 
 
 class ApiServer:
-    """An API server whose `answer` a test sets: method, path, query and body → status and body. `asked` has every request."""
+    """An API server whose `answer` a test sets: method, path, query and body → status and body. `asked` has every request, and
+    `bodies` has what requests brought."""
 
     def __init__(self) -> None:
         self.answer: Callable[[str, str, dict[str, str], Any], tuple[int, object]] = lambda *_: (500, {})
         self.headers: dict[str, str] = {}
         self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.bodies: list[Any] = []
         api = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -33,6 +35,7 @@ class ApiServer:
                 query = {name: values[0] for name, values in parse_qs(parts.query).items()}
                 body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
                 api.asked.append((self.command, parts.path, query))
+                api.bodies.extend([body] if body is not None else [])
                 status, content = api.answer(self.command, parts.path, query, body)
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")

@@ -8,74 +8,44 @@ from flask.testing import FlaskClient
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-NAMES = {
-    "binder_egress_access": "counter",
-    "binder_egress_launches": "counter",
-    "binder_egress_launches_without_context": "counter",
-    "binder_egress_launches_by_claim": "counter",
-    "binder_egress_launches_largest_share": "gauge",
-    "binder_egress_solutions": "counter",
-    "binder_egress_captcha_verify_seconds": "histogram",
-    "binder_egress_passes": "counter",
-    "binder_egress_api_key_requests": "counter",
-    "binder_egress_api_key_servers": "gauge",
-    "binder_egress_api_key_servers_per_day": "gauge",
-    "binder_egress_api_key_expires_timestamp_seconds": "gauge",
-    "binder_egress_challenge_price": "histogram",
-    "binder_egress_clients_without_address": "counter",
-    "binder_egress_unlocks": "counter",
-    "binder_egress_unlock_seconds": "histogram",
-    "binder_egress_captcha_provider_up": "gauge",
-    "binder_egress_captcha_provider_misconfigured": "gauge",
-    "binder_egress_captcha_stand_in": "gauge",
-    "binder_egress_store_up": "gauge",
-    "binder_egress_reconciler_last_seen_timestamp_seconds": "gauge",
-    "binder_egress_reconciler_lag_seconds": "histogram",
-    "binder_egress_reconciler_failures": "counter",
-    "binder_egress_grants": "counter",
-    "binder_egress_user_pods_without_launch_record": "counter",
-    "binder_egress_user_pods": "gauge",
-    "binder_egress_start_guards": "counter",
-    "binder_egress_lease_expiries": "counter",
-    "binder_egress_blocks": "gauge",
-    "binder_egress_detection_reports": "counter",
-    "binder_egress_detections": "counter",
-    "binder_egress_start_guard_seconds": "counter",
-    "binder_egress_user_pods_with_ping": "counter",
-    "binder_egress_policies_read_timestamp_seconds": "gauge",
-    "binder_egress_bypasses": "gauge",
-    "binder_egress_base_policy_missing": "gauge",
-    "binder_egress_policies_wrong": "gauge",
-    "binder_egress_canary_shut": "gauge",
-    "binder_egress_label_delay_seconds": "gauge",
-    "binder_egress_proxy_addresses_hidden": "gauge",
-    "binder_egress_redis_memory_used_ratio": "gauge",
-}
+
+def named(by_type: dict[str, str]) -> dict[str, str]:
+    """Name → type of metrics, which are listed by type and without `binder_egress_`."""
+    return {f"binder_egress_{name}": metric_type for metric_type, names in by_type.items() for name in names.split()}
+
+
+NAMES = named(
+    {
+        "counter": "access launches launches_without_context launches_by_claim solutions passes api_key_requests "
+        "clients_without_address unlocks reconciler_failures grants user_pods_without_launch_record "
+        "start_guards lease_expiries detection_reports detections start_guard_seconds user_pods_with_ping",
+        "gauge": "launches_largest_share api_key_servers api_key_servers_per_day api_key_expires_timestamp_seconds "
+        "captcha_provider_up captcha_provider_misconfigured captcha_stand_in store_up "
+        "reconciler_last_seen_timestamp_seconds user_pods blocks policies_read_timestamp_seconds bypasses "
+        "base_policy_missing policies_wrong canary_shut label_delay_seconds proxy_addresses_hidden "
+        "redis_memory_used_ratio",
+        "histogram": "captcha_verify_seconds challenge_price unlock_seconds reconciler_lag_seconds",
+    }
+)
 """Name and type of every metric of the verifier."""
 
-PROXY_NAMES = {
-    "binder_egress_proxy_connections": "counter",
-    "binder_egress_proxy_bytes": "counter",
-    "binder_egress_proxy_open_connections": "gauge",
-    "binder_egress_proxy_connections_taken": "gauge",
-    "binder_egress_proxy_source_ports_taken": "gauge",
-    "binder_egress_proxy_new_hosts": "counter",
-    "binder_egress_proxy_pods": "gauge",
-    "binder_egress_proxy_addresses_claimed_twice": "gauge",
-    "binder_egress_proxy_knows_pods": "gauge",
-    "binder_egress_proxy_wanted_hosts": "gauge",
-    "binder_egress_proxy_resolve_seconds": "histogram",
-    "binder_egress_proxy_connect_seconds": "histogram",
-}
-"""The same of the egress proxy."""
+PROXY_NAMES = named(
+    {
+        "counter": "proxy_connections proxy_bytes proxy_new_hosts",
+        "gauge": "proxy_open_connections proxy_connections_taken proxy_source_ports_taken proxy_pods "
+        "proxy_addresses_claimed_twice proxy_knows_pods proxy_wanted_hosts",
+        "histogram": "proxy_resolve_seconds proxy_connect_seconds",
+    }
+)
+"""Name and type of every metric of the egress proxy."""
 
-
-AGENT_NAMES = {
-    "binder_egress_agent_reports": "counter",
-    "binder_egress_agent_rounds": "counter",
-    "binder_egress_agent_unseen_processes": "gauge",
-}
-"""The same of the agent, as far as alerts use them."""
+AGENT_NAMES = named(
+    {
+        "counter": "agent_reports agent_rounds",
+        "gauge": "agent_unseen_processes",
+    }
+)
+"""Name and type of the agent's metrics that alerts use."""
 
 
 def families(internal: FlaskClient) -> dict[str, Metric]:

@@ -1,4 +1,5 @@
-"""`egress plan` as an operator runs it, at a real API server with the objects of each network plugin, and with each trap."""
+"""`egress plan` as an operator runs it, at a real API server with the objects of each network plugin, and with each trap. The chart
+accepts what it writes."""
 
 import re
 from collections.abc import Iterator
@@ -9,11 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.charts import CHART
 from tests.support.control_plane import ControlPlane, below
 from tests.support.egress_command import run_egress
-from tests.support.plan_objects import TRAEFIK, dns_service, k3s, node, policy, workload
+from tests.support.plan_objects import TRAEFIK, dns_service, given, k3s, node, policy, workload
 from tests.support.waiting import eventually
+from verifier.plan.checks import examine
 from verifier.plan.cluster import PATHS
+from verifier.plan.files import our_values
 from verifier.plan.findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED
 
 VALUES = "USER-SUPPLIED VALUES:\nextraEnv:\n- {name: A, value: secret-of-mine}\n"
@@ -111,14 +115,17 @@ def operator(plane, tmp_path, monkeypatch, capsys):
 
 
 def written() -> dict[str, str]:
-    """The files in the operator's folder."""
     return {path.name: path.read_text() for path in Path().iterdir()}
 
 
 def planned() -> dict[str, Any]:
-    """Our values, as the command wrote them."""
     found: dict[str, Any] = yaml.safe_load(Path("your-egress-values.yaml").read_text())
     return found
+
+
+def accepted(render, setting: str = "open", *more: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The objects of the chart with our values, as the command wrote them."""
+    return render(f"--values={CHART}/settings/{setting}.yaml", "--values=your-egress-values.yaml", *more)
 
 
 def found(out: str) -> dict[str, tuple[str, str]]:
@@ -140,7 +147,6 @@ def cilium(name: str = "cilium", **settings: str) -> dict[str, list[Any]]:
 
 
 def plugin(name: str, *containers: str, namespace: str = "kube-system", labels: dict[str, str] | None = None) -> dict[str, Any]:
-    """A network plugin's DaemonSet."""
     return workload(name, namespace, labels, host_network=True, containers=[{"name": each} for each in containers])
 
 
@@ -200,7 +206,7 @@ def test_network_plugin_is_known_by_what_its_chart_makes(operator, name):
     assert code == (1 if stops else 0) and ("Change this before you shut the gate" in out) == stops
 
 
-def test_k3s_needs_little_and_is_only_read(operator, plane):
+def test_k3s_needs_little_and_is_only_read(operator, plane, render):
     """Also the API server at a port of its own: policies see it there. An audit log has each request."""
     with operator.cluster():
         code, out = operator.plan("--image", "registry.example.org/verifier")
@@ -219,23 +225,11 @@ def test_k3s_needs_little_and_is_only_read(operator, plane):
             "podSelector": {"matchLabels": TRAEFIK["spec"]["selector"]["matchLabels"]},
         }}}},
     }  # fmt: skip
+    (public, *_) = accepted(render, "balanced")["NetworkPolicy", "binder-egress-verifier"]["spec"]["ingress"]
+    assert [*planned()["verifier"]["networkPolicy"]["publicFrom"].values()] == public["from"]
     asked = plane.asked("operator")
     assert len(asked) > len(PATHS) and {line["verb"] for line in asked} <= {"get", "list"}
     assert not [line for line in asked if "secret" in line["requestURI"].lower()]
-
-
-def test_foreign_policy_stops(operator):
-    """The selector fits labels that the user pods have, which BinderHub's values do not name."""
-    foreign = policy("course", {"matchLabels": {"course": "x"}}, egress=[{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}])
-    labels = {"component": "singleuser-server", "hub.jupyter.org/username": "x", "course": "x"}
-    pod = {"metadata": {"name": "jupyter-x", "labels": labels}, "spec": {"containers": [{"name": "notebook", "image": "x"}]}}
-    with operator.cluster(NetworkPolicies=[foreign]):
-        assert operator.plan()[0] == 0
-    with operator.cluster(NetworkPolicies=[foreign], **{"user pods": [pod]}):
-        code, out = operator.plan("--overwrite")
-    sentence = "the NetworkPolicy course, egress rule 1, lets every user pod reach every port and protocol to 0.0.0.0/0"
-    assert code == 1 and f"Change this before you shut the gate: {sentence}. To change:" in out
-    assert set(written()) == {"your-egress-values.yaml", "your-values.yaml"}
 
 
 def test_policies_of_other_kinds_are_named_and_not_judged(operator):
@@ -247,29 +241,49 @@ def test_policies_of_other_kinds_are_named_and_not_judged(operator):
     assert code == 0 and found(out)["other policies"] == (NOT_RECOGNISED, f"policies of other kinds: {names}")
 
 
-def test_dns_elsewhere_is_told_and_openshifts_is_known(operator):
+def test_dns_elsewhere_is_told_and_openshifts_is_known(operator, plane, render):
     with operator.cluster(Services=[dns_service("bind")]):
         assert found(operator.plan()[1])["DNS"] == (NOT_RECOGNISED, "no known Service is the cluster's DNS")
     pods, port = {"dns.operator.openshift.io/daemonset-dns": "default"}, {"name": "dns", "containerPort": 5353, "protocol": "UDP"}
     daemon_set = workload("dns-default", "openshift-dns", labels=pods, ports=[port])
-    with operator.cluster(Services=[dns_service("dns-default", "openshift-dns", "dns", **pods)], DaemonSets=[daemon_set]):
+    cache = workload("node-local-dns", args=["-localip", "169.254.20.10"])
+    with operator.cluster(Services=[dns_service("dns-default", "openshift-dns", "dns", **pods)], DaemonSets=[daemon_set, cache]):
         operator.plan("--overwrite")
     assert planned()["dns"] == {
         "namespaceLabels": {"kubernetes.io/metadata.name": "openshift-dns"},
         "podLabels": {"k8s-app": False, **pods},
         "ports": {53: False, 5353: True},
+        "cidrs": {"10.43.0.10/32": True, "169.254.20.10/32": True},
     }
+    text = yaml.safe_dump(accepted(render)["NetworkPolicy", "binder-egress-reconciler"])
+    assert str(plane.port) in text and "169.254.20.10/32" in text and "openshift-dns" in text and "kube-dns" not in text
 
 
-def test_gateway_alone_is_a_route(operator):
+def test_gateway_alone_is_a_route(operator, render):
     parent = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "web", "namespace": "gateways"}
     hosts, rule = ["hub.example.org"], {"backendRefs": [{"name": "binder", "port": 80}]}
     spec = {"hostnames": hosts, "parentRefs": [{**parent, "status": "x"}], "rules": [rule]}
     with operator.cluster(Ingresses=[]):
         assert found(operator.plan()[1])["ingress"] == (NOT_RECOGNISED, "no Ingress and no HTTPRoute leads to BinderHub")
     with operator.cluster(other("gateway.networking.k8s.io/v1", "HTTPRoute", "binder", spec=spec), Ingresses=[]):
-        operator.plan("--overwrite")
-    assert planned()["httpRoute"] == {"enabled": True, "hostnames": hosts, "parentRefs": [parent]} and "ingress" not in planned()
+        operator.plan("--overwrite", values="config: {BinderHub: {base_url: /binder/}}\n")
+    assert planned()["httpRoute"] == {"enabled": True, "hostnames": hosts, "parentRefs": [parent]}
+    assert planned()["ingress"] == {"path": "/binder/egress/"}
+    (rule,) = accepted(render)["HTTPRoute", "binder-egress"]["spec"]["rules"]
+    assert rule["matches"][0]["path"]["value"] == "/binder/egress/"
+
+
+def test_planned_ports_are_the_only_ones_of_each_tier(render, tmp_path, monkeypatch):
+    """Also of the tier of *strict* for people who sign in, whose addresses the settings file opens."""
+    monkeypatch.chdir(tmp_path)
+    values = {"config": {"BinderHub": {"auth_enabled": True}}, "networkPolicy": {"egress": {"tcpPorts": [80, 443]}}}
+    Path("your-egress-values.yaml").write_text(our_values(examine(given(values, "strict")), []))
+    turnstile = [f"--set=captcha.providers.turnstile.{each}" for each in ("enabled=true", "siteKey=x", "existingSecret=y")]
+    rendered = accepted(render, "strict", *turnstile)
+    for tier in ("verified", "signed-in"):
+        egress = rendered["NetworkPolicy", f"binder-egress-tier-{tier}"]["spec"]["egress"]
+        (world,) = [rule for rule in egress if any(peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0" for peer in rule["to"])]
+        assert {(port["protocol"], port["port"]) for port in world["ports"]} == {("TCP", 80), ("TCP", 443)}
 
 
 def test_without_rights_the_cluster_is_out_of_sight(operator):

@@ -18,7 +18,6 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def tools():
-    """The folder that helm is in."""
     return charts.tools()
 
 

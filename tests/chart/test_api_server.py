@@ -30,7 +30,6 @@ PATCH = "application/merge-patch+json"
 
 @pytest.fixture(scope="module")
 def plane(tools, tmp_path_factory) -> Iterator[ControlPlane]:
-    """An API server that knows those kinds."""
     plane = ControlPlane(tools / "kubeall", tmp_path_factory.mktemp("plane"), RECONCILER)
     try:
         for name in ("binder", "dry"):
@@ -65,7 +64,6 @@ def template(run: Callable[..., str], namespace: str, *args: str) -> str:
 
 @pytest.fixture(scope="module")
 def rendered(plane, run) -> dict[str, str]:
-    """The objects of each values file, with the pods of `helm test`."""
     return {file.name: template(run, "dry", "--values", str(file)) for file in charts.TOPOLOGIES}
 
 

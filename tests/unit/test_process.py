@@ -16,7 +16,7 @@ from werkzeug.test import EnvironBuilder
 
 from tests.support.apps import API_TOKEN, CLIENT, DIRECT, VerifierProcess
 from verifier.web.context import place_given_back
-from verifier.web.gunicorn import MAX_HEAD_BYTES, RECEIVE_SECONDS, PortServer, Threads
+from verifier.web.gunicorn import MAX_HEAD_BYTES, RECEIVE_SECONDS, Threads
 
 
 def refuse_ipv6():
@@ -33,7 +33,6 @@ def refuse_ipv6():
 
 @pytest.fixture(scope="module")
 def process(_redis_server):
-    """A verifier."""
     _redis_server.start()
     process = VerifierProcess(_redis_server)
     yield process
@@ -179,14 +178,6 @@ def test_slow_public_clients_delay_nobody(verifier, open_slow, sent):
         assert_prompt(verifier)
 
 
-def test_body_may_arrive_after_its_headers(open_slow):
-    body = b'{"provider": "altcha", "solution": "x"}'
-    (connection,) = open_slow(1, POST + b"Content-Length: %d\r\n\r\n" % len(body) + body[:1])
-    time.sleep(1)
-    connection.sendall(body[1:])
-    assert connection.recv(4096).startswith(b"HTTP/1.1 403 ")
-
-
 @pytest.mark.parametrize(
     ("sent", "answer"), [(SLOW["in a body"], b"HTTP/1.1 408 "), (SLOW["in headers"], b"")], ids=["body", "headers"]
 )
@@ -226,28 +217,6 @@ def test_headers_have_a_limit(verifier):
     assert ask(address, **half)[0] == 200
     more = {f"X-{number}": "x" * 4000 for number in range(MAX_HEAD_BYTES // 4000 * 2)}
     assert ask(address, **more)[0] == 431
-
-
-def test_gunicorn_makes_no_line_of_log_for_a_request():
-    """It would write one that nobody reads: any configuration of its log switches access logs on."""
-    server = PortServer(None, [0], "info", lambda: Threads(1, internal_port=0))
-    assert server.cfg.logconfig_dict
-    assert server.cfg.logger_class.access_log_enabled is False
-
-
-def test_connection_too_many_ends_the_oldest():
-    threads = Threads(2, internal_port=81, receive_seconds=600.0, connections=3)
-    pairs = [socket.socketpair() for _ in range(4)]
-    done = [threads.submit(lambda conn: conn.sock.recv(1), Connection(ours, ("::", 80))) for ours, _ in pairs]
-    try:
-        assert done[0].result(timeout=60) == b""
-        assert not any(one.done() for one in done[1:])
-    finally:
-        for _, theirs in pairs:
-            theirs.close()
-        threads.shutdown()
-        for ours, _ in pairs:
-            ours.close()
 
 
 def test_request_that_waits_for_somebody_else_holds_no_place():

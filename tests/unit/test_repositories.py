@@ -13,7 +13,6 @@ from verifier.repositories import CASELESS, MAX_DECODINGS, MAX_URL_CHARACTERS, c
 
 
 def matches(pattern, url):
-    """Returns whether a block of this pattern applies to the repository at this URL."""
     return covers(name(pattern), name(url))
 
 
@@ -324,7 +323,6 @@ def test_url_with_one_more_character_is_another_repository_or_none(host, owner, 
 
 @given(st.text(max_size=60) | st.from_regex(r"https://[a-z.]{3,12}/[\w./-]{3,20}", fullmatch=True))
 def test_trusted_url_has_the_same_name_for_blocks(url):
-    """Blocks and trust read the same repository from a URL."""
     found = exact(url)
     if found:
         assert name(url) == name(found)

@@ -18,7 +18,6 @@ SCRIPT = b"export const checksum = 'of this';"
 
 @pytest.fixture
 def scripts(redis_server, store, tmp_path):
-    """A client of a site with built scripts."""
     manifest = {
         "launch.js": "launch-0123456789ab.js",
         "third-party.js": "third-party-0123456789ab.js",
@@ -71,13 +70,10 @@ def test_launch_script_can_be_loaded_with_integrity_by_listed_pages(scripts, ori
     assert "Origin" in answer.headers["Vary"]
 
 
-def test_static_files_can_be_loaded_by_launch_pages_of_another_host(public, services):
+def test_static_files_can_be_loaded_by_launch_pages_of_another_host_and_have_licences(public, services):
     answer = public.get(f"/egress/static/{services.assets.file('server.js')}")
     assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
     assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
-
-
-def test_licences_of_bundled_packages_lie_beside_the_scripts(public):
     top = Path(__file__).parents[2]
     lock = json.loads((top / "frontend/package-lock.json").read_text())["packages"]
     used = {path.removeprefix("node_modules/") for path, about in lock.items() if not (about.get("dev") or about.get("optional"))}

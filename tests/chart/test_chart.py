@@ -21,7 +21,6 @@ HELMS = ["helm", "helm4"]
 
 @pytest.fixture(scope="module", params=TOPOLOGIES, ids=lambda path: path.name)
 def topology(request, render):
-    """A values file, and the objects that it renders."""
     return request.param, render("--values", request.param)
 
 
@@ -50,30 +49,39 @@ def test_deny_leaves_what_the_comment_of_mode_says(render):
     assert "Only policies, the start guard's ConfigMap, the Secret, and the canary with `readiness` remain." in comment
 
 
-def test_rotation_of_signing_keys_restarts_the_verifier_and_not_redis(render):
-    """Redis has the used passes in memory: after a restart it would refuse the passes that a rotation is meant to keep."""
+def pods(objects):
+    return {name: document["spec"]["template"] for (kind, name), document in objects.items() if kind == "Deployment"}
 
-    def checksums(*keys):
-        objects = render("--set", f"secret.signingKeys={{{','.join(key * 40 for key in keys)}}}")
-        return {
-            name: document["spec"]["template"]["metadata"]["annotations"]
-            for (kind, name), document in objects.items()
-            if kind == "Deployment"
-        }
 
-    before, after = checksums("a"), checksums("a", "b")
-    assert {name for name in before if before[name] != after[name]} == {"binder-egress-verifier"}
+ROTATED = f"secret.signingKeys={{{'a' * 40},{'b' * 40}}}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "replaced"),
+    [
+        # Redis has the used passes in memory: after a restart it would refuse the passes that a rotation is meant to keep.
+        (ROTATED, {"binder-egress-verifier"}),
+        ("captcha.providers.altcha.cost=6000", {"binder-egress-verifier", "binder-egress-reconciler"}),
+        ("logLevel=debug", {"binder-egress-verifier", "binder-egress-reconciler"}),
+        ("redis.maxmemory=1mb", {"binder-egress-redis"}),
+        # It compares the policies with what it expects.
+        ("except.203\\.0\\.113\\.0/24=true", {"binder-egress-reconciler"}),
+    ],
+)
+def test_pods_are_replaced_when_what_they_read_changes(render, setting, replaced):
+    before, after = (pods(render(f"--set=secret.signingKeys={{{'a' * 40}}}", *options)) for options in ([], ["--set", setting]))
+    assert {name for name in before if before[name] != after[name]} == replaced
 
 
 def test_switch_of_the_mode_leaves_the_pods_of_the_egress_proxy(render):
     """Otherwise their open connections would end. In mode observe the proxies refuse no host, so that switch replaces them."""
 
-    def pods(*args):
-        return render("--set=proxy.enabled=true", *args)["Deployment", "binder-egress-proxy"]["spec"]["template"]
+    def proxies(*args):
+        return pods(render("--set=proxy.enabled=true", *args))["binder-egress-proxy"]
 
-    assert pods() == pods("--set=mode=allow")
+    assert proxies() == proxies("--set=mode=allow")
     for change in ("logLevel=debug", "unverified.hosts.python=true", "rules.repositories.github\\.com/a/b.hosts.python=true"):
-        assert pods() != pods("--set", change)
+        assert proxies() != proxies("--set", change)
 
 
 def test_list_that_no_variable_can_hold_is_refused(helm, tmp_path):
@@ -91,23 +99,13 @@ def test_list_that_no_variable_can_hold_is_refused(helm, tmp_path):
     assert refused.returncode != 0 and "the variable BINDER_EGRESS_BLOCKED_REPOSITORIES 1310" in refused.stderr
 
 
-def test_upgrade_replaces_redis_only_if_redis_changes(render, tmp_path):
-    """Redis has the used passes in memory, so its pod may contain neither the version nor other settings."""
-
-    def pods(chart, *args):
-        return {
-            name: document["spec"]["template"]
-            for (kind, name), document in render(*args, chart=chart).items()
-            if kind == "Deployment"
-        }
-
+def test_upgrade_leaves_redis(render, tmp_path):
+    """Redis has the used passes in memory, so its pod may not contain the version."""
     before = shutil.copytree(CHART, tmp_path / "chart")
     about = before / "Chart.yaml"
     about.write_text(re.sub(r"(?m)^(version|appVersion): .*", r"\1: 0.0.9", about.read_text(), count=2))
-    first, second = pods(before, "--set=logLevel=debug"), pods(CHART)
+    first, second = pods(render(chart=before)), pods(render())
     assert {name for name in first if first[name] != second[name]} == {"binder-egress-verifier", "binder-egress-reconciler"}
-    changed = pods(CHART, "--set=redis.maxmemory=1mb")
-    assert {name for name in first if changed[name] != second[name]} == {"binder-egress-redis"}
 
 
 def test_secret_and_pods_of_helm_test_alone_outlive_an_uninstallation(topology):
@@ -182,8 +180,8 @@ def test_common_labels_are_on_every_object_and_pod_and_in_no_selector(render, va
             assert LABEL not in json.dumps(document), (kind, name)
 
 
-def test_policies_are_accepted_by_the_api_server(topology):
-    """Exceptions are inside their CIDR; no rule is for everybody; no policy selects every pod."""
+def test_policies_open_nothing_for_everybody(topology):
+    """No rule is for everybody; no policy selects every pod."""
     for (kind, name), document in topology[1].items():
         if kind != "NetworkPolicy":
             continue
@@ -192,11 +190,6 @@ def test_policies_are_accepted_by_the_api_server(topology):
         rules = [(rule, "to") for rule in spec.get("egress") or []] + [(rule, "from") for rule in spec.get("ingress") or []]
         for rule, peers in rules:
             assert rule.get(peers) or rule.get("ports"), f"{name} has a rule for everything"
-            for peer in rule.get(peers, []):
-                if "ipBlock" in peer:
-                    outer = ipaddress.ip_network(peer["ipBlock"]["cidr"])
-                    for inner in map(ipaddress.ip_network, peer["ipBlock"].get("except", [])):
-                        assert inner.subnet_of(outer) and inner != outer, (name, outer, inner)
 
 
 @pytest.mark.parametrize("more", [[], ["--set", "tiers.verified.cidrs.::/0=true"]], ids=["default", "all of IPv6"])
@@ -233,22 +226,6 @@ def test_exceptions_hold_on_kube_router(render):
     assert list(ipaddress.collapse_addresses(halves)) == [made[1]]
 
 
-@pytest.mark.parametrize(
-    ("stops", "said"),
-    [
-        ('tiers={"verified": {"lease": 600, "onExpiry": "stop"}}', "tiers with `onExpiry: stop`"),
-        ('detections={"sources": {"falco": {"onMatch": "stop"}}}', "`detections.sources` with `stop`"),
-        ('detections={"sources": {"falco": {"lists": {"miners": "stop"}}}}', "`detections.sources` with `stop`"),
-    ],
-)
-def test_comment_of_the_right_to_stop_pods_names_what_needs_it(helm, stops, said):
-    refused = helm("template", "r", CHART, "--set-json", stops, check=False)
-    assert refused.returncode != 0 and "reconciler.mayStopPods: true" in refused.stderr
-    helm("template", "r", CHART, "--set-json", stops, "--set", "reconciler.mayStopPods=true")
-    comment, _ = comments()["reconciler", "mayStopPods"]
-    assert said in comment.replace("\n", " ")
-
-
 @pytest.mark.parametrize("name", ["reconciler", "receiver"])
 def test_reconciler_and_receiver_see_no_secret_but_redis_password(render, name):
     objects = render("--set=agent.enabled=true", "--set=agent.configMap=lists")
@@ -264,22 +241,6 @@ def test_secrets_are_only_in_the_secret(render):
     text = json.dumps(list(objects.values()))
     for value in ("k" * 40, "t" * 40, "p" * 40):
         assert value not in text
-
-
-@pytest.mark.parametrize(
-    ("setting", "changed"),
-    [
-        ("captcha.providers.altcha.cost=6000", {"checksum/config"}),
-        ("secret.apiToken=" + "t" * 32, {"checksum/secret"}),
-        ("except.203\\.0\\.113\\.0/24=true", set()),
-    ],
-)
-def test_pods_are_replaced_when_their_settings_change(render, setting, changed):
-    def annotations(objects):
-        return objects["Deployment", "binder-egress-verifier"]["spec"]["template"]["metadata"]["annotations"]
-
-    before, after = annotations(render()), annotations(render("--set", setting))
-    assert {key for key in before if before[key] != after[key]} == changed
 
 
 def test_values_for_another_release_are_the_exported_ones(render):
@@ -371,14 +332,6 @@ def test_parent_gets_no_copy_of_what_it_imports(render, parent):
     assert name not in text and "`import-values` in your Chart.yaml" in text
 
 
-def test_parent_wins_over_what_is_imported(render, parent):
-    """It has to switch off JupyterHub's policy itself."""
-    explicit = "binderhub.extraEnv.BINDER_EGRESS_API=,binderhub.jupyterhub.singleuser.networkPolicy.enabled=false"
-    objects = render("--set", explicit, chart=parent)
-    assert seen_values(objects, "binderhub")["extraEnv"]["BINDER_EGRESS_API"] == ""
-    assert seen_values(objects, "jupyterhub")["singleuser"]["networkPolicy"] == {"enabled": False}
-
-
 CHECK = """{{- if index .Values "binder-egress" "enabled" }}
 {{- include "binder-egress.refuse" . }}
 {{- end }}
@@ -439,20 +392,6 @@ def test_parent_has_the_hint_inside_servers_only_if_it_imports_it(render, parent
     singleuser = seen_values(render(chart=parent), "jupyterhub")["singleuser"]
     assert singleuser["extraFiles"] == VALUES["integration"]["hint"]["jupyterhub"]["singleuser"]["extraFiles"]
     assert "BINDER_EGRESS_URL" in singleuser["extraEnv"]
-
-
-def test_condition_takes_everything_out(render, parent):
-    objects = render("--set", "binder-egress.enabled=false", chart=parent)
-    assert set(objects) == {("ConfigMap", "binderhub"), ("ConfigMap", "jupyterhub")}
-    assert "egress" not in json.dumps(list(objects.values())).lower()
-
-
-def test_parent_sets_values_and_a_wrong_one_is_refused(helm, render, parent):
-    objects = render("--set", "binder-egress.mode=deny", chart=parent)
-    assert [name for kind, name in objects if kind == "NetworkPolicy"] == ["binder-egress-base"]
-    refused = helm("template", "r", parent, "--set", "binder-egress.moed=deny", check=False)
-    assert refused.returncode != 0
-    assert "additional properties 'moed' not allowed" in refused.stderr
 
 
 # Upkeep of values. The entries of operators' maps are data, and so are the exported values.
@@ -559,30 +498,19 @@ def test_labels_of_every_user_pod_are_those_that_the_gate_check_knows():
     assert dict(re.findall(r'"(\S+)" "(\S+)"', listed)) == expected
 
 
-GOOD_IPV6 = ["::/0", "64:ff9b::/96", "2001:DB8::7:0/112"]
-BAD_IPV6 = ["1::2::3/64", "g::/16", "::/129"]
-"""The next test compares the patterns with what Python reads; these show that every value with networks has one of the patterns."""
-
-
 def test_every_value_with_networks_accepts_ipv6_as_processes_and_the_api_server_read_it(helm):
-    """Otherwise the reconciler does not start, or an upgrade fails half-way."""
+    """Otherwise the reconciler does not start, or an upgrade fails half-way. The next test has more of IPv6."""
 
-    def render(found):
-        networks = json.dumps(dict.fromkeys(found, True))
-        maps = [f"--set-json={value}={networks}" for value in ("rules.selfNetworks", "except", "tiers.verified.cidrs")]
-        lists = [f"--set-json={value}={json.dumps(found)}" for value in ("trustedProxies", "bannedAddresses.all")]
+    def render(network):
+        maps = [f'--set-json={value}={{"{network}": true}}' for value in ("rules.selfNetworks", "except", "tiers.verified.cidrs")]
+        lists = [f'--set-json={value}=["{network}"]' for value in ("trustedProxies", "bannedAddresses.all")]
         return helm("template", "r", CHART, *maps, *lists, check=False)
 
-    done = render(GOOD_IPV6)
+    done = render("2001:DB8::7:0/112")
     assert done.returncode == 0, done.stderr
-    done = render(BAD_IPV6)
-    assert done.returncode != 0
-    for place in ("/rules/selfNetworks", "/except", "/tiers/verified/cidrs"):
-        (line,) = [line for line in done.stderr.splitlines() if f"at '{place}'" in line]
-        assert [network for network in BAD_IPV6 if f"'{network}'" in line] == BAD_IPV6
-    for place in ("/trustedProxies", "/bannedAddresses/all"):
-        refused = [number for number in range(len(BAD_IPV6)) if f"at '{place}/{number}': '{BAD_IPV6[number]}'" in done.stderr]
-        assert refused == list(range(len(BAD_IPV6)))
+    refused = render("1::2::3/64").stderr
+    for place in ("rules/selfNetworks'", "except'", "tiers/verified/cidrs'", "trustedProxies/0'", "bannedAddresses/all/0'"):
+        assert f"at '/{place}" in refused, refused
 
 
 def test_patterns_of_networks_accept_the_ipv6_that_python_reads():

@@ -16,7 +16,6 @@ OLDEST, NEWEST = "1.28.0", "1.37.0"
 
 
 def rendered(helm, *args):
-    """The objects, as text and as documents."""
     text = helm("template", "r", CHART, "--namespace", "binder", *args)
     return text, objects(text)
 
@@ -30,11 +29,6 @@ def test_topologies_render_for_the_oldest_and_the_newest_kubernetes(helm, values
         return [document for document in documents if document["kind"] != "Secret"]  # new in each rendering
 
     assert objects_for(OLDEST) == objects_for(NEWEST)
-
-
-def test_older_kubernetes_is_refused(helm):
-    refused = helm("template", "r", CHART, "--kube-version", "1.27.9", check=False)
-    assert refused.returncode != 0 and "chart requires kubeVersion: >=1.28.0-0" in refused.stderr
 
 
 VALIDATING = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
@@ -108,10 +102,6 @@ def test_names_are_no_longer_than_labels_may_be(helm):
             assert len(value) <= 63, value
 
 
-def test_longer_name_is_refused(helm):
-    assert helm("template", "r", CHART, "--set", f"fullnameOverride={'n' * 41}", check=False).returncode != 0
-
-
 # Its documentation, and its image.
 
 
@@ -150,20 +140,8 @@ def test_image_is_published_for_both_platforms():
     assert set(re.findall(r"--platform (\S+)", (TOP / "chartpress.yaml").read_text())) == {"linux/amd64", "linux/arm64"}
 
 
-def test_dockerfile_does_not_depend_on_the_machine_that_builds():
-    text = (TOP / "Dockerfile").read_text()
-    assert not re.findall(r"(?i)x86|amd64|aarch64|arm64|uname|--platform|\bARCH|dpkg", text)
-    # Packages with native code come as wheels for the platform; nothing is compiled.
-    installs = re.findall(r"pip(?: --python \S+)? install (.*)", text.replace("\\\n", ""))
-    assert installs and all("--only-binary :all:" in command or "--no-index" in command for command in installs)
-
-
 def test_dependencies_exist_for_arm64(tmp_path):
     """Checked with the hashes of the lock file: a wheel for this platform, or one for all. Each run builds the images for amd64."""
-    locked = json.loads((TOP / "frontend/package-lock.json").read_text())["packages"]
-    native = {name for name in locked if "/@esbuild/" in name}
-    assert "node_modules/@esbuild/linux-arm64" in native, "esbuild is the only package with a program in it"
-    assert {name for name, about in locked.items() if about.get("cpu")} == native
     platforms = ["--platform=manylinux2014_aarch64", "--platform=manylinux_2_28_aarch64"]
     options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--python-version=3.11", *platforms]
     for lock in [f"requirements/{name}.lock" for name in ("verifier", "build", "agent", "node")]:
@@ -173,9 +151,3 @@ def test_dependencies_exist_for_arm64(tmp_path):
     found = [file.name for file in tmp_path.iterdir()]
     assert found and all(name.endswith(("-any.whl", "_aarch64.whl")) for name in found), found
     assert any(name.endswith("_aarch64.whl") for name in found)
-
-
-def test_annotations_for_artifact_hub_are_lists():
-    about = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    for key in ("links", "changes"):
-        assert yaml.safe_load(about["annotations"][f"artifacthub.io/{key}"])

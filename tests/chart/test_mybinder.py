@@ -44,7 +44,6 @@ def imitation(folder):
 
 
 def apply(deploy, number, *options):
-    """Apply a diff with the function of the page."""
     if number == 1 and not options:
         shutil.copytree(CHART, deploy / "mybinder/charts/binder-egress", ignore=shutil.ignore_patterns("tests", "ci"))
     command = ["bash", "-euo", "pipefail", "-c", f'{APPLY}\napply "$@"', "apply", str(number), *options]
@@ -67,7 +66,6 @@ def after(tmp_path_factory):
 
 
 def rendered(helm, deploy, member, *more):
-    """The objects of a member: (kind, name) → object."""
     write(deploy / "secrets.yaml", SECRETS)
     lists = deploy / "config/test-secrets.yaml"
     anchor, use = re.search(r"bannedIps: &\w+\n", BANS)[0], BANS[BANS.index("binder-egress:") :]
@@ -79,7 +77,6 @@ def rendered(helm, deploy, member, *more):
 
 @pytest.fixture(scope="module")
 def render(helm, after):
-    """A function that renders a member after the first diffs."""
 
     @cache
     def render(number, member, *more):
@@ -109,18 +106,11 @@ def test_page_has_each_diff_in_order():
     assert re.findall(r"`apply (\d)`\]\(mybinder/(.+?)\)", PAGE) == [(file.name[0], file.name) for file in DIFFS]
 
 
-def test_diff_that_does_not_apply_is_noticed(tmp_path):
-    with pytest.raises(AssertionError):
-        apply(imitation(tmp_path), 4)
-
-
-@pytest.mark.parametrize("member", [*MEMBERS, "staging", "prod"])
-def test_first_diff_changes_nothing(render, member):
-    before, after = render(0, member), render(1, member)
+@pytest.mark.parametrize(("number", "member"), [*((1, member) for member in (*MEMBERS, "staging")), (7, "prod")])
+def test_first_diff_changes_nothing_and_none_changes_a_member_that_redirects(render, number, member):
+    before, after = render(0, member), render(number, member)
     alerter = ("ConfigMap", "k8s-log-alerter-zulip")
-    assert (
-        "Egress gate" in seen_values(after, alerter[1])["rules"] and "Minesweeper killed" in seen_values(after, alerter[1])["rules"]
-    )
+    assert {"Egress gate", "Minesweeper killed"} <= seen_values(after, alerter[1])["rules"].keys()
     assert {**after, alerter: None} == {**before, alerter: None}
 
 
@@ -134,11 +124,6 @@ def test_first_diff_brings_the_chart_into_each_workflow_that_fetches_charts(afte
             (ours,) = [step["with"] for step in steps[:fetches] if "with" in step]
             assert place == f"file://../{ours['path']}/chart"
     assert "/binder-egress" in (deploy / ".gitignore").read_text().splitlines()
-
-
-def test_forks_check_out_the_chart_too():
-    """GitHub gives their pull requests no variables of the repository."""
-    assert not [file for file in DIFFS if "${{ vars." in file.read_text()]
 
 
 def test_lost_wiring_is_alerted_in_the_words_of_the_hook(render):
@@ -220,12 +205,6 @@ def test_third_diff_makes_each_member_observe(render, member, host):
     assert {"10.42.0.0/16", "192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32"} <= set(networks)
 
 
-def test_redirecting_member_does_not_change(render):
-    before, after = render(0, "prod"), render(7, "prod")
-    alerter = ("ConfigMap", "k8s-log-alerter-zulip")
-    assert {**after, alerter: None} == {**before, alerter: None}
-
-
 def test_fourth_diff_shuts_the_gate_of_one_member(render):
     objects = render(4, "bids-ovh")
     assert users(objects) == {"dind", "image-builder"}
@@ -246,15 +225,6 @@ def test_fourth_diff_shuts_the_gate_of_one_member(render):
     for member in OBSERVED:
         others = render(4, member)
         assert "singleuser-server" in users(others) and not of_user_pods(others)
-
-
-def test_fifth_diff_shuts_the_other_gates(render):
-    for member in MEMBERS:
-        objects = render(5, member)
-        assert users(objects) == {"dind", "image-builder"}
-        assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
-        hub = seen_values(objects, "jupyterhub")
-        assert hub["singleuser"]["networkPolicy"]["enabled"] is False and hub["custom"]["binderEgress"]["closePing"] is True
 
 
 def test_sixth_diff_gives_staging_packages_without_a_pass(render):
@@ -280,6 +250,11 @@ def test_sixth_diff_gives_staging_packages_without_a_pass(render):
     assert (variable["name"], variable["key"]) == ("binder-egress-proxy-variables", "address")
     for member in MEMBERS:
         assert render(6, member).keys() == before[member].keys()
+        # The fifth diff has shut all gates.
+        assert users(before[member]) == {"dind", "image-builder"}
+        assert of_user_pods(before[member]) == {"binder-egress-base", "binder-egress-tier-verified"}
+        hub = seen_values(before[member], "jupyterhub")
+        assert hub["singleuser"]["networkPolicy"]["enabled"] is False and hub["custom"]["binderEgress"]["closePing"] is True
 
 
 def test_seventh_diff_gives_all_members_what_staging_has(render):

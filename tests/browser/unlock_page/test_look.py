@@ -1,19 +1,26 @@
-"""The look of the server page: nothing jumps, the site's own name and colour, the way back, and problem pages."""
+"""The look of the server page: nothing jumps, the languages, the site's own name and colour, the way back, and problem pages."""
 
+import json
 import re
+import subprocess
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.apps import reconciler
+from tests.support import TOP
+from tests.support.apps import carried, run_pod
 from tests.support.browser import MODEST
-from tests.support.unlock_page import PHONE, lasts, unlocks
-from verifier.records import Server
+from tests.support.languages import CHOICES
+from tests.support.unlock_page import ENDED, NO_ACCESS, NO_ANSWER, PHONE, lasts, unlocks
+from verifier.records import KnownServer, Server
+from verifier.web.pages import MESSAGES
+
+LANGUAGES = ["en", "de", "fr", "es", "ja", "ar"]
 
 DOT = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPj/HwADBwIAMCbHYQAAAABJRU5ErkJggg=="
 BRANDING = {"name": "Example Hub", "logo": DOT, "accentColor": "#f5a252", "helpUrl": "https://hub.example.org/help"}
 
-ACCENTS = {"#f5a252": "rgb(0, 0, 0)", "#003366": "rgb(255, 255, 255)", "#fff8e0": "rgb(0, 0, 0)"}
+ACCENTS = {"#f5a252": "rgb(0, 0, 0)", "#003366": "rgb(255, 255, 255)"}
 """A site's colour → the colour of the text on it."""
 
 SHIFTS = """() => new Promise((resolve) => {
@@ -47,43 +54,105 @@ SCREENS = {
 }
 
 
-@pytest.mark.parametrize(("screen", "ways"), [("wide", 1), ("popup", 2), ("phone", 2)])
-def test_nothing_jumps_while_the_page_loads(screen, ways, double, providers, open_tab):
-    """Script and challenge come late, after the page has been painted."""
-    offered = {"altcha": {**MODEST["altcha"], "order": 0}, "recaptchaV3": {**double.options("recaptchaV3"), "order": 1}}
-    address = providers("recaptchaV3", captcha_providers=dict(list(offered.items())[:ways]), branding=BRANDING)
-    tab = open_tab(address, goes=False, **SCREENS[screen])
-    tab.page.route(re.compile("server-.*js|challenge"), lambda route: (tab.page.wait_for_timeout(400), route.continue_()))
+@pytest.mark.parametrize(
+    ("names", "screen"),
+    [
+        (["altcha"], "wide"),
+        (["altcha", "recaptchaV3"], "popup"),
+        (["turnstile"], "wide"),
+        (["turnstile", "recaptchaV3"], "phone"),
+        (["friendlyCaptcha"], "popup"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else value,
+)
+def test_nothing_jumps_while_the_page_loads_and_when_a_widget_comes(names, screen, double, providers, open_tab):
+    """Script, challenge and the provider's script come late, one after the other, after the page has been painted."""
+    offered = [MODEST["altcha"] if name == "altcha" else double.options(name) for name in names]
+    ways = {name: options | {"order": order} for order, (name, options) in enumerate(zip(names, offered, strict=True))}
+    address = providers(*(name for name in names if name != "altcha"), captcha_providers=ways, branding=BRANDING)
+    tab = open_tab(address, double.url, goes=False, **SCREENS[screen])
+    late = re.compile(rf"server-.*js|challenge\?|^{re.escape(double.url)}")
+    tab.page.route(late, lambda route: (tab.page.wait_for_timeout(400), route.continue_()))
+    tab.page.add_init_script(PLACES)
     tab.page.goto(address)
     expect(tab.page.locator("#way")).not_to_be_empty()
-    expect(tab.button).to_be_visible()
-    if ways == 2:
+    if "altcha" in names:
+        expect(tab.button).to_be_visible()
+    else:
+        expect(tab.page.locator("#widget iframe")).to_be_visible()
+        expect(tab.state).to_contain_text("Solve the check below.")
+        assert len(tab.page.evaluate("[...window.places]")) == 1
+    if len(names) == 2:
         expect(tab.page.get_by_text("Another way")).to_be_visible()
     assert tab.page.evaluate(SHIFTS) == [0]
     tab.page.unroute_all(behavior="wait")
 
 
-@pytest.mark.parametrize(
-    ("names", "screen"),
-    [(["turnstile"], "wide"), (["turnstile", "recaptchaV3"], "phone"), (["hcaptcha"], "phone"), (["friendlyCaptcha"], "popup")],
-    ids=lambda value: "-".join(value) if isinstance(value, list) else value,
-)
-def test_nothing_jumps_when_a_widget_comes(names, screen, double, providers, open_tab):
-    """Script, challenge and the provider's script come late, one after the other."""
-    address = providers(*names, branding=BRANDING)
-    tab = open_tab(address, double.url, **SCREENS[screen])
-    shown = tab.page.locator("#widget iframe")
-    expect(shown).to_be_visible()
-    late = re.compile(rf"server-.*js|challenge\?|^{re.escape(double.url)}")
-    tab.page.route(late, lambda route: (tab.page.wait_for_timeout(400), route.continue_()))
-    tab.page.add_init_script(PLACES)
-    tab.page.reload()
-    expect(shown).to_be_visible()
-    expect(tab.state).to_contain_text("Solve the check below.")
-    expect(tab.page.locator("#way")).not_to_be_empty()
-    assert tab.page.evaluate(SHIFTS) == [0]
-    assert len(tab.page.evaluate("[...window.places]")) == 1
-    tab.page.unroute_all(behavior="wait")
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_unlock_page_works_in_every_language_on_a_phone(language, page_address, store, open_tab):
+    messages = MESSAGES[language]
+    tab = open_tab(page_address, locale=f"{language}-XX" if language != "en" else "en-GB", **PHONE)
+    assert tab.page.evaluate("document.documentElement.lang") == language
+    expect(tab.state).to_have_text(messages["no-access"])
+    tab.picture(f"{language}-320")
+    left = tab.state.evaluate("element => getComputedStyle(element).direction")
+    assert left == ("rtl" if language == "ar" else "ltr")
+    unlocks(tab, store, f"{messages['granted']} {messages['from-now-on']}")
+
+
+def test_front_end_chooses_languages_as_the_server_does():
+    def languages(header):
+        """The header as `navigator.languages`."""
+        return [part.split(";")[0].strip() for part in header.split(",") if not part.endswith(";q=0")]
+
+    table = [[languages(header), chosen] for header, chosen in CHOICES]
+    script = f"""
+      import {{ chooseLanguage, direction }} from {json.dumps((TOP / "frontend/src/language.js").as_uri())};
+      for (const [languages, chosen] of {json.dumps(table)}) {{
+        const language = chooseLanguage(languages, {json.dumps(LANGUAGES)});
+        if (language !== chosen) throw new Error(`${{languages}}: ${{language}}`);
+      }}
+      if ({json.dumps(LANGUAGES)}.map(direction).join() !== "ltr,ltr,ltr,ltr,ltr,rtl") throw new Error("direction");
+    """
+    subprocess.run(["node", "--input-type=module", "--eval", script], check=True)
+
+
+def test_packages_alone_are_shown_in_arabic_on_a_phone(providers, store, open_tab):
+    messages = MESSAGES["ar"]
+    address = providers(captcha_providers=MODEST, unverified_hosts=["conda", "python", "r"])
+    tab = open_tab(address, locale="ar-XX", **PHONE)
+    expect(tab.state).to_have_text(messages["packages-only"])
+    works = messages["reach-hosts"].format(hosts="pip, conda, R")
+    expect(tab.page.locator("#reach")).to_have_text(f"{works} {messages['reach-rest']}")
+    tab.picture("packages-ar-320")
+    unlocks(tab, store, f"{messages['granted']} {messages['from-now-on']}")
+
+
+def test_limited_access_is_shown_until_a_block_ends_it(providers, store, open_tab):
+    hosts, branding = ["python", "api.example.org"], {"contact": "help@example.org"}
+    address = providers(captcha_providers=MODEST, unverified_hosts=hosts, branding=branding)
+    tab = open_tab(address, viewport={"width": 1280, "height": 800})
+    expect(tab.state).to_have_text("Your server has limited internet access.")
+    expect(tab.page.locator("#reach")).to_have_text("What works: pip; api.example.org. Nothing else works yet.")
+    tab.picture("hosts")
+    tab.requests_fail = True
+    tab.page.route("**/challenge?*", lambda route: route.abort())
+    tab.button.click()
+    expect(tab.state).to_have_text(f"Your server has no more access than before. {NO_ANSWER}")
+    store.publish(Server("alice"), KnownServer("uid-1", carried(rule="blocked", at=1_800_000_000)))
+    blocked = f"{NO_ACCESS} The operators of this site blocked it at 2027-01-15 08:00 UTC."
+    for _ in range(2):
+        expect(tab.state).to_have_text(blocked)
+        expect(tab.page.locator("#reach")).to_have_text("Programs in it cannot open connections to the internet.")
+        expect(tab.button).to_be_hidden()
+        expect(tab.page.get_by_text("Solving a check would not change that.")).to_be_visible()
+        expect(tab.page.get_by_role("link", name="help@example.org")).to_have_attribute("href", "mailto:help@example.org")
+        tab.picture("blocked-by-operators")
+        tab.page.reload()
+    # The page follows the server.
+    run_pod(store)
+    expect(tab.button).to_be_visible()
+    expect(tab.page.locator("#closed")).to_be_hidden()
 
 
 @pytest.fixture
@@ -104,21 +173,6 @@ def test_page_has_name_logo_and_colour_of_the_site(accent, written, branded, ope
         expect(tab.button).to_have_css("color", written)
         expect(tab.button).to_have_css("background-color", f"rgb({red}, {green}, {blue})")
         tab.picture(f"branded-{accent[1:]}-{scheme}")
-
-
-def test_state_has_an_icon_of_its_own_shape(branded, store, open_tab):
-    tab = open_tab(branded())
-    icons = tab.page.locator("#look path")
-    expect(icons.locator("visible=true")).to_have_count(1)
-    expect(tab.page.locator("#look path.none")).to_be_visible()
-    with reconciler(store):
-        tab.button.click()
-        expect(tab.page.locator("#look path.network")).to_be_visible()
-    expect(icons.locator("visible=true")).to_have_count(1)
-    tab.requests_fail = True
-    store.forget(Server("alice"))
-    expect(tab.page.locator("#look path.gone")).to_be_visible()
-    expect(tab.page.get_by_role("link", name="Go to the start page")).to_have_attribute("href", "/")
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["server", "problem"])
@@ -170,13 +224,12 @@ def test_way_back_closes_a_window_that_was_opened_for_the_page(page_address, sto
     context.close()
 
 
-@pytest.mark.parametrize("path", ["server/alice", "servers/nobody/", ""])
-def test_wrong_address_leads_to_the_start_page(path, start, open_tab):
+@pytest.mark.parametrize(("path", "heading"), [("server/alice", "This page cannot be shown"), ("servers/nobody/", ENDED)])
+def test_wrong_address_leads_to_the_start_page(path, heading, start, open_tab):
     process = start(captcha_providers=MODEST, base_path="/binder/egress", branding=BRANDING)
     tab = open_tab(process.public, goes=False)
     tab.requests_fail = True
     tab.page.goto(f"{process.public}/binder/egress/{path}")
-    link = tab.page.get_by_role("link", name="Go to the start page")
-    expect(link).to_have_attribute("href", "/binder/")
-    expect(tab.page.get_by_role("heading")).to_be_visible()
+    expect(tab.page.get_by_role("link", name="Go to the start page")).to_have_attribute("href", "/binder/")
+    expect(tab.page.get_by_role("heading", name=heading)).to_be_visible()
     tab.picture(f"wrong-address-{path.count('e')}")

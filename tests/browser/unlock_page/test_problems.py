@@ -1,14 +1,11 @@
 """The unlock page describes problems in words."""
 
 import json
-import re
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.apps import reconciler, run_pod
-from tests.support.browser import MODEST
-from tests.support.unlock_page import ENDED, FROM_NOW_ON, fails, unlocks
+from tests.support.unlock_page import fails, unlocks
 
 
 def test_risen_price_is_paid_without_a_click(page_address, store, open_tab):
@@ -56,22 +53,6 @@ def test_problem_says_what_to_do(page_address, open_tab):
         tab.picture(f"error-{kind}", axe=kind == "internal")
 
 
-def test_spent_budget_says_when_to_try_again(start, store, open_tab):
-    """The real verifier refuses, not a stub."""
-    process = start(captcha_providers=MODEST, fairness_budget=1)
-    for name in ("alice", "bob"):
-        run_pod(store, name)
-    here = {"extra_http_headers": {"X-Forwarded-For": "198.51.100.7"}}
-    first = open_tab(f"{process.public}/egress/servers/alice/", **here)
-    with reconciler(store):
-        first.button.click()
-        expect(first.state).to_contain_text(FROM_NOW_ON)
-    second = open_tab(f"{process.public}/egress/servers/bob/", **here)
-    second.requests_fail = True
-    second.button.click()
-    expect(second.state).to_contain_text(re.compile("Too many checks came from your network. Try again in 6[0-9] minutes."))
-
-
 def test_empty_list_of_providers_says_so(page_address, open_tab):
     body = '{"purpose": "unlock", "providers": []}'
     tab = open_tab(page_address, goes=False)
@@ -110,11 +91,3 @@ def test_page_whose_script_does_not_run_says_so(script, page_address, open_tab):
     tab.page.reload()
     expect(tab.button).to_be_visible()
     expect(words).to_have_count(0)
-
-
-def test_page_of_an_unknown_server_says_that_it_ended(verifier, open_tab):
-    tab = open_tab(verifier.public, goes=False)
-    tab.requests_fail = True
-    tab.page.goto(f"{verifier.public}/egress/servers/nobody/")
-    expect(tab.page.get_by_role("heading", name=ENDED)).to_be_visible()
-    tab.picture("no-such-server")

@@ -9,7 +9,6 @@ from tests.support.apps import reconciler
 from tests.support.browser import MODEST
 from tests.support.unlock_page import GRANTED, LEASE, PHONE, RENEWED, UNLOCKED, lasts, nothing, press, unlocks
 from verifier.records import Server
-from verifier.web.pages import MESSAGES
 
 RANKS = {"small": {"internet": True, "ports": ["443"]}, "verified": {"internet": True, "rank": 1}}
 SMALL = "Programs in it can open connections to the internet on these ports only: 443."
@@ -116,14 +115,3 @@ def test_larger_tier_without_a_provider_is_not_offered(ranked, double, store, op
     tab.page.goto(address)
     expect(tab.state).to_have_text(GRANTED)
     expect(tab.page.locator("#how")).to_be_hidden()
-
-
-@pytest.mark.parametrize("language", ["de", "ar"])
-def test_larger_tier_is_offered_in_other_languages_on_a_phone(language, ranked, double, store, open_tab):
-    messages = MESSAGES[language]
-    address = ranked("recaptchaV3")
-    lasts(store, None, "small")
-    tab = open_tab(address, double.url, locale=f"{language}-XX", **PHONE)
-    expect(tab.button).to_have_text(messages["button-more"])
-    expect(tab.page.locator("#why")).to_contain_text(messages["why-more"])
-    tab.picture(f"more-{language}-320")

@@ -1,6 +1,8 @@
-"""The ways to the unlock page: QR codes, JupyterLab, the browser's history."""
+"""The ways to the unlock page: QR codes, JupyterLab, links, the browser's history. It begins without a click only if the link asks
+for it, no other page has it, and the page is visible."""
 
 import base64
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -9,7 +11,7 @@ from playwright.sync_api import expect
 from tests.support import TOP
 from tests.support.apps import reconciler
 from tests.support.browser import MODEST
-from tests.support.unlock_page import GRANTED, NO_ACCESS, PHONE, UNLOCKED, lasts
+from tests.support.unlock_page import FROM_NOW_ON, GRANTED, NO_ACCESS, PHONE, UNLOCKED, lasts
 from tests.support.waiting import eventually
 from verifier.records import KnownServer, Server
 
@@ -39,16 +41,28 @@ def scan(browser, picture):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_qr_code_on_the_page_is_scanned(scheme, start, store, open_tab, browser):
-    """A phone scans the code, and its address unlocks. The names of user and server need encoding."""
-    server = Server("zoë@example.org-k3jd92ms", "lab 2")
+    """A phone scans the code, and its address unlocks. The names of user and server need encoding.
+
+    Most people open the page on the device that they use. On a phone or in a narrow window, the code is useless.
+    """
+    server = Server("zoë@example.org-k3jd92ms", "lab 2+c")
     store.publish(server, KnownServer("uid-1"))
-    address = f"{start(captcha_providers=MODEST).public}/egress/servers/zo%C3%AB%40example.org-k3jd92ms/lab%202"
+    process = start(captcha_providers=MODEST, base_path="/hub/gate")
+    address = f"{process.public}/hub/gate/servers/zo%C3%AB%40example.org-k3jd92ms/lab%202+c"
     tab = open_tab(address, color_scheme=scheme, viewport={"width": 1280, "height": 800})
-    tab.page.get_by_text("Use your phone", exact=True).click()
+    code = tab.page.get_by_role("img", name="QR code with the address of this page")
+    fold = tab.page.get_by_text("Use your phone", exact=True)
+    expect(code).to_be_hidden()
+    fold.click()
+    expect(code).to_be_visible()
     scanned = scan(browser, tab.page.screenshot())
-    assert scanned == f"{address}#unlock"
+    assert scanned == f"{address.replace('+', '%2B')}#unlock"
+    tab.picture(f"wide-{scheme}")
+    tab.page.set_viewport_size(PHONE["viewport"])
+    expect(code).to_be_hidden()
     with reconciler(store, server):
-        phone = open_tab(scanned, **PHONE)
+        phone = open_tab(scanned, viewport={"width": 1280, "height": 800}, is_mobile=True, has_touch=True)
+        expect(phone.page.get_by_text("Use your phone", exact=True)).to_be_hidden()
         expect(phone.state).to_have_text(UNLOCKED)
 
 
@@ -73,27 +87,6 @@ JUPYTERLAB = """<!doctype html><html lang=en><title>JupyterLab</title><link rel=
 <button onclick="globalThis.opened = open('{page}', '_blank', '{features}')">open</button>"""
 
 
-@pytest.fixture
-def jupyterlab(browser):
-    """A function that opens a JupyterLab on the verifier's own origin, and returns the page."""
-    contexts = []
-
-    def serve(address, origin, rel="", features=""):
-        context = browser.new_context()
-        context.set_default_timeout(60_000)
-        contexts.append(context)
-        body = JUPYTERLAB.format(page=address, rel=rel, features=features)
-        lab = f"{origin}/user/alice/lab/tree/notebook.ipynb?token=secret-token"
-        context.route(f"{origin}/user/**", lambda route: route.fulfill(content_type="text/html", body=body))
-        page = context.new_page()
-        page.goto(lab)
-        return page
-
-    yield serve
-    for context in contexts:
-        context.close()
-
-
 @pytest.mark.parametrize(
     ("how", "rel", "features", "start_at"),
     [
@@ -103,12 +96,18 @@ def jupyterlab(browser):
         pytest.param("#link", 'rel="noopener noreferrer"', "", "", id="a link as terminals and notebooks make them"),
     ],
 )
-def test_tab_opened_by_jupyterlab_unlocks_and_leaks_no_token(how, rel, features, start_at, page_address, jupyterlab, store):
-    lab = jupyterlab(page_address + start_at, page_address.partition("/egress/")[0], rel, features)
+def test_tab_opened_by_jupyterlab_unlocks_and_leaks_no_token(how, rel, features, start_at, page_address, browser, store):
+    """JupyterLab is on the verifier's own origin."""
+    origin = page_address.partition("/egress/")[0]
+    context = browser.new_context()
+    body = JUPYTERLAB.format(page=page_address + start_at, rel=rel, features=features)
+    context.route(f"{origin}/user/**", lambda route: route.fulfill(content_type="text/html", body=body))
+    lab = context.new_page()
+    lab.goto(f"{origin}/user/alice/lab/tree/notebook.ipynb?token=secret-token")
     sent = []
-    lab.context.on("request", lambda request: sent.append(request))
+    context.on("request", lambda request: sent.append(request))
     with reconciler(store):
-        with lab.context.expect_page() as opened:
+        with context.expect_page() as opened:
             lab.locator(how).click()
         tab = opened.value
         tab.locator("#unlock").click()
@@ -118,6 +117,61 @@ def test_tab_opened_by_jupyterlab_unlocks_and_leaks_no_token(how, rel, features,
     assert ours and not [request for request in ours if "referer" in request.all_headers()]
     assert not [request.url for request in sent if "secret-token" in request.url]
     assert lab.title() == "JupyterLab", "the page changed its opener"
+    context.close()
+
+
+@pytest.mark.parametrize("go", ["link", "script", "reload"])
+@pytest.mark.parametrize("place", ["another site", "another host of the site", "a notebook of the hub"])
+def test_unlock_link_on_a_page_begins_with_a_click(place, go, page_address, browser, store):
+    """Otherwise any page, also a stranger's notebook, could make its visitors' browsers work for its own server."""
+    origin = page_address.partition("/egress/")[0]
+    port = urlsplit(origin).port
+    address = {
+        "another site": "https://elsewhere.example/",
+        "another host of the site": f"http://127.0.0.1:{port - 1}/",
+        "a notebook of the hub": f"{origin}/user/mallory/notebook",
+    }[place]
+    context = browser.new_context()
+    page = context.new_page()
+    body = f'<!doctype html><title>a</title><a href="{page_address}#unlock">a</a>'
+    page.route(address, lambda route: route.fulfill(content_type="text/html", body=body))
+    page.goto(address)
+    asked = []
+    page.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
+    if go == "link":
+        page.get_by_role("link").click()
+    else:
+        # Later, or the page may be gone before Playwright hears of the end of the script.
+        page.evaluate("void setTimeout(() => { location.href = document.querySelector('a').href; })")
+    expect(page.locator("#unlock")).to_be_visible()
+    if go == "reload":
+        page.evaluate("globalThis.isOld = true, void setTimeout(() => location.reload())")
+        page.wait_for_function("!globalThis.isOld")
+        expect(page.locator("#unlock")).to_be_visible()
+    page.wait_for_timeout(1_500)
+    assert asked and not [request for request in asked if request.startswith("POST")]
+    assert store.pending(Server("alice"), set()).unlock is None
+    with reconciler(store):
+        page.keyboard.press("Enter")  # The button already has the focus.
+        expect(page.locator("#state")).to_have_text(UNLOCKED)
+    context.close()
+
+
+def test_hidden_page_begins_nothing_and_sends_no_requests(page_address, store, open_tab):
+    """A prerendered page is hidden."""
+    is_now = "Object.defineProperty(document, 'visibilityState', {value: '%s', configurable: true})"
+    tab = open_tab(page_address, goes=False)
+    tab.page.add_init_script(is_now % "hidden")
+    tab.page.goto(f"{page_address}#unlock")
+    expect(tab.button).to_be_visible()
+    sent = []
+    tab.page.on("request", lambda request: sent.append(request.url))
+    tab.page.wait_for_timeout(4_500)  # A visible page asks again after 3.6 s.
+    assert sent == []
+    with reconciler(store):
+        tab.page.evaluate(is_now % "visible")
+        tab.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
 
 
 def test_page_is_not_shown_in_a_frame(page_address, browser, store):

@@ -3,13 +3,18 @@
 import pytest
 
 from tests.support.apps import reconciler
-from tests.support.launch_page import bundle
 from tests.support.third_party import asked, await_tier, script_tag
 from tests.support.third_party_site import CLIENTS
 from tests.support.waiting import eventually
 from verifier.records import Server
 
-# --- the same launches, with egress -----------------------------------------------------------------------------------
+
+def launch_both(site, hub, tab, client, init=None):
+    """Launch without the tag and with it. Returns both pages."""
+    pages = [tab(site.page(CLIENTS[client], head), init=init) for head in ("", script_tag(hub))]
+    for page in pages:
+        page.launch(hub)
+    return pages
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -35,40 +40,28 @@ def test_launch_is_the_same_with_the_tag_and_gets_egress(client, site, hub, stor
     assert with_it.console == without.console
 
 
-HELPLESS = ["down", "hang", "404", "garbage", "not listed", "hang later", "garbage later"]
-
-
-@pytest.fixture(scope="module")
-def records():
-    return {}
-
-
-@pytest.fixture
-def record_without(records, site, hub, tab):
-    """A function that gives the record of a launch without the tag. No two launches with one client differ in it."""
-
-    def record(client):
-        if client not in records:
-            without = tab(site.page(CLIENTS[client]))
-            without.launch(hub)
-            records[client] = without.record()
-        return records[client]
-
-    return record
-
-
 @pytest.mark.parametrize(
     ("what", "client"),
-    [(what, client) for what in HELPLESS for client in CLIENTS if client in ("EventSource", "fetch") or what == "down"],
+    [
+        # The script does not load.
+        ("down", "EventSource"),
+        ("hang", "EventSource"),
+        ("garbage", "fetch"),
+        # The script loads. The other clients are written with an EventSource or `fetch`.
+        ("not listed", "EventSource"),
+        ("not listed", "fetch"),
+        ("hang later", "EventSource"),
+        ("hang later", "fetch"),
+        ("garbage later", "EventSource"),
+    ],
 )
-def test_launch_is_the_same_if_the_tag_cannot_help(what, client, site, hub, start, record_without, tab):
-    """The other clients are written with an EventSource or `fetch`."""
-    without = record_without(client)
+def test_launch_is_the_same_if_the_tag_cannot_help(what, client, site, hub, start, tab):
+    without = tab(site.page(CLIENTS[client]))
+    without.launch(hub)
     if what == "not listed":
         hub = start()
     else:
         hub.fault, _, later = what.partition(" ")
-        # Later: the script arrives, and the verifier fails afterwards.
         hub.fault_paths = ("challenge",) if later else ("",)
     tag = script_tag(hub).replace("<script ", "<script async ")
     with_it = tab(site.page(CLIENTS[client], tag) if what != "hang" else "about:blank")
@@ -82,7 +75,7 @@ def test_launch_is_the_same_if_the_tag_cannot_help(what, client, site, hub, star
     if what == "garbage":
         # The script is HTML. The browser reports that, as for any script of the page.
         with_it.thrown = [text for text in with_it.thrown if "Unexpected token '<'" not in text]
-    assert with_it.record() == without
+    assert with_it.record() == without.record()
     assert hub.builds[-1].token is None
     assert hub.count("POST /egress/") == 0
 
@@ -103,10 +96,7 @@ LACKING = [
 def test_launch_is_the_same_in_a_browser_that_lacks_something(lacking, site, hub, tab):
     """The script looks for these before it replaces both ways to launch. Every second page has the other way."""
     client = ("EventSource", "fetch")[LACKING.index(lacking) % 2]
-    without = tab(site.page(CLIENTS[client]), init=lacking)
-    without.launch(hub)
-    with_it = tab(site.page(CLIENTS[client], script_tag(hub)), init=lacking)
-    with_it.launch(hub)
+    without, with_it = launch_both(site, hub, tab, client, init=lacking)
     assert with_it.record() == without.record()
     assert asked(hub.builds[0]) == asked(hub.builds[1])
 
@@ -128,10 +118,7 @@ def test_errors_of_the_script_do_not_reach_the_page(broken, client, site, hub, t
 @pytest.mark.parametrize("client", ["EventSource", "fetch", "binderhub-client"])
 def test_failed_build_is_the_same_with_the_tag(client, site, hub, tab):
     hub.fails = True
-    without = tab(site.page(CLIENTS[client]))
-    without.launch(hub)
-    with_it = tab(site.page(CLIENTS[client], script_tag(hub)))
-    with_it.launch(hub)
+    without, with_it = launch_both(site, hub, tab, client)
     assert with_it.record() == without.record() and "failed" in with_it.record()
     # binderhub-client throws an error of its own.
     assert with_it.thrown == without.thrown
@@ -211,8 +198,7 @@ def test_stream_left_open_launches_again_and_both_get_egress(site, hub, store, t
     opened.page.evaluate("location.href = 'about:blank'")
 
 
-@pytest.mark.parametrize("names", [("one", "two"), ("one", "one")], ids=["different", "the same"])
-@pytest.mark.parametrize("client", ["EventSource", "fetch"])
+@pytest.mark.parametrize(("client", "names"), [("EventSource", ("one", "one")), ("fetch", ("one", "two"))])
 def test_two_launches_on_one_page_both_get_egress(client, names, site, hub, store, tab):
     opened = tab(site.page(CLIENTS[client], script_tag(hub)))
     hub.ready.close()
@@ -269,7 +255,7 @@ def test_pass_that_expires_during_a_build_is_replaced(when, site, start, store, 
     assert hub.count("POST /egress/passes") == 2
 
 
-@pytest.mark.parametrize("client", ["EventSource", "fetch", "thebe-core"])
+@pytest.mark.parametrize("client", ["EventSource", "fetch"])
 def test_redirected_build_is_unlocked_at_the_other_member(client, site, hub, make_member, tab):
     """The server belongs to another member, and that member's verifier unlocks it."""
     member, store = make_member(allowed_origins=[site.origin])
@@ -350,44 +336,3 @@ def test_tag_defines_one_global_name(site, hub, tab):
     assert opened.page.evaluate("[binderEgress.verifier, binderEgress.binderhub]") == [f"{hub.url}egress/", hub.url]
     # Nothing is requested before a launch.
     assert hub.count("GET /egress/challenge") == 0
-
-
-# --- links ------------------------------------------------------------------------------------------------------------
-
-PULLED = (
-    "git-pull%3Frepo%3Dhttps%253A%252F%252Fgithub.com%252Fo%252Fcontent%26urlpath%3Dlab%252Ftree%252Fa%2520b.ipynb%26branch%3Dmain"
-)
-"""A link of nbgitpuller's link generator: an address in an address in an address."""
-
-
-@pytest.mark.parametrize(
-    ("query", "path"),
-    [
-        ("", "?token=server-token"),
-        (
-            f"?urlpath={PULLED}",
-            "git-pull?repo=https%3A%2F%2Fgithub.com%2Fo%2Fcontent&urlpath=lab%2Ftree%2Fa+b.ipynb&branch=main&token=server-token",
-        ),
-    ],
-    ids=["badge", "nbgitpuller"],
-)
-def test_link_or_badge_leads_to_the_same_place(query, path, site, hub, tab):
-    """The link opens the launch page, whose own script sends the pass."""
-    hub.script = bundle()
-    link = f"<a href='{hub.page()}{query}'><img alt='launch binder' src='data:,'></a>"
-    ends = []
-    for header in ({}, hub.header_html):
-        hub.header_html = header
-        opened = tab(site.page(link))
-        # As in production, where the page's own script is large and comes last.
-        hub.bundle.close()
-        opened.page.get_by_role("link").click(no_wait_after=True)
-        if header:
-            opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
-        hub.bundle.open()
-        opened.page.wait_for_url("**/user/**")
-        ends.append(opened.page.url)
-    without, with_us = hub.builds
-    assert ends == [f"{hub.url}user/user-1/{path}", f"{hub.url}user/user-2/{path}"]
-    assert (without.tier, with_us.tier) == ("unverified", "verified")
-    assert with_us.query.pop("egress_token") and with_us.query == without.query

@@ -25,7 +25,7 @@ def text(state, language="en", **values):
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], messages.get(match[1], "")), messages[state])
 
 
-PHASES = {"idle": [], "building": ["Building"], "launching": ["Launching"], "failed": ["Failed"]}
+PHASES = {"idle": [], "launching": ["Launching"], "failed": ["Failed"]}
 """The text in the last part of the page's progress bar."""
 
 
@@ -129,10 +129,10 @@ def launch_while_solving(hub, opened):
     eventually(lambda: hub.count("POST /egress/passes"), what="nothing is solved")
 
 
-def open_when_solved(hub, opened):
-    """Open the launch page, until there is a pass. The page's script does not arrive yet."""
+def open_when_solved(hub, opened, address=None):
+    """Open a launch page, until there is a pass. The page's script does not arrive yet."""
     hub.bundle.close()
-    opened.page.goto(hub.page(), wait_until="commit")
+    opened.page.goto(address or hub.page(), wait_until="commit")
     opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
 
 

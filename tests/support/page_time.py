@@ -39,11 +39,6 @@ class PageTime:
         """Seconds until each of the page's timers."""
         return list(map(float, self._page.evaluate("timersLeft()")))
 
-    @property
-    def left(self) -> float:
-        """Seconds until the next timer; infinite without one."""
-        return min(self.timers, default=float("inf"))
-
     def let_pass(self, seconds: float) -> None:
         """Let time pass, and run the timers that become due."""
         self._page.evaluate("(seconds) => passTime(seconds)", seconds)

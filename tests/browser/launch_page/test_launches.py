@@ -1,4 +1,4 @@
-"""Which launch carries which promise, which pass keeps it, and what waits: retries, tabs, the back button."""
+"""Which launch carries which promise, which pass keeps it, and what waits: retries, the back button."""
 
 import json
 
@@ -33,41 +33,51 @@ from verifier.records import KnownServer, Server
 # --- the build request ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("late", ["launch.js", "challenge", "passes"])
-@pytest.mark.parametrize("how", ["link", "form"])
-def test_build_request_goes_out_at_once_with_a_promise(how, late, hub, tab):
-    """No time passes on the page, and what `late` names never comes."""
-    hub.gates[late].close()
-    hub.ready.close()
-    opened = tab()
-    opened.page.goto(hub.page() if how == "link" else hub.url, wait_until="commit")
-    if how == "form":
-        press_launch(opened)
-    eventually(lambda: hub.builds, what="no build")
-    assert PROMISE.fullmatch(hub.builds[0].token)
-    opened.expect_phase("launching")
+PULLED = (
+    "git-pull%3Frepo%3Dhttps%253A%252F%252Fgithub.com%252Fo%252Fcontent%26urlpath%3Dlab%252Ftree%252Fa%2520b.ipynb%26branch%3Dmain"
+)
+"""A link of nbgitpuller's link generator: an address in an address in an address."""
 
 
 def test_promise_is_kept_before_a_build_that_comes_later(hub, store, tab):
     opened = tab()
-    launch_when_solved(hub, opened)
-    opened.server("user-1")
+    open_when_solved(hub, opened, f"{hub.page()}?urlpath={PULLED}")
+    hub.bundle.open()
+    pulled = "git-pull?repo=https%3A%2F%2Fgithub.com%2Fo%2Fcontent&urlpath=lab%2Ftree%2Fa+b.ipynb&branch=main"
+    opened.page.wait_for_url(f"{hub.url}user/user-1/{pulled}&token=*")
     [build] = hub.builds
     assert build.tier == tier_of(store) == "verified"
     assert json.loads(hub.posted["/egress/passes"])["promise"] == build.token
     assert {"checking", "checked"} >= set(opened.states) - {"has"}
 
 
-@pytest.mark.parametrize("cached", [True, False], ids=["cached", "slow"])
-@pytest.mark.parametrize("late", ["launch.js", "challenge"])
-def test_promise_is_kept_during_the_build(late, cached, hub, store, tab):
+@pytest.mark.parametrize(
+    ("how", "late", "cached"),
+    [
+        ("link", "launch.js", True),
+        ("form", "launch.js", False),
+        ("link", "challenge", False),
+        ("form", "challenge", True),
+        ("link", "passes", True),
+        ("form", "passes", False),
+    ],
+)
+def test_build_request_goes_out_at_once_with_a_promise_that_is_kept_during_the_build(how, late, cached, hub, store, tab):
+    """Until the build is announced, no time passes on the page, and what `late` names does not come."""
     hub.at_once = cached
     hub.gates[late].close()
     hub.ready.close()
     opened = tab()
-    opened.page.goto(hub.page(), wait_until="commit")
+    opened.page.goto(hub.page() if how == "link" else hub.url, wait_until="commit")
+    if how == "form":
+        if late != "launch.js":
+            opened.page.wait_for_function(LOADED)
+        # The home page solves and shows nothing before a launch.
+        assert hub.count("GET /egress/challenge") == 0 and opened.panel.count() == 0
+        press_launch(opened)
     eventually(lambda: hub.builds and hub.builds[0].tier, what="not announced")
-    assert hub.builds[0].tier == "unverified"
+    assert PROMISE.fullmatch(hub.builds[0].token) and hub.builds[0].tier == "unverified"
+    opened.expect_phase("idle" if cached else "launching")
     hub.gates[late].open()
     opened.expect("has")
     assert tier_of(store) == "verified"
@@ -91,16 +101,6 @@ def test_tier_of_a_trusted_repository_is_shown_as_it_is_until_the_pass_gives_mor
     assert tier_of(store) == "verified"
 
 
-def test_home_page_solves_and_shows_nothing_before_a_launch(hub, tab):
-    opened = home(hub, tab)
-    opened.page.wait_for_function(LOADED)
-    assert hub.count("GET /egress/challenge") == 0
-    assert opened.panel.count() == 0
-    hub.ready.close()
-    press_launch(opened)
-    ask_until(opened, "has")
-
-
 # --- the server that is ready -----------------------------------------------------------------------------------------
 
 
@@ -121,32 +121,6 @@ def test_ready_server_waits_for_the_calculation(cached, hub, store, tab):
     opened.server("user-1")
     assert hub.builds[0].tier == "unverified" and tier_of(store) == "verified"
     eventually(lambda: hub.count("POST /egress/servers/user-1") == 1, what="not presented: BinderHub may have tried again")
-
-
-@pytest.mark.parametrize("late", ["challenge", "passes"])
-def test_ready_server_waits_no_longer_than_the_hold_after_its_build_request(late, start, tab):
-    hub = start(launch_hold=4)
-    hub.gates[late].close()
-    hub.ready.close()
-    opened = tab()
-    launch(hub, opened)
-    eventually(lambda: hub.builds, what="no build")
-    opened.time.let_pass(1)
-    hub.ready.open()
-    opened.expect("holding")
-    end_wait(opened, 3)
-    opened.server("user-1")
-    assert hub.count("POST /egress/servers/") == 0
-    assert {"checked", "has"}.isdisjoint(opened.states)
-
-
-def test_person_ends_the_wait_of_a_ready_server(hub, tab):
-    opened = tab()
-    launch_while_solving(hub, opened)
-    opened.expect("holding")
-    opened.button("carry_on").click()
-    opened.server("user-1")
-    assert opened.states[-1] == "without"
 
 
 @pytest.mark.parametrize("why", ["the build took longer", "the calculation takes longer"])
@@ -321,94 +295,6 @@ def test_failed_launch_does_not_hide_the_panel_of_the_next(hub, tab):
     opened.page.wait_for_timeout(500)
     opened.expect("checked")
     assert opened.page.evaluate("binderEgress.state") == "checked"
-
-
-# --- retries, tabs, the back button -----------------------------------------------------------------------------------
-
-
-def test_retry_keeps_its_promise_and_another_launch_gets_another(hub, tab):
-    opened = home(hub, tab)
-    opened.page.wait_for_function(LOADED)
-    hub.failures = 1
-    hub.cuts = 1
-    opened.noise += ["503"]
-    # binderhub-client 0.5.0 says that it tries again, but does not. A person presses the button.
-    opened.faults = Ignored(CLIENT_ERRORS)
-    for count in (1, 2, 3):
-        hub.ready.close()
-        press_launch(opened, "o/one")
-        eventually(lambda count=count: len(hub.builds) == count, what="no build")
-        if count < 3:
-            opened.expect_phase("failed")
-    ask_until(opened, "has")
-    # The button is disabled while the page launches.
-    build_by_script(opened, "gh/o/two/HEAD")
-    eventually(lambda: len(hub.builds) == 4, what="no build")
-    ask_until(opened, "has")
-    first, second, third, other = (build.token for build in hub.builds)
-    assert first == second == third != other
-    assert PROMISE.fullmatch(first) and PROMISE.fullmatch(other)
-    assert json.loads(hub.posted["/egress/passes"])["promise"] == other
-
-
-def test_repeated_request_keeps_the_promise(hub, tab):
-    hub.failures = 1
-    opened = tab()
-    opened.noise.append("503")
-    open_when_solved(hub, opened)
-    opened.page.evaluate(
-        """async () => {
-          for (;;) {
-            const headers = { accept: "text/event-stream" };
-            const answer = await fetch(new URL("/build/gh/o/cached/HEAD", location.href), { headers });
-            await answer.text();
-            if (answer.ok) return;
-          }
-        }"""
-    )
-    first, second = hub.builds
-    assert first.token == second.token and second.tier == "verified"
-    assert hub.count("POST /egress/passes") == 1
-
-
-def test_same_address_is_another_launch_after_ready(hub, tab):
-    hub.stays = True
-    opened = home(hub, tab)
-    opened.page.wait_for_function(LOADED)
-    press_launch(opened)
-    opened.expect_phase("ready")
-    build_by_script(opened)
-    eventually(lambda: len(hub.builds) == 2, what="no build")
-    first, second = hub.builds
-    assert first.token != second.token
-
-
-def test_two_tabs_have_two_promises(hub, tab, store):
-    first = tab()
-    second = tab(first.page.context)
-    for opened in (first, second):
-        open_when_solved(hub, opened)
-    hub.bundle.open()
-    for opened in (first, second):
-        opened.page.wait_for_url("**/user/*/?token=*")
-    assert len({build.token for build in hub.builds}) == 2
-    assert [build.tier for build in hub.builds] == ["verified"] * 2
-
-
-def test_going_back_is_a_new_launch(hub, store, tab):
-    """The browser takes the page's script from its cache, so the build may go out before launch.js has loaded."""
-    opened = tab()
-    launch(hub, opened)
-    opened.server("user-1")
-    hub.ready.close()
-    opened.page.go_back(wait_until="commit")
-    eventually(lambda: len(hub.builds) == 2, what="no build")
-    ask_until(opened, "has")
-    hub.ready.open()
-    opened.server("user-2")
-    first, second = hub.builds
-    assert first.token != second.token
-    assert tier_of(store) == tier_of(store, "user-2") == "verified"
 
 
 def test_page_from_the_browser_cache_launches_again(hub, store, kept_browser):

@@ -1,7 +1,12 @@
-"""Verifiers in other places: below another base URL, on another host, behind a federation."""
+"""Verifiers in other places: below another base URL, on another host, behind a federation; and a page with another template."""
+
+import re
 
 import pytest
+import requests
 
+from tests.support.apps import run_pod
+from tests.support.launch_page.real import REASON, RealBinderHub, is_installed
 from tests.support.launch_tab import ask_until, launch, launch_when_solved, tier_of
 from tests.support.waiting import eventually
 
@@ -56,3 +61,22 @@ def test_redirected_build_gets_its_pass_from_the_page(late, start, make_member, 
     eventually(lambda: member.count("POST /egress/servers") == 1, what="not presented")
     assert page.count("POST /egress/servers") == 0
     assert page.builds == []
+
+
+@pytest.mark.skipif(not is_installed(), reason=REASON)
+def test_template_of_binderhubs_operator_keeps_the_snippets(verifier, store, binderhub, tab, tmp_path):
+    """It extends BinderHub's own and overrides its blocks, as BinderHub's documentation says."""
+    blocks = "".join(
+        f"{{% block {name} %}}{{{{ super() }}}}<!-- {name} -->{{% endblock %}}" for name in ("title", "meta_social", "extra_header")
+    )
+    (tmp_path / "page.html").write_text('{% extends "templates/page.html" %}' + blocks)
+    hub = RealBinderHub((verifier.public, verifier.internal), binderhub, templates=str(tmp_path))
+    try:
+        hub.launched = lambda user: run_pod(store, user)
+        text = requests.get(hub.page(), timeout=30).text
+        assert re.findall(r"<!-- (\w+) -->", text) == ["title", "meta_social", "extra_header"]
+        opened = tab()
+        launch(hub, opened)
+        opened.server("user-1")
+    finally:
+        hub.stop()

@@ -1,9 +1,8 @@
 """A double of BinderHub: its page, with the real client, its build streams, a server's page, and the verifier behind the same host.
 
-`real.py` puts the real BinderHub in its place, and tests/browser/launch_page/test_double.py compares the two.
+`real.py` puts the real BinderHub in its place.
 """
 
-import html
 import http.client
 import json
 import os
@@ -11,7 +10,7 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -71,18 +70,11 @@ class Gate:
         self.event.wait(LIMIT)
 
 
-BUILD_TOKEN = "build-token"
-
 BUNDLE = "static/dist/bundle.js"
 """BinderHub's script, below its base URL."""
 
 CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "cache-control"}
 """Headers of each of BinderHub's answers. The first is its setting cors_allow_origin, as mybinder.org sets it."""
-
-
-def failed(message: str, status: int) -> dict[str, Any]:
-    """The event that has BinderHub's refusal. The status of the answer is 200."""
-    return {"phase": "failed", "status_code": status, "message": f"{message}\n"}
 
 
 class BinderHub:
@@ -95,7 +87,6 @@ class BinderHub:
         self.headers: dict[str, str] = {}  # more headers of the page
         self.header_html = dict(HEADER)
         self.page_config: dict[str, Any] = {}  # more entries of `pageConfig`
-        self.prelude = b""  # what comes before the page's script, in its file
         self.stays = False  # the page stays where it is although its server is ready
         self.redirect: str | None = None  # the address of the federation's member that builds
         self.fault = ""  # of the verifier: `down` (closes), `hang`, `404`, `garbage`, or `unrouted` (BinderHub answers)
@@ -144,7 +135,7 @@ class BinderHub:
             "repo": {"label": "GitHub repository name or URL", "urlEncode": False},
             "ref": {"enabled": True, "default": "HEAD"},
         }
-        token = {"buildToken": BUILD_TOKEN} if launches else {}
+        token = {"buildToken": "build-token"} if launches else {}
         return {"baseUrl": self.base, "repoProviders": [provider], **token, **self.page_config}
 
     def _html(self, launches: bool) -> bytes:
@@ -171,7 +162,7 @@ class BinderHub:
         """The events of a build, one after the other."""
         spec = build.spec.partition("/")[2]
         if self.refusal == 429:
-            yield failed("Rate limit exceeded. Try again in 3600 seconds.", 429)
+            yield {"phase": "failed", "status_code": 429, "message": "Rate limit exceeded. Try again in 3600 seconds.\n"}
             return
         if self.refusal:
             yield {"phase": "failed", "message": f"Sorry, {spec} is not allowed to launch. Please contact admins for more info!"}
@@ -226,32 +217,19 @@ class BinderHub:
 
     def _stream(self, handler: Any, build: Build) -> tuple[dict[str, str], Iterator[bytes]]:
         """The headers of the answer to a build request, and its events."""
-        accepted = {part.strip().lower() for part in handler.headers.get("Accept", "").split(";")}
-        events: Iterable[dict[str, Any]]
-        if "text/event-stream" not in accepted:
-            events = [failed("Missing Accept header: text/event-stream", 400)]
-        elif build.query.get("build_token", [BUILD_TOKEN]) != [BUILD_TOKEN]:
-            events = [failed("Invalid build token", 403)]
-        elif not build.spec.startswith("gh/"):
-            events = [{"phase": "failed", "message": f"No provider found for prefix {build.spec.partition('/')[0]}\n"}]
-        else:
-            events = self.events_of(build)
         headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", **CORS}
-        return headers, (f"data: {json.dumps(event)}\n\n".encode() for event in events)
+        return headers, (f"data: {json.dumps(event)}\n\n".encode() for event in self.events_of(build))
 
     def _own(self, handler: Any, inside: str) -> None:
         """Answer a request for BinderHub itself: its script, or its page, which it sends for every unknown path."""
         if inside == BUNDLE:
-            handler.answer(200, self.prelude + self.script, "text/javascript")
-        elif inside.startswith("static/"):
-            handler.answer(404, b"<html><title>404: Not Found</title><body>404: Not Found</body></html>")
+            handler.answer(200, self.script, "text/javascript")
         elif handler.command == "GET":
             handler.answer(200, self._html(inside.startswith("v2/gh/")), **handler.cors(), **self.headers)
         elif handler.command == "OPTIONS":
             handler.answer(200, **handler.cors())
         else:
-            body = b"<html><title>405: Method Not Allowed</title><body>405: Method Not Allowed</body></html>"
-            handler.answer(405, b"" if handler.command == "HEAD" else body, **handler.cors())
+            handler.answer(405, b"<html><title>405: Method Not Allowed</title></html>", **handler.cors())
 
     def _handler(hub) -> type[BaseHTTPRequestHandler]:  # `self` is the handler's
         class Handler(BaseHTTPRequestHandler):
@@ -295,18 +273,16 @@ class BinderHub:
                     # The browser stays on the page that it has.
                     self.answer(204)
                 elif inside.startswith("user/"):
-                    title = f"Server of {html.escape(inside.split('/')[1])}"
+                    title = f"Server of {inside.split('/')[1]}"
                     body = f"<!doctype html><html lang=en><title>{title}</title><link rel=icon href='data:,'><h1>{title}</h1>"
                     self.answer(200, body.encode())
-                elif inside == BUNDLE:
-                    hub.bundle.pass_through()
-                    hub._own(self, inside)
                 else:
+                    if inside == BUNDLE:
+                        hub.bundle.pass_through()
                     hub._own(self, inside)
 
             do_POST = do_GET
             do_OPTIONS = do_GET
-            do_HEAD = do_GET
 
             def api(self, name: str) -> None:
                 """The part of a user's Jupyter server's API that thebe needs before it starts a kernel. It starts no sessions."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.support import TOP
 from tests.support.apps import API_TOKEN, DIRECT
-from tests.support.launch_page import BUNDLE, BinderHub, Build
+from tests.support.launch_page import BinderHub, Build
 from tests.support.ports import free_port
 
 PYTHON = os.environ.get("BINDERHUB_PYTHON", "")
@@ -128,8 +128,6 @@ class RealBinderHub(BinderHub):
     def _own(self, handler: Any, inside: str) -> None:
         connection, response = self._ask(handler)
         content = response.read()
-        if inside == BUNDLE and response.status == 200:
-            content = self.prelude + content
         handler.send_response(response.status)
         for name, value in response.getheaders():
             if name.lower() not in OWN:

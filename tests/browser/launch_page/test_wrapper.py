@@ -120,26 +120,6 @@ def test_answer_is_what_the_page_asked_for_if_launch_js_breaks(hub, tab):
     opened.server("user-1")
 
 
-def test_page_with_the_snippet_of_an_earlier_release_launches(hub, tab):
-    """A page in the browser's cache, whose snippet knows no promises, gets the present launch.js."""
-    hub.header_html["zz-binder-egress"] = """
-      <script>
-        window.binderEgress = { base: new URL("/egress/", location.href).href, early: [] };
-        window.binderEgress.challenge = fetch("/egress/challenge?purpose=launch");
-      </script>
-      <script type="module" src="/egress/launch.js" onload="window.loaded = true"></script>
-    """
-    hub.ready.close()
-    opened = tab()
-    opened.page.goto(hub.page())
-    opened.page.wait_for_function("window.loaded")
-    eventually(lambda: hub.builds, what="no build")
-    assert hub.builds[0].token is None
-    assert opened.page.evaluate("binderEgress.state === undefined") and opened.panel.count() == 0
-    hub.ready.open()
-    opened.server("user-1")
-
-
 def test_wrapper_defines_one_global_name(hub, tab):
     names = "Object.getOwnPropertyNames(window).sort()"
     hub.ready.close()

@@ -140,6 +140,14 @@ def test_image_is_published_for_both_platforms():
     assert set(re.findall(r"--platform (\S+)", (TOP / "chartpress.yaml").read_text())) == {"linux/amd64", "linux/arm64"}
 
 
+def test_dockerfile_does_not_depend_on_the_machine_that_builds():
+    text = (TOP / "Dockerfile").read_text()
+    assert not re.findall(r"(?i)x86|amd64|aarch64|arm64|uname|--platform|\bARCH|dpkg", text)
+    # Packages with native code come as wheels for the platform; nothing is compiled.
+    installs = re.findall(r"pip(?: --python \S+)? install (.*)", text.replace("\\\n", ""))
+    assert installs and all("--only-binary :all:" in command or "--no-index" in command for command in installs)
+
+
 def test_dependencies_exist_for_arm64(tmp_path):
     """Checked with the hashes of the lock file: a wheel for this platform, or one for all. Each run builds the images for amd64."""
     platforms = ["--platform=manylinux2014_aarch64", "--platform=manylinux_2_28_aarch64"]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tests.support import TOP
+from tests.support.charts import VALUES
 from tests.support.egress_proxy import attempts
 from tests.support.egress_proxy.internet import CANARIES, start_internet
 from verifier.networks import NetworkSet
@@ -50,12 +51,8 @@ PODS = {
     attempts.SIX: attempts.Pod(PROXY6, "fd42::5"),
 }
 
-EXCEPT = [
-    "0.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4",
-    "240.0.0.0/4", "::/127", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "fc00::/8", "fd00::/9", "fd80::/9",
-    "fe80::/10", "fec0::/10", "ff00::/8",
-]  # fmt: skip
-"""The same as `except` in values.yaml."""
+EXCEPT = list(VALUES["except"])
+"""The addresses that no tier reaches, by the chart's values."""
 
 
 def policy(*hosts: str) -> Policy:

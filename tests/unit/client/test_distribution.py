@@ -13,7 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-TOP = Path(__file__).parents[3]
+from tests.support import TOP
+
 SOURCE = TOP / "client"
 PROJECT = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]
 # As packages have it: 1.2.3-rc.1 is 1.2.3rc1.

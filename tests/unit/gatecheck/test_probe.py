@@ -5,17 +5,15 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
 
+from tests.support import TOP
 from verifier.cli import cli
 from verifier.gatecheck import check, helm_test, probe
 from verifier.pods import start_guard
-
-TOP = Path(__file__).parents[3]
 
 
 @pytest.fixture

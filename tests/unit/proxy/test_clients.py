@@ -1,13 +1,13 @@
 """Other projects' programs that use the egress proxy. docs/proxy-reference.md says what they show."""
 
 import re
-from pathlib import Path
 
 import pytest
 
+from tests.support import TOP
 from tests.support.egress_proxy import clients
 
-PAGE = (Path(__file__).parents[3] / "docs/proxy-reference.md").read_text()
+PAGE = (TOP / "docs/proxy-reference.md").read_text()
 ROWS = re.findall(r"^\| ([^|]+) \| (yes|no) \| `(.+?)…?`[^|]* \| [^|]*\|$", PAGE, re.MULTILINE)
 RUN = {name: (uses == "yes", shown) for name, uses, shown in ROWS if "¹" not in name}
 

@@ -2,17 +2,15 @@
 
 import subprocess
 import urllib.request
-from pathlib import Path
 
 import pytest
 import requests
-import yaml
 from aiohttp.helpers import get_env_proxy_for_url
 from yarl import URL
 
+from tests.support.charts import VALUES
 from tests.support.ports import free_port
 
-VALUES = yaml.safe_load((Path(__file__).parents[3] / "chart/values.yaml").read_text())
 VARIABLES = VALUES["integration"]["binderhub"]["jupyterhub"]["singleuser"]["extraEnv"]
 
 DIRECT = {"localhost", "127.0.0.1", "[::1]", "hub"}

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import struct
 
@@ -95,6 +96,23 @@ async def test_pump_that_waits_ends_with_its_target(tcp_ends):
     with pytest.raises((BrokenPipeError, ConnectionResetError)):
         await asyncio.wait_for(pump.ended, 60)
     pump.stop()
+
+
+async def test_failure_of_a_stopped_pump_is_no_error_of_the_loop(sockets):
+    """If both pumps of a connection fail at once, only one failure is looked at."""
+    sender, source, target, receiver = sockets
+    errors = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["message"]))
+    receiver.close()
+    sender.sendall(b"some bytes")
+    pump = Pump(source, target, [Bucket(0)])
+    async with asyncio.timeout(60):
+        while not pump.ended.done():
+            await asyncio.sleep(0.01)
+    pump.stop()
+    del pump
+    gc.collect()
+    assert errors == []
 
 
 @pytest.mark.parametrize("broken", ["source", "target"])

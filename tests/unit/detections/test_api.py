@@ -42,7 +42,8 @@ def test_receiver_is_ready_while_it_may_use_redis(site, redis_server):
     assert (site.receiver.get("/healthz").status_code, site.receiver.get("/readyz").status_code) == (200, 200)
     redis_server.stop()
     assert site.receiver.get("/healthz").status_code == 200
-    assert problem(site.receiver.get("/readyz")) == (503, "unavailable")
+    assert problem(site.receiver.get("/readyz")) == problem(site.send(killed())) == (503, "unavailable")
+    assert site.send(killed(), Authorization="Bearer x").status_code == 401
 
 
 def test_line_of_a_detector_is_entered_with_the_source_of_the_token(site, store):
@@ -141,9 +142,3 @@ def test_reports_that_nobody_reads_are_bounded(site, store, in_redis, monkeypatc
     site.send(*(killed(uid=f"uid-{number}") for number in range(9)))
     assert [report.uid for report in waiting(store)] == [f"uid-{number}" for number in range(4, 9)]
     assert 0 < in_redis.ttl("binder-egress:detections") <= 3600
-
-
-def test_reports_without_redis_are_refused_for_now(site, redis_server):
-    redis_server.stop()
-    assert problem(site.send(killed())) == (503, "unavailable")
-    assert site.send(killed(), Authorization="Bearer x").status_code == 401

@@ -260,19 +260,6 @@ def test_challenge_without_redis_is_refused(public, redis_server):
     assert answer.headers["Retry-After"] == "5"
 
 
-def test_full_redis_gives_no_free_pass(public, store, in_redis):
-    solution = solve(public)
-    try:
-        in_redis.config_set("maxmemory", 1)
-        in_redis.config_set("maxmemory-policy", "noeviction")
-        assert_problem(present(public, solution), "unavailable", 503)
-        assert price(public) == 1
-    finally:
-        in_redis.config_set("maxmemory", 0)
-    assert present(public, solution).status_code == 201
-    assert charges(store, in_redis) == {NETWORK: 1}
-
-
 # -- metrics, logs and hints to clients
 
 

@@ -125,7 +125,7 @@ def test_renewed_launch_is_stopped_later(place, reconciler, waits):
         assert place.pod().ended is ended
 
 
-def test_expiries_are_counted(place, reconciler, settings):
+def test_expiries_are_counted_and_a_label_that_is_forged_later_is_removed(place, reconciler, settings):
     for number, tier in enumerate(["blocked", "stopped", "stopped"]):
         add_leased_pod(place, reconciler, tier, f"user{number}", f"uid-{number}")
     place.passes(LEASE)
@@ -133,21 +133,13 @@ def test_expiries_are_counted(place, reconciler, settings):
     place.turn(reconciler)
     place.store.gone = False
     reconciler.heartbeat()
+    place.cluster.change("jupyter-user0--", label="blocked")
     place.turn(reconciler)
+    assert place.pod("jupyter-user0--").label is None
     reconciler.heartbeat()
     text = generate_latest(create_services(settings, place.store).metrics.registry).decode()
     assert 'binder_egress_lease_expiries_total{on_expiry="end"} 1.0' in text
     assert 'binder_egress_lease_expiries_total{on_expiry="stop"} 2.0' in text
-
-
-def test_forged_label_after_expiry_is_removed_and_not_counted(place, reconciler):
-    add_leased_pod(place, reconciler, "blocked")
-    place.turn(reconciler, after=LEASE)
-    place.cluster.change(place.pod(), label="blocked")
-    place.turn(reconciler)
-    assert place.pod().label is None
-    reconciler.heartbeat()
-    assert place.store.reconciler_state()[1]["expiries:end"] == 1
 
 
 # -- cases in which a pod must not be stopped, or must not keep egress

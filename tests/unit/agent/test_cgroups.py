@@ -54,16 +54,12 @@ def test_pod_is_known(name, text):
         f"0::/kubepods/pod{UID[:-1]}/{BOX}",
         f"0::/kubepods/pod{SYSTEMD[:9]}{UID[9:]}/{BOX}",
         "no colons",
+        # Hierarchies that differ: nothing says which one is right, so no pod is accused.
+        f"4:cpu:/kubepods/pod{UID}/{BOX}\n3:pids:/kubepods/pod{UID.replace('7', '8')}/{BOX}\n",
     ],
 )
 def test_process_of_no_pod_is_left_alone(text):
     assert pod_uid(text) is None
-
-
-def test_two_pods_are_none():
-    """Hierarchies that differ: nothing says which one is right, so no pod is accused."""
-    other = UID.replace("7", "8")
-    assert pod_uid(f"4:cpu:/kubepods/pod{UID}/{BOX}\n3:pids:/kubepods/pod{other}/{BOX}\n") is None
 
 
 @pytest.mark.parametrize("end", ["\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])

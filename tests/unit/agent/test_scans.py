@@ -133,26 +133,20 @@ def test_ports_of_one_host_count_as_hosts_do(node):
     assert node.looks() == [MANY]
 
 
-def test_ports_of_one_host_count_for_a_minute(node):
-    """A host that is seen all the time, each time at other ports, as a server of files is."""
-    rows = []
-    node.scans._read = lambda pod, name: b"head\n" + b"".join(rows) if name == "tcp" else b""
+def test_ports_of_one_host_count_for_a_minute_and_what_is_remembered_of_a_pod_is_bounded(node, monkeypatch):
+    """A host that is seen all the time, each time at other ports, as a server of files is; then many such hosts."""
+    monkeypatch.setattr(scans, "MOST_REMEMBERED", 150)
     pod = node.scans._pods["uid-1"]
-    for first in range(0, 200, 20):
-        rows[:] = [b"0: 0100000A:9999 0200000A:%04X 01 rest\n" % port for port in range(first, first + 20)]
+
+    def remembered(hosts, first):
+        rows = [b"0: 0100000A:9999 %08X:%04X 01 rest\n" % (host, port) for host in hosts for port in range(first, first + 20)]
+        node.scans._read = lambda pod, name: b"head\n" + b"".join(rows) if name == "tcp" else b""
         node.clock.now += 20
         node.scans._look(pod, node.clock())
-        (peer,) = pod.peers.values()
-        assert len(peer.ports) <= 60
+        return sum(len(peer.ports) for peer in pod.peers.values())
 
-
-def test_what_is_remembered_of_a_pod_is_bounded(node, monkeypatch):
-    monkeypatch.setattr(scans, "MOST_REMEMBERED", 50)
-    rows = [b"0: 0100000A:9999 %08X:%04X 01 rest\n" % (host, port) for host in range(256, 266) for port in range(20)]
-    node.scans._read = lambda pod, name: b"head\n" + b"".join(rows) if name == "tcp" else b""
-    pod = node.scans._pods["uid-1"]
-    node.scans._look(pod, node.clock())
-    assert sum(len(peer.ports) for peer in pod.peers.values()) == 50
+    assert max(remembered([256], first) for first in range(0, 200, 20)) == 60
+    assert remembered(range(256, 266), 0) == 150
 
 
 def test_visitors_of_a_server_in_the_pod_are_no_destinations(internet, node):

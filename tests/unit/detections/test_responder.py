@@ -236,18 +236,9 @@ def test_lists_that_reporters_invent_make_no_time_series(worker, alice, store, i
     assert counted == {"", "watched"}
 
 
-def test_operators_block_is_not_replaced(worker, alice, store, operators):
-    actions.revoke(operators, ALICE, "eve", "mining")
-    assert report(worker, store, OF_ALICE) == ["repeated"]
-    assert [block.origin.text for block in store.blocks()] == ["eve"]
-
-
-def test_block_that_would_end_is_followed_by_one_that_does_not(worker, alice, store, operators):
-    actions.block(operators, "server", "alice", "eve", "mining", until=time.time() + 60)
-    assert report(worker, store, OF_ALICE) == ["revoked"]
-    assert None in [block.until for block in store.blocks()]
-
-
-@pytest.fixture
-def operators(redis_server, store, impatient):
-    return CommandOperators(make_settings(redis_server), store)
+@pytest.mark.parametrize(("ends_in", "outcome", "by"), [(None, "repeated", "eve"), (60, "revoked", "detector cryptnono")])
+def test_block_by_an_operator_stays_alone_if_it_has_no_end(worker, alice, store, redis_server, impatient, ends_in, outcome, by):
+    until = ends_in and time.time() + ends_in
+    actions.block(CommandOperators(make_settings(redis_server), store), "server", "alice", "eve", "mining", until=until)
+    assert report(worker, store, OF_ALICE) == [outcome]
+    assert [block.origin.text for block in store.blocks() if block.until is None] == [by]

@@ -28,24 +28,13 @@ def test_every_decision_has_an_id():
         assert re.findall(rf"^{lowest} (.+)$", text, re.MULTILINE) == found, page
 
 
-def cited():
-    """Every id that a file cites, and the files."""
+def test_every_cited_decision_exists_and_every_decision_is_cited_where_it_matters():
+    """A decision that another one names is not cited by that."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, check=True, capture_output=True, text=True).stdout.split("\0")
-    files = {}
+    cited = {}
     for name in filter(None, names):
         if (TOP / name).is_file() and not name.endswith((".png", ".gz")):
             for one in re.findall(r"\bD-\d{3}\b", (TOP / name).read_text(errors="replace")):
-                files.setdefault(one, set()).add(name)
-    return files
-
-
-CITED = cited()
-
-
-def test_every_cited_decision_exists():
-    assert not {one: names for one, names in CITED.items() if one not in IDS}
-
-
-def test_every_decision_is_cited_where_it_matters():
-    """A decision that another one names is not cited by that."""
-    assert not [one for one in IDS if all(name.startswith("docs/decisions/") for name in CITED.get(one, ()))]
+                cited.setdefault(one, set()).add(name)
+    assert not {one: names for one, names in cited.items() if one not in IDS}
+    assert not [one for one in IDS if all(name.startswith("docs/decisions/") for name in cited.get(one, ()))]

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import time
+from types import SimpleNamespace
 from urllib.parse import urlencode
 
 from tornado.httpclient import HTTPRequest
@@ -65,20 +66,6 @@ def no_secret_in_any_log(caplog):
             assert API_TOKEN not in text
 
 
-class Clock:
-    """The hook's view of the `time` module, in which a test can let half a minute pass."""
-
-    def __init__(self):
-        self.ahead = 0.0
-
-    def monotonic(self):
-        """Seconds of the real clock, plus the seconds that the test skipped."""
-        return time.monotonic() + self.ahead
-
-    def time(self):
-        return time.time()
-
-
 class Wiring:
     """A config object with the hook, as in BinderHub after it has read its config file.
 
@@ -92,7 +79,8 @@ class Wiring:
                 monkeypatch.delenv(name, raising=False)
             else:
                 monkeypatch.setenv(name, value)
-        self.clock = Clock()
+        # The hook's view of the `time` module, in which a test can let half a minute pass.
+        self.clock = SimpleNamespace(ahead=0.0, time=time.time, monotonic=lambda: time.monotonic() + self.clock.ahead)
         self.config = Config()
         if before:
             before(self.config)

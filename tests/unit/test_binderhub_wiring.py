@@ -106,15 +106,6 @@ async def test_request_is_announced_in_a_form_that_the_verifier_reads(monkeypatc
     LaunchBody.model_validate(body)
 
 
-async def test_launch_without_a_request_says_that_the_context_is_lost(monkeypatch):
-    seen = []
-    async with hook.verifier(seen) as api:
-        await hook.Wiring(monkeypatch, api).launch()
-    [(_, body)] = seen
-    assert body["context"] is False
-    assert {body[name] for name in ("token", "client_address", "forwarded_for", "requested_at", "user_agent")} == {None}
-
-
 async def test_concurrent_requests_do_not_mix_tokens(monkeypatch):
     """Two in three carry a token."""
 

@@ -175,15 +175,16 @@ async def test_many_launches_are_announced_at_once(monkeypatch):
     assert len(tiers) == 30
 
 
-async def test_handler_that_cannot_be_read_gets_its_address(monkeypatch):
+async def test_handler_that_cannot_be_read_gets_its_address_and_its_launch_says_that_the_context_is_lost(monkeypatch):
     """Only our own errors are caught. The address comes from the earlier setting."""
-
     seen = []
     async with hook.verifier(seen) as api:
         wiring = hook.Wiring(monkeypatch, api, before=lambda c: c.BinderHub.update(badge_base_url="https://badges.example/"))
         assert wiring.badge(types.SimpleNamespace()) == "https://badges.example/"
         await wiring.launch()
-    assert seen[0][1]["context"] is False
+    [(_, body)] = seen
+    assert body["context"] is False
+    assert {body[name] for name in ("token", "client_address", "forwarded_for", "requested_at", "user_agent")} == {None}
 
 
 async def test_cancelled_launch_stays_cancelled(monkeypatch):

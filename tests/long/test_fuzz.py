@@ -3,7 +3,8 @@
 import pytest
 
 from tests.support.apps import RedisServer, VerifierProcess
-from tests.support.fuzz import by_bytes, by_document, faults, keys_file, memory
+from tests.support.fuzz import by_bytes, by_document, faults, keys_file
+from tests.support.processes import resident_mib
 
 REQUESTS = 100_000
 
@@ -18,11 +19,11 @@ def test_verifier_answers_100_000_requests_without_fault_or_leak(record_property
     verifier = VerifierProcess(server, log_level="warning", api_keys_file=keys_file(tmp_path))
     try:
         seen = by_bytes(verifier, REQUESTS // 10, seed=10) + by_document(verifier, REQUESTS // 10)
-        warm = memory(verifier)
+        warm = resident_mib(*verifier.processes())
         seen += by_bytes(verifier, REQUESTS * 7 // 10, seed=20) + by_document(verifier, REQUESTS // 10)
         while sum(seen.values()) < REQUESTS:  # schemathesis makes somewhat fewer than asked
             seen += by_bytes(verifier, 4000, seed=sum(seen.values()))
-        end = memory(verifier)
+        end = resident_mib(*verifier.processes())
     finally:
         log = verifier.stop()
         server.stop()

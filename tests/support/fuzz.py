@@ -20,7 +20,6 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
 
 from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess
-from tests.support.processes import resident_mib
 
 REFUSALS = (501,)
 """The only correct status from 500 on: gunicorn's answer to an unknown transfer coding (RFC 9112, section 6.1)."""
@@ -42,11 +41,6 @@ def keys_file(folder: Path) -> str:
     file = folder / "keys.json"
     file.write_text(json.dumps({"last": entry | {"expires": "9999-12-31"}}))
     return str(file)
-
-
-def memory(verifier: VerifierProcess) -> float:
-    """The memory of the verifier and its worker, in MiB."""
-    return resident_mib(*verifier.processes())
 
 
 def by_document(verifier: VerifierProcess, number: int) -> Counter[int]:

@@ -242,17 +242,8 @@ def new_promise() -> str:
 
 def launch(client: FlaskClient, user: str = "alice", **fields: object) -> dict:
     """Report a launch to the verifier, as BinderHub's hook does. Returns the decision."""
-    body = {
-        "user": user,
-        "server": "",
-        "image": "image:1",
-        "repository": "https://example.com/a/b",
-        "token": None,
-        "client_address": CLIENT,
-        "requested_at": time.time(),
-        "context": True,
-        **fields,
-    }
+    body = {"user": user, "image": "image:1", "repository": "https://example.com/a/b", "client_address": CLIENT}
+    body |= {"requested_at": time.time(), **fields}
     answer = client.post("/api/launches", json=body)
     assert answer.status_code == 200, answer.text
     return answer.json

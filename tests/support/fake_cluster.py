@@ -33,24 +33,15 @@ class FakeCluster(UserPods):
     ) -> Pod:
         """Add a pod that is not ready, in place of one with the same name."""
         values = {"grant": None, "annotated": False, "label": None, "ready": False, "ended": False} | fields
-        pod = Pod(
-            name=f"jupyter-{user}--{server}",
-            uid=uid,
-            version="",
-            server=Server(user, server),
-            image=image,
-            created=created,
-            **values,
-        )
+        name = f"jupyter-{user}--{server}"
+        pod = Pod(name=name, uid=uid, version="", server=Server(user, server), image=image, created=created, **values)
         return self.put("ADDED", pod)
 
     def change(self, name_or_pod: "str | Pod", **fields: Any) -> Pod:
-        """Change a pod, and so its resourceVersion."""
         name = name_or_pod if isinstance(name_or_pod, str) else name_or_pod.name
         return self.put("MODIFIED", replace(self.pods[name], **fields))
 
     def remove(self, name_or_pod: "str | Pod") -> None:
-        """Remove a pod."""
         name = name_or_pod if isinstance(name_or_pod, str) else name_or_pod.name
         with self._lock:
             self._event("DELETED", self.pods.pop(name))

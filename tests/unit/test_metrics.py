@@ -9,14 +9,7 @@ import pytest
 from tests.support.apps import get_pass, internal_client, launch, reconciler, run_pod, solve
 from tests.support.metrics import NAMES, families, value
 from verifier.passes import Passes
-from verifier.store.reconciler_counters import (
-    DETECTION_OUTCOMES,
-    FAILURES,
-    LAG_BUCKETS,
-    START_GUARD,
-    START_GUARD_TIME,
-    lag_counters,
-)
+from verifier.store import reconciler_counters as counters
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -26,7 +19,7 @@ def test_metrics_have_stable_names_and_types_and_help(internal):
     assert {name: family.type for name, family in found.items()} == NAMES
     assert [name for name, family in found.items() if not family.documentation.endswith(".")] == []
     of_detections = found["binder_egress_detections"].documentation
-    assert [outcome for outcome in DETECTION_OUTCOMES if not re.search(rf"\b{outcome}\b", of_detections)] == []
+    assert [outcome for outcome in counters.DETECTION_OUTCOMES if not re.search(rf"\b{outcome}\b", of_detections)] == []
 
 
 def test_launches_are_counted_by_tier_rule_and_pass_outcome(public, internal):
@@ -93,8 +86,9 @@ def test_duration_of_an_unlock_is_measured(public, internal, store, monkeypatch)
 
 def test_reports_of_the_reconciler_are_shown(internal, store, in_redis):
     assert value(internal, "binder_egress_reconciler_last_seen_timestamp_seconds") == 0
-    counters = {"pods-without-launch-record": 2, FAILURES: 3, "grants:verified:valid-pass": 2, "grants:verified:unlock": 1}
-    store.heartbeat(1234.5, {"verified": 2, "unverified": 3}, counters | {f"{START_GUARD}closed": 2, START_GUARD_TIME: 10_500})
+    counted = {"pods-without-launch-record": 2, counters.FAILURES: 3, "grants:verified:valid-pass": 2, "grants:verified:unlock": 1}
+    counted |= {f"{counters.START_GUARD}closed": 2, counters.START_GUARD_TIME: 10_500}
+    store.heartbeat(1234.5, {"verified": 2, "unverified": 3}, counted)
     for name, labels, number in (
         ("reconciler_last_seen_timestamp_seconds", {}, 1234.5),
         ("user_pods", {"tier": "verified"}, 2),
@@ -115,10 +109,10 @@ def test_reports_of_the_reconciler_are_shown(internal, store, in_redis):
 
 def test_reconciler_lag_is_shown(internal, store):
     for seconds in (0.03, 0.031, 30, 31):
-        store.heartbeat(1, {}, lag_counters(seconds))
+        store.heartbeat(1, {}, counters.lag_counters(seconds))
     name = "binder_egress_reconciler_lag_seconds"
     # The buckets of a histogram are cumulative.
-    assert [value(internal, f"{name}_bucket", le=le) for le in LAG_BUCKETS] == [1, 2, 2, 2, 2, 2, 3, 4]
+    assert [value(internal, f"{name}_bucket", le=le) for le in counters.LAG_BUCKETS] == [1, 2, 2, 2, 2, 2, 3, 4]
     assert value(internal, f"{name}_count") == 4
     assert value(internal, f"{name}_sum") == pytest.approx(61.061)
 

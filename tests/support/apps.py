@@ -113,12 +113,7 @@ class ServedProcess:
     is called in it first."""
 
     def __init__(
-        self,
-        command: str,
-        ready: str,
-        unlock_wait_seconds: float = 2.0,
-        prepare: Callable[[], None] = as_it_is,
-        **settings: object,
+        self, command: str, ready: str, unlock_wait_seconds: float = 2.0, prepare: Callable[[], None] = as_it_is, **settings: object
     ) -> None:
         self._ready = ready
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDER_EGRESS_")}

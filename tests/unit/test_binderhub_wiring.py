@@ -110,10 +110,7 @@ async def test_concurrent_requests_do_not_mix_tokens(monkeypatch):
     """Two in three carry a token."""
 
     seen = []
-    async with (
-        hook.verifier(seen) as api,
-        hook.binderhub(hook.Wiring(monkeypatch, api), building=0.05) as hub,
-    ):
+    async with hook.verifier(seen) as api, hook.binderhub(hook.Wiring(monkeypatch, api), building=0.05) as hub:
         queries = [{"egress_token": f"{hook.PASS}-{n}"} if n % 3 else {} for n in range(40)]
         await asyncio.gather(*(hook.get(f"{hub}/build/{n}", **query) for n, query in enumerate(queries)))
     got = {body["user"]: body["token"] for _, body in seen}

@@ -12,14 +12,13 @@ from tests.support.reconciling import ALICE, converge_due, granted, list_and_con
 from tests.support.reconciling import running as reconciler_runs
 from tests.support.store import Store
 from tests.support.waiting import eventually
-from verifier.grants import Block
 from verifier.reconciler.loop import SILENT_AFTER_SECONDS
 from verifier.reconciler.user_pods import WatchEnded
 from verifier.records import Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
-from verifier.texts import read_origin, write_record
+from verifier.texts import write_record
 
 
 def test_reconciler_without_the_api_server_is_alive_but_not_ready(make_reconciler, monkeypatch, tmp_path, steady):
@@ -72,35 +71,24 @@ def test_running_reconciler_grants_unlocks_moves_and_forgets(running, cluster, p
     assert verifier.reconciler.loop.ALIVE_FILE.exists()
 
 
-@pytest.mark.parametrize("part", ["enqueue_due", "take", "respond"])
-def test_fault_in_a_part_of_the_listener_stops_no_heartbeat(part, make_reconciler, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", tmp_path / "alive")
-    monkeypatch.setattr(verifier.reconciler.loop, "READY_FILE", tmp_path / "ready")
-    monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(verifier.reconciler.loop, "HEARTBEAT_SECONDS", 0.05)
-    made = make_reconciler(steady=time.monotonic)
-    monkeypatch.setattr(made, part, lambda *_: 1 / 0)
+PARTS = ("heartbeat", "enqueue_due", "take", "respond")
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("error", [StoreUnavailable("Redis is full"), ZeroDivisionError()], ids=repr)
+def test_fault_in_a_part_of_the_listener_stops_no_other(part, error, make_reconciler, monkeypatch):
+    made, called = make_reconciler(steady=time.monotonic), []
+
+    def call(name):
+        called.append(name)
+        if name == part:
+            raise error
+
     monkeypatch.setattr(made, "touch_probe_files", lambda: True)
-    beats = []
-    monkeypatch.setattr(made, "heartbeat", lambda: beats.append(1))
-    with reconciler_runs(made):
-        eventually(lambda: len(beats) > 3)
-    assert caplog.text.count("fault while waiting for work") == 1
-
-
-def test_heartbeat_that_fails_keeps_no_notification_from_being_read(make_reconciler, cluster, store, monkeypatch):
-    def refused():
-        raise StoreUnavailable("Redis is full")
-
-    made = make_reconciler()
-    cluster.add("alice", **granted(make_grant()))
-    list_and_converge(made)
-    monkeypatch.setattr(made, "heartbeat", refused)
-    monkeypatch.setattr(made, "touch_probe_files", lambda: True)
-    store.add_block(Block("b", "server", ALICE.key, read_origin("op"), "", int(time.time()), uid="uid-1"), [ALICE])
+    for each in PARTS:
+        monkeypatch.setattr(made, each, lambda *_, each=each: call(each))
     assert not made.listen_once()
-    converge_due(made)
-    assert cluster.labelled() == set()
+    assert called == list(PARTS)
 
 
 def test_running_reconciler_survives_the_api_server_and_redis(running, cluster, store, redis_server, in_redis):

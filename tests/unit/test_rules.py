@@ -197,3 +197,13 @@ def test_mode_allow_precedes_a_valid_pass_which_keeps_its_use(site):
     public, internal, _ = site(mode="allow", allow_tier="small")
     decision = launch(internal, token=get_pass(public))
     assert (*decided(decision), decision["pass_outcome"]) == ("small", "mode-allow", "none")
+
+
+def test_blocks_that_stand_are_counted_by_kind(site, store):
+    _, internal, _ = site()
+    store.publish(Server("alice"), KnownServer("uid-1"))
+    add_block(store, "server", "alice/", uid="uid-1")
+    add_block(store, "repository", "example.com/d/e", until=1)
+    assert [value(internal, "binder_egress_blocks", kind=kind) for kind in ("server", "repository")] == [1, 0]
+    store.forget(Server("alice"))
+    assert value(internal, "binder_egress_blocks", kind="server") == 0

@@ -16,7 +16,7 @@ from tests.support.browser import ARTIFACTS, MODEST, launch
 from tests.support.doubles import running
 from tests.support.launch_page import BinderHub, bundle
 from tests.support.launch_page.real import Process, RealBinderHub, is_installed
-from tests.support.launch_tab import DARK_PAGE, PANEL_STATES, Tab, text
+from tests.support.launch_tab import PANEL_STATES, Tab, text
 from tests.support.store import Store
 from verifier.records import KnownServer, Server
 from verifier.store.connection import connect
@@ -38,6 +38,9 @@ LOGO = (
 BRANDING = {"name": "Example Hub", "logo": LOGO, "helpUrl": "https://hub.example.org/help"}
 HARD = {"altcha": {"cost": 100_000, "counterMax": 1_000_000}}
 """A calculation that does not end while somebody takes a picture."""
+
+DARK_PAGE = "<script>document.documentElement.dataset.bsTheme = 'dark'</script>"
+"""A snippet for BinderHub's page that gives it Bootstrap's dark theme. It needs no style of its own for that."""
 
 FOR_DOCS = {
     "server-none-light-1280": "unlock-locked",

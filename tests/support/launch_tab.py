@@ -188,14 +188,13 @@ def press_launch(opened, repository="o/cached"):
     opened.page.locator("#btn-launch").click()
 
 
-def build_by_script(opened, spec="gh/o/cached/HEAD"):
+def build_by_script(opened):
     """Send a build request as another client in the page would: the page's own button is disabled after a launch."""
     opened.page.evaluate(
-        """(spec) => {
-          const address = new URL(`build/${spec}`, new URL(pageConfig.baseUrl, location.href));
+        """() => {
+          const address = new URL("build/gh/o/cached/HEAD", new URL(pageConfig.baseUrl, location.href));
           fetch(address, { headers: { accept: "text/event-stream" } }).then((answer) => answer.text());
-        }""",
-        spec,
+        }"""
     )
 
 
@@ -220,9 +219,6 @@ def person(opened):
 
 
 # -- the states of the panel
-
-DARK_PAGE = "<script>document.documentElement.dataset.bsTheme = 'dark'</script>"
-"""A snippet for BinderHub's page that gives it Bootstrap's dark theme. It needs no style of its own for that."""
 
 
 def show_checking(hub, opened):

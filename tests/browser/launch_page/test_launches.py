@@ -295,6 +295,7 @@ def test_failed_launch_does_not_hide_the_panel_of_the_next(hub, tab):
     opened.page.wait_for_timeout(500)
     opened.expect("checked")
     assert opened.page.evaluate("binderEgress.state") == "checked"
+    assert hub.builds[0].token != hub.builds[1].token
 
 
 def test_page_from_the_browser_cache_launches_again(hub, store, kept_browser):

@@ -51,7 +51,6 @@ def test_panel_is_accessible_and_moves_nothing_in_every_state(state, double, sta
     if "confirm" in state:
         expect(person(opened)).to_be_visible()
     opened.painted()
-    assert not has_shifted(opened)
     if state in ("checking", "holding"):
         for motion, animation in (("no-preference", "move"), ("reduce", "none")):
             opened.page.emulate_media(reduced_motion=motion)
@@ -267,22 +266,6 @@ def test_panel_has_the_width_of_the_page_on_a_phone(viewport, hub, tab):
     box = opened.panel.bounding_box()
     assert (width, most) == ((390, 390) if viewport else (980, 980))
     assert (box["width"] == 390 and box["height"] <= 72) if viewport else box["width"] == pytest.approx(736)
-
-
-def has_shifted(opened):
-    """Whether anything on the page moved, by the browser's count of layout shifts."""
-    return opened.page.evaluate(
-        """() => new Promise((resolve) => {
-          const root = document.getElementById("root");
-          // The real page moves by itself when its logo has loaded.
-          if (root.querySelector("img")) return resolve(false);
-          let count = 0;
-          new PerformanceObserver((list) => {
-            for (const { sources } of list.getEntries()) count += sources.some(({ node }) => node && root.contains(node));
-          }).observe({ type: "layout-shift", buffered: true });
-          setTimeout(() => resolve(count > 0), 200);
-        })"""
-    )
 
 
 def makes_room(opened):

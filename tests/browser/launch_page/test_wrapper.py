@@ -120,20 +120,6 @@ def test_answer_is_what_the_page_asked_for_if_launch_js_breaks(hub, tab):
     opened.server("user-1")
 
 
-def test_wrapper_defines_one_global_name(hub, tab):
-    names = "Object.getOwnPropertyNames(window).sort()"
-    hub.ready.close()
-    hub.rests = True
-    opened = tab()
-    opened.page.goto(hub.page())
-    opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
-    with_us = set(opened.page.evaluate(names))
-    hub.header_html = {}
-    opened.page.goto(hub.page())
-    opened.painted()
-    assert with_us - set(opened.page.evaluate(names)) == {"binderEgress"}
-
-
 def test_wrapper_is_small_and_written_in_es5():
     """At most 1,800 bytes, in ECMAScript 5 (2009), which old browsers parse."""
     [script] = re.findall(r"<script>(.*?)</script>", HEADER["zz-binder-egress"], re.DOTALL)

@@ -148,15 +148,19 @@ def test_guard_covers_links_of_pods_whatever_their_names_and_no_other_even_when_
         assert node.tried(link) == set(), link
     assert node.tried("veth5e6f", "cbr7") == set()
     assert node.tried("guest", "br0") == node.tried("uplink") == EVERYTHING
-    # A new link is covered before the guard knows it.
+    guard.kill()
+    guard.wait(SECONDS)
+    assert node.tried("eni1a2b") == set()
+
+
+def test_link_that_is_new_is_covered_before_the_guard_knows_it(node, guard):
+    """The guard is stopped while it waits: a program that it runs would go on."""
+    guard.stdout.readline()
     guard.send_signal(signal.SIGSTOP)
     node.join("azv8a9b")
     assert node.tried("azv8a9b") == set()
     guard.send_signal(signal.SIGCONT)
     eventually(lambda: '"azv8a9b"' in node.rules(), SECONDS)
-    guard.kill()
-    guard.wait(SECONDS)
-    assert node.tried("eni1a2b") == set()
 
 
 def test_guard_without_a_link_of_a_pod_says_so_and_removes_its_rules_when_told_to_end(node, guard):

@@ -162,12 +162,13 @@ def test_hidden_page_begins_nothing_and_sends_no_requests(page_address, store, o
     is_now = "Object.defineProperty(document, 'visibilityState', {value: '%s', configurable: true})"
     tab = open_tab(page_address, goes=False)
     tab.page.add_init_script(is_now % "hidden")
-    tab.page.goto(f"{page_address}#unlock")
-    expect(tab.button).to_be_visible()
     sent = []
     tab.page.on("request", lambda request: sent.append(request.url))
+    tab.page.goto(f"{page_address}#unlock")
+    expect(tab.button).to_be_visible()
+    loaded = len(sent)
     tab.page.wait_for_timeout(4_500)  # A visible page asks again after 3.6 s.
-    assert sent == []
+    assert len(sent) == loaded and not [address for address in sent if "challenge" in address]
     with reconciler(store):
         tab.page.evaluate(is_now % "visible")
         tab.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")

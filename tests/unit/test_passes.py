@@ -1,6 +1,7 @@
 """Passes: which tokens a launch may present."""
 
 import base64
+import logging
 import math
 import time
 import zlib
@@ -9,7 +10,7 @@ from dataclasses import asdict, replace
 import pytest
 from itsdangerous import URLSafeSerializer
 
-from tests.support.apps import KEYS, get_pass, internal_client, launch, make_settings
+from tests.support.apps import KEYS, get_pass, internal_client, launch, make_settings, run_pod
 from verifier.passes import LEEWAY_SECONDS, MAX_TOKEN_CHARACTERS, BadPass, Pass, Passes, serializer
 from verifier.web.app import create_services
 
@@ -204,3 +205,11 @@ def test_request_from_the_future_does_not_validate_a_future_pass(internal, passe
 @pytest.mark.parametrize("tier", ["gold", "unverified"])
 def test_pass_for_a_tier_that_this_site_does_not_give_is_refused(internal, passes, tier):
     assert outcome(internal, passes.sign(make_pass(tier=tier))) == "unknown-tier"
+
+
+def test_refused_unlock_is_logged_with_the_repository(public, store, caplog):
+    run_pod(store)
+    with caplog.at_level(logging.INFO):
+        public.post("/egress/servers/alice", json={"token": "rubbish"})
+    (fields,) = [record.fields for record in caplog.records if record.getMessage() == "unlock"]
+    assert (fields["rule"], fields["repository"]) == ("invalid", "https://example.com/a/b")

@@ -24,8 +24,9 @@ def egress(redis_server, store, monkeypatch, capsys):
 
 
 @pytest.fixture
-def serving(make_reconciler, cluster):
-    """A reconciler that acts on reports in the background, on a pod that has egress."""
+def serving(make_reconciler, cluster, monkeypatch):
+    """A reconciler that acts on reports in the background, on a pod that has egress. On a busy machine it takes its time."""
+    monkeypatch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 60)
     cluster.add(**granted(make_grant()))
     with running(make_reconciler(detections=SOURCES, steady=time.monotonic)):
         yield

@@ -128,20 +128,23 @@ def test_fault_in_a_task_ends_the_process_with_an_error(store, monkeypatch, capl
 
 
 async def test_server_beyond_its_limit_is_reported_again_only_after_a_while(monkeypatch):
-    beyond, report = {"uid-1", "uid-2"}, Mock(side_effect=itertools.chain([StoreUnavailable("down")], itertools.repeat(None)))
+    report = Mock(side_effect=itertools.chain([StoreUnavailable("down")], itertools.repeat(None)))
 
-    async def look(seconds):
+    async def reported():
+        beyond = set()
         task = asyncio.create_task(process_module._report(beyond, Mock(report_scans=report)))
-        await asyncio.sleep(seconds)
-        beyond.update({"uid-1", "uid-3"})
-        await asyncio.sleep(seconds)
+        for found in ({"uid-1", "uid-2"}, {"uid-1", "uid-3"}):
+            beyond.update(found)
+            while beyond:
+                await asyncio.sleep(0.01)
         task.cancel()
         return [sorted(call.args[0]) for call in report.call_args_list]
 
     monkeypatch.setattr(process_module, "REPORT_SECONDS", 0.01)
-    assert await look(0.3) == [["uid-1", "uid-2"], ["uid-1", "uid-2"], ["uid-3"]] and beyond == set()
+    first = await reported()
+    assert first == [["uid-1", "uid-2"], ["uid-1", "uid-2"], ["uid-3"]]
     monkeypatch.setattr(process_module, "REPEAT_SECONDS", 0.0)
-    assert (await look(0.3)).count(["uid-1", "uid-3"]) == 1
+    assert await reported() == [*first, ["uid-1", "uid-2"], ["uid-1", "uid-3"]]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ import pytest
 
 TOP = Path(__file__).parents[2]
 
+WITH_CALICO = ("battery", "gatecheck", "leases", "proxy", "start_guard")
+"""The files of cluster tests that run with Calico, too."""
+
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
@@ -43,7 +46,8 @@ def run(tmp_path):
     def run(arguments, **tests):
         for part, code in tests.items():
             (tmp_path / "tests" / part).mkdir(parents=True)
-            (tmp_path / "tests" / part / "test_any.py").write_text(code)
+            for name in WITH_CALICO if part == "cluster" else ["any"]:
+                (tmp_path / f"tests/{part}/test_{name}.py").write_text(code)
         command = [tmp_path / "ci/test", *arguments.split()]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
@@ -86,10 +90,23 @@ def test_only_a_test_that_passes_then_is_flaky(run, then, code, said):
     assert (done.returncode, done.stdout.splitlines()[-1]) == (code, f"{said}, 0 skipped"), done.stdout + done.stderr
 
 
-def test_failure_beside_the_others_counts(run):
-    """Cluster tests run beside the others (D-481)."""
-    done = run("--clusters 1 docs cluster", docs="def test_one(): pass", cluster="def test_two(): raise ValueError")
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "1 passed, 0 flaky, 1 failed, 0 skipped"), (
+MEETS = """
+import os, pathlib, time
+
+def test_it():
+    lane = os.environ.get("CLUSTER_NETWORK") or pathlib.Path(__file__).parent.name
+    pathlib.Path(lane).touch()
+    until = time.monotonic() + 60
+    while not all(pathlib.Path(each).exists() for each in ("docs", "cluster", "calico")):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert lane != "calico"
+"""
+
+
+def test_clusters_of_both_networks_run_beside_the_others_and_a_failure_there_counts(run):
+    done = run("--clusters 1 docs cluster calico", docs=MEETS, cluster=MEETS)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "6 passed, 0 flaky, 5 failed, 0 skipped"), (
         done.stdout + done.stderr
     )
-    assert "  tests/cluster/test_any::test_two\n" in done.stdout
+    assert "  tests/cluster/test_battery::test_it\n" in done.stdout

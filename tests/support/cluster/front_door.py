@@ -21,14 +21,13 @@ HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "content-length",
 
 
 class FrontDoor:
-    """The ingress at `url`, with a page in place of the stand-in's, which has none: `headers` and snippets, `header`.
+    """The ingress at `url`. The stand-in has no page, so the ingress has one, with the snippets `header`.
 
     Requests whose path begins with a key of `gates` wait for its event. `builds` has the passes or promises of build requests, and
     `on_build` is called before each; `cuts` is how many streams are still to be cut after their first event.
     """
 
     def __init__(self, stage: Stage, script: bytes, port: int = PORT) -> None:
-        self.headers: dict[str, str] = {}
         self.gates: dict[str, threading.Event] = {}
         self.builds: list[str | None] = []
         self.on_build: Callable[[], object] = lambda: None
@@ -86,10 +85,10 @@ class FrontDoor:
 
             do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_HEAD = do_GET
 
-            def answer(self, body: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
+            def answer(self, body: bytes, kind: str) -> None:
                 self.send_response(200)
-                for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
-                    self.send_header(name, value)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -120,7 +119,7 @@ class FrontDoor:
                 got = connection.getresponse()
                 if got.status == 404 and (path.startswith("v2/") or not path):
                     got.read()
-                    self.answer(door._page(), "text/html; charset=utf-8", door.headers)
+                    self.answer(door._page(), "text/html; charset=utf-8")
                     return
                 self.send_response(got.status)
                 for name, value in got.getheaders():
@@ -129,9 +128,6 @@ class FrontDoor:
                 if path.startswith("build/") and not got.getheader("Access-Control-Allow-Origin"):
                     # As BinderHub with cors_allow_origin: "*"; the stand-in sends no such header.
                     self.send_header("Access-Control-Allow-Origin", "*")
-                if path.startswith("v2/") or not path:
-                    for name, value in door.headers.items():
-                        self.send_header(name, value)
                 if self.command == "HEAD" or got.status in (204, 304):
                     self.end_headers()
                     return

@@ -2,11 +2,7 @@
 
 import base64
 import json
-import os
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,57 +24,14 @@ MINE = "import os; print('mines', flush=True); os.execv('/tmp/miner', ['/tmp/min
 HIDE = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); print('hidden', flush=True); time.sleep(3600)"
 """Runs in a pod: a process that its own user cannot read (PR_SET_DUMPABLE)."""
 
-SCANNED = "20.0.0.0/16"
-"""Addresses of the local cluster's internet that drop what arrives."""
-
-SCAN = """
-import collections, ipaddress, socket, sys, time
-held = collections.deque()
-print("scans", flush=True)
-for host in ipaddress.ip_network(sys.argv[1]).hosts():
-    if len(held) == 500:
-        began, oldest = held.popleft()
-        time.sleep(max(0, began + 0.2 - time.monotonic()))
-        oldest.close()
-    held.append((time.monotonic(), socket.socket()))
-    held[-1][1].setblocking(False)
-    held[-1][1].connect_ex((str(host), 80))
-"""
-"""Runs in a pod: tries one port of each address of a network, at most 2,500 a second."""
-
-
-@contextmanager
-def counted() -> Iterator[Callable[[], int]]:
-    """Count in the local cluster's internet to how many addresses of `SCANNED` packets have arrived."""
-    table = f"""table inet scanned {{
-      set seen {{ type ipv4_addr; size 65536; flags dynamic; }}
-      chain arriving {{ type filter hook prerouting priority -300; ip daddr {SCANNED} update @seen {{ ip daddr }} drop; }}
-    }}"""
-
-    def nft(*arguments: str, **more: str) -> str:
-        command = ["nsenter", f"--net=/run/netns/{os.environ['CLUSTER_NAME']}-internet", "nft", *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, **more).stdout
-
-    def count() -> int:
-        (found,) = [
-            entry["set"] for entry in json.loads(nft("-j", "list", "set", "inet", "scanned", "seen"))["nftables"] if "set" in entry
-        ]
-        return len(found.get("elem", []))
-
-    nft("-f", "-", input=table)
-    try:
-        yield count
-    finally:
-        nft("delete", "table", "inet", "scanned")
-
 
 @pytest.fixture(scope="module")
 def agent(stage: Stage) -> Iterator[None]:
     """An installation with the egress proxy and the agent, with the rules from docs/agent.md."""
     (rules,) = section("docs/agent.md", "YARA rules", "yara")
     stage.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "agent-lists"}, "data": {"examples.yar": rules}})
-    source = {"onMatch": "observe", "lists": {"examples": "revoke", "scan": "revoke"}}
-    values = ("--set=agent.enabled=true", "--set=agent.configMap=agent-lists", "--set=agent.scans.enabled=true")
+    source = {"onMatch": "observe", "lists": {"examples": "revoke"}}
+    values = ("--set=agent.enabled=true", "--set=agent.configMap=agent-lists")
     with installed(stage, *values, f"--set-json=detections.sources.agent={json.dumps(source)}"):
         stage.rollout("daemonset/binder-egress-agent")
         yield
@@ -126,28 +79,6 @@ def test_miner_loses_its_egress_and_its_neighbour_notices_nothing(stage, agent, 
         finally:
             for process in (hidden, mining):
                 process.kill()
-
-
-def test_scanner_is_cut_off(stage, agent, local_cluster):
-    scanner = stage.launch_verified()
-    assert_reaches(stage, scanner, egress=True)
-    with counted() as count, python_in(stage, scanner, SCAN, SCANNED) as scan:
-        try:
-            assert scan.stdout.readline() == "scans\n"
-            began = time.monotonic()
-            eventually(lambda: stage.tier(scanner) is None, NOTICED_SECONDS, "the scanner keeps its tier")
-            cut_after_seconds = time.monotonic() - began
-            assert_reaches(stage, scanner, egress=False, closing=OPEN)
-            reached = count()
-            assert 0 < reached < 65_534, reached  # It was cut off in the midst.
-            print(f"cut after {cut_after_seconds:.1f} s, {reached} addresses reached")
-            # The rest of the network is tried in vain.
-            scan.wait(NOTICED_SECONDS)
-            assert count() == reached
-        finally:
-            scan.kill()
-    # The second of its two findings may still come, and then repeats the first.
-    assert {(name, outcome) for name, _, outcome in outcomes(stage, scanner)} - {("scan", "repeated")} == {("scan", "revoked")}
 
 
 def test_agent_has_no_rights(stage, agent, local_cluster):

@@ -1,5 +1,7 @@
-"""The other way to install: a parent chart with BinderHub and one dependency entry, wired with import-values. And its removal. With
-Helm 4."""
+"""The other way to install: a parent chart with BinderHub and one dependency entry. `helm test`, and its removal, with Helm 4.
+
+test_switch_on.py has pods and packets with such a chart.
+"""
 
 import re
 import subprocess
@@ -8,7 +10,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.cluster.installing import Operator
-from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.stage import QUICK, TOP, Stage
 from tests.support.cluster.timeouts import POD_SECONDS, ROLLOUT_SECONDS
 from tests.support.doc_examples import section
@@ -36,14 +37,6 @@ def parent(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     other.delete_namespace()
 
 
-def test_dependency_entry_is_enough(parent):
-    stage = parent[0].stage
-    plain, verified = stage.launch().user, stage.launch_verified()
-    assert stage.tier(plain) is None
-    assert_reaches(stage, plain, egress=False)
-    assert_reaches(stage, verified, egress=True)
-
-
 def test_helm_test_of_the_parent_is_ours(parent):
     said = parent[0].stage.helm("test", "parent", "--logs", f"--timeout={ROLLOUT_SECONDS}s")
     assert re.search(r"unverified +kubernetes-api +shut +ok", said) and "FAILED" not in said, said
@@ -51,6 +44,7 @@ def test_helm_test_of_the_parent_is_ours(parent):
 
 def test_uninstalling_leaves_what_the_pages_say(parent):
     operator, before = parent
+    operator.stage.launch()
     servers = {pod["metadata"]["uid"] for pod in operator.stage.pods()}
     operator.stage.helm("uninstall", "parent", "--wait")
     tests = {f"pod/binder-egress-test{part}" for part in ("", "-control", "-unverified", "-tier-verified")}

@@ -50,22 +50,6 @@ def test_allow_gives_everybody_the_tier_and_captcha_leaves_it_to_those_who_solve
     assert_reaches(stage, plain, egress=False, closing=OPEN)
 
 
-def test_observe_labels_and_blocks_nobody(stage, switch):
-    # JupyterHub's own policy is off here, so nothing would isolate user pods any more.
-    with pytest.raises(Failed, match="no other policy isolates user pods"):
-        switch("observe")
-    assert "binder-egress-base" in policies(stage)
-    switch("observe", "--set=observe.withoutPolicies=true")
-    assert policies(stage).isdisjoint({"binder-egress-base", "binder-egress-tier-verified"})
-    plain = stage.launch().user
-    stage.launch_verified()
-    assert stage.tier(plain) is None
-    # Without our policies everything is open, so every target of the other tests can be reached. Our own pods keep their policies.
-    own = {"in-cluster port of the verifier", "Redis"}
-    tried = {**stage.targets(), **forbidden(stage)}
-    await_open(stage, plain, tried, own)
-
-
 def documented(stage: Stage, script: str) -> str:
     """What commands of the documentation print. They name the namespace `binder`."""
     kubectl = f"kubectl --context {stage.context}" if stage.context else "kubectl"
@@ -74,7 +58,6 @@ def documented(stage: Stage, script: str) -> str:
 
 
 def test_deny_needs_one_policy(stage, switch, bypass, tmp_path):
-    switch("captcha")
     verified = stage.launch_verified()
     # As docs/abuse.md says, what ends with `deny` can be saved, and the servers that had a tier are still known.
     page = (TOP / "docs/abuse.md").read_text()
@@ -114,6 +97,22 @@ def test_deny_needs_one_policy(stage, switch, bypass, tmp_path):
     said = stage.kubectl("logs", "binder-egress-test-unverified")
     assert re.search("FAILED: must be shut, and is open: .*kubernetes-api", said), said
     stage.kubectl("delete", "pods", "-l", "binder-egress/gatecheck=test")
+
+
+def test_observe_labels_and_blocks_nobody(stage, switch):
+    # JupyterHub's own policy is off here, so nothing would isolate user pods any more.
+    with pytest.raises(Failed, match="no other policy isolates user pods"):
+        switch("observe")
+    assert "binder-egress-base" in policies(stage)
+    switch("observe", "--set=observe.withoutPolicies=true")
+    assert policies(stage).isdisjoint({"binder-egress-base", "binder-egress-tier-verified"})
+    plain = stage.launch().user
+    stage.launch_verified()
+    assert stage.tier(plain) is None
+    # Without our policies everything is open, so every target of the other tests can be reached. Our own pods keep their policies.
+    own = {"in-cluster port of the verifier", "Redis"}
+    tried = {**stage.targets(), **forbidden(stage)}
+    await_open(stage, plain, tried, own)
 
 
 def test_off_leaves_nothing_behind_and_launches_go_on(stage, switch):

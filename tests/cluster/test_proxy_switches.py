@@ -11,7 +11,6 @@ from tests.support.cluster.egress_proxy import (
     ask,
     ask_until,
     await_variables,
-    installed,
     launch,
     pod_variables,
     tunnel,
@@ -29,15 +28,21 @@ print(sorted(name for name in os.environ if name.upper() in ("HTTP_PROXY", "HTTP
 """The proxy's variables in a pod."""
 
 
-@pytest.fixture(autouse=True)
-def captcha(stage: Stage) -> Iterator[None]:
-    """Each test begins in mode captcha, with one replica of the proxy: each upgrade replaces one pod after the other."""
-    with installed(stage, *ONE):
-        yield
-
-
 def switch(stage: Stage, mode: str, *more: str) -> None:
     stage.install_gate(*QUICK, *VALUES, *ONE, f"--set=mode={mode}", *more)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _restored(stage: Stage) -> Iterator[None]:
+    yield
+    stage.install_gate(*QUICK)
+
+
+@pytest.fixture(autouse=True)
+def captcha(stage: Stage) -> None:
+    """Each test begins in mode captcha, with one replica of the proxy: each upgrade replaces one pod after the other."""
+    switch(stage, "captcha")
+    await_variables(stage)
 
 
 def names(stage: Stage, user: str) -> str:

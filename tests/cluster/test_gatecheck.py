@@ -85,24 +85,7 @@ def _restored(stage):
     stage.install_gate(*QUICK)
 
 
-@pytest.fixture
-def without_link_local(stage):
-    """An installation that does not try IPv6 link-local, which may be open in this cluster and has its own test."""
-    internet = stage.targets()["public TCP"]
-    stage.install_gate(*QUICK, "--set=gatecheck.shut.link-local=false", f"--set=gatecheck.open.internet={internet}")
-
-
-def test_helm_test_passes_and_shows_what_is_open_and_shut(stage, without_link_local):
-    passed, table = helm_test(stage)
-    assert passed, table
-    found = cells(table)
-    assert found["unverified", "kubernetes-api"] == found["verified", "kubernetes-api"] == "shut ok"
-    assert found["unverified", "internet"] == "shut ok" and found["verified", "internet"] == "open ok"
-    assert found["unverified", "dns"] == "shut ok" and found["verified", "dns"] == "open ok"
-    assert found["unverified", "kubelet"] == found["unverified", "verifier"] == "shut ok"
-
-
-def test_link_local_is_seen_and_a_sysctl_closes_it(stage, network):
+def test_helm_test_shows_what_is_open_and_shut_and_a_sysctl_closes_link_local(stage, network):
     """Some network plugins filter by the addresses that Kubernetes knows for a pod, and fe80:: is not among them."""
     dead = [f"--set=gatecheck.shut.{name}=false" for name in ("kubelet", "hub", "verifier")]
     stage.install_gate(*QUICK, *dead)
@@ -115,10 +98,17 @@ def test_link_local_is_seen_and_a_sysctl_closes_it(stage, network):
     await_canary(stage, "link-local", not is_open)
     ((state, text),) = doctor(stage)["canary"]
     assert state == ("problem" if is_open else "ok") and "link-local" in text
-    stage.install_gate(*QUICK, *dead, "--set-string=gatecheck.sysctls.net\\.ipv6\\.conf\\.all\\.disable_ipv6=1")
+
+    closed = "--set-string=gatecheck.sysctls.net\\.ipv6\\.conf\\.all\\.disable_ipv6=1"
+    stage.install_gate(*QUICK, closed, f"--set=gatecheck.open.internet={stage.targets()['public TCP']}")
     passed, table = helm_test(stage)
     assert passed, table
-    assert cells(table)["unverified", "link-local"] == "– cannot try"
+    found = cells(table)
+    assert found["unverified", "link-local"] == "– cannot try"
+    assert found["unverified", "kubernetes-api"] == found["verified", "kubernetes-api"] == "shut ok"
+    assert found["unverified", "internet"] == "shut ok" and found["verified", "internet"] == "open ok"
+    assert found["unverified", "dns"] == "shut ok" and found["verified", "dns"] == "open ok"
+    assert found["unverified", "kubelet"] == found["unverified", "verifier"] == "shut ok"
 
 
 @pytest.mark.any_network

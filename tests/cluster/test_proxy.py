@@ -51,8 +51,10 @@ def test_pod_without_a_pass_reaches_a_listed_host_and_nothing_else(stage):
     asked_directly = set(stage.inside(user, "printenv", "NO_PROXY").strip().split(","))
     hub = urlsplit(stage.inside(user, "printenv", "JUPYTERHUB_API_URL").strip()).hostname
     assert asked_directly == {"localhost", "127.0.0.1", "::1", stage.pod(user)["status"]["podIP"], hub}
-    # Nothing is open except the proxy.
-    assert_reaches(stage, user, egress=False)
+    # Nothing is open except the proxy, and not the port of its pods' probes.
+    probes = {pod["metadata"]["name"]: f"tcp://{pod['status']['podIP']}:8082" for pod in stage.pods_of("proxy")}
+    assert len(probes) == 2
+    assert_reaches(stage, user, egress=False, more=probes)
 
 
 def test_unlock_opens_other_hosts_and_a_revocation_cuts_them(stage):
@@ -179,13 +181,6 @@ def test_network_that_hides_addresses_is_noticed(stage, hide):
     eventually(lambda: stage.metrics().get(hidden) == 1, RECONCILER_SECONDS)
     hide("-D")
     ask_until(stage, user, f"http://{LISTED}/", "200")
-
-
-def test_user_pods_do_not_reach_the_ports_of_the_proxys_probes(stage):
-    user = launch(stage)
-    pods = stage.pods_of("proxy")
-    reached = stage.battery(user, {pod["metadata"]["name"]: f"tcp://{pod['status']['podIP']}:8082" for pod in pods})
-    assert reached == dict.fromkeys(reached, False) and len(reached) == 2
 
 
 @pytest.mark.any_network

@@ -2,10 +2,9 @@
 
 Kept: the traits that configuration sets, the order of calls (badge_base_url in each build request; then, in each
 attempt: create the user, pre_launch_hook, start the server, follow its progress), attempts under new user names, the
-event stream with every error as an event, the client's address from X-Real-Ip or X-Forwarded-For, build_only, robots.txt
-and the refusal of crawlers. With
-auth_enabled: sign-in by JupyterHub, launches under the user's own name, named servers. Not here: pages, build tokens, rate
-limits, quotas, a limit of named servers, builds.
+event stream with every error as an event, the client's address from X-Real-Ip or X-Forwarded-For, build_only, and the
+refusal of crawlers. With auth_enabled: sign-in by JupyterHub, launches under the user's own name, named servers. Not here:
+pages, build tokens, rate limits, quotas, a limit of named servers, builds.
 """
 
 import asyncio
@@ -259,15 +258,6 @@ class VersionsHandler(web.RequestHandler):
         self.write({"binderhub": "stand-in"})
 
 
-class RobotsHandler(web.RequestHandler):
-    """GET robots.txt."""
-
-    def get(self):
-        """Keep crawlers away."""
-        self.set_header("Content-Type", "text/plain")
-        self.write("User-agent: *\nDisallow: /\n")
-
-
 class BinderHub(Application):
     """The stand-in's server."""
 
@@ -319,7 +309,6 @@ class BinderHub(Application):
         routes = [
             (rf"{self.base_url}build/([^/]+)/(.+)", build),
             (rf"{self.base_url}versions", VersionsHandler),
-            (rf"{self.base_url}robots\.txt", RobotsHandler),
         ]
         if self.auth_enabled:
             from jupyterhub.services.auth import HubOAuthCallbackHandler

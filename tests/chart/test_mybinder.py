@@ -102,6 +102,14 @@ def of_user_pods(objects):
     } - {"binder-egress-label-delay"}
 
 
+def assert_shut(objects):
+    """The gate is shut: our policies alone select user pods, and nobody pings."""
+    assert users(objects) == {"dind", "image-builder"}
+    assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
+    hub = seen_values(objects, "jupyterhub")
+    assert hub["singleuser"]["networkPolicy"]["enabled"] is False and hub["custom"]["binderEgress"]["closePing"] is True
+
+
 def test_page_has_each_diff_in_order():
     assert re.findall(r"`apply (\d)`\]\(mybinder/(.+?)\)", PAGE) == [(file.name[0], file.name) for file in DIFFS]
 
@@ -151,10 +159,8 @@ def test_minesweeper_leaves_the_canary_alone(after, render):
 
 def test_second_diff_shuts_the_gate_of_staging(render):
     objects = render(2, "staging")
-    assert users(objects) == {"dind", "image-builder"}
-    assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
+    assert_shut(objects)
     hub, binderhub = seen_values(objects, "jupyterhub"), seen_values(objects, "binderhub")
-    assert hub["singleuser"]["networkPolicy"]["enabled"] is False and hub["custom"]["binderEgress"]["closePing"] is True
     address = "https://ovh.staging.mybinder.org/egress/"
     assert f'content="{address}"' in binderhub["config"]["BinderHub"]["extra_header_html"]["binder-egress-address"]
     assert hub["singleuser"]["extraEnv"]["BINDER_EGRESS_URL"].startswith(f"{address}servers/$(JUPYTERHUB_USER)/")
@@ -207,10 +213,7 @@ def test_third_diff_makes_each_member_observe(render, member, host):
 
 def test_fourth_diff_shuts_the_gate_of_one_member(render):
     objects = render(4, "bids-ovh")
-    assert users(objects) == {"dind", "image-builder"}
-    assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
-    hub = seen_values(objects, "jupyterhub")
-    assert hub["singleuser"]["networkPolicy"]["enabled"] is False and hub["custom"]["binderEgress"]["closePing"] is True
+    assert_shut(objects)
     # Only what the emergency page deletes opens anything.
     assert re.findall(r"kubectl delete networkpolicy (\S+)", EMERGENCY) == ["binder-egress-tier-verified"]
     assert not objects["NetworkPolicy", "binder-egress-base"]["spec"].get("egress")
@@ -250,11 +253,7 @@ def test_sixth_diff_gives_staging_packages_without_a_pass(render):
     assert (variable["name"], variable["key"]) == ("binder-egress-proxy-variables", "address")
     for member in MEMBERS:
         assert render(6, member).keys() == before[member].keys()
-        # The fifth diff has shut all gates.
-        assert users(before[member]) == {"dind", "image-builder"}
-        assert of_user_pods(before[member]) == {"binder-egress-base", "binder-egress-tier-verified"}
-        hub = seen_values(before[member], "jupyterhub")
-        assert hub["singleuser"]["networkPolicy"]["enabled"] is False and hub["custom"]["binderEgress"]["closePing"] is True
+        assert_shut(before[member])  # by the fifth diff
 
 
 def test_seventh_diff_gives_all_members_what_staging_has(render):

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -76,19 +75,9 @@ def stage(request: pytest.FixtureRequest, evidence: Evidence) -> Iterator[Stage]
 
 
 @pytest.fixture(autouse=True)
-def _no_user_pods_left(stage: Stage, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each test begins without user pods: they cost memory, and tests count them. Pods of `kept_users` stay for the next test."""
+def _no_user_pods_left(stage: Stage) -> Iterator[None]:
+    """Each test begins without user pods: they cost memory, and tests count them."""
     yield
-    if "kept_users" not in request.fixturenames:
-        stage.delete_user_pods()
-
-
-@pytest.fixture(scope="module")
-def kept_users(stage: Stage) -> Iterator[tuple[str, str]]:
-    """The users of a server without a tier and of one with, for successive tests that leave both as they are."""
-    with ThreadPoolExecutor(2) as pool:
-        launched, verified = pool.submit(stage.launch), pool.submit(stage.launch_verified)
-    yield launched.result().user, verified.result()
     stage.delete_user_pods()
 
 

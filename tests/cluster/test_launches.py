@@ -15,14 +15,13 @@ ATTEMPTS = 3
 """One of this many launches must be in time."""
 
 
-def test_launch_without_a_pass_reaches_nothing(stage, kept_users):
-    assert stage.tier(kept_users[0]) is None
-    assert_reaches(stage, kept_users[0], egress=False, more=forbidden(stage))
-
-
-def test_launch_with_a_pass_has_its_tier(stage, kept_users):
-    stage.await_tier(kept_users[1], "verified")
-    assert_reaches(stage, kept_users[1], egress=True, more=forbidden(stage))
+def test_launch_with_a_pass_has_its_tier_and_one_without_reaches_nothing(stage):
+    with ThreadPoolExecutor(2) as pool:
+        launched, verified = pool.submit(stage.launch), pool.submit(stage.launch_verified)
+    plain, more = launched.result().user, forbidden(stage)
+    assert stage.tier(plain) is None
+    assert_reaches(stage, plain, egress=False, more=more)
+    assert_reaches(stage, verified.result(), egress=True, more=more)
 
 
 def test_grant_is_on_the_pod_when_the_launch_is_ready(stage):

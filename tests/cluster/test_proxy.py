@@ -29,7 +29,7 @@ from tests.support.cluster.egress_proxy import (
 )
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.stage import QUICK, Failed, Stage
-from tests.support.cluster.start_guard_pods import attempts, guard_of, start_pod
+from tests.support.cluster.start_guard_pods import attempts, guard_of, start_pod, with_variables
 from tests.support.cluster.timeouts import CANARY_SECONDS, POD_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
 from verifier.proxy.resolve import TRIES, TRY_SECONDS
@@ -77,12 +77,6 @@ def test_unlock_opens_other_hosts_and_a_revocation_cuts_them(stage):
 def test_groups_of_the_image_have_the_hosts_of_its_tools(stage):
     found = egress(stage, "hosts", "list")
     assert len(found["python"]) == 2 and len(found["node"]) == 1
-
-
-def with_variables(guard: dict, **values: str) -> dict:
-    """A start guard with other values of its variables."""
-    kept = [entry for entry in guard["env"] if entry["name"] not in values]
-    return {**guard, "env": [*kept, *({"name": name, "value": value} for name, value in values.items())]}
 
 
 def test_first_request_of_a_pod_is_served(stage):

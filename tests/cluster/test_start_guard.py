@@ -5,13 +5,13 @@ import json
 import pytest
 
 from tests.support.cluster.stage import Failed, Stage, signal_component
-from tests.support.cluster.start_guard_pods import attempts, guard_of, start_pod
+from tests.support.cluster.start_guard_pods import attempts, guard_of, start_pod, with_variables
 from tests.support.cluster.timeouts import POD_SECONDS
 
 BORN_AT_ONCE = 8
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def guard(stage: Stage) -> dict:
     """The init container, as JupyterHub made it."""
     return guard_of(stage.pod(stage.launch().user))
@@ -44,9 +44,7 @@ def test_new_pod_while_the_network_plugin_hangs(stage, network):
 
 
 def test_pod_that_is_never_isolated_starts_after_the_timeout(stage, guard):
-    (timeout,) = [entry for entry in guard["env"] if entry["name"] == "BINDER_EGRESS_START_GUARD_TIMEOUT"]
-    timeout["value"] = "2"
-    start_pod(stage, "early-open", guard, isolated=False)
+    start_pod(stage, "early-open", with_variables(guard, BINDER_EGRESS_START_GUARD_TIMEOUT="2"), isolated=False)
     (pod,) = attempts(stage).values()
     # `unclear` if a connection took too long at the very end, on a busy machine.
     assert pod.said["outcome"] in ("open", "unclear") and 1.5 <= pod.said["seconds"] <= POD_SECONDS and all(pod.reached)

@@ -32,6 +32,12 @@ def guard_of(pod: dict[str, Any]) -> dict[str, Any]:
     return {key: found[key] for key in ("name", "image", "command", "env", "securityContext", "resources")}
 
 
+def with_variables(guard: dict[str, Any], **values: str) -> dict[str, Any]:
+    """A start guard with other values of its variables."""
+    kept = [entry for entry in guard["env"] if entry["name"] not in values]
+    return {**guard, "env": [*kept, *({"name": name, "value": value} for name, value in values.items())]}
+
+
 def start_pod(
     stage: Stage, name: str, guard: dict[str, Any] | None, isolated: bool = True, seconds: float = 2.5, user: str = ""
 ) -> None:

@@ -12,6 +12,8 @@ from tests.support.cluster.stage import OPEN, Stage
 from tests.support.cluster.timeouts import SECRET_SECONDS
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = "example.com/owner/repo"
 
 

@@ -8,6 +8,8 @@ import pytest
 from tests.support.cluster.stage import Stage
 from tests.support.cluster.timeouts import POD_SECONDS
 
+pytestmark = pytest.mark.long
+
 SAID = "This server may have no internet access, or only packages."
 
 WITHOUT_BASH = "docker.io/library/redis:7.2-bookworm"

@@ -26,6 +26,7 @@ def test_label_set_by_hand_is_taken_off(stage):
     stage.await_tier(user, None)
 
 
+@pytest.mark.long
 def test_server_with_a_tier_gets_a_larger_one(stage):
     """The label changes, and with it the targets that packets reach."""
     with stage.installed("--set=tiers.verified.rank=1", "--set-json=tiers.small={}"):

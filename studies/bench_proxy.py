@@ -247,9 +247,9 @@ class Bench:
             "PROXY_ALL_CONNECTIONS": "100000",
         }
         environment = {**os.environ, **{f"BINDER_EGRESS_{name}": value for name, value in settings.items()}}
-        if source_ports:
-            environment["TEST_SOURCE_PORTS"] = str(source_ports)
-        command = [sys.executable, "-m", "tests.support.egress_proxy.command"]
+        ports = f"process.source_ports = lambda: {source_ports}; " if source_ports else ""
+        code = f"from verifier.cli import main; from verifier.proxy import process; {ports}main()"
+        command = [sys.executable, "-c", code, "proxy"]
         # Cut connections are logged, as in an installation.
         self.proxy = subprocess.Popen(command, env=environment, cwd=TOP, stderr=(folder / "log").open("w"))
         self.others = [self._role("internet")]

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from tests.support.egress_proxy.process import publish, running, status
+from tests.support.egress_proxy.process import ProxyProcess, publish, status
 from tests.support.waiting import eventually
 from verifier.proxy import build_registries
 from verifier.proxy.build_registries import python_hosts
@@ -18,27 +18,25 @@ def install(redis_server, store, folder, entry):
     """Run pip through a proxy whose list has one entry. Returns its exit code, its output, and the hosts that it requested."""
     written = subprocess.run([sys.executable, build_registries.__file__], check=True, capture_output=True, text=True).stdout
     (folder / "registries.json").write_text(written)
-    with running(redis_server.url, folder, [entry], TEST_REGISTRIES=str(folder / "registries.json")) as (port, admin, started):
+    proxy = ProxyProcess(redis_server, entry, registries=folder / "registries.json")
 
-        def ready():
-            publish(store)
-            return status(f"http://127.0.0.1:{admin}/readyz")[0] == 200
+    def ready():
+        publish(store)
+        return status(f"{proxy.admin}/readyz")[0] == 200
 
-        eventually(ready)
-        # As a user who has configured nothing except, perhaps, trusted certificates.
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_") or name == "PIP_CERT"}
-        command = ["install", "--no-deps", "--no-cache-dir", "--retries=1", f"--target={folder / 'packages'}", PACKAGE]
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", *command],
-            env={**kept, "PIP_CONFIG_FILE": os.devnull, "HTTPS_PROXY": f"http://127.0.0.1:{port}", "NO_PROXY": ""},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        # The proxy has logged every connection when it has drained.
-        started.terminate()
-        started.wait(30)
-    lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    eventually(ready)
+    # As a user who has configured nothing except, perhaps, trusted certificates.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_") or name == "PIP_CERT"}
+    command = ["install", "--no-deps", "--no-cache-dir", "--retries=1", f"--target={folder / 'packages'}", PACKAGE]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *command],
+        env={**kept, "PIP_CONFIG_FILE": os.devnull, "HTTPS_PROXY": f"http://127.0.0.1:{proxy.port}", "NO_PROXY": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # The proxy has logged every connection when it has drained.
+    lines = [json.loads(line) for line in proxy.stop()]
     return done.returncode, done.stdout + done.stderr, {line["host"] for line in lines if line.get("host")}
 
 

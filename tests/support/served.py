@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 # The modules that the commands load when they run.
+import verifier.proxy.process
 import verifier.web.app
 import verifier.web.gunicorn
 import verifier.web.receiver  # noqa: F401

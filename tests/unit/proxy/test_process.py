@@ -3,15 +3,15 @@
 import asyncio
 import itertools
 import json
-import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import AsyncMock, Mock
 
 import pytest
 
-from tests.support.egress_proxy.process import publish, running, status
+from tests.support.egress_proxy.process import ProxyProcess, publish, status
 from tests.support.ports import free_port
 from tests.support.reconciling import announce
 from tests.support.waiting import eventually
@@ -27,10 +27,10 @@ from verifier.store.errors import StoreUnavailable
 
 
 @pytest.fixture
-def process(redis_server, tmp_path):
-    """A running proxy: its port, the port of its probes, and the process."""
-    with running(redis_server.url, tmp_path, ["ok.example"], TEST_PUBLISH_SECONDS="0.2", TEST_HUB_SECONDS="0.1") as found:
-        yield found
+def process(redis_server):
+    found = ProxyProcess(redis_server, "ok.example")
+    yield found
+    found.kill()
 
 
 def ask(port, target="evil.example:443"):
@@ -43,34 +43,31 @@ def ask(port, target="evil.example:443"):
 
 
 def test_proxy_is_ready_once_the_reconciler_is_heard(process, store):
-    port, admin, _ = process
-    assert status(f"http://127.0.0.1:{admin}/readyz")[0] == 503
-    assert ask(port).startswith("HTTP/1.1 503 The egress proxy does not know this server yet")
+    assert status(f"{process.admin}/readyz")[0] == 503
+    assert ask(process.port).startswith("HTTP/1.1 503 The egress proxy does not know this server yet")
 
     def ready():
         publish(store)
-        return status(f"http://127.0.0.1:{admin}/readyz")[0] == 200
+        return status(f"{process.admin}/readyz")[0] == 200
 
     eventually(ready)
-    head, _, body = ask(port).partition("\r\n\r\n")
+    head, _, body = ask(process.port).partition("\r\n\r\n")
     assert head.startswith("HTTP/1.1 403 No internet access: open https://hub.example/egress/servers/alice/\r\n")
     assert "Proxy-Status: binder-egress; error=http_request_denied" in head and body.startswith("No internet access")
-    found, text = status(f"http://127.0.0.1:{port}/")
+    found, text = status(f"http://127.0.0.1:{process.port}/")
     assert found == 200 and json.loads(text)["uid"] == "uid-1"
-    metrics = status(f"http://127.0.0.1:{admin}/metrics")[1]
+    metrics = status(f"{process.admin}/metrics")[1]
     line = 'binder_egress_proxy_connections_total{decision="refused",group="",rule="not-listed",tier="unverified"} 1.0'
     assert line in metrics
-    assert status(f"http://127.0.0.1:{admin}/other")[0] == 404
+    assert status(f"{process.admin}/other")[0] == 404
     eventually(store.wanted_hosts)
     assert [(row["repository"], row["host"], row["times"]) for row in store.wanted_hosts()] == [("", "evil.example", 1)]
 
 
 def test_jupyterhub_is_refused_once_a_launch_has_said_where_it_is(process, store):
-    port, _, _ = process
-
     def answer(host):
         publish(store)
-        return ask(port, f"{host}:443").partition("\r\n")[0]
+        return ask(process.port, f"{host}:443").partition("\r\n")[0]
 
     own = "HTTP/1.1 403 The hub itself is not reachable through its egress proxy"
     eventually(lambda: answer("jupyter.example").startswith("HTTP/1.1 403 No internet access"))
@@ -92,16 +89,16 @@ def test_jupyterhub_is_refused_once_a_launch_has_said_where_it_is(process, store
 
 def test_proxy_drains(process):
     """After SIGTERM the proxy accepts no new connections, and open ones go on."""
-    port, admin, started = process
-    with socket.create_connection(("127.0.0.1", port), 10) as held:
+    address = ("127.0.0.1", process.port)
+    with socket.create_connection(address, 10) as held, ThreadPoolExecutor(1) as pool:
         time.sleep(0.3)
-        started.send_signal(signal.SIGTERM)
-        eventually(lambda: status(f"http://127.0.0.1:{admin}/readyz")[0] == 503)
+        ended = pool.submit(process.stop)
+        eventually(lambda: status(f"{process.admin}/readyz")[0] == 503)
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), 10)
+            socket.create_connection(address, 10)
         held.sendall(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
         assert held.recv(100).startswith(b"HTTP/1.1 400 ")
-    assert started.wait(30) == 0
+    ended.result()
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,16 @@
 Each page writes its client's reports into `record`, and counts finished launches in `done`.
 """
 
-import http.server
-import os
 import subprocess
 import threading
 from dataclasses import dataclass, field
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.support import TOP
+from tests.support.launch_page import Handler, bundle
 
-MODULES = TOP / "frontend/node_modules"
 CONTENT_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".html": "text/html; charset=utf-8"}
 
 EVENT_SOURCE = """<script>
@@ -118,14 +117,10 @@ THEBE = """<script src="/npm/thebe/lib/index.js"></script>
 CLIENTS = {"EventSource": EVENT_SOURCE, "fetch": FETCH, "binderhub-client": CLIENT, "thebe-core": THEBE_CORE, "thebe": THEBE}
 
 
-def client_script() -> bytes:
-    """The client `@jupyterhub/binderhub-client` as a page's global variable."""
-    source = (
-        'import { BinderRepository } from "@jupyterhub/binderhub-client/client.js"; window.BinderRepository = BinderRepository;'
-    )
-    command = [MODULES / ".bin/esbuild", "--bundle", "--format=iife"]
-    environment = {**os.environ, "NODE_PATH": str(MODULES)}
-    return subprocess.run(command, input=source.encode(), check=True, stdout=subprocess.PIPE, env=environment).stdout
+CLIENT_AS_A_GLOBAL_VARIABLE = """
+  import { BinderRepository } from "@jupyterhub/binderhub-client/client.js";
+  window.BinderRepository = BinderRepository;
+"""
 
 
 @dataclass
@@ -137,15 +132,10 @@ class ThirdPartySite:
 
     def __post_init__(self) -> None:
         npm = subprocess.run([TOP / "ci/thebe"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-        script = client_script()
+        script = bundle(CLIENT_AS_A_GLOBAL_VARIABLE)
         site = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args: object) -> None:
-                pass
-
+        class Pages(Handler):
             def do_GET(self) -> None:
                 path = urlsplit(self.path).path
                 if path.startswith("/npm/") and ".." not in path:
@@ -153,17 +143,11 @@ class ThirdPartySite:
                     body = file.read_bytes() if file.is_file() else None
                 else:
                     body = {"/client.js": script, **site.pages}.get(path)
-                self.send_response(404 if body is None else 200)
-                self.send_header("Content-Type", CONTENT_TYPES.get(Path(path).suffix, "application/octet-stream"))
-                self.send_header("Content-Length", str(len(body or b"")))
-                if path.endswith(".html"):
-                    for name, value in site.headers.items():
-                        self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body or b"")
+                kind = CONTENT_TYPES.get(Path(path).suffix, "application/octet-stream")
+                headers = site.headers if path.endswith(".html") else {}
+                self.answer(404 if body is None else 200, body or b"", kind, **headers)
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
         self.origin = f"http://localhost:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.support import TOP
 from tests.support.apps import reconciler
-from tests.support.third_party_site import CLIENTS, MODULES
+from tests.support.launch_page import MODULES
+from tests.support.third_party_site import CLIENTS
 from tests.support.waiting import eventually
 from verifier.records import Server
 

@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import yaml
 from tests.support import TOP
 from tests.support.apps import API_TOKEN, DIRECT
 
-HERE = Path(__file__).parent
+PAGE = Path(__file__).with_name("page.js").read_text()
 VALUES = yaml.safe_load((TOP / "chart/values.yaml").read_text())
 HEADER: dict[str, str] = VALUES["integration"]["binderhub"]["config"]["BinderHub"]["extra_header_html"]
 """The snippets that the chart puts into BinderHub's page."""
@@ -30,12 +30,13 @@ HEADER: dict[str, str] = VALUES["integration"]["binderhub"]["config"]["BinderHub
 LIMIT = 100.0
 """The most seconds that the double waits for a test: longer than any wait of a test, or a gate would open by itself."""
 
+MODULES = TOP / "frontend/node_modules"
 
-def bundle() -> bytes:
-    """The page's script, built with the client that frontend/package.json pins."""
-    modules = TOP / "frontend/node_modules"
-    command = [modules / ".bin/esbuild", HERE / "page.js", "--bundle", "--format=iife"]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, env={**os.environ, "NODE_PATH": str(modules)}).stdout
+
+def bundle(source: str = PAGE) -> bytes:
+    """A script, by default the page's, built with the client that frontend/package.json pins."""
+    command, environment = [MODULES / ".bin/esbuild", "--bundle", "--format=iife"], {**os.environ, "NODE_PATH": str(MODULES)}
+    return subprocess.run(command, input=source.encode(), check=True, stdout=subprocess.PIPE, env=environment).stdout
 
 
 @dataclass
@@ -51,23 +52,17 @@ class Build:
     tier: str | None = None
 
 
-@dataclass
-class Gate:
+class Gate(threading.Event):
     """Something that a request waits for; open unless a test closes it."""
 
-    event: threading.Event = field(default_factory=threading.Event)
+    open, close = threading.Event.set, threading.Event.clear
 
-    def __post_init__(self) -> None:
-        self.event.set()
-
-    def close(self) -> None:
-        self.event.clear()
-
-    def open(self) -> None:
-        self.event.set()
+    def __init__(self) -> None:
+        super().__init__()
+        self.open()
 
     def pass_through(self) -> None:
-        self.event.wait(LIMIT)
+        self.wait(LIMIT)
 
 
 BUNDLE = "static/dist/bundle.js"
@@ -75,6 +70,57 @@ BUNDLE = "static/dist/bundle.js"
 
 CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "cache-control"}
 """Headers of each of BinderHub's answers. The first is its setting cors_allow_origin, as mybinder.org sets it."""
+
+OWN = ("connection", "content-length", "date", "server", "transfer-encoding")
+"""Headers that the ingress sets itself."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """What the servers of the tests have in common."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes = b"", kind: str = "text/html; charset=UTF-8", **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        if status != 204:
+            self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True
+
+    def read_body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def ask(self, host: str, path: str, client: str, **more: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        """Forward the request of a client with its `body` to a host, as an ingress does."""
+        connection = http.client.HTTPConnection(host, timeout=60)
+        headers = {key: value for key, value in self.headers.items() if key.lower() not in ("connection", "accept-encoding")}
+        connection.request(self.command, path, self.body or None, headers | {"X-Forwarded-For": client} | more)
+        return connection, connection.getresponse()
+
+    def pass_on(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, **more: str) -> None:
+        """Answer with what a server has answered to `ask`."""
+        content = response.read()
+        self.send_response(response.status)
+        for name, value in (*response.getheaders(), *more.items()):
+            if name.lower() not in OWN:
+                self.send_header(name, value)
+        if response.status not in (204, 304):
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+        connection.close()
 
 
 class BinderHub:
@@ -108,7 +154,6 @@ class BinderHub:
         self.stopping = threading.Event()
         self._lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.server.daemon_threads = True
         self.port = self.server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}{base}"
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
@@ -210,10 +255,13 @@ class BinderHub:
             "requested_at": time.time(),
             "context": True,
         }
-        headers = {"Authorization": f"Bearer {API_TOKEN}", "Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.verifier[1]}/api/launches", json.dumps(launch).encode(), headers)
-        with DIRECT.open(request, timeout=60) as answer:
-            return json.load(answer)["tier"]
+        return json.loads(self.report(json.dumps(launch).encode(), f"Bearer {API_TOKEN}"))["tier"]
+
+    def report(self, launch: bytes, authorization: str) -> bytes:
+        """Send a launch to the verifier. Returns the decision."""
+        headers = {"Authorization": authorization, "Content-Type": "application/json"}
+        with DIRECT.open(urllib.request.Request(f"{self.verifier[1]}/api/launches", launch, headers), timeout=60) as answer:
+            return answer.read()
 
     def _stream(self, handler: Any, build: Build) -> tuple[dict[str, str], Iterator[bytes]]:
         """The headers of the answer to a build request, and its events."""
@@ -231,33 +279,12 @@ class BinderHub:
         else:
             handler.answer(405, b"<html><title>405: Method Not Allowed</title></html>", **handler.cors())
 
-    def _handler(hub) -> type[BaseHTTPRequestHandler]:  # `self` is the handler's
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-            def answer(self, status: int, body: bytes = b"", kind: str = "text/html; charset=UTF-8", **headers: str) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                if status != 204:
-                    self.send_header("Content-Length", str(len(body)))
-                for name, value in headers.items():
-                    self.send_header(name.replace("_", "-"), value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def handle_one_request(self) -> None:
-                try:
-                    super().handle_one_request()
-                except (ConnectionError, TimeoutError):
-                    self.close_connection = True
-
+    def _handler(hub) -> type[Handler]:  # `self` is the handler's
+        class Ingress(Handler):
             def do_GET(self) -> None:
                 path = urlsplit(self.path).path
                 # The body is read once: a second read would wait for the next request.
-                self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.body = self.read_body()
                 with hub._lock:
                     if self.command == "POST":
                         hub.posted[path] = self.body
@@ -315,25 +342,9 @@ class BinderHub:
                 elif fault == "garbage":
                     self.answer(200, b"<h1>Welcome to our Wi-Fi</h1>")
                 else:
-                    host = urlsplit(hub.verifier[0]).netloc
-                    connection = http.client.HTTPConnection(host, timeout=60)
-                    headers = {
-                        key: value for key, value in self.headers.items() if key.lower() not in ("connection", "accept-encoding")
-                    }
                     query = urlsplit(self.path).query
                     target = f"/egress/{quote(path, safe='/%')}" + (f"?{query}" if query else "")
-                    connection.request(self.command, target, self.body or None, headers | {"X-Forwarded-For": hub.client})
-                    response = connection.getresponse()
-                    content = response.read()
-                    self.send_response(response.status)
-                    for key, value in response.getheaders():
-                        if key.lower() not in ("connection", "content-length", "date", "server", "transfer-encoding"):
-                            self.send_header(key, value)
-                    if response.status not in (204, 304):
-                        self.send_header("Content-Length", str(len(content)))
-                    self.end_headers()
-                    self.wfile.write(content)
-                    connection.close()
+                    self.pass_on(*self.ask(urlsplit(hub.verifier[0]).netloc, target, hub.client))
 
             def build(self, spec: str) -> None:
                 query = parse_qs(urlsplit(self.path).query)
@@ -368,4 +379,4 @@ class BinderHub:
             def cors(self) -> dict[str, str]:
                 return {name.replace("-", "_"): value for name, value in CORS.items()}
 
-        return Handler
+        return Ingress

@@ -11,16 +11,15 @@ import subprocess
 import tempfile
 import threading
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from tests.support import TOP
-from tests.support.apps import API_TOKEN, DIRECT
-from tests.support.launch_page import BinderHub, Build
+from tests.support.apps import API_TOKEN
+from tests.support.launch_page import OWN, BinderHub, Build, Handler
 from tests.support.ports import free_port
 
 PYTHON = os.environ.get("BINDERHUB_PYTHON", "")
@@ -41,10 +40,6 @@ def is_installed() -> bool:
     if PYTHON and not found:
         raise RuntimeError(f"BINDERHUB_PYTHON={PYTHON} has no package binderhub")
     return found
-
-
-OWN = ("connection", "content-length", "date", "server", "transfer-encoding")
-"""Headers that the ingress sets itself."""
 
 
 class Process:
@@ -87,7 +82,6 @@ class RealBinderHub(BinderHub):
         self._process = process
         self._sent: object = None
         self._edge = ThreadingHTTPServer(("127.0.0.1", 0), self._edge_handler())
-        self._edge.daemon_threads = True
         threading.Thread(target=self._edge.serve_forever, args=(0.05,), daemon=True).start()
         self.inner = free_port()
         process.do(
@@ -118,29 +112,12 @@ class RealBinderHub(BinderHub):
                 self._sent = (header, banned)
 
     def _ask(self, handler: Any, **more: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """Forward a request as an ingress does."""
         self._configure()
-        connection = http.client.HTTPConnection("127.0.0.1", self.inner, timeout=60)
-        headers = {key: value for key, value in handler.headers.items() if key.lower() not in ("connection", "accept-encoding")}
-        connection.request(handler.command, handler.path, handler.body or None, headers | {"X-Forwarded-For": self.client} | more)
-        return connection, connection.getresponse()
+        return handler.ask(f"127.0.0.1:{self.inner}", handler.path, self.client, **more)
 
     def _own(self, handler: Any, inside: str) -> None:
         connection, response = self._ask(handler)
-        content = response.read()
-        handler.send_response(response.status)
-        for name, value in response.getheaders():
-            if name.lower() not in OWN:
-                handler.send_header(name, value)
-        if response.headers.get_content_type() == "text/html":
-            for name, value in self.headers.items():
-                handler.send_header(name, value)
-        if response.status not in (204, 304):
-            handler.send_header("Content-Length", str(len(content)))
-        handler.end_headers()
-        if handler.command != "HEAD":
-            handler.wfile.write(content)
-        connection.close()
+        handler.pass_on(connection, response, **(self.headers if response.headers.get_content_type() == "text/html" else {}))
 
     def _stream(self, handler: Any, build: Build) -> tuple[dict[str, str], Iterator[bytes]]:
         connection, response = self._ask(handler, **{"X-Test-Build": json.dumps({"user": build.user, "fails": self.fails})})
@@ -164,20 +141,9 @@ class RealBinderHub(BinderHub):
         finally:
             connection.close()
 
-    def _edge_handler(hub) -> type[BaseHTTPRequestHandler]:  # `self` is the handler's
-        class Handler(BaseHTTPRequestHandler):
+    def _edge_handler(hub) -> type[Handler]:  # `self` is the handler's
+        class Edge(Handler):
             """The part of JupyterHub's API that BinderHub needs, and the verifier as the launch hook sees it."""
-
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-            def answer(self, status: int, body: bytes = b"{}") -> None:
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
 
             def do_GET(self) -> None:
                 self.send_response(200)
@@ -193,23 +159,20 @@ class RealBinderHub(BinderHub):
                 self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self.read_body()
                 if self.path == "/api/launches":
                     self.announce(body)
                     return
                 if self.path.endswith("/servers/"):
                     hub.launched(self.path.split("/")[-3])
-                self.answer(201)
+                self.answer(201, b"{}")
 
             def announce(self, body: bytes) -> None:
                 if hub.verifier is None or hub.rests:
                     self.answer(503)
                     return
-                headers = {"Authorization": self.headers["Authorization"], "Content-Type": "application/json"}
-                request = urllib.request.Request(f"{hub.verifier[1]}/api/launches", body, headers)
                 try:
-                    with DIRECT.open(request, timeout=60) as answer:
-                        decided = answer.read()
+                    decided = hub.report(body, self.headers["Authorization"])
                 except urllib.error.HTTPError as error:
                     self.answer(error.code)
                     return
@@ -217,4 +180,4 @@ class RealBinderHub(BinderHub):
                 next(build for build in hub.builds if build.user == user).tier = json.loads(decided)["tier"]
                 self.answer(200, decided)
 
-        return Handler
+        return Edge

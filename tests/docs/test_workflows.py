@@ -4,12 +4,12 @@ runs actionlint."""
 import os
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
+
 WORKFLOWS = sorted((TOP / ".github/workflows").glob("*.yml"))
 
 
@@ -51,7 +51,8 @@ def test_lock_files_are_made_without_strangers_programs_and_without_the_token():
     assert " --only-binary :all: " in compiled
 
 
-def test_a_release_is_refused_while_a_file_has_another_version():
+def test_all_files_have_one_version_and_a_release_of_another_is_refused():
+    """The changelog is the exception: it says `(unreleased)` until the release is made."""
     refused = subprocess.run([TOP / "ci/release-check", "9.9.9-rc.1"], capture_output=True, text=True)
     assert refused.returncode == 1 and not refused.stdout
     places = (
@@ -60,10 +61,6 @@ def test_a_release_is_refused_while_a_file_has_another_version():
         " pyproject.toml client/pyproject.toml frontend/pages/package.json CHANGELOG.md"
     )
     assert set(re.findall(r"^(\S+?)[:,]", refused.stderr, re.MULTILINE)) == set(places.split())
-
-
-def test_all_files_have_one_version():
-    """The changelog is the exception: it says `(unreleased)` until the release is made."""
     (version,) = re.findall(r"^version: (\S+)$", (TOP / "chart/Chart.yaml").read_text(), re.MULTILINE)
     checked = subprocess.run([TOP / "ci/release-check", version], capture_output=True, text=True)
     assert checked.stderr in ("", f"Not {version}:\nCHANGELOG.md, the first heading: {version} (unreleased)\n")

@@ -6,7 +6,7 @@ import re
 import subprocess
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from playwright.sync_api import Locator, Page, TimeoutError, expect
 
@@ -37,15 +37,6 @@ def notebook_of(*cells: str) -> str:
         for index, cell in enumerate(cells)
     ]
     return json.dumps({"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5})
-
-
-class Served(Protocol):
-    """A Jupyter server whose pages a browser opens, at `origin`, without a slash at the end."""
-
-    origin: str
-
-    def notebook(self, *cells: str) -> str:
-        """Write a notebook with cells of code: its name."""
 
 
 class Jupyter:
@@ -106,9 +97,9 @@ class Jupyter:
 
 
 class Lab:
-    """A tab with JupyterLab, or with Notebook 7, and a notebook in it."""
+    """A tab with JupyterLab, or with Notebook 7, and a notebook in it. `jupyter` has the `origin` and `notebook` of `Jupyter`."""
 
-    def __init__(self, page: Page, jupyter: Served, *cells: str, notebook: bool = False) -> None:
+    def __init__(self, page: Page, jupyter: Any, *cells: str, notebook: bool = False) -> None:
         self.page = page
         self.faults: list[str] = []
         """The messages and errors of the extension. Jupyter's own faults do not name it."""

@@ -1,7 +1,7 @@
 """The command-line client, as a process and on a terminal."""
 
 import os
-import pty
+import shlex
 import subprocess
 import sys
 import time
@@ -14,32 +14,24 @@ from verifier.records import KnownServer, Server
 PACKAGE = TOP / "client/binder_egress_client"
 SPEC = "gh/o/cached/HEAD"
 HCAPTCHA = {"captcha_providers": {"hcaptcha": {"siteKey": "site-key"}}, "captcha_secrets": {"HCAPTCHA": "provider-secret"}}
+COMMAND = [sys.executable, "-m", "binder_egress_client"]
+
+
+def environment(**variables):
+    return {**os.environ, "PYTHONPATH": str(PACKAGE.parent), **variables}
 
 
 def process(*arguments, **options):
     """The command as a process."""
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), **options.pop("env", {})}
-    return subprocess.Popen([sys.executable, "-m", "binder_egress_client", *arguments], env=environment, text=True, **options)
+    return subprocess.Popen([*COMMAND, *arguments], env=environment(), text=True, **options)
 
 
-def on_a_terminal(*arguments, env=None):
+def on_a_terminal(*arguments, **variables):
     """Run the command on a terminal. Returns its output and its exit code."""
-    master, slave = pty.openpty()
-    running = process(
-        *arguments, stdin=slave, stdout=slave, stderr=slave, env={"TERM": "xterm-256color", "COLUMNS": "100", **(env or {})}
-    )
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(master, 4096)
-        except OSError:  # Linux reports the end of a terminal as an error
-            break
-        if not chunk:
-            break
-        shown += chunk
-    os.close(master)
-    return shown.decode(), running.wait(60)
+    script = ["script", "--quiet", "--return", "--command", shlex.join([*COMMAND, *arguments]), "/dev/null"]
+    shown = environment(TERM="xterm-256color", COLUMNS="100", **variables)
+    done = subprocess.run(script, env=shown, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=60)
+    return done.stdout.decode(), done.returncode
 
 
 class Streams(BinderHub):

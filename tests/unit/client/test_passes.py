@@ -59,7 +59,7 @@ def test_terminal_gets_a_qr_code_and_respects_no_color(interactive, store):
     arguments = ("unlock", f"{interactive.url}egress/servers/alice/", "--wait", "1")
     shown, code = on_a_terminal(*arguments)
     assert code == 3 and "█" in shown and "\x1b[97;40m" in shown
-    shown, _ = on_a_terminal(*arguments, env={"NO_COLOR": "1"})
+    shown, _ = on_a_terminal(*arguments, NO_COLOR="1")
     # The progress display moves the cursor, but nothing has a colour.
     assert "█" in shown and not re.search(r"\x1b\[[0-9;]*(?:3|4|9|10)[0-7][0-9;]*m", shown)
 

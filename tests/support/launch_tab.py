@@ -42,11 +42,10 @@ class Tab:
         self.text = page.locator("#binder-egress .text")
         self.hosts = {"127.0.0.1", "localhost", INSECURE_HOST, PREVIEW}
         self.noise = ["task queue exceeded allotted deadline"]  # xterm.js, which shows the build's log, on a slow machine
-        """Patterns of console messages in which the browser reports faults that the test causes on purpose."""
+        """Patterns of errors, and of console messages, that the test causes on purpose."""
         self.requests = []
         self.faults = []
-        """Errors that must not happen. A test that causes some replaces this with a list that ignores them."""
-        page.on("pageerror", lambda error: self.faults.append(f"thrown: {error}"))
+        page.on("pageerror", lambda error: self._note("thrown", str(error)))
         page.on("console", self._console)
         page.on("request", lambda request: self.requests.append(request.url))
         # Record each state of the panel. The session keeps them after the page has left for the server.
@@ -58,11 +57,13 @@ class Tab:
             }).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-state"] });"""
         )
 
+    def _note(self, kind, text, url=""):
+        if not any(re.search(pattern, text) for pattern in self.noise) and urlsplit(url).hostname != PREVIEW:
+            self.faults.append(f"{kind}: {text} {url}")
+
     def _console(self, message):
-        preview = urlsplit(message.location.get("url", "")).hostname == PREVIEW
-        noise = preview or any(re.search(pattern, message.text) for pattern in self.noise)
-        if message.type in ("error", "warning") and not noise:
-            self.faults.append(f"console: {message.text} {message.location.get('url', '')}")
+        if message.type in ("error", "warning"):
+            self._note("console", message.text, message.location.get("url", ""))
 
     @property
     def states(self):
@@ -102,7 +103,7 @@ class Tab:
         return self.panel.get_by_role("button", name=EN[name], exact=True)
 
     def check(self):
-        assert self.faults == [], list(self.faults)
+        assert self.faults == []
         others = {urlsplit(url).hostname for url in self.requests if not url.startswith(("data:", "blob:"))} - self.hosts
         assert not others
 
@@ -198,20 +199,8 @@ def build_by_script(opened):
     )
 
 
-CLIENT_ERRORS = "EventStream|^thrown: Error$"
+CLIENT_ERRORS = "EventStream|^Error$"
 """The errors of the client in BinderHub's page when a stream has ended. In the real page's bundle they have no name."""
-
-
-class Ignored(list):
-    """A list of faults that ignores those that match a pattern, a regular expression."""
-
-    def __init__(self, pattern):
-        super().__init__()
-        self._pattern = pattern
-
-    def append(self, fault):
-        if not re.search(self._pattern, fault):
-            super().append(fault)
 
 
 def person(opened):

@@ -11,7 +11,6 @@ from tests.support.launch_tab import (
     EN,
     LOADED,
     PROMISE,
-    Ignored,
     Tab,
     ask_until,
     build_by_script,
@@ -253,9 +252,8 @@ def test_launch_that_fails_is_promised_nothing(failure, hub, tab):
     hub.cuts = int(failure == "cut")
     # The page of a repository has no button. People who launch from the home page press its button again.
     opened = home(hub, tab)
-    opened.noise.append("503")
     # The page's client throws errors of its own.
-    opened.faults = Ignored(CLIENT_ERRORS)
+    opened.noise += ["503", CLIENT_ERRORS]
     opened.page.wait_for_function(LOADED)
     hub.gates["challenge"].close()
     press_launch(opened)
@@ -278,8 +276,7 @@ def test_failed_launch_does_not_hide_the_panel_of_the_next(hub, tab):
     hub.failures = 1
     hub.rests = True
     opened = home(hub, tab)
-    opened.noise.append("503")
-    opened.faults = Ignored(CLIENT_ERRORS)
+    opened.noise += ["503", CLIENT_ERRORS]
     opened.page.wait_for_function(LOADED)
     held = []
     opened.page.route("**/egress/challenge?*", lambda route: held.append(route), times=1)

@@ -11,7 +11,6 @@ from tests.support.launch_tab import (
     CLIENT_ERRORS,
     EN,
     LOADED,
-    Ignored,
     build_by_script,
     end_wait,
     home,
@@ -195,7 +194,7 @@ def test_retry_after_the_pass_has_expired_asks_the_person_again(double, redis_se
     hub = start(**double.settings("turnstile"))
     hub.fails = True
     opened = home(hub, tab)
-    opened.faults = Ignored(CLIENT_ERRORS)
+    opened.noise.append(CLIENT_ERRORS)
     opened.page.wait_for_function(LOADED)
     held = []
     opened.page.route("**/build/**", lambda route: held.append(route), times=1)

@@ -3,14 +3,14 @@
 import json
 import re
 import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
-import attack
-
+from tests.support import TOP
 from verifier.store.redeeming import MOVES
+
+sys.path.insert(0, str(TOP / "studies"))
+import attack
 
 PASSES = 3000
 """The numbers of passes for which docs/fairness.md states prices."""
@@ -21,7 +21,7 @@ ROUNDED = 0.995
 FASTER = 1.5
 """A compiled solver may be better than documented by this factor, relative to the client on the same machine: machines differ."""
 
-DOCUMENT = (Path(__file__).parents[2] / "docs/fairness.md").read_text()
+DOCUMENT = (TOP / "docs/fairness.md").read_text()
 
 
 def rows(heading):
@@ -65,26 +65,20 @@ def test_attackers_pay_what_is_documented(found):
     for row in found["attackers"]:
         assert row["passes"] == PASSES
         assert row["base_works"] >= ROUNDED * DOCUMENTED[row["name"]][row["in_advance"]], row
-
-
-def test_no_order_of_trying_is_cheaper(found):
+    # No order of trying is cheaper.
     assert found["tries"]["share"] > 0.98, found["tries"]
     assert len(found["orders"]) == 6 and min(found["orders"].values()) > 0.93, found["orders"]
     giving_up = [share for name, share in found["orders"].items() if "another" in name]
     assert min(giving_up) > 1.2, found["orders"]
 
 
-def test_tries_of_each_price_are_as_documented(found):
+def test_price_costs_the_documented_tries_and_a_compiled_solver_is_no_better(found):
+    """Relative to the client on the same machine."""
     curve = rows("charges before")
     assert len(curve) == len(attack.PRICES)
-    for charges, _, tries, *_ in curve:
+    for charges, _, tries, client, compiled in curve:
         price = 1 + number(charges) / found["setting"]["doubled_after"]
         assert attack.average_tries(price) >= ROUNDED * number(tries), charges
-
-
-def test_compiled_solver_is_no_better_than_documented(found):
-    """Relative to the client on the same machine."""
-    for *_, client, compiled in rows("charges before"):
         assert found["speed"]["vector_ratio"] < FASTER * number(client) / number(compiled), found["speed"]
     # Solving with the default number of rounds took as long as the speed predicts.
     for name in ("client", "vector"):
@@ -103,9 +97,7 @@ def test_attacks_that_should_earn_nothing_earn_nothing(found):
     assert len(found["free"]) == 9
     for name, outcome in found["free"].items():
         assert outcome["tried"] > 0 and outcome["got"] == 0, (name, outcome)
-
-
-def test_pass_gives_one_server_at_a_time(found):
+    # A pass gives one server at a time.
     assert found["moves"]["at_once"] == 1, found["moves"]
     assert 1 <= found["moves"]["in_turn"] <= MOVES + 1, found["moves"]
 

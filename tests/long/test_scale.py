@@ -2,15 +2,15 @@
 
 import os
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.support import TOP
 from tests.support.charts import VALUES
 from tests.support.doc_examples import section
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
+sys.path.insert(0, str(TOP / "studies"))
 import bench_records
 from bench_scale import scale
 

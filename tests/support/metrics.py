@@ -39,12 +39,7 @@ PROXY_NAMES = named(
 )
 """Name and type of every metric of the egress proxy."""
 
-AGENT_NAMES = named(
-    {
-        "counter": "agent_reports agent_rounds",
-        "gauge": "agent_unseen_processes",
-    }
-)
+AGENT_NAMES = named({"counter": "agent_reports agent_rounds", "gauge": "agent_unseen_processes"})
 """Name and type of the agent's metrics that alerts use."""
 
 

@@ -16,12 +16,9 @@ PAGES = {page: headings(page) for page in sorted(FOLDER.glob("*.md")) if page.na
 IDS = [heading.partition(":")[0] for found in PAGES.values() for heading in found]
 
 
-def test_ids_are_given_once():
-    assert len(IDS) == len(set(IDS)) > 100, sorted(one for one in IDS if IDS.count(one) > 1)
-
-
-def test_every_decision_has_an_id():
+def test_every_decision_has_an_id_of_its_own():
     """A decision is a heading of the lowest level of its page."""
+    assert len(IDS) == len(set(IDS)) > 100, sorted(one for one in IDS if IDS.count(one) > 1)
     for page, found in PAGES.items():
         text = page.read_text()
         lowest = "###" if "\n### " in text else "##"

@@ -80,12 +80,9 @@ def test_falco_settings_give_the_fields_that_are_read():
     assert values["http_output"]["url"].endswith("/api/detections")
 
 
-def test_outcomes_are_listed():
+def test_outcomes_and_numbers_are_those_of_the_code():
     rows = re.findall(r"^\| ((?:`[a-z-]+`(?:, )?)+) \| (?:what follows|it would|the server|no pod|a bug)", PAGE, re.M)
     assert {name for row in rows for name in re.findall(r"`([a-z-]+)`", row)} == set(DETECTION_OUTCOMES)
-
-
-def test_numbers_are_those_of_the_code():
     assert (ALWAYS, MAX_SHARE, WINDOW_SECONDS) == (9, 0.1, 600) and "**nine servers, or a tenth of those that run**" in PAGE
     assert f"{MAX_LINES} lines and 1 MiB in a request at most, {REPORTS_PER_MINUTE} lines a minute" in PAGE
     assert f"the last {KEPT_DETECTIONS} reports" in PAGE and f"At most {MAX_REPORTS:,} reports wait" in PAGE

@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from tests.support.detections import killed
+
 UNTIL = datetime(2026, 11, 26, tzinfo=UTC)
 END = UNTIL.timestamp()
 DAY = 86400.0
@@ -109,17 +111,13 @@ def decision(event: str, at: float, **fields: object) -> str:
 
 
 def detection(pod: str, at: float) -> str:
-    """A line of cryptnono's execwhacker: structlog's fields, and what crictl says about the container."""
-    labels = {"io.kubernetes.pod.name": pod, "io.kubernetes.pod.namespace": "binder"}
-    line = {"pid": 7, "cmdline": "xmrig", "matched": "xmrig", "source": "execsnoop.bpf", "container_type": "cri", "labels": labels}
-    time = datetime.fromtimestamp(at, UTC).isoformat()
-    return json.dumps(line | {"event": "Killed process", "action": "killed", "level": "info", "timestamp": time})
+    """A line of cryptnono's execwhacker."""
+    return killed(pod, at=at, namespace="binder")
 
 
 def archived(repository: str, at: float) -> str:
     """A line of mybinder's archive: a launch event, with its time cut to the minute."""
     time = datetime.fromtimestamp(at, UTC).replace(second=0, microsecond=0).isoformat()
-    path = repository.removeprefix("github.com/")
     line = {"timestamp": time, "schema": "binderhub.jupyter.org/launch", "version": 6, "provider": "GitHub"}
-    line |= {"spec": f"{path}/HEAD", "status": "success", "origin": "hub.example.org"}
+    line |= {"spec": f"{repository.removeprefix('github.com/')}/HEAD", "status": "success", "origin": "hub.example.org"}
     return json.dumps(line | {"ref": "a" * 40, "build_token": False, "request_origin": "same-origin"})

@@ -109,10 +109,6 @@ class Wiring:
         return seconds
 
 
-def port_of(server_socket):
-    return server_socket.getsockname()[1]
-
-
 @contextlib.asynccontextmanager
 async def serve(*routes, **settings):
     """A real HTTP server on loopback. Yields its address."""
@@ -122,7 +118,7 @@ async def serve(*routes, **settings):
     sockets = bind_sockets(0, "127.0.0.1")
     server.add_sockets(sockets)
     try:
-        yield f"http://127.0.0.1:{port_of(sockets[0])}"
+        yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
     finally:
         server.stop()
         await server.close_all_connections()

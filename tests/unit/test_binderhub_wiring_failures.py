@@ -73,7 +73,7 @@ async def raw(talk):
     """A TCP server with answers that no HTTP server gives. Yields its address."""
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     try:
-        yield f"http://127.0.0.1:{hook.port_of(server.sockets[0])}"
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
 

@@ -6,12 +6,11 @@ from contextlib import ExitStack, closing
 import pytest
 from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
-from tests.support.apps import RedisServer, VerifierProcess, make_settings, run_pod
+from tests.support.apps import RedisServer, VerifierProcess, Verifiers, make_settings, run_pod
 from tests.support.browser import ARTIFACTS, CHROMIUM, MODEST, Tab, launch
 from tests.support.doubles import Double, running
 from tests.support.launch_page import BinderHub
 from tests.support.store import Store
-from tests.support.verifiers import Verifiers
 from verifier.store.connection import connect
 
 # A calculation takes seconds on a busy machine, and an unlock may take 2 s even on an idle one.

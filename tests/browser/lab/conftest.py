@@ -5,16 +5,15 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser
 
+from tests.support.apps import Verifiers
 from tests.support.browser import ARTIFACTS, MODEST
-from tests.support.jupyter import Jupyter, Lab, virtual_environment
-from tests.support.verifiers import Verifiers
+from tests.support.jupyter import Jupyter, Lab
 
 
 @pytest.fixture(scope="session")
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
     """The newest Jupyter. `page_address` tells it the address of a server's page."""
-    made = Jupyter(virtual_environment("newest"), tmp_path_factory.mktemp("jupyter"))
-    made.start("http://127.0.0.1:9/egress/servers/alice/")
+    made = Jupyter(tmp_path_factory.mktemp("jupyter"), "http://127.0.0.1:9/egress/servers/alice/")
     yield made
     made.stop()
 

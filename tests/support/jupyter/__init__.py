@@ -23,12 +23,6 @@ FINE = "6 * 7"
 """A cell that works."""
 
 
-def virtual_environment(name: str) -> Path:
-    """The virtual environment with the Jupyter of `ci/jupyter/<name>.lock`."""
-    done = subprocess.run([TOP / "ci/jupyter/venv", name], check=True, stdout=subprocess.PIPE, text=True)
-    return Path(done.stdout.strip())
-
-
 def notebook_of(*cells: str) -> str:
     """The text of a notebook with code cells."""
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -40,34 +34,31 @@ def notebook_of(*cells: str) -> str:
 
 
 class Jupyter:
-    """A Jupyter server on loopback, from a virtual environment, with its files in an empty folder."""
+    """The newest Jupyter on loopback, with its files in an empty folder, and with the extension and the address of a server's page,
+    as in a user's container."""
 
-    def __init__(self, environment: Path, folder: Path) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, address: str) -> None:
+        self._folder, port = folder, free_port()
         # Not 127.0.0.1, where the verifier is: like JupyterHub's host, it is another site.
-        self.origin = f"http://localhost:{self.port}"
-        self._environment, self._folder = environment, folder
+        self.origin = f"http://localhost:{port}"
         (folder / "files").mkdir()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, address: str) -> None:
-        """Start Jupyter with the extension and the address of a server's page, as a user's container does."""
-        target = self._folder / "prefix/labextensions/binder-egress"
+        target = folder / "prefix/labextensions/binder-egress"
         target.mkdir(parents=True)
         laid = lay_lab({LAB_VARIABLE: str(target), ISOLATED_VARIABLE: "true", ADDRESS_VARIABLE: address})
         assert laid == "laid", laid
-        options = [f"--port={self.port}", "--no-browser", "--allow-root", "--IdentityProvider.token=", "--ServerApp.password="]
-        options += [f"--ServerApp.root_dir={self._folder / 'files'}"]
-        variables = {**os.environ, "HOME": str(self._folder), "JUPYTER_PATH": str(self._folder / "prefix")}
-        command = [self._environment / "bin/jupyter", "lab", *options]
-        with (self._folder / "log").open("w") as log:
-            self._process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, cwd=self._folder)
+        options = [f"--port={port}", "--no-browser", "--allow-root", "--IdentityProvider.token=", "--ServerApp.password="]
+        options += [f"--ServerApp.root_dir={folder / 'files'}"]
+        variables = {**os.environ, "HOME": str(folder), "JUPYTER_PATH": str(folder / "prefix")}
+        made = subprocess.run([TOP / "ci/jupyter/venv", "newest"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        with (folder / "log").open("w") as log:
+            command = [f"{made}/bin/jupyter", "lab", *options]
+            self._process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, cwd=folder)
 
         def said() -> str:
-            return (self._folder / "log").read_text()[-3000:]
+            return (folder / "log").read_text()[-3000:]
 
         def answers() -> bool:
-            assert self._process and self._process.poll() is None, said()
+            assert self._process.poll() is None, said()
             DIRECT.open(f"{self.origin}/api", timeout=10).close()
             return True
 
@@ -91,9 +82,8 @@ class Jupyter:
         return name
 
     def stop(self) -> None:
-        if self._process:
-            self._process.terminate()
-            self._process.wait(timeout=60)
+        self._process.terminate()
+        self._process.wait(timeout=60)
 
 
 class Lab:

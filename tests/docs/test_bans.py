@@ -1,11 +1,10 @@
-"""The examples of docs/bans.md: a workflow, a manifest, commands, and the output of one of them."""
+"""The examples of docs/bans.md: a workflow, a manifest, and the output of a command."""
 
 import re
 import shlex
 import subprocess
 from pathlib import Path
 
-import click
 import yaml
 from click.testing import CliRunner
 from kubernetes import client
@@ -13,18 +12,7 @@ from kubernetes import client
 from tests.support import TOP
 from tests.support.ban_traffic import week
 from tests.support.doc_examples import section
-from verifier.bans.command import propose_bans
 from verifier.egress_cli import egress
-
-BLOCKS = re.findall(r"```(?:sh|yaml|console)\n(.*?)```", (TOP / "docs/bans.md").read_text(), re.S)
-BLOCKS.append((TOP / "docs/propose-bans.yaml").read_text())
-COMMANDS = [line for block in BLOCKS for line in re.findall(r"egress propose-bans (.*?)(?:;|\||$)", block, re.M)]
-
-
-def test_commands_have_options_that_exist():
-    assert len(COMMANDS) == 5
-    for command in COMMANDS:
-        propose_bans.make_parser(click.Context(propose_bans)).parse_args(shlex.split(command))
 
 
 def test_workflow_is_one_that_github_takes(tmp_path):

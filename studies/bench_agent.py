@@ -19,12 +19,13 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
+from processes import memory_mib, processor_seconds, processor_seconds_of_ended_children
 from rich.console import Console
 from rich.table import Table
 
 from tests.support.doc_examples import section
 from tests.support.ports import free_port
-from tests.support.processes import children, memory_mib, processor_seconds, processor_seconds_of_ended_children
+from tests.support.processes import children
 from verifier.agent.__main__ import SCANS_SECONDS
 from verifier.agent.scans import LOOKED_AT_FROM, Scans, Unusual
 

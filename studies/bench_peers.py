@@ -29,12 +29,12 @@ from pathlib import Path
 import altcha
 import redis
 from bench import GUNICORN, console, process
+from processes import memory_mib, processor_seconds
 from rich.table import Table
 
 from tests.support.apps import RedisServer, VerifierProcess
 from tests.support.cluster.stage import TOP
 from tests.support.ports import free_port
-from tests.support.processes import memory_mib, processor_seconds
 
 ROUNDS, CONNECTIONS = 5, 8
 """Rounds that count, after one that does not; and connections that stay open, on each of which one request follows the other."""

@@ -22,12 +22,12 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from processes import memory_mib, processor_seconds
 from rich.console import Console
 from rich.table import Table
 
 from tests.support.apps import RedisServer
 from tests.support.egress_proxy.hellos import extension, hello, server_hello, server_name
-from tests.support.processes import memory_mib, processor_seconds
 from tests.support.store import Store
 from verifier.records import PodAddresses, Server
 from verifier.settings import CommonSettings, load

@@ -19,11 +19,12 @@ from typing import Any
 import redis
 import requests
 from bench_scale import pod, status
+from processes import processor_seconds
 from rich.console import Console
 from rich.table import Table
 
 from tests.support.apps import API_TOKEN, RedisServer, VerifierProcess
-from tests.support.processes import peak_mib, processor_seconds, resident_mib
+from tests.support.processes import peak_mib, resident_mib
 from tests.support.store import Store
 from verifier.fairness import Charge
 from verifier.grants import Block, Egress, Origin

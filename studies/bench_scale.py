@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from processes import processor_seconds
 from rich.console import Console
 from rich.table import Table
 
 from tests.support.apps import RedisServer
 from tests.support.control_plane import ADMIN, ControlPlane
-from tests.support.processes import peak_mib, processor_seconds
+from tests.support.processes import peak_mib
 from tests.support.store import Store
 from verifier.grants import Egress
 from verifier.labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL

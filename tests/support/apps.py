@@ -286,14 +286,13 @@ def run_pod(store: Store, user: str = "alice", uid: str = "uid-1") -> Server:
 
 
 def is_withdrawn(store: Store, grant: str) -> bool:
-    """Whether a grant is withdrawn."""
     return grant in store.pending(Server("nobody"), {grant}).withdrawn
 
 
 @contextmanager
-def reconciler(store: Store, server: Server | None = None, delay: float = 0.0, lease: int = 0, late: int = 0) -> Iterator[None]:
-    """A thread that plays the reconciler: it publishes the grant of an unlock after `delay` seconds, for `lease` seconds, with a
-    label that acts `late` seconds later."""
+def reconciler(store: Store, server: Server | None = None, lease: int = 0, late: int = 0) -> Iterator[None]:
+    """A thread that plays the reconciler: it publishes the grant of an unlock, for `lease` seconds, with a label that acts `late`
+    seconds later."""
     server = server or Server("alice")
     done = threading.Event()
 
@@ -301,7 +300,6 @@ def reconciler(store: Store, server: Server | None = None, delay: float = 0.0, l
         while not done.wait(0.01):
             pending = store.pending(server, set())
             if pending.unlock and pending.known.grant.id != pending.unlock.grant.id and pending.unlock.uid == pending.known.uid:
-                done.wait(delay)
                 known, grant = pending.known, pending.unlock.grant
                 until = int(time.time()) + lease if lease else None
                 new = carried(grant.tier, grant.id, until=until, may_stop=getattr(known.grant, "may_stop", False))

@@ -54,5 +54,4 @@ class ApiServer:
 
     @property
     def client(self) -> client.ApiClient:
-        """A client of this server."""
         return client_for(client.Configuration(host=self.url))

@@ -160,7 +160,6 @@ class ControlPlane:
         return [line for line in lines if line["user"]["username"] == user]
 
     def stop(self) -> None:
-        """End both."""
         for process in reversed(self._processes):
             process.terminate()
             process.wait()

@@ -133,7 +133,6 @@ class Verifier(RequestHandler):
 
 
 async def good(handler):
-    """The documented answer."""
     handler.write(ANSWER)
 
 

@@ -67,7 +67,6 @@ class Place:
             pass
 
     def pod(self, name="jupyter-alice--"):
-        """A pod as it is in the cluster."""
         return self.cluster.pods[name]
 
     def grant(self, tier, user="alice", uid="uid-1", rule="unlock"):

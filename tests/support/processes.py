@@ -20,6 +20,5 @@ def peak_mib(*processes: int) -> float:
 
 
 def kib(process: int, file: str, field: str) -> int:
-    """A field of a file in `/proc`."""
     (found,) = re.findall(rf"^{field}:\s+(\d+) kB$", Path(f"/proc/{process}/{file}").read_text(), re.MULTILINE)
     return int(found)

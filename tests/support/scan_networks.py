@@ -35,7 +35,6 @@ AT_ONCE = 500
 
 
 def run(*command: str) -> str:
-    """Run a command. Returns what it prints."""
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -61,7 +60,6 @@ class Networks:
         return namespace
 
     def ip(self, namespace: str, words: str) -> None:
-        """Configure a namespace."""
         run("ip", "-netns", namespace, *words.split())
 
     def pod(self, number: int) -> tuple[str, int]:
@@ -91,7 +89,6 @@ class Networks:
         return self.start(pod, sys.executable, "-m", "tests.support.scan_networks", "scan", *arguments)
 
     def end(self) -> None:
-        """End all programs, and remove the namespaces."""
         for process in self.started:
             process.kill()
             process.wait()
@@ -101,7 +98,6 @@ class Networks:
 
 @contextmanager
 def networks() -> Iterator[Networks]:
-    """Namespaces, until the end of the block."""
     made = Networks()
     try:
         yield made
@@ -185,7 +181,6 @@ async def scan(told: argparse.Namespace, own: int) -> None:
 
 
 def main() -> None:
-    """Run a part, as the module says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("part", choices=["scan", "serve", "knocks"])
     parser.add_argument("networks", nargs="*")

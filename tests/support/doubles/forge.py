@@ -36,7 +36,6 @@ class Forge:
             responses.add_callback(method, ANY, self._answer)
 
     def file(self, branch: str) -> bytes:
-        """The file on a branch."""
         return self.trees[self.commits[self.branches[branch]]["tree"]]
 
     def _answer(self, request):

@@ -49,7 +49,6 @@ COMMANDS: dict[str, Callable[[str], list[str]]] = {
 
 
 def command(client: str, url: str) -> list[str]:
-    """How a client is run for an address."""
     return [sys.executable, "-c", BY_PYTHON[client].format(url=url)] if client in BY_PYTHON else COMMANDS[client](url)
 
 

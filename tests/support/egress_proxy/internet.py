@@ -107,7 +107,6 @@ def answer(question: bytes, turn: "itertools.count[int]") -> bytes:
 
 
 def serve_dns(address: str) -> None:
-    """Answer queries until the process ends."""
     turn = itertools.count()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind((address, DNS_PORT))

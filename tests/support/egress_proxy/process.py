@@ -13,7 +13,6 @@ from verifier.records import PodAddresses, Server
 
 
 def status(url: str) -> tuple[int, str]:
-    """Status and body of an answer."""
     try:
         with DIRECT.open(url, timeout=30) as answer:
             return answer.status, answer.read().decode()

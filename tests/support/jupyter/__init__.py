@@ -127,7 +127,6 @@ class Lab:
         raise AssertionError(f"the cell has not run: {prompt.inner_text()}")
 
     def notices(self, text: str) -> Locator:
-        """The notifications with a text."""
         return self.page.locator(".Toastify__toast").filter(has_text=text)
 
     def press(self, button: str) -> Page:

@@ -166,7 +166,6 @@ class BinderHub:
         self.server.server_close()
 
     def page(self, name: str = "cached") -> str:
-        """The launch page of a repository."""
         return f"{self.url}v2/gh/o/{name}/HEAD"
 
     def count(self, line: str) -> int:
@@ -204,7 +203,6 @@ class BinderHub:
 """.encode()
 
     def events_of(self, build: Build) -> Iterator[dict[str, Any]]:
-        """The events of a build, one after the other."""
         spec = build.spec.partition("/")[2]
         if self.refusal == 429:
             yield {"phase": "failed", "status_code": 429, "message": "Rate limit exceeded. Try again in 3600 seconds.\n"}

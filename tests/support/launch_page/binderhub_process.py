@@ -26,7 +26,6 @@ class GitHub(GitHubRepoProvider):
     """The provider for GitHub, which has every repository."""
 
     async def get_resolved_ref(self):
-        """Answers as GitHub would."""
         self.resolved_ref = "1a2b3c4d5e6f"
         return self.resolved_ref
 
@@ -43,7 +42,6 @@ class Build(FakeBuild):
     """A build that fails with repo2docker's message."""
 
     def stream_logs(self):
-        """Send the log."""
         for phase, said in (("building", "Building\n"), ("failed", "Error during build: no such file\n")):
             self.progress(ProgressEvent.Kind.LOG_MESSAGE, json.dumps({"phase": phase, "message": said}))
 
@@ -57,7 +55,6 @@ def note_build(handler):
 
 
 def start(port, base, edge, hub, token, hook, templates):
-    """Start a BinderHub. Returns its app."""
     c = Config()
     c.BinderHub.update(
         port=port,
@@ -92,7 +89,6 @@ def start(port, base, edge, hub, token, hook, templates):
 
 
 async def main():
-    """Carry out commands until the input ends."""
     apps = {}
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)

@@ -68,7 +68,6 @@ class Process:
             assert self._process.stdout.readline(), f"BinderHub has ended:\n{self._log.read_text()}"
 
     def stop(self) -> None:
-        """End the process with all of its BinderHubs."""
         self._process.kill()
         self._process.communicate()
         self._folder.cleanup()
@@ -102,7 +101,6 @@ class RealBinderHub(BinderHub):
         self._edge.server_close()
 
     def _configure(self) -> None:
-        """Give BinderHub the current settings."""
         more = f"<script>Object.assign(window.pageConfig, {json.dumps(self.page_config)})</script>"
         header = ({"a-page-config": more} if self.page_config else {}) | self.header_html
         banned = [".*"] if self.refusal == 403 else []

@@ -3,14 +3,13 @@
 import re
 
 import pytest
-import yaml
 
 from studies import economics
 from studies import economics_model as model
 from tests.support import TOP
+from tests.support.charts import VALUES
 
 PAGE = (TOP / "docs/economics.md").read_text()
-VALUES = yaml.safe_load((TOP / "chart/values.yaml").read_text())
 
 
 def test_tables_and_figures_are_what_is_computed():

@@ -5,14 +5,13 @@ import textwrap
 from types import SimpleNamespace
 from typing import Any
 
-import yaml
 from traitlets import Any as AnyTrait
 from traitlets import Dict, List, Union
 from traitlets.config import Config, Configurable
 
-from tests.support import TOP
+from tests.support.charts import VALUES as VALUES_OF_CHART
 
-INTEGRATION = yaml.safe_load((TOP / "chart/values.yaml").read_text())["integration"]["binderhub"]["jupyterhub"]
+INTEGRATION = VALUES_OF_CHART["integration"]["binderhub"]["jupyterhub"]
 SNIPPET = INTEGRATION["hub"]["extraConfig"]["zz-binder-egress-start-guard"]
 VALUES = {**INTEGRATION["custom"]["binderEgress"]["startGuard"], "image": "verifier:1"}
 """The guard's values, `custom.binderEgress.startGuard`."""

@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
-import yaml
-
 from tests.support import TOP
 from tests.support.apps import API_TOKEN, DIRECT
+from tests.support.charts import VALUES
 
 PAGE = Path(__file__).with_name("page.js").read_text()
-VALUES = yaml.safe_load((TOP / "chart/values.yaml").read_text())
 HEADER: dict[str, str] = VALUES["integration"]["binderhub"]["config"]["BinderHub"]["extra_header_html"]
 """The snippets that the chart puts into BinderHub's page."""
 

@@ -246,10 +246,13 @@ def solve(client: FlaskClient, purpose: str = "launch") -> str:
     """Get a challenge and solve it. Returns an ALTCHA payload."""
     answer = client.get(f"/egress/challenge?purpose={purpose}")
     assert answer.status_code == 200, answer.text
-    challenge = altcha.Challenge.from_dict(answer.json["providers"][0]["challenge"])
-    solution = altcha.solve_challenge(challenge)
-    assert solution
-    return altcha.Payload(challenge, solution).to_base64()
+    return solution(answer.json["providers"][0]["challenge"])
+
+
+def solution(challenge: dict[str, Any]) -> str:
+    """Solve a challenge. Returns an ALTCHA payload."""
+    read = altcha.Challenge.from_dict(challenge)
+    return altcha.Payload(read, altcha.solve_challenge(read)).to_base64()
 
 
 def get_pass(client: FlaskClient) -> str:

@@ -12,14 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import altcha
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
 
-from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess
+from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess, solution
 
 REFUSALS = (501,)
 """The only correct status from 500 on: gunicorn's answer to an unknown transfer coding (RFC 9112, section 6.1)."""
@@ -82,9 +81,7 @@ def corpus(verifier: VerifierProcess) -> list[tuple[str, bytes]]:
     """Valid requests, each as address and bytes."""
     public, internal = verifier.public, verifier.internal
     offered = requests.get(f"{public}/egress/challenge", headers={"X-Forwarded-For": CLIENT}, timeout=10).json()
-    challenge = altcha.Challenge.from_dict(offered["providers"][0]["challenge"])
-    solution = altcha.Payload(challenge, altcha.solve_challenge(challenge)).to_base64()
-    solved = {"provider": "altcha", "solution": solution}
+    solved = {"provider": "altcha", "solution": solution(offered["providers"][0]["challenge"])}
     launch = {"user": "alice", "server": "", "image": "i", "repository": "https://example.com/a/b", "token": "x",
               "client_address": CLIENT, "requested_at": time.time(), "context": True}  # fmt: skip
     operator = {"by": "eve", "why": "a test"}

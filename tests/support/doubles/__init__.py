@@ -1,11 +1,6 @@
 """A local double of the remote captcha providers: their documented siteverify interfaces, and scripts in place of their widgets.
 
-It contains no code of the providers. A test starts one server for all of them, and sets how an interface answers from then on:
-
-    with running() as double:
-        process = VerifierProcess(redis_server, **double.settings("turnstile", "recaptchaV3"))
-        double.behaviour["turnstile"] = "down"
-
+It contains no code of the providers. A test starts one server for all of them, and sets the `behaviour` of an interface:
 `right` (a token counts once), `down` (503), `limited` (429), `hanging` (no answer for 20 s), `misconfigured` (as for a wrong
 secret), `rejecting` (every token is refused), `accepting` (none is), `rubbish` (200, HTML).
 

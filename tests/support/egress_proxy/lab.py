@@ -1,10 +1,7 @@
-"""The egress proxy in a network namespace of its own, for programs that try it. One process is everything:
+"""The egress proxy in a network namespace of its own, for programs that try it, which `in_namespace` starts.
 
-- pods, which are source addresses;
-- an internet: servers on public, private and special addresses, which answer for every name;
-- the egress proxy, as the product runs it, except for the feed and DNS, which are dictionaries here.
-
-`in_namespace` starts such a program; `battery.py` makes attempts at an escape.
+One process is pods, which are source addresses; servers on public, private and special addresses, which answer for every name; and
+the egress proxy, as the product runs it, except for the feed and DNS, which are dictionaries here.
 """
 
 import asyncio

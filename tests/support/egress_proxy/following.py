@@ -2,10 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-
-import redis
 
 from tests.support.store import Store
 from verifier.proxy.feed import Feed
@@ -15,14 +13,14 @@ from verifier.store.connection import connect
 
 
 @contextmanager
-def following(settings: CommonSettings, make_store: Callable[[redis.Redis], Store] = Store) -> Iterator[Identities]:
+def following(settings: CommonSettings) -> Iterator[Identities]:
     """The feed on the event loop of its own thread. Yields its identities."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     identities = Identities()
     client = connect(settings)
-    feed = Feed(make_store(client), identities, loop)
+    feed = Feed(Store(client), identities, loop)
     feed.start()
     try:
         yield identities

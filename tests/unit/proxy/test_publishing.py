@@ -11,7 +11,6 @@ import pytest
 
 from tests.support.egress_proxy.following import following
 from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant, record_launch, record_unlock
-from tests.support.store import Store
 from tests.support.waiting import eventually
 from verifier.grants import Block
 from verifier.proxy import feed as feed_module
@@ -34,12 +33,16 @@ def published(store):
     return [pod for pods in store.addresses()[1].values() for pod in pods]
 
 
-def test_nothing_is_published_without_a_proxy(make_reconciler, cluster, store):
+def test_nothing_is_published_without_a_proxy_nor_before_the_first_list(make_reconciler, reconciler, cluster, store):
     cluster.add(**ADDRESSES)
-    reconciler = make_reconciler()
-    list_and_converge(reconciler)
-    reconciler.heartbeat()
+    other = make_reconciler()
+    list_and_converge(other)
+    other.heartbeat()
     assert store.addresses()[1] == {}
+    store.publish_addresses(ALICE, [PodAddresses("uid-1", "alice", "", ("10.42.0.5",))])
+    reconciler.queue.put(ALICE)
+    converge_due(reconciler)
+    assert len(published(store)) == 1
 
 
 def test_tier_is_the_one_of_the_label(reconciler, cluster, store):
@@ -54,7 +57,6 @@ def test_tier_is_the_one_of_the_label(reconciler, cluster, store):
 
 
 def block(reconciler, store):
-    """An operator blocks the server, and the reconciler applies that."""
     store.add_block(Block("b", "server", ALICE.key, read_origin("op"), "", int(time.time()), uid="uid-1"), [ALICE])
     reconciler.take(store.woken(0.1))
     converge_due(reconciler)
@@ -237,13 +239,6 @@ def test_a_first_heartbeat_publishes_many_servers_together(reconciler, cluster, 
     assert {pod.user for pod in published(store)} == {f"user-{number}" for number in range(250)}
 
 
-def test_nothing_is_published_before_the_first_list(reconciler, store):
-    store.publish_addresses(ALICE, [PodAddresses("uid-1", "alice", "", ("10.42.0.5",))])
-    reconciler.queue.put(ALICE)
-    converge_due(reconciler)
-    assert len(published(store)) == 1
-
-
 def test_pod_of_the_node_network_has_no_address():
     meta = {"name": "p", "uid": "u", "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
     body = {
@@ -259,14 +254,8 @@ def test_pod_of_the_node_network_has_no_address():
 # -- pushed
 
 
-@pytest.fixture
-def follower(settings):
-    with following(settings) as identities:
-        yield identities
-
-
-async def test_messages_from_before_an_outage_of_redis_count():
-    """All messages, also when they came at once."""
+async def test_messages_from_before_an_outage_count_and_those_from_before_the_snapshot_ask_for_no_other():
+    """All messages, also when they came at once. Two of the three changes are in the snapshot."""
     pods = [PodAddresses(f"uid-{number}", "alice", "", (f"10.42.0.{number}",)) for number in (1, 2, 3)]
     changes = [AddressChange(AddressVersion(number), f"{number}/", (pod,)) for number, pod in enumerate(pods, 1)]
     changes.append(AddressChange(AddressVersion(3)))
@@ -277,9 +266,8 @@ async def test_messages_from_before_an_outage_of_redis_count():
             raise StoreUnavailable
         return changes.pop(0)
 
-    store = SimpleNamespace(
-        addresses=lambda: (AddressVersion(), {}), address_changes=lambda: nullcontext(following) if changes else following()
-    )
+    snapshot = AddressVersion(2), {"1/": pods[:1], "2/": pods[1:2]}
+    store = SimpleNamespace(addresses=lambda: snapshot, address_changes=lambda: nullcontext(following) if changes else following())
     identities = Identities()
     feed = Feed(store, identities, asyncio.get_running_loop())
     feed.start()
@@ -293,12 +281,11 @@ async def test_feed_pauses_after_each_failure(monkeypatch, error):
     monkeypatch.setattr(feed_module, "PAUSE_SECONDS", 0.2)
     tried_at = []
 
-    class Store:
-        def address_changes(self):
-            tried_at.append(time.monotonic())
-            raise error
+    def fail():
+        tried_at.append(time.monotonic())
+        raise error
 
-    feed = Feed(Store(), Identities(), asyncio.get_running_loop())
+    feed = Feed(SimpleNamespace(address_changes=fail), Identities(), asyncio.get_running_loop())
     feed.start()
     async with asyncio.timeout(60):
         while len(tried_at) < 3:
@@ -308,51 +295,22 @@ async def test_feed_pauses_after_each_failure(monkeypatch, error):
 
 
 def until(reconciler, is_so):
-    """Send heartbeats until a condition holds."""
     eventually(lambda: is_so() or reconciler.heartbeat())
 
 
-def test_change_reaches_the_proxy(reconciler, cluster, store, follower):
-    pod = cluster.add(**ADDRESSES)
-    reconciler.list_pods()
-    until(reconciler, lambda: follower.of("10.42.0.5"))
-    record_unlock(store, make_grant())
-    reconciler.take(store.woken(0.1))
-    converge_due(reconciler)
-    until(reconciler, lambda: follower.of("fd42::5").tier == "verified")
-    reconciler.observe("MODIFIED", cluster.change(pod, ended=True))
-    converge_due(reconciler)
-    until(reconciler, lambda: follower.of("10.42.0.5") is None)
-
-
-class BusyStore(Store):
-    """A Redis in which something changes twice before each snapshot."""
-
-    def addresses(self):
-        for tier in ("small", "verified"):
-            self.publish_addresses(Server("busy"), [PodAddresses("uid-9", "busy", "", ("10.42.0.9",), tier)])
-        return super().addresses()
-
-
-def test_changes_before_the_snapshot_ask_for_no_other(reconciler, settings):
-    reconciler.list_pods()
-    with following(settings, BusyStore) as follower:
-        until(reconciler, lambda: follower.of("10.42.0.9"))
-        assert follower.of("10.42.0.9").tier == "verified"
-
-
 @pytest.mark.parametrize("away", ["is stopped", "accepts connections and does not answer"])
-def test_redis_that_comes_back_is_followed_again(reconciler, cluster, store, follower, redis_server, caplog, monkeypatch, away):
+def test_redis_that_comes_back_is_followed_again(reconciler, cluster, store, settings, redis_server, caplog, monkeypatch, away):
     monkeypatch.setattr(feed_module, "SILENT_SECONDS", 1.0)
     cluster.add(**ADDRESSES)
     list_and_converge(reconciler)
-    until(reconciler, lambda: follower.of("10.42.0.5"))
-    redis_server.stop() if away == "is stopped" else redis_server.freeze()
-    eventually(lambda: "Redis" in caplog.text)
-    # For a while, the known pods still count for new connections.
-    assert follower.of("10.42.0.5")
-    redis_server.start() if away == "is stopped" else redis_server.thaw()
-    record_unlock(store, make_grant("small"))
-    reconciler.resync()
-    converge_due(reconciler)
-    until(reconciler, lambda: (pod := follower.of("10.42.0.5")) and pod.tier == "small")
+    with following(settings) as follower:
+        until(reconciler, lambda: follower.of("10.42.0.5"))
+        redis_server.stop() if away == "is stopped" else redis_server.freeze()
+        eventually(lambda: "Redis" in caplog.text)
+        # For a while, the known pods still count for new connections.
+        assert follower.of("10.42.0.5")
+        redis_server.start() if away == "is stopped" else redis_server.thaw()
+        record_unlock(store, make_grant("small"))
+        reconciler.resync()
+        converge_due(reconciler)
+        until(reconciler, lambda: (pod := follower.of("10.42.0.5")) and pod.tier == "small")

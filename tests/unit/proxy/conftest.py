@@ -15,7 +15,6 @@ def clock():
 
 @pytest.fixture
 def ends(caplog):
-    """Returns how connections ended."""
     caplog.set_level(logging.INFO)
     return lambda: [(record.fields["decision"], record.fields["rule"]) for record in caplog.records]
 

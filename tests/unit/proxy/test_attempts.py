@@ -19,13 +19,10 @@ EVERY = (REFUSED, PART, PAST, MUST)
     [
         ("HTTP/1.1 403 Use a host name: addresses are refused", (REFUSED, PART)),
         ("HTTP/1.1 503 The egress proxy does not know this server yet, try again", (REFUSED, PART)),
-        ("closed", (REFUSED, PART)),
         ("<closed>", (REFUSED, PART)),
         ("<ConnectionResetError>", (REFUSED, PART, PAST)),
         ("BrokenPipeError: [Errno 32] Broken pipe", (REFUSED, PART)),
-        ("ConnectionResetError", (REFUSED, PART, PAST)),
         # Nothing answers.
-        ("TimeoutError", (PAST,)),
         ("<TimeoutError>", (PAST,)),
         ("TimeoutError: timed out", (PAST,)),
         ("ConnectionRefusedError: [Errno 111] Connection refused", (PAST,)),
@@ -53,7 +50,6 @@ def test_result_is_as_it_must_be(seen, good):
 
 
 def test_dead_proxy_refuses_nothing():
-    """Nothing listens at its address."""
     made = Attempt("kind", "name", lambda pod: plain(pod, attempts.EVIL))
     as_it_must, seen = act(made, Pod("127.0.0.127"))
     assert not as_it_must and seen.startswith("ConnectionRefusedError")

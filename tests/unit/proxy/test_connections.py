@@ -93,7 +93,6 @@ async def test_request_of_a_pod_is_not_that_of_the_next_with_its_address(known):
 
 
 def head(method, header, number):
-    """A request with a number of equal headers."""
     return f"{method} HTTP/1.1\r\nHost: a.example\r\n".encode() + f"{header}\r\n".encode() * number + b"\r\n"
 
 

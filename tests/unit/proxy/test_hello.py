@@ -30,17 +30,11 @@ def longer(sent: bytes, more: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "sent",
-    [
-        GOOD,
-        hello_for("OK.example"),
-        hello(server_name("ok.example"), padding=9000),
-        hello(server_name("ok.example"), record=60),
-    ],
+    [GOOD, hello_for("OK.example"), hello(server_name("ok.example"), padding=9000), hello(server_name("ok.example"), record=60)],
     ids=lambda _: "bytes",  # they are random
 )
 @pytest.mark.parametrize("after", [b"", CHANGE_CIPHER_SPEC, bytes(MAX_HELLO_BYTES)], ids=len)
 def test_name_is_read(sent, after):
-    """Whatever comes after the ClientHello."""
     assert read_hello(sent + after) == Hello(True, "ok.example", True, len(sent))
 
 

@@ -88,8 +88,6 @@ def test_every_listed_host_is_a_name_with_a_reason():
 
 
 def test_registries_come_from_the_tools():
-    listed = python_hosts()
-    assert len(listed) == 2 and all(map(normal, listed))
     text = "deb [signed-by=/a] http://one.example/debian stable main\n# deb http://two.example x\nURIs: https://three.example/x\n"
     assert list(debian_hosts(text)) == ["one.example", "three.example"]
     assert node_hosts("https://npm.example/\n") == {"npm.example": "npm: packages"} and node_hosts("") == {}
@@ -103,7 +101,7 @@ def test_registries_are_written_as_the_image_builds_them(tmp_path, monkeypatch):
     monkeypatch.setattr(hosts, "REGISTRIES", tmp_path / "registries.json")
     assert set(json.loads(text)) == {name for name, group in HOST_GROUPS.items() if not group.hosts}
     assert set(json.loads(text)["python"]) == set(python_hosts())
-    assert all(host in HostList(["python"]) for host in python_hosts())
+    assert len(python_hosts()) == 2 and all(host in HostList(["python"]) for host in python_hosts())
     assert "npm.example" in HostList(["node"])
     shown = CliRunner().invoke(egress, ["hosts", "list"]).output
     assert all(host in shown for host in python_hosts()) and "node  (anybody can put files there" in shown

@@ -20,15 +20,16 @@ from verifier.records import PodAddresses
 
 POD = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "any")
 
-TURNS = 100
-"""Turns of the loop that are more than enough for what is ready: sockets of one machine are ready at once."""
-
 SENT_BYTES = 100_000
 """The bytes of an answer. The buffer of a socket has room for them."""
 
 
 def connected(request, client, upstream):
     return Connected(Flow("127.0.0.1", client), request, POD, upstream, "192.0.2.1", lambda: None, [Bucket(0)])
+
+
+def move(flow):
+    return asyncio.create_task(Proxy(Policy({}), Limits(), Resolver(), Metrics())._move(flow))
 
 
 async def begin(flow, *_):
@@ -41,7 +42,8 @@ class Piece:
 
 
 async def turns():
-    for _ in range(TURNS):
+    """More turns of the loop than what is ready needs: sockets of one machine are ready at once."""
+    for _ in range(100):
         await asyncio.sleep(0)
 
 
@@ -85,8 +87,7 @@ async def test_client_gets_what_a_limit_of_bytes_held_back_when_the_host_ended(s
     host.close()
     pod.send(b"x")
     flow = connected(Tunnel("ok.example", 443), client, upstream)
-    proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics())
-    moving = asyncio.create_task(proxy._move(flow))
+    moving = move(flow)
     await turns()
     toward_host, toward_client = held
     toward_host()
@@ -127,8 +128,7 @@ async def test_request_that_has_gone_on_is_forgotten(sockets, whole, monkeypatch
     pod.send(head + bytes(1000 if whole else 500))
     asked = await read_request(client)
     flow = connected(asked, client, upstream)
-    proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics())
-    moving = asyncio.create_task(proxy._move(flow))
+    moving = move(flow)
     await turns()
     host.sendall(bytes(SENT_BYTES))
     host.close()
@@ -149,10 +149,9 @@ async def test_client_gets_an_answer_that_comes_before_the_end_of_the_body(socke
     pod.send(head)
     asked = await read_request(client)
     flow = connected(asked, client, upstream)
-    proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics())
     if not closes:
         host.sendall(answer)
-    moving = asyncio.create_task(proxy._move(flow))
+    moving = move(flow)
     pod.send(b"a part of the body")
     await turns()
     if closes:

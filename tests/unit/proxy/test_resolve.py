@@ -26,11 +26,6 @@ class Dns:
             self.answer.wait(120)
         return FOUND
 
-    async def until(self, is_so):
-        async with asyncio.timeout(60):
-            while not is_so(self.late):
-                await asyncio.sleep(0.01)
-
 
 @pytest.fixture
 def dns(monkeypatch):
@@ -52,7 +47,9 @@ async def test_server_with_late_answers_holds_up_nobody_else(dns):
     resolver = Resolver(dns)
     late = await begun(resolver, [(f"{number}.late.example", "a") for number in range(2 * THREADS)])
     assert await resolver.addresses("ok.example", "b") == FOUND
-    await dns.until(lambda names: len(names) >= NAMES_OF_ONE)
+    async with asyncio.timeout(60):
+        while len(dns.late) < NAMES_OF_ONE:
+            await asyncio.sleep(0.01)
     assert len(dns.late) == NAMES_OF_ONE
     dns.answer.set()
     assert await asyncio.gather(*late) == [FOUND] * len(late)

@@ -5,17 +5,15 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support import TOP
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 from verifier.agent.__main__ import LISTS, InvalidSetting, Settings
 from verifier.agent.scans import Unusual
-
-TOP = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -48,14 +46,9 @@ def test_wrong_setting_ends_the_process_with_a_sentence():
 def test_process_shows_metrics_reports_faults_and_ends(tmp_path):
     (tmp_path / "bad.yar").write_text("rule {")
     port = free_port()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(TOP),
-        "BINDER_EGRESS_AGENT_HOST": "127.0.0.1",
-        "BINDER_EGRESS_AGENT_PORT": str(free_port()),
-        "BINDER_EGRESS_AGENT_ADMIN_PORT": str(port),
-        "BINDER_EGRESS_AGENT_LISTS": str(tmp_path),
-    }
+    settings = {"HOST": "127.0.0.1", "PORT": str(free_port()), "ADMIN_PORT": str(port), "LISTS": str(tmp_path)}
+    variables = {f"BINDER_EGRESS_AGENT_{name}": value for name, value in settings.items()}
+    environment = {**os.environ, "PYTHONPATH": str(TOP), **variables}
     with subprocess.Popen([sys.executable, "-m", "verifier.agent"], env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
 

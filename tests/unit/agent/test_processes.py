@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import made_up_miner
+from tests.support import TOP, made_up_miner
 from tests.support.waiting import eventually
 from verifier.agent import processes
 from verifier.agent.processes import FileKey, Processes, open_in
 from verifier.agent.rounds import UNSEEN
 
-TOP = Path(__file__).parents[3]
 POD = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
 
 FIRST_THREAD_ENDS = """
@@ -85,20 +84,16 @@ def sum_of(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def test_program_is_seen_also_when_it_is_deleted(look, tmp_path):
+def test_program_is_seen_also_when_it_is_deleted_or_in_memory(look, tmp_path):
     made = made_up_miner.build(tmp_path / "miner")
+    memory = os.memfd_create("miner", 0)
+    os.write(memory, (tmp_path / "miner").read_bytes())
     with running(tmp_path / "miner", "60") as process:
         (seen,) = look(process)
         assert (seen.pod, seen.unseen, sums(seen)) == (POD, "", [made])
         (tmp_path / "miner").unlink()
         assert sums(look(process)[0]) == [made]
-
-
-def test_program_in_memory_is_seen(look, tmp_path):
-    """A memfd, which never had a name."""
-    made = made_up_miner.build(tmp_path / "miner")
-    memory = os.memfd_create("miner", 0)
-    os.write(memory, (tmp_path / "miner").read_bytes())
+    # A file in memory never had a name.
     with running(f"/proc/self/fd/{memory}", "60", pass_fds=[memory]) as process:
         os.close(memory)
         assert os.readlink(f"/proc/{process.pid}/exe").startswith("/memfd:")
@@ -141,12 +136,8 @@ def test_files_of_a_command_line_are_seen(look, tmp_path, command, files):
         assert sums(look(process)[0]) == [sum_of(tmp_path / name) for name in (command[0], *files)]
 
 
-def test_process_of_no_pod_is_not_read():
-    root = Processes(pod_of=lambda text: None)
-    assert list(root.all()) == []
-
-
-def test_process_that_has_ended_is_left_out(look):
+def test_process_that_has_ended_or_is_of_no_pod_is_left_out(look):
+    assert list(Processes(pod_of=lambda text: None).all()) == []
     ended = subprocess.Popen(["/bin/true"])
     eventually(lambda: "Z" in Path(f"/proc/{ended.pid}/stat").read_text().rsplit(")", 1)[1])
     assert look(ended) == []
@@ -231,58 +222,34 @@ def test_arguments_of_a_process_cost_a_bounded_number_of_steps(look, tmp_path, m
         assert 100 < len(opened) < processes.MAX_STEPS + 200
 
 
-@pytest.fixture
-def shells(tmp_path):
-    """A function that makes a folder of `/proc` with that many shells that run a script."""
-    (tmp_path / "run.sh").write_text(made_up_miner.SCRIPT)
-    (tmp_path / "proc").mkdir()
-    with ExitStack() as stack:
-
-        def made(number):
-            for _ in range(number):
-                process = stack.enter_context(running("/bin/sh", "./run.sh", cwd=tmp_path))
-                (tmp_path / "proc" / str(process.pid)).symlink_to(f"/proc/{process.pid}")
-            return tmp_path / "proc"
-
-        yield made
-
-
-def in_turn(*pods):
-    turns = iter(pods)
-    return lambda text: next(turns)
+NO_TIME = itertools.repeat(0.0)
+CROWD = [*[("crowded", "", 2)] * 2, *[("crowded", "crowded", 1)] * 2, ("other", "", 2), ("third", "", 2)]
+"""Of the first pod, only the programs are seen when its arguments have taken too long."""
 
 
 @pytest.mark.parametrize(
-    "clocks",
+    ("clocks", "seen"),
     [
-        [itertools.count(step=processes.POD_ARGUMENT_SECONDS)],
-        [itertools.repeat(0.0), itertools.count(step=processes.POD_WAIT_SECONDS / 7)],
+        ([itertools.count(step=processes.POD_ARGUMENT_SECONDS)], CROWD),
+        ([NO_TIME, itertools.count(step=processes.POD_WAIT_SECONDS / 7)], CROWD),
+        # One process can have hundreds of steps, and a script behind them.
+        ([NO_TIME, itertools.chain([0.0], itertools.repeat(processes.POD_WAIT_SECONDS + 1))], [("slow", "crowded", 1)]),
+        # Pods that are slow together end a round. The interpreters of innocent pods are then counted, and not accused.
+        ([NO_TIME, itertools.count(step=processes.ALL_WAIT_SECONDS)],
+            [("first", "crowded", 1), ("second", "late", 1), ("third", "late", 1)]),
     ],
-    ids=["processor time", "waiting"],
-)
-def test_pod_with_many_or_slow_scripts_keeps_those_of_no_other_out(shells, clocks):
-    """Of the first pod, only the programs are seen when its arguments have taken too long. Waiting counts by itself."""
-    pods = ["crowded"] * 4 + ["other", "third"]
-    seen = list(Processes(shells(6), in_turn(*pods), *(clock.__next__ for clock in clocks)).all())
-    assert [(process.pod, process.unseen, len(process.files)) for process in seen] == [
-        *[("crowded", "", 2)] * 2, *[("crowded", "crowded", 1)] * 2, ("other", "", 2), ("third", "", 2),
-    ]  # fmt: skip
-
-
-def test_slow_arguments_end_between_two_steps_and_are_reported(shells):
-    """One process can have hundreds of steps, and a script behind them."""
-    now = itertools.chain([0.0], itertools.repeat(processes.POD_WAIT_SECONDS + 1))
-    (process,) = Processes(shells(1), in_turn("slow"), lambda: 0.0, lambda: next(now)).all()
-    assert (process.unseen, len(process.files)) == ("crowded", 1)
-
-
-def test_slow_pods_together_end_a_round_of_arguments(shells):
-    """The interpreters of innocent pods are then counted, and not accused."""
-    now = itertools.count(step=processes.ALL_WAIT_SECONDS)
-    seen = list(Processes(shells(3), in_turn("first", "second", "third"), lambda: 0.0, lambda: next(now)).all())
-    assert [(process.pod, process.unseen) for process in seen] == [
-        ("first", "crowded"), ("second", "late"), ("third", "late"),
-    ]  # fmt: skip
+    ids=["processor time", "waiting", "one process", "slow together"],
+)  # fmt: skip
+def test_pod_with_many_or_slow_scripts_keeps_those_of_no_other_out(tmp_path, clocks, seen):
+    (tmp_path / "run.sh").write_text(made_up_miner.SCRIPT)
+    (tmp_path / "proc").mkdir()
+    turns = iter([pod for pod, *_ in seen])
+    with ExitStack() as stack:
+        for _ in seen:
+            process = stack.enter_context(running("/bin/sh", "./run.sh", cwd=tmp_path))
+            (tmp_path / "proc" / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+        found = list(Processes(tmp_path / "proc", lambda text: next(turns), *(clock.__next__ for clock in clocks)).all())
+    assert [(process.pod, process.unseen, len(process.files)) for process in found] == seen
     assert processes.LATE not in UNSEEN
 
 

@@ -19,8 +19,6 @@ RULES = 'rule word { strings: $a = "needle" condition: $a }'
 
 
 class Node:
-    """A made-up node: processes that run files."""
-
     def __init__(self):
         self.processes = []
 
@@ -37,7 +35,7 @@ def scanned(file):
     return hashlib.sha256(os.pread(file, rounds.SCAN_BYTES, 0)).hexdigest()
 
 
-class Scans:
+class Scans(Scanner):
     """A scanner with a test's answers, which counts its requests."""
 
     def __init__(self, *answers, seconds=0):
@@ -58,12 +56,6 @@ class Scans:
         return scanned(file), answer
 
     def close(self):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
         pass
 
 
@@ -98,7 +90,6 @@ def file(tmp_path):
 
 
 def test_made_up_miner_is_found_by_sum_and_by_rule(node, folder, tmp_path):
-    """The same with the real process that matches rules."""
     digest = made_up_miner.build(tmp_path / "miner")
     (folder / "miners.sha256").write_text(f"{digest} made-up\n")
     (folder / "words.yar").write_text('rule pool { strings: $a = "stratum+tcp" condition: $a }')
@@ -121,27 +112,22 @@ def test_file_is_read_once(node, folder, file, words):
     assert done.counts["hashed"] == 1 and len(scans.scanned) == 1
 
 
-def test_changed_file_is_read_again(node, folder, file):
+def test_changed_file_is_read_again_and_a_changed_list_counts_without_a_restart(node, folder, file):
     """This also holds for a file whose owner set its size and time back."""
     path = file("a", b"harmless")
     before = path.stat()
     node.run(POD, path)
     watcher = Watcher(node, [folder], Scans())
-    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner...').hexdigest()} m\n")
+    assert watcher.round().found == []
+    listed = f"{hashlib.sha256(b'miner...').hexdigest()} m\n"
+    (folder / "a.sha256").write_text(listed)
     assert watcher.round().found == []
     path.write_bytes(b"miner...")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert watcher.round().found == [(POD, Match("a", "m"))]
-
-
-def test_changed_list_counts_without_a_restart(node, folder, file):
-    node.run(POD, file("a", b"program"))
-    watcher = Watcher(node, [folder], Scans())
-    assert watcher.round().found == []
-    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'program').hexdigest()} m\n")
-    assert watcher.round().found == [(POD, Match("a", "m"))]
-    (folder / "a.sha256").write_text("")
-    assert watcher.round().found == []
+    for text, found in (("", []), (listed, [(POD, Match("a", "m"))])):
+        (folder / "a.sha256").write_text(text)
+        assert watcher.round().found == found
 
 
 def test_list_at_which_the_compiler_fails_keeps_no_other_out(node, folder, file):
@@ -200,10 +186,9 @@ def test_file_that_changes_between_hash_and_scan_speaks_for_no_other_file(node, 
     assert ((OTHER, Match("words", "word")) in found) == (b"needle" in shown)
 
 
-def test_program_of_which_the_rules_see_the_beginning_is_scanned_once(node, folder, file, monkeypatch):
+def test_program_of_which_the_rules_see_the_beginning_is_scanned_once(node, folder, file, monkeypatch, words):
     """Two files that only begin in the same way are two programs."""
     monkeypatch.setattr(rounds, "SCAN_BYTES", 10)
-    (folder / "words.yar").write_text(RULES)
     (folder / "a.sha256").write_text(f"{hashlib.sha256(b'the needle and an end').hexdigest()} m\n")
     for name, end in (("a", b"an end"), ("b", b"an end"), ("c", b"another")):
         node.run(POD, file(name, b"the needle and " + end))

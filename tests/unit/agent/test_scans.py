@@ -191,14 +191,6 @@ def test_pod_in_the_nodes_network_and_pods_of_other_users_are_left_out(node, tmp
         assert agent.pods == set()
 
 
-def test_pod_that_has_ended_is_forgotten(node):
-    """Its files are closed, or the network namespace would stay."""
-    pod = node.scans._pods["uid-1"]
-    (node.root / str(node.pause)).unlink()
-    assert node.looks() == [] and node.scans.pods == set()
-    assert pod.snmp.closed and pod.dev.closed
-
-
 def test_sockets_of_a_process_that_got_the_number_are_not_the_pods(internet, node):
     (node.root / str(node.pause)).unlink()
     (node.root / str(node.pause)).symlink_to("/proc/self")
@@ -206,13 +198,19 @@ def test_sockets_of_a_process_that_got_the_number_are_not_the_pods(internet, nod
     assert node.scans._pods["uid-1"].opened > 0 and node.scans._pods["uid-1"].peers == {}
 
 
-def test_older_process_takes_the_place_of_a_younger_one(internet, node):
+def test_older_process_takes_the_place_of_a_younger_one_and_a_pod_that_has_ended_is_forgotten(internet, node):
+    """The files of both are closed, or the network namespace would stay."""
     younger = node.scans._pods["uid-1"]
     older = internet.start(node.pod, "sleep", "60")
     (node.root / str(older.pid)).symlink_to(f"/proc/{older.pid}")
     younger.started = 1 << 60
     node.looks()
     assert node.looks() == [] and node.scans._pods["uid-1"].process == str(older.pid) and younger.snmp.closed
+    pod = node.scans._pods["uid-1"]
+    for number in (older.pid, node.pause):
+        (node.root / str(number)).unlink()
+    assert node.looks() == [] and node.scans.pods == set()
+    assert pod.snmp.closed and pod.dev.closed
 
 
 def test_sockets_are_looked_at_within_a_budget(internet, node):

@@ -12,7 +12,6 @@ from pydantic import SecretStr
 
 from tests.support.api_server import ApiServer
 from tests.support.apps import launch
-from tests.support.fake_cluster import FakeCluster
 from tests.support.metrics import families, value
 from tests.support.network_policies import EXPECTED, OURS, egress, jupyterhub, policy
 from tests.support.reconciling import ALICE, announce
@@ -57,32 +56,18 @@ class FakeNamespace:
         self.groups: list[str] = []
         self.found_pods: list[dict] = []
         self.ahead = 0.0
-        self.unreadable = False
-
-    def _check(self):
-        if self.unreadable:
-            raise ApiServerUnavailable("403 Forbidden")
-
-    def policies(self):
-        self._check()
-        return self.found_policies
-
-    def canary(self):
-        self._check()
-        return self.found_canary
-
-    def other_kinds(self):
-        self._check()
-        return self.groups
+        self.policies = lambda: self.found_policies
+        self.canary = lambda: self.found_canary
+        self.other_kinds = lambda: self.groups
+        self.clock = lambda: self.ahead
 
     def pods(self, selector, most=100):
-        self._check()
         wanted = [pair.split("=") for pair in selector.split(",") if "=" in pair and "!" not in pair]
         return [pod for pod in self.found_pods if all(pod["metadata"]["labels"].get(key) == value for key, value in wanted)]
 
-    def clock(self):
-        self._check()
-        return self.ahead
+    def refuse(self):
+        refused = Mock(side_effect=ApiServerUnavailable("403 Forbidden"))
+        self.policies = self.canary = self.other_kinds = self.clock = self.pods = refused
 
 
 @pytest.fixture
@@ -92,7 +77,6 @@ def namespace():
 
 @pytest.fixture
 def ours(redis_server):
-    """Settings of the reconciler."""
     return load(ReconcilerSettings, redis_url=redis_server.url, policies=EXPECTED, canary=True)
 
 
@@ -111,13 +95,11 @@ class Site:
         self.settings = self.settings.model_copy(update=settings)
 
     def report(self, host="b", late_seconds=0, **more):
-        """A verifier reports, with a clock that is late."""
         self.store.report_verifier(
             host, {"version": "1", "at": time.time() - late_seconds, "signing_keys": 1, "providers": {}} | more
         )
 
     def beat(self, late_seconds=0, **counters):
-        """The reconciler's heartbeat."""
         self.store.heartbeat(time.time() - late_seconds, {}, counters)
 
     def canary(self, state, targets=CANARY, proxy="", groups=()):
@@ -126,12 +108,10 @@ class Site:
         self.namespace.groups = list(groups)
 
     def announce_without_requests(self):
-        """All launches came without their request."""
         self.redis.delete("binder-egress:wiring")
         announce(self.store, context=False)
 
     def run(self, *specs, **labels):
-        """User pods, or pods with other labels, run."""
         labels = labels or {"component": "singleuser-server"}
         self.namespace.found_pods = [{"metadata": {"labels": labels}, "spec": {"containers": [{}], **spec}} for spec in specs]
 
@@ -269,7 +249,7 @@ def test_other_checks_run_without_redis(ours, namespace, redis_server):
 def test_other_checks_run_without_the_api_server(site):
     labels = {"app.kubernetes.io/component": "proxy"}
     site.set(proxy_labels=labels, receiver_labels=labels)
-    site.namespace.unreadable = True
+    site.namespace.refuse()
     found = site.states()
     assert found["policies"] == PROBLEM and "403 Forbidden" in site.line("policies")[1]
     unknown = {
@@ -284,10 +264,8 @@ def test_other_checks_run_without_the_api_server(site):
 
 
 def pods_that_are(labels, *ready):
-    def status(each):
-        return {"conditions": [{"type": "Ready", "status": each}]}
-
-    return [{"metadata": {"labels": labels}, "spec": {"containers": [{}]}, "status": status(each)} for each in ready]
+    pod = {"metadata": {"labels": labels}, "spec": {"containers": [{}]}}
+    return [{**pod, "status": {"conditions": [{"type": "Ready", "status": each}]}} for each in ready]
 
 
 @pytest.mark.parametrize(
@@ -325,16 +303,6 @@ def test_flow_killer_beside_the_egress_proxy_is_a_problem(site):
     assert site.line("flow killer")[0] == PROBLEM
     site.run({}, **{"app.kubernetes.io/name": "cryptnono"})
     assert site.line("flow killer")[0] is None
-
-
-@pytest.mark.parametrize(("share", "state"), [(0.95, WARNING), (1.5, PROBLEM)])
-def test_full_redis_is_a_problem_and_a_nearly_full_one_a_warning(site, share, state):
-    site.redis.config_set("maxmemory", int(site.redis.info("memory")["used_memory"] / share))
-    try:
-        seen, text = site.line("Redis")
-    finally:
-        site.redis.config_set("maxmemory", 0)
-    assert seen == state and "Raise redis.maxmemory; this empties the chart's Redis" in text
 
 
 @pytest.mark.parametrize(("ahead", "state"), [(0, OK), (2, OK), (5, WARNING), (-5, WARNING), (60, PROBLEM), (-60, PROBLEM)])
@@ -424,6 +392,12 @@ def test_findings_become_metrics(watcher, namespace, internal):
     assert value(internal, "binder_egress_base_policy_missing") == 1
     assert value(internal, "binder_egress_policies_wrong") == 2
     assert families(internal)["binder_egress_canary_shut"].samples == []
+    # What is unknown has no sample.
+    namespace.refuse()
+    watcher.run_once()
+    found = families(internal)
+    assert found["binder_egress_base_policy_missing"].samples == found["binder_egress_canary_shut"].samples == []
+    assert value(internal, "binder_egress_policies_read_timestamp_seconds") == 0
 
 
 @pytest.mark.parametrize(
@@ -453,24 +427,18 @@ def test_hidden_addresses_become_a_metric_and_a_log_line(watcher, namespace, int
     assert len(logged) == (seen == "hidden")
 
 
-@pytest.mark.parametrize("share", [0.95, 0.5])
-def test_memory_of_redis_becomes_a_metric_and_a_log_line(watcher, internal, in_redis, caplog, share):
+@pytest.mark.parametrize(("share", "state"), [(0.5, OK), (0.95, WARNING), (1.5, PROBLEM)])
+def test_full_redis_is_a_line_a_metric_and_a_log_line(site, watcher, internal, in_redis, caplog, share, state):
     in_redis.config_set("maxmemory", int(in_redis.info("memory")["used_memory"] / share))
     try:
+        seen, text = site.line("Redis")
         watcher.run_once()
         assert (value(internal, "binder_egress_redis_memory_used_ratio") > 0.9) is (share > 0.9)
     finally:
         in_redis.config_set("maxmemory", 0)
+    assert seen == state and ("Raise redis.maxmemory; this empties the chart's Redis" in text) is (share > 0.9)
     assert [record.levelname for record in caplog.records if "nearly full" in record.getMessage()] == ["ERROR"] * (share > 0.9)
     assert families(internal)["binder_egress_redis_memory_used_ratio"].samples == []  # It has no limit.
-
-
-def test_unknown_findings_have_no_sample(watcher, namespace, internal):
-    namespace.unreadable = True
-    watcher.run_once()
-    found = families(internal)
-    assert found["binder_egress_base_policy_missing"].samples == found["binder_egress_canary_shut"].samples == []
-    assert value(internal, "binder_egress_policies_read_timestamp_seconds") == 0
 
 
 def test_findings_are_logged_once_and_when_they_end(watcher, namespace, caplog):
@@ -485,7 +453,7 @@ def test_findings_are_logged_once_and_when_they_end(watcher, namespace, caplog):
     namespace.found_policies = list(OURS)
     watcher.run_once()
     assert caplog.records[-1].getMessage() == "over: policies open the gate"
-    namespace.unreadable = True
+    namespace.refuse()
     watcher.run_once()
     watcher.run_once()
     assert ["cannot be read" in record.getMessage() for record in caplog.records[3:]] == [True, True]
@@ -506,17 +474,13 @@ def test_watcher_survives_a_fault(ours, namespace, store, monkeypatch, caplog):
     assert caplog.text.count("fault in the gate check") == 2
 
 
-def test_reconciler_reports_the_kinds_of_its_pods(redis_server, store):
-    from verifier.reconciler.loop import Reconciler
-
-    cluster = FakeCluster()
-    worker = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store)
+def test_reconciler_reports_the_kinds_of_its_pods(reconciler, cluster):
     labels = frozenset({("component", "singleuser-server")})
     for user in ("a", "b"):
         cluster.add(user, f"uid-{user}", shared_labels=labels)
     cluster.add("c", "uid-c", shared_labels=frozenset({("x", "y")}), ended=True)
-    worker.list_pods()
-    assert worker.label_sets() == [labels]
+    reconciler.list_pods()
+    assert reconciler.label_sets() == [labels]
 
 
 # -- the API server's answers

@@ -28,13 +28,8 @@ from verifier.labels import TIER_LABEL
 
 
 class Network:
-    """A network plugin that acts on the canary's label late, and a clock that only it and the pauses move.
-
-    Attributes:
-        late: seconds until it acts on a label that was set, and on one that was taken off.
-        pod: the canary.
-        flaws: the numbers of connections that fail by chance.
-    """
+    """A network plugin that acts on the canary's label late, and a clock that only it and the pauses move. `flaws` has the numbers
+    of connections that fail by chance."""
 
     def __init__(self, on=0.5, off=0.25):
         self.late = {True: on, False: off}
@@ -105,7 +100,6 @@ def test_refusal_counts_from_the_beginning_of_a_connection(monkeypatch):
     ],
 )
 def test_nothing_is_measured_with_a_canary_that_has_a_fault(monkeypatch, fault, says):
-    """The label is off afterwards."""
     network = Network()
     before = network.answers
 
@@ -202,30 +196,20 @@ def test_canary_listens_over_both_families():
 
 
 def test_running_canary_is_found_and_marked_by_its_uid():
-    asked = []
     ending = {"metadata": {"name": "old", "uid": "o", "deletionTimestamp": "now"}, "status": {}}
     ended = {"metadata": {"name": "ended", "uid": "e"}, "status": {"containerStatuses": [{"state": {"terminated": {}}}]}}
     runs = {"metadata": {"name": "c", "uid": "u"}, "status": {"containerStatuses": [{"state": {"running": {}}}]}}
-
-    def answer(method, path, query, body):
-        asked.append((method, path, query, body))
-        return 200, {"items": [ending, ended, runs]}
-
     with closing(ApiServer()) as api:
-        api.answer = answer
+        api.answer = lambda *_: (200, {"items": [ending, ended, runs]})
         canary = Canary("hub", api.client)
         canary.mark(canary.read(), MARK)
         canary.mark(runs, None)
         api.answer = lambda *_: (200, {"items": [ending, ended]})
         with pytest.raises(NotMeasured, match="does not run"):
             canary.read()
-    assert asked == [
-        ("GET", "/api/v1/namespaces/hub/pods", {"labelSelector": "binder-egress/gatecheck=canary"}, None),
-        *(
-            ("PATCH", "/api/v1/namespaces/hub/pods/c", {}, {"metadata": {"uid": "u", "labels": {TIER_LABEL: value}}})
-            for value in (MARK, None)
-        ),
-    ]
+    listed = ("GET", "/api/v1/namespaces/hub/pods", {"labelSelector": "binder-egress/gatecheck=canary"})
+    assert api.asked == [listed, *[("PATCH", "/api/v1/namespaces/hub/pods/c", {})] * 2, listed]
+    assert api.bodies == [{"metadata": {"uid": "u", "labels": {TIER_LABEL: value}}} for value in (MARK, None)]
 
 
 def test_canary_answers_at_the_port_that_the_mark_opens(monkeypatch):

@@ -309,25 +309,17 @@ def test_proxy_is_not_judged_by_pods_of_an_earlier_run():
 
 
 def test_command_prints_a_table_and_fails_on_a_difference(monkeypatch):
-    class Pods:
-        proxy = ""
-
-        def __init__(self, namespace):
-            pass
-
-        def pods(self, selector):
-            assert selector == "binder-egress/gatecheck=test"
-            return [pod(who, json.dumps({"reached": targets, "proxy": self.proxy})) for who, targets in WELL.items()]
-
-    monkeypatch.setattr(check, "Namespace", Pods)
-    wrong = {**EXPECTED, "verified": {"dns": False}}
-    for expected, Pods.proxy, said in (
+    pods, wrong = Mock(), {**EXPECTED, "verified": {"dns": False}}
+    monkeypatch.setattr(check, "Namespace", lambda namespace: Mock(pods=pods))
+    for expected, proxy, said in (
         (EXPECTED, "", "ok"),
         (wrong, "", "FAILED"),
         (EXPECTED, "shown", "shown  ok"),
         (EXPECTED, "hidden", "FAILED: the network hides this pod's address"),
         (EXPECTED, "silent", "FAILED: the egress proxy does not answer"),
     ):
+        pods.return_value = [pod(who, json.dumps({"reached": targets, "proxy": proxy})) for who, targets in WELL.items()]
         done = CliRunner().invoke(cli, ["helm-test", "--expected", json.dumps(expected)])
         assert (done.exit_code, done.output.splitlines()[0].split()) == ("FAILED" in said, ["pod", "target", "seen"])
-        assert said in done.output and ("egress proxy" in done.output) == bool(Pods.proxy)
+        assert said in done.output and ("egress proxy" in done.output) == bool(proxy)
+        pods.assert_called_with("binder-egress/gatecheck=test")

@@ -2,21 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
+from tests.support import TOP
 from tests.support.plan_objects import TRAEFIK, dns_service, given, ingress, node, policy, workload
 from verifier.gatecheck.checklist import CHECKS, PLAN
 from verifier.plan.checks import LOOKS, examine
 from verifier.plan.findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED, Finding, Given, Objects
-
-TOP = Path(__file__).parents[3]
-
-
-def found(id: str, of: Given) -> Finding:
-    (finding,) = [finding for finding in examine(of) if finding.id == id]
-    return finding
 
 
 def settings(finding: Finding) -> dict:
@@ -43,6 +36,11 @@ def user_pod(spec=None, **labels):
     return {"metadata": {"labels": labels}, "spec": spec or {}}
 
 
+def from_nodes(*addresses):
+    peers = {f"node-{number}": {"ipBlock": {"cidr": f"{address}/32"}} for number, address in enumerate(addresses, 1)}
+    return {"verifier.networkPolicy.publicFrom": peers}
+
+
 def of_binderhub(**values):
     return {"config": {"BinderHub": values}}
 
@@ -62,7 +60,7 @@ RKE2_DNS = dns_service("rke2-coredns-rke2-coredns", **{"k8s-app": "kube-dns", "a
 GRAFANA = ingress(rules=[{"host": "x.example.org", "http": {"paths": [{"backend": {"service": {"name": "grafana"}}}]}}])
 NGINX = {"app.kubernetes.io/name": "ingress-nginx", "app.kubernetes.io/component": "controller"}
 IN_NODE = workload("ingress-nginx-controller", "ingress-nginx", NGINX, host_network=True)
-FROM_NODE = {"verifier.networkPolicy.publicFrom": {"node-1": {"ipBlock": {"cidr": "10.1.0.1/32"}}}}
+TUNNELLED = node(notes={"projectcalico.org/IPv4VXLANTunnelAddr": "10.42.0.0"})
 CILIUM, CALICO, NEW = workload("cilium"), workload("calico-node"), workload("new-plugin")
 LOCAL = workload("binder", "binder", image="localhost/jupyterhub:1")
 BASELINE = {"pod-security.kubernetes.io/enforce": "baseline"}
@@ -70,6 +68,7 @@ KILLER = workload("cryptnono", "support", command=["tcpflowkiller", "--threshold
 WITH_KILLER = {"cryptnono": {"detectors": {"tcpFlowKiller": {"enabled": True}}}}
 TC_INIT = singleuser(initContainers=[{"name": "tc-init", "image": "x"}])
 SITE_PORTS = {"networkPolicy": {"egress": {"tcpPorts": [80, 443]}}}
+WITH_CACHE = {"dns.cidrs": {"10.43.0.10/32": True, "169.254.20.10/32": True}}
 PORTS = {"tiers.verified.ports.tcp": {80: True, 443: True}}
 
 
@@ -118,6 +117,10 @@ def row(id, of, **says):
         row("user proxy", given(singleuser(extraEnv={"https_proxy": "x", "BINDER_EGRESS_URL": "…"})), absent=True),
         row("DNS", given(Services=[RKE2_DNS]), settings={}),
         *(
+            row("DNS", given(DaemonSets=[workload("node-local-dns", args=arguments)]), settings=WITH_CACHE)
+            for arguments in (["-localip", "169.254.20.10,10.43.0.10"], ["--localip=169.254.20.10"])
+        ),
+        *(
             row("DNS", given(Services=services), state=NOT_RECOGNISED, do="dns.cidrs")
             for services in ([], [dns_service("bind")], [dns_service(), dns_service("coredns")])
         ),
@@ -126,10 +129,12 @@ def row(id, of, **says):
         row("ingress", given(Ingresses=[GRAFANA]), state=NOT_RECOGNISED, do="publicUrl"),
         row("ingress", given(Ingresses=[ingress(tls=[])]), do="https"),
         # A controller in its node's network is known by the nodes, which Cilium does not match by default.
-        row("public port", given(Deployments=[], DaemonSets=[IN_NODE]), settings=FROM_NODE),
+        row("public port", given(Deployments=[], DaemonSets=[IN_NODE]), settings=from_nodes("10.1.0.1")),
         row("public port", given(Deployments=[], DaemonSets=[IN_NODE, CILIUM]), state=NOT_RECOGNISED),
         row("public port", given(Deployments=[], DaemonSets=[IN_NODE, CILIUM],
-            **{"Cilium's settings": [{"data": {"policy-cidr-match-mode": "nodes pods"}}]}), settings=FROM_NODE),
+            **{"Cilium's settings": [{"data": {"policy-cidr-match-mode": "nodes pods"}}]}), settings=from_nodes("10.1.0.1")),
+        row("public port", given(Deployments=[], DaemonSets=[IN_NODE, CALICO], nodes=[TUNNELLED]),
+            settings=from_nodes("10.1.0.1", "10.42.0.0")),
         row("public port", given(Deployments=[]), state=NOT_RECOGNISED),
         row("public port", given(Deployments=[TRAEFIK, workload("x", "ingress-nginx", NGINX)]), state=NOT_RECOGNISED),
         row("flow killer", given(DaemonSets=[KILLER]), stops=False),
@@ -160,33 +165,18 @@ def test_check_finds(id, of, says):
     if "absent" in says:
         assert findings == []
         return
-    (finding,) = findings
+    *_, finding = findings
     whole = {"state": finding.state, "stops": finding.stops, "settings": settings(finding), "exactly": finding.seen}
     for what, expected in says.items():
         assert expected == whole[what] if what in whole else expected in getattr(finding, what), finding
     assert "secret" not in finding.seen
 
 
-@pytest.mark.parametrize("arguments", [["-localip", "169.254.20.10,10.43.0.10"], ["--localip=169.254.20.10"]])
-def test_dns_cache_on_the_nodes_is_listed_with_the_service(arguments):
-    cache = workload("node-local-dns", args=arguments)
-    wanted = {"dns.cidrs": {"10.43.0.10/32": True, "169.254.20.10/32": True}}
-    findings = [finding for finding in examine(given(DaemonSets=[cache])) if finding.id == "DNS"]
-    assert settings(findings[-1]) == wanted
-
-
 def test_older_ingress_names_its_class_in_an_annotation():
     older = ingress(ingressClassName=None)
     older["metadata"]["annotations"] = {"kubernetes.io/ingress.class": "nginx", "run": "$(reboot)"}
-    wanted = settings(found("ingress", given(Ingresses=[older])))
+    (wanted,) = [settings(finding) for finding in examine(given(Ingresses=[older])) if finding.id == "ingress"]
     assert wanted["ingress.annotations"] == {"kubernetes.io/ingress.class": "nginx"} and "ingress.ingressClassName" not in wanted
-
-
-def test_controller_in_a_node_with_tunnels_has_their_addresses_too():
-    tunnelled = node(notes={"projectcalico.org/IPv4VXLANTunnelAddr": "10.42.0.0"})
-    finding = found("public port", given(Deployments=[], DaemonSets=[IN_NODE, CALICO], nodes=[tunnelled]))
-    wanted = settings(finding)["verifier.networkPolicy.publicFrom"]
-    assert {peer["ipBlock"]["cidr"] for peer in wanted.values()} == {"10.1.0.1/32", "10.42.0.0/32"}
 
 
 def test_pre_puller_is_told_unless_it_has_our_image():

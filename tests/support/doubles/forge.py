@@ -18,7 +18,7 @@ ANY = re.compile(r"https://forge\.example\.org(:443)?/api/v3/")
 
 
 class Forge:
-    """A repository with one file. `fault` is status and message of every answer; `writes` has what was not a GET.
+    """A repository with one file. `writes` has what was not a GET.
 
     `moved_empty`: a branch was without changes against the default branch. The real one closes its pull request then.
     """
@@ -30,7 +30,6 @@ class Forge:
         self.branches = {"main": "c0"}
         self.pulls: list[dict] = []
         self.writes: list[tuple[str, str]] = []
-        self.fault: tuple[int, str] | None = None
         self.moved_empty = False
         for method in ("GET", "POST", "PATCH", "PUT", "DELETE"):
             responses.add_callback(method, ANY, self._answer)
@@ -45,8 +44,6 @@ class Forge:
         body = json.loads(request.body) if request.body else {}
         if request.method != "GET":
             self.writes.append((request.method, path))
-        if self.fault:
-            return self.fault[0], {}, json.dumps({"message": self.fault[1], "documentation_url": "https://forge.example.org"})
         found = self._route(request.method, path, body, parse_qs(url.query))
         status = 404 if found is None else 201 if request.method == "POST" else 200
         return status, {"Content-Type": "application/json"}, json.dumps({"message": "Not Found"} if found is None else found)
@@ -83,21 +80,12 @@ class Forge:
                 return self._move(head.removeprefix("heads/"), body["sha"])
             case "GET", "pulls":
                 (head,), (base,), (state,) = query["head"], query["base"], query["state"]
-                return [
-                    one
-                    for one in self.pulls
-                    if (f"hub:{one['head']['ref']}", one["base"]["ref"], one["state"]) == (head, base, state)
-                ]
+                wanted = (head, base, state)
+                return [one for one in self.pulls if (f"hub:{one['head']['ref']}", one["base"]["ref"], one["state"]) == wanted]
             case "POST", "pulls":
                 number = len(self.pulls) + 1
-                about = {
-                    "number": number,
-                    "url": f"{here}/pulls/{number}",
-                    "state": "open",
-                    "title": body["title"],
-                    "body": body["body"],
-                }
-                self.pulls.append(about | {"head": {"ref": body["head"]}, "base": {"ref": body["base"]}})
+                about = {"number": number, "url": f"{here}/pulls/{number}", "state": "open", "title": body["title"]}
+                self.pulls.append(about | {"body": body["body"], "head": {"ref": body["head"]}, "base": {"ref": body["base"]}})
                 return self.pulls[-1]
             case "PATCH", "pulls", number:
                 self.pulls[int(number) - 1] |= {name: body[name] for name in ("title", "body")}

@@ -9,12 +9,12 @@ import pytest
 import responses
 import yaml
 
+from tests.support import TOP
 from tests.support import ban_traffic as made
 from tests.support.doc_examples import section
 from tests.support.doubles.forge import API, NAME, Forge
 from verifier.egress_cli import egress
 
-TOP = Path(__file__).parents[3]
 UNTIL = ("--until", "2026-11-26")
 
 
@@ -104,8 +104,7 @@ def test_pull_request_has_the_reasons(run, files, monkeypatch):
     assert (code, out) == (0, "Pull request 1 is opened.\n")
     assert f"| `{made.SCRIPT}` |" in forge.pulls[0]["body"] and b"'^eve/.*'" in forge.file("propose-bans")
     forge.private = False
-    code, _, error = run(*files, *UNTIL, "--values", forge.path, "--pull-request", NAME)
-    assert code == 4 and "hub/secrets is public." in error
+    assert run(*files, *UNTIL, "--values", forge.path, "--pull-request", NAME)[0] == 4
     quiet = run(*files, *UNTIL, "--values", forge.path, "--pull-request", NAME, "--except", "github.com/eve/*")
     assert quiet == (0, "There is nothing to propose.\n", "")
 

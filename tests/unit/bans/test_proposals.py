@@ -168,7 +168,6 @@ def report(name):
 
 
 PLAIN = report("github.com/eve/a")
-FREE = report("git.example.org/eve/a")
 
 
 @given(NAMES)

@@ -26,30 +26,24 @@ def run(*patterns, path="values/config.yaml", body="why"):
     return propose(NAME, path, "config", {"GitHubRepoProvider": list(patterns)}, {}, body)
 
 
-def test_pull_request_is_opened_with_the_change():
+def test_pull_request_is_opened_and_replaced_and_a_closed_one_followed_by_another():
     forge = Forge(VALUES)
+    assert run("^old/.*") == "Nothing is missing in values/config.yaml; no pull request is needed."
+    assert forge.writes == []
     assert run("^eve/.*") == "Pull request 1 is opened."
     assert forge.file(BRANCH) == VALUES + b"      - '^eve/.*'\n" and forge.file("main") == VALUES
     (request,) = forge.pulls
     assert (request["title"], request["body"], request["head"], request["base"]) == (TITLE, "why", {"ref": BRANCH}, {"ref": "main"})
     assert forge.commits[forge.branches[BRANCH]]["parents"] == ["c0"]
-
-
-def test_same_proposal_writes_nothing_more():
-    forge = Forge(VALUES)
-    run("^eve/.*")
     done, forge.writes = forge.writes, []
     assert done and run("^eve/.*") == "Pull request 1 is up to date."
     assert forge.writes == [("POST", "/git/trees")]  # An object without references: only the forge knows its id.
-
-
-def test_other_proposal_replaces_the_earlier_one():
-    forge = Forge(VALUES)
-    run("^eve/.*")
     assert run("^mallory/.*", body="another") == "Pull request 1 is brought up to date."
     assert forge.file(BRANCH) == VALUES + b"      - '^mallory/.*'\n"
     assert [(one["number"], one["body"]) for one in forge.pulls] == [(1, "another")]
     assert not forge.moved_empty  # The forge would close it.
+    forge.pulls[0]["state"] = "closed"
+    assert run("^eve/.*") == "Pull request 2 is opened."
 
 
 @pytest.mark.parametrize("content", [b"# more\n" + VALUES, VALUES], ids=["the same file", "another file"])
@@ -64,23 +58,10 @@ def test_branch_follows_the_default_branch(content):
     assert len(forge.pulls) == 1
 
 
-def test_closed_pull_request_is_followed_by_another():
-    forge = Forge(VALUES)
-    run("^eve/.*")
-    forge.pulls[0]["state"] = "closed"
-    assert run("^eve/.*") == "Pull request 2 is opened."
-
-
-def test_existing_bans_need_no_pull_request():
-    forge = Forge(VALUES)
-    assert run("^old/.*") == "Nothing is missing in values/config.yaml; no pull request is needed."
-    assert forge.writes == []
-
-
 @pytest.mark.parametrize("private", [False, None])
 def test_public_repository_is_refused_before_anything_is_written(private):
     forge = Forge(VALUES, private=private)
-    with pytest.raises(ProposalRefused, match="is public"):
+    with pytest.raises(ProposalRefused, match="hub/secrets is public"):
         run("^eve/.*")
     assert forge.writes == [] and len(responses.calls) == 1
 
@@ -102,7 +83,7 @@ def test_file_that_cannot_be_changed_is_refused(content, path, sentence):
 
 @pytest.mark.parametrize(("status", "message"), [(401, "Bad credentials"), (403, "no \x1b[31m"), (422, "x"), (451, "x")])
 def test_refusal_of_the_forge_is_a_sentence(status, message):
-    Forge(VALUES).fault = (status, message)
+    responses.get(ANY, status=status, json={"message": message})
     with pytest.raises(ProposalRefused) as refused:
         run("^eve/.*")
     assert refused.value.format_message() == f"The forge refused hub/secrets: {status} {message!a}."

@@ -1,18 +1,15 @@
 """The code that BinderHub, JupyterHub and user servers run: files in chart/integration, and texts in the chart's values."""
 
 import ast
-import re
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import yaml
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
+from tests.support.charts import VALUES
+
 FILES = TOP / "chart/integration"
-INTEGRATION = yaml.safe_load((TOP / "chart/values.yaml").read_text())["integration"]
+INTEGRATION = VALUES["integration"]
 SERVERS = INTEGRATION["hint"]["jupyterhub"]["singleuser"]["extraFiles"]
 PAGE = INTEGRATION["binderhub"]["config"]["BinderHub"]["extra_header_html"]["zz-binder-egress"]
 PYTHON = {
@@ -22,25 +19,6 @@ PYTHON = {
     "hint_ipython.py": SERVERS["binder-egress-ipython"]["stringData"],
 }
 ESBUILD = TOP / "frontend/node_modules/.bin/esbuild"
-
-
-def test_each_file_has_a_place(tmp_path):
-    """The check names each file that has changed. All are then written."""
-    for path in ("ci/embed-integration", "chart/values.yaml", "chart/integration"):
-        (tmp_path / path).parent.mkdir(exist_ok=True)
-        (shutil.copytree if (TOP / path).is_dir() else shutil.copy)(TOP / path, tmp_path / path)
-    embed = [sys.executable, tmp_path / "ci/embed-integration"]
-    files = [file for file in (tmp_path / "chart/integration").iterdir() if file.suffix in (".py", ".sh", ".js", ".html")]
-    for file in files:
-        text = file.read_text()
-        file.write_text(text.replace("<p>", "<p>Sorry. ") if file.suffix == ".html" else f"{text}true\n")
-    changed = subprocess.run([*embed, "--check"], capture_output=True, text=True)
-    named = re.findall(r" is not chart/integration/(.*); run ci/embed-integration$", changed.stderr, re.M)
-    assert changed.returncode == 1 and sorted(named) == sorted(file.name for file in files if file.suffix != ".js")
-    subprocess.run(embed, check=True)
-    subprocess.run([*embed, "--check"], check=True)
-    values = (tmp_path / "chart/values.yaml").read_text()
-    assert "Sorry. " in values and len(re.findall("^ *true$", values, re.M)) == len(files) - sum(f.suffix == ".html" for f in files)
 
 
 def test_code_in_the_values_is_that_of_the_files():

@@ -8,11 +8,13 @@ import threading
 import time
 import urllib.request
 from contextlib import suppress
+from functools import partial
+from types import SimpleNamespace
 from urllib.error import HTTPError
 
 import pytest
 from flask import Flask
-from werkzeug.test import EnvironBuilder
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from tests.support.apps import API_TOKEN, CLIENT, DIRECT, VerifierProcess
 from verifier.web.context import place_given_back
@@ -221,7 +223,7 @@ def test_headers_have_a_limit(verifier):
 
 def test_request_that_waits_for_somebody_else_holds_no_place():
     """There is one place, and the first request goes on only once the second was worked on."""
-    app, go_on = Flask("places"), threading.Event()
+    app, go_on, threads = Flask("places"), threading.Event(), Threads(1, internal_port=81)
 
     @app.get("/waits")
     def waits():
@@ -233,29 +235,15 @@ def test_request_that_waits_for_somebody_else_holds_no_place():
         go_on.set()
         return ""
 
-    threads = Threads(1, internal_port=81)
     wsgi = threads.whole_requests(app)
 
-    def send(path, sock):
-        said = []
-        environ = EnvironBuilder(path).get_environ() | {"gunicorn.socket": sock}
-        done = threads.submit(lambda _: list(wsgi(environ, lambda *head: said.append(head[0]))), Connection(sock, ("::", 80)))
-        return done, said
+    def status(path, connection):
+        environ = EnvironBuilder(path).get_environ() | {"gunicorn.socket": connection.sock}
+        return run_wsgi_app(wsgi, environ, buffered=True)[1]
 
-    pair = socket.socketpair()
-    try:
-        sent = [send(path, sock) for path, sock in zip(("/waits", "/goes"), pair, strict=True)]
-        for done, _ in sent:
-            done.result(timeout=100)
-        assert [said for _, said in sent] == [["200 OK"]] * 2
-    finally:
-        threads.shutdown()
-        for end in pair:
-            end.close()
-
-
-class Connection:
-    """The part of gunicorn's connection that `Threads` uses."""
-
-    def __init__(self, sock, server):
-        self.sock, self.server = sock, server
+    first, second = socket.socketpair()
+    with first, second, threads:
+        # What `Threads` uses of gunicorn's connections.
+        connections = [SimpleNamespace(sock=sock, server=("::", 80)) for sock in (first, second)]
+        sent = [threads.submit(partial(status, path), each) for path, each in zip(("/waits", "/goes"), connections, strict=True)]
+        assert [done.result(timeout=100) for done in sent] == ["200 OK"] * 2

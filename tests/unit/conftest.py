@@ -1,6 +1,7 @@
 """Fixtures: a real Redis for each test run, and the apps on top of it."""
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import pytest
 import redis
 from flask.testing import FlaskClient
 
+from tests.support.api_server import ApiServer
 from tests.support.apps import RedisServer, internal_client, make_settings, public_client
 from tests.support.clock import Clock
 from tests.support.fake_cluster import FakeCluster
@@ -66,6 +68,13 @@ def public(services: Services) -> FlaskClient:
 def internal(services: Services) -> FlaskClient:
     """The in-cluster app for BinderHub."""
     return internal_client(services)
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    """An API server of Kubernetes."""
+    with contextlib.closing(ApiServer()) as server:
+        yield server
 
 
 # -- the reconciler in the test's thread

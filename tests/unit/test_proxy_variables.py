@@ -1,7 +1,5 @@
 """The ConfigMap with the variables of the egress proxy, against an API server that fails."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.support.api_server import ApiServer
@@ -10,13 +8,6 @@ from verifier.reconciler.proxy_variables import RETRY_SECONDS, WRITE_SECONDS, Pr
 
 SERVICE = "/api/v1/namespaces/binder/services/gate-proxy"
 VARIABLES = "/api/v1/namespaces/binder/configmaps/gate-proxy-variables"
-
-
-@pytest.fixture
-def api() -> Iterator[ApiServer]:
-    api = ApiServer()
-    yield api
-    api.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The start guard: its waits, its reports, and how the hub adds it to user pods."""
 
 import asyncio
-import itertools
 import json
 import os
 import socket
@@ -11,12 +10,12 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import pytest
 from traitlets.config import Config
 
-from tests.support.ports import free_port
+from tests.support import TOP
+from tests.support.egress_proxy.loopback import publish, served
 from tests.support.start_guard import SNIPPET, VALUES, made_spawner
 from verifier.pods import start_guard
 from verifier.pods.start_guard import introduce, watch
@@ -24,12 +23,9 @@ from verifier.proxy.connections import Proxy
 from verifier.proxy.decide import Policy
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
-from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
-from verifier.reconciler.user_pods import Pod
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 
-TOP = Path(__file__).parents[2]
 TARGETS = [("192.0.2.1", 443), ("192.0.2.2", 443)]
 
 
@@ -212,51 +208,31 @@ def open_port():
         yield "127.0.0.1:{1}".format(*listener.getsockname())
 
 
-@pytest.mark.parametrize("targets", ["nonsense", "", "10.0.0.1:http"])
-def test_process_waits_and_succeeds_with_unreadable_targets(targets):
-    seen, seconds = run(targets)
+@pytest.mark.parametrize("targets", ["nonsense", ""])
+def test_process_waits_and_succeeds_with_unreadable_targets_and_without_a_folder_for_the_extension(targets):
+    seen, seconds = run(targets, BINDER_EGRESS_LAB="/nowhere", BINDER_EGRESS_URL="https://hub.example.org/")
     assert (seen["outcome"], 0.5 <= seconds < 60) == ("unable", True)
+    assert seen["lab"].startswith("FileNotFoundError")
 
 
-@pytest.fixture
-def egress_proxy():
-    """A real egress proxy, and its thread's event loop. Tests tell it about addresses."""
-    loop, port = asyncio.new_event_loop(), free_port()
-    proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics(), identity_wait_seconds=0.2)
-    listener = listen(port, "127.0.0.1")
-    serving = loop.create_task(proxy.serve(listener))
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    number = itertools.count(1)
-
-    def publish(*uids):
-        pods = tuple(PodAddresses(uid, uid, "", ("127.0.0.1",), "verified") for uid in uids)
-        change = AddressChange(AddressVersion(next(number)), "a/server", pods)
-        loop.call_soon_threadsafe(proxy.identities.apply, change)
-
-    loop.call_soon_threadsafe(proxy.identities.load, AddressVersion(), {})
-    loop.call_soon_threadsafe(proxy.identities.apply, AddressChange(AddressVersion()))
-    yield f"http://127.0.0.1:{port}", publish
-    serving.add_done_callback(lambda _: loop.stop())
-    loop.call_soon_threadsafe(serving.cancel)
-    thread.join()
-    listener.close()
-    loop.run_until_complete(proxy.drain(5))
-    loop.close()
-
-
-def run_with_proxy(proxy, timeout="20"):
+def run_with_proxy(address, timeout="20"):
+    proxy = "http://{}:{}".format(*address)
     with closed_port() as target:
         return run(target, timeout, **{start_guard.PROXY_VARIABLE: proxy, start_guard.UID_VARIABLE: "mine"})
 
 
-def test_process_ends_once_the_proxy_knows_the_pod(egress_proxy):
+async def test_process_ends_once_the_proxy_knows_the_pod():
     """The address was another pod's a moment ago, as when an address is reused immediately."""
-    address, publish = egress_proxy
-    publish("of-the-address-before")
-    threading.Timer(2, publish, ["of-the-address-before", "mine"]).start()  # claimed twice
-    threading.Timer(3, publish, ["mine"]).start()
-    seen, seconds = run_with_proxy(address)
+    proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics(), identity_wait_seconds=0.2)
+    publish(proxy, "verified")
+    async with served(proxy) as address:
+        running = asyncio.create_task(asyncio.to_thread(run_with_proxy, address))
+        await asyncio.sleep(2)
+        mine = PodAddresses("mine", "bob", "", ("127.0.0.1",), "verified")
+        proxy.identities.apply(AddressChange(AddressVersion(1), "bob/", (mine,)))  # claimed twice
+        await asyncio.sleep(1)
+        proxy.identities.apply(AddressChange(AddressVersion(2), "alice/", ()))
+        seen, seconds = await running
     assert (seen["outcome"], seconds > 2.5) == ("blocked", True)
 
 
@@ -276,14 +252,14 @@ def test_proxy_that_answers_without_an_end_holds_up_no_launch(answer):
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        seen, _ = run_with_proxy("http://127.0.0.1:{1}".format(*server.server_address), "2")
+        seen, _ = run_with_proxy(server.server_address, "2")
         server.shutdown()
     assert (seen["outcome"], seen["seconds"] < 5) == ("unknown_to_proxy", True)
 
 
-def test_process_does_not_ask_before_the_pod_is_isolated(egress_proxy, open_port):
+def test_process_does_not_ask_before_the_pod_is_isolated(open_port):
     """That the proxy does not know the pod must not hide that the pod is open."""
-    seen, _ = run(open_port, **{start_guard.PROXY_VARIABLE: egress_proxy[0], start_guard.UID_VARIABLE: "mine"})
+    seen, _ = run(open_port, **{start_guard.PROXY_VARIABLE: f"http://{open_port}", start_guard.UID_VARIABLE: "mine"})
     assert seen["outcome"] == "open"
 
 
@@ -298,17 +274,12 @@ def modules(code):
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_guard_loads_nothing_that_is_slow():
-    """Each of these modules costs every new user pod as much processor time as everything that the guard needs."""
+def test_guard_needs_only_the_standard_library_and_loads_nothing_that_is_slow():
+    """Each of the slow modules costs every new user pod as much processor time as everything that the guard needs."""
     own = modules("import verifier.pods.start_guard") - modules("pass")
     assert own & {"importlib.metadata", "email", "zipfile", "typing", "http.client", "ssl", "asyncio", "subprocess"} == set()
-
-
-def test_guard_needs_only_the_standard_library():
-    loaded = modules("import verifier.pods.start_guard")
-    ours = {name for name in loaded if name.split(".")[0] not in sys.stdlib_module_names and not name.startswith("_")}
-    assert {name for name in ours if not name.startswith(("verifier", "sitecustomize", "site"))} == set()
-    assert {name for name in ours if name.startswith("verifier")} == {"verifier", "verifier.pods", "verifier.pods.start_guard"}
+    ours = {name for name in own if name.split(".")[0] not in sys.stdlib_module_names and not name.startswith("_")}
+    assert ours == {"verifier", "verifier.pods", "verifier.pods.start_guard"}
 
 
 # -- in the hub
@@ -382,43 +353,3 @@ def test_without_an_image_pods_start_without_a_guard(capsys):
     """A container without an image would be refused, and every launch with it. A checkout names none."""
     assert load(guard={"image": ""}) == []
     assert "no start guard: ValueError: custom.binderEgress.startGuard.image is empty" in capsys.readouterr().out
-
-
-# -- the reconciler's reading of reports
-
-
-def pod(state=None, name="binder-egress-start-guard"):
-    statuses = [{"name": name, "state": state}] if state else []
-    return Pod.from_json(
-        {
-            "metadata": {
-                "name": "jupyter-alice", "uid": "1", "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z",
-                "annotations": {"hub.jupyter.org/username": "alice"},
-            },
-            "spec": {"containers": [{"image": "i"}], "initContainers": [{"name": "tc-init"}, {"name": name}]},
-            "status": {"initContainerStatuses": statuses},
-        }
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("state", "expected"),
-    [
-        (None, None),
-        ({"running": {}}, None),
-        ({"terminated": {"message": '{"outcome": "closed", "seconds": 0.31, "tries": 7}'}}, ("closed", 0.31)),
-        ({"terminated": {"exitCode": 137}}, ("failed", 0.0)),
-        ({"terminated": {"message": "[1]"}}, ("failed", 0.0)),
-        ({"terminated": {"message": '{"outcome": "closed"}'}}, ("failed", 0.0)),
-        ({"terminated": {"message": '{"outcome": "of another version", "seconds": 1}'}}, ("failed", 0.0)),
-        ({"terminated": {"message": '{"outcome": ["closed"], "seconds": 1}'}}, ("failed", 0.0)),
-        ({"terminated": {"message": '{"outcome": "closed", "seconds": "nan"}'}}, ("failed", 0.0)),
-        ({"terminated": {"message": '{"outcome": "closed", "seconds": 1e999}'}}, ("failed", 0.0)),
-    ],
-)
-def test_guard_outcome_is_read_from_the_pod(state, expected):
-    assert pod(state).guard == expected
-
-
-def test_pod_without_a_guard_is_told_apart():
-    assert pod(name="other").guard == ("absent", 0.0)

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -40,13 +39,6 @@ def from_kubespawner(annotations: dict | None = None, **meta: object) -> dict:
 def pod_json(name: str = "jupyter-alice", version: int = 1, **labels: str) -> dict:
     user = {"hub.jupyter.org/username": name.removeprefix("jupyter-")}
     return from_kubespawner(user, name=name, resourceVersion=str(version), labels=labels)
-
-
-@pytest.fixture
-def api() -> Iterator[ApiServer]:
-    api = ApiServer()
-    yield api
-    api.close()
 
 
 @pytest.fixture
@@ -267,3 +259,27 @@ def test_pod_is_starting_until_its_containers_run():
     unready = [{"type": "Ready", "status": "False"}]
     for phase, starting in (("Pending", True), ("Running", False)):
         assert Pod.from_json(from_kubespawner() | {"status": {"phase": phase, "conditions": unready}}).starting == starting
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (None, None),
+        ({"running": {}}, None),
+        ({"terminated": {"message": '{"outcome": "closed", "seconds": 0.31, "tries": 7}'}}, ("closed", 0.31)),
+        ({"terminated": {"exitCode": 137}}, ("failed", 0.0)),
+        ({"terminated": {"message": "[1]"}}, ("failed", 0.0)),
+        ({"terminated": {"message": '{"outcome": "closed"}'}}, ("failed", 0.0)),
+        ({"terminated": {"message": '{"outcome": "of another version", "seconds": 1}'}}, ("failed", 0.0)),
+        ({"terminated": {"message": '{"outcome": ["closed"], "seconds": 1}'}}, ("failed", 0.0)),
+        ({"terminated": {"message": '{"outcome": "closed", "seconds": "nan"}'}}, ("failed", 0.0)),
+        ({"terminated": {"message": '{"outcome": "closed", "seconds": 1e999}'}}, ("failed", 0.0)),
+    ],
+)
+def test_outcome_of_the_start_guard_is_read_from_the_pod(state, expected):
+    body, name = from_kubespawner(), "binder-egress-start-guard"
+    body["spec"]["initContainers"] = [{"name": "tc-init"}, {"name": name}]
+    body["status"]["initContainerStatuses"] = [{"name": name, "state": state}] if state else []
+    assert Pod.from_json(body).guard == expected
+    body["spec"]["initContainers"].pop()
+    assert Pod.from_json(body).guard == ("absent", 0.0)

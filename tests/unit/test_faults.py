@@ -8,10 +8,8 @@ import pytest
 
 from tests.support.apps import CLIENT, admit, carried, get_pass, run_pod, solve
 from tests.support.fake_cluster import FakeCluster
-from tests.support.reconciling import record_decision
+from tests.support.reconciling import ALICE, converge_due, granted, make_grant, record_decision
 from tests.support.store import Store
-from verifier.grants import Egress
-from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.operators import actions
 from verifier.operators.actions import CommandOperators
 from verifier.passes import LEEWAY_SECONDS
@@ -21,21 +19,7 @@ from verifier.settings import ReconcilerSettings, load
 from verifier.store.errors import Replayed
 from verifier.store.redeeming import BUILD_LIMIT_SECONDS
 
-ALICE = Server("alice")
 SETTINGS = {"tiers": {"verified": {}}}
-
-
-def make_grant() -> Egress:
-    return Egress.new("verified", "valid-pass", time.time())
-
-
-def look(reconciler: Reconciler) -> None:
-    """Do all work of a reconciler once."""
-    reconciler.list_pods()
-    reconciler.heartbeat()
-    while reconciler.run_once():
-        pass
-
 
 # -- a killed reconciler
 
@@ -71,7 +55,7 @@ def prepare(store: Store) -> FakeCluster:
     cluster = FakeCluster()
     for number, user in enumerate(("alice", "bob", "carol", "dave", "erin", "frank")):
         given = make_grant()
-        has = {"grant": given, "annotated": True, "label": "verified"} if user in ("bob", "dave") else {}
+        has = granted(given) if user in ("bob", "dave") else {}
         cluster.add(user, f"uid-{number}", **has, **({"label": "verified"} if user == "erin" else {}))
         carries = carried(identity=given.id if has else "")
         store.publish(Server(user), KnownServer(f"uid-{number}", carries, pod=f"jupyter-{user}--"))
@@ -83,6 +67,13 @@ def prepare(store: Store) -> FakeCluster:
     actions.revoke(CommandOperators(load(ReconcilerSettings, **SETTINGS), store), Server("dave"), "eve", "mining")
     store.publish(Server("gone"), KnownServer("uid-of-before"))
     return cluster
+
+
+def look(reconciler: Reconciler) -> None:
+    """Do all work of a reconciler once."""
+    reconciler.list_pods()
+    reconciler.heartbeat()
+    converge_due(reconciler)
 
 
 def test_reconciler_killed_at_any_step_is_recovered_by_the_next(redis_server, store, impatient):
@@ -107,56 +98,6 @@ def test_reconciler_killed_at_any_step_is_recovered_by_the_next(redis_server, st
         if survived:
             break
     assert steps > 30
-
-
-# -- the API server
-
-
-class Slow(FakeCluster):
-    """An API server that applies patches. The answer to the first gets lost."""
-
-    def patch(self, pod, grant):
-        found = super().patch(pod, grant)
-        if len(self.patches) == 1:
-            raise ApiServerUnavailable("time-out")
-        return found
-
-
-def test_patch_with_a_lost_answer_is_not_repeated(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.reconciler.loop.RETRY_PAUSE_SECONDS", 0.05)
-    cluster = Slow()
-    cluster.add()
-    record_decision(store, ALICE, Record(make_grant(), image="image:1"), 600)
-    reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS), cluster, store)
-    look(reconciler)
-    time.sleep(0.2)
-    look(reconciler)
-    assert (cluster.labelled(), len(cluster.patches)) == ({ALICE}, 1)
-    assert store.known(ALICE).tier == "verified"
-
-
-# -- Redis
-
-
-def test_full_redis_does_not_stop_labels_from_following_decisions(redis_server, store, in_redis):
-    cluster = FakeCluster()
-    given = make_grant()
-    cluster.add("alice")
-    cluster.add("bob", "uid-2", grant=given, annotated=True, label="verified")
-    record_decision(store, ALICE, Record(make_grant(), image="image:1"), 600)
-    store.withdraw([given.id])
-    reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS), cluster, store)
-    in_redis.config_set("maxmemory", 1)
-    try:
-        reconciler.list_pods()
-        while reconciler.run_once():
-            pass
-        assert cluster.labelled() == {ALICE}
-        assert store.known(ALICE) is None
-    finally:
-        in_redis.config_set("maxmemory", 0)
-    look(reconciler)
-    assert store.known(ALICE).tier == "verified"
 
 
 # -- clocks

@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-from tests.support.apps import get_pass, launch
 from tests.support.reconciling import (
     ALICE,
     converge_due,
@@ -22,7 +21,7 @@ from tests.support.reconciling import (
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.reconciler.loop import RETRY_PAUSE_SECONDS
 from verifier.reconciler.user_pods import Conflict
-from verifier.records import Record, Server, Woken
+from verifier.records import Record, Server
 from verifier.store.errors import StoreUnavailable
 from verifier.store.reconciler_counters import FAILURES, lag_counters
 
@@ -113,14 +112,6 @@ def test_grant_that_is_withdrawn_during_its_patch_is_taken_back(reconciler, clus
     assert [found for _, found in cluster.patches] == [grant, None]
     assert cluster.labelled() == set()
     assert store.known(ALICE).tier == "unverified"
-
-
-def test_move_notifies_the_reconciler_of_both_servers(public, internal, store):
-    token = get_pass(public)
-    launch(internal, "alice", token=token)
-    store.woken(0.01)
-    launch(internal, "bob", token=token)
-    assert store.woken(0.01) == Woken({ALICE, Server("bob")})
 
 
 @pytest.mark.parametrize("redis", [True, False])
@@ -228,6 +219,23 @@ def test_refused_patches_are_counted_and_become_an_error(reconciler, cluster, st
     ]
     converge_due(reconciler)
     assert cluster.labelled() == set(servers)
+
+
+def test_patch_with_a_lost_answer_is_not_repeated(reconciler, cluster, store, steady, monkeypatch):
+    patch = cluster.patch
+
+    def lost(pod, grant):
+        monkeypatch.setattr(cluster, "patch", patch)
+        patch(pod, grant)
+        raise ApiServerUnavailable("time-out")
+
+    monkeypatch.setattr(cluster, "patch", lost)
+    record_launch(store, make_grant())
+    cluster.add()
+    for _ in range(2):
+        list_and_converge(reconciler)
+        steady.now += RETRY_PAUSE_SECONDS
+    assert (cluster.labelled(), len(cluster.patches), store.known(ALICE).tier) == ({ALICE}, 1, "verified")
 
 
 def test_pod_that_keeps_changing_is_tried_again_after_the_pause_and_is_no_failure(reconciler, cluster, store, steady, caplog):

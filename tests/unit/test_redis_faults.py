@@ -10,6 +10,7 @@ import redis
 
 from tests.support.apps import NETWORK, another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from tests.support.metrics import value
+from tests.support.reconciling import ALICE, granted, list_and_converge, make_grant, record_launch, withdraw
 from tests.support.store import Store
 from tests.support.store_operations import OF_PROXY, OF_RECEIVER, OF_RECONCILER, OF_VERIFIER, SHARED_OPERATIONS
 from tests.support.waiting import USUAL_SECONDS, eventually
@@ -267,6 +268,21 @@ def test_full_redis_still_refuses_a_used_solution_and_grants_nothing_even_if_old
     assert (answer.status_code, answer.json["type"]) == (403, TYPE + "solution-refused")
     assert_unavailable(public.post("/egress/passes", json=fresh))
     assert in_redis.hgetall(key) == {"1000000000": "1"}
+
+
+def test_full_redis_does_not_stop_labels_from_following_decisions(reconciler, cluster, store, full, in_redis):
+    given = make_grant()
+    cluster.add()
+    cluster.add("bob", "uid-2", **granted(given))
+    record_launch(store, make_grant())
+    withdraw(store, given)
+    full()
+    list_and_converge(reconciler)
+    assert (cluster.labelled(), store.known(ALICE)) == ({ALICE}, None)
+    in_redis.config_set("maxmemory", 0)
+    reconciler.heartbeat()
+    list_and_converge(reconciler)
+    assert store.known(ALICE).tier == "verified"
 
 
 # -- other faults of Redis

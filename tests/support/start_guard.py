@@ -1,4 +1,4 @@
-"""JupyterHub's configuration, before and after the snippet that adds the start guard."""
+"""JupyterHub's configuration, before and after the snippets that add the start guard and close ping."""
 
 import logging
 import textwrap
@@ -30,6 +30,8 @@ class KubeSpawner(Spawner):
     init_containers = Union([List(), Dict()], config=True)
     volumes = Union([List(), Dict()], config=True)
     volume_mounts = Union([List(), Dict()], config=True)
+    pod_security_context = Union([Dict(), AnyTrait()], config=True)
+    extra_pod_config = Dict(config=True)
 
 
 class BinderSpawner(KubeSpawner):
@@ -45,9 +47,14 @@ class BinderSpawner(KubeSpawner):
 
 
 def made_spawner(config: Config | None, guard: dict[str, Any]) -> BinderSpawner:
-    """Run the snippet as the hub does, with its earlier configuration and the guard's values. Returns a spawner."""
+    """Run the start guard's snippet as the hub does, with its earlier configuration and the guard's values. Returns a spawner."""
+    return spawner_after(SNIPPET, config, "startGuard", guard)
+
+
+def spawner_after(snippet: str, config: Config | None, name: str, value: object) -> BinderSpawner:
+    """Run a snippet as the hub does, with its earlier configuration and a value of `custom.binderEgress`. Returns a spawner."""
     c = config or Config()
-    namespace = {"c": c, "get_config": lambda path, default=None: guard if path == "custom.binderEgress.startGuard" else default}
-    exec(textwrap.dedent(SNIPPET), namespace)
-    assert "_binder_egress_start_guard" not in namespace
+    namespace = {"c": c, "get_config": lambda path, default=None: value if path == f"custom.binderEgress.{name}" else default}
+    exec(textwrap.dedent(snippet), namespace)
+    assert not [name for name in namespace if name.startswith("_binder_egress")]
     return BinderSpawner(config=c)

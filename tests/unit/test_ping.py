@@ -2,18 +2,16 @@
 
 import asyncio
 import socket
-import textwrap
 from unittest.mock import MagicMock
 
 import pytest
-from traitlets import Any, Dict, List, Union
-from traitlets.config import Config, Configurable
+from traitlets.config import Config
 
 from tests.support.charts import VALUES
+from tests.support.start_guard import INTEGRATION, spawner_after
 from verifier.gatecheck import probe
 from verifier.ping import CLOSED, SYSCTL, way_to_ping
 
-INTEGRATION = VALUES["integration"]["binderhub"]["jupyterhub"]
 SNIPPET = INTEGRATION["hub"]["extraConfig"]["zz-binder-egress-close-ping"]
 OURS = {"name": SYSCTL, "value": CLOSED}
 OTHER = {"name": "net.ipv6.conf.all.disable_ipv6", "value": "1"}
@@ -22,25 +20,9 @@ OTHER = {"name": "net.ipv6.conf.all.disable_ipv6", "value": "1"}
 # -- in the hub
 
 
-class KubeSpawner(Configurable):
-    """KubeSpawner's traits, as version 7.1 has them."""
-
-    pod_security_context = Union([Dict(), Any()], config=True)
-    extra_pod_config = Dict(config=True)
-    init_containers = Union([List(), Dict()], config=True)
-
-
-class BinderSpawner(KubeSpawner):
-    """BinderHub's subclass."""
-
-
 def load(config=None, on=True):
     """Run the snippet as the hub does. Returns a spawner."""
-    c = config or Config()
-    namespace = {"c": c, "get_config": lambda path, default=None: on if path == "custom.binderEgress.closePing" else default}
-    exec(textwrap.dedent(SNIPPET), namespace)
-    assert "_binder_egress_close_ping" not in namespace
-    return BinderSpawner(config=c)
+    return spawner_after(SNIPPET, config, "closePing", on)
 
 
 def test_hub_closes_ping_unless_it_is_left_open():

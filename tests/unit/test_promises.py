@@ -53,13 +53,23 @@ def label(cluster, user="alice"):
     return pod.label
 
 
+@pytest.fixture
+def server(internal, promise, reconciler, cluster):
+    """The pod of Alice's server, which was launched with the promise and runs without a tier."""
+    launch(internal, token=promise)
+    pod = cluster.add("alice", "uid-1", ready=True)
+    list_and_converge(reconciler)
+    return pod
+
+
 # -- the states of a launch when its promise is kept
 
 
-def test_launch_with_a_promise_that_nobody_keeps_gets_no_egress(public, internal, promise):
+def test_launch_with_a_promise_that_nobody_keeps_gets_no_egress_and_neighbours_learn_nothing(public, internal, services, promise):
     decision = launch(internal, token=promise)
     assert (decision["tier"], decision["rule"], decision["pass_outcome"]) == ("unverified", "default", "promised")
     assert public.get(f"/egress/promises/{promise}").json == {"state": "announced", "tier": "unverified", "access": "none"}
+    assert state(public_client(services, "203.0.113.9"), promise) == "open"
 
 
 def test_promise_that_is_kept_first_gives_the_launch_its_tier(public, internal, promise):
@@ -80,11 +90,7 @@ def test_promise_that_is_kept_while_the_launch_waits_counts_as_a_pass_that_came_
     assert label(cluster) == "verified"
 
 
-@pytest.mark.parametrize("ready", [False, True], ids=["starting", "ready"])
-def test_promise_that_is_kept_once_there_is_a_pod_unlocks_it(public, internal, store, promise, reconciler, cluster, ready):
-    launch(internal, token=promise)
-    cluster.add("alice", "uid-1", ready=ready)
-    list_and_converge(reconciler)
+def test_promise_that_is_kept_once_there_is_a_pod_unlocks_it(public, store, promise, reconciler, cluster, server):
     assert label(cluster) is None
     assert keep(public, promise)["state"] == "announced", "the pod does not carry the grant yet"
     assert store.pending(ALICE, set()).unlock.grant.rule == "unlock"
@@ -181,11 +187,6 @@ def test_neighbour_who_reads_a_promise_in_a_log_gets_nothing_with_it(public, int
     assert launch(internal, user="mallory", token=promise, client_address="203.0.113.9")["tier"] == "unverified"
 
 
-def test_neighbour_learns_nothing_of_a_launch(internal, services, promise):
-    launch(internal, token=promise)
-    assert state(public_client(services, "203.0.113.9"), promise) == "open"
-
-
 def test_next_attempt_of_binderhub_takes_the_promise_of_a_launch_that_waits(public, internal, store, promise):
     launch(internal, token=promise)
     launch(internal, user="alice-2", token=promise)
@@ -207,10 +208,7 @@ def test_next_attempt_of_binderhub_takes_the_promise_of_a_server_that_does_not_g
     assert launch(internal, user="alice-2", token=promise)["pass_outcome"] == "moved"
 
 
-def test_server_that_is_up_keeps_its_promise(public, internal, promise, reconciler, cluster):
-    launch(internal, token=promise)
-    cluster.add("alice", "uid-1", ready=True)
-    list_and_converge(reconciler)
+def test_server_that_is_up_keeps_its_promise(public, internal, promise, reconciler, cluster, server):
     launch(internal, user="bob", token=promise)
     cluster.add("bob", "uid-2", ready=True)
     keep(public, promise)
@@ -232,11 +230,8 @@ def test_two_launches_at_the_same_instant_get_one_pass(public, services, store, 
     assert sorted(store.pending(Server(user), set()).launch.grant.tier for user in users) == ["unverified", "verified"]
 
 
-def test_later_server_of_the_same_name_gets_nothing(public, internal, promise, reconciler, cluster):
-    launch(internal, token=promise)
-    pod = cluster.add("alice", "uid-1", ready=True)
-    list_and_converge(reconciler)
-    cluster.remove(pod)
+def test_later_server_of_the_same_name_gets_nothing(public, internal, promise, reconciler, cluster, server):
+    cluster.remove(server)
     list_and_converge(reconciler)
     launch(internal)
     cluster.add("alice", "uid-2", ready=True)
@@ -257,11 +252,8 @@ def test_later_launch_of_the_same_server_gets_nothing(public, internal, store, p
     ("kind", "what"), [("server", ALICE.key), ("repository", "example.com/a/b"), ("network", NETWORK)], ids=lambda value: value
 )
 def test_promise_that_is_kept_after_a_block_gives_nothing(
-    public, internal, services, store, promise, reconciler, cluster, kind, what
+    public, services, store, promise, reconciler, cluster, server, kind, what
 ):
-    launch(internal, token=promise)
-    cluster.add("alice", "uid-1", ready=True)
-    list_and_converge(reconciler)
     store.add_block(Block("x", kind, what, read_origin("eve"), "mining", 1, uid="uid-1"), [ALICE])
     issued = Pass(**vars(Passes.new("verified", 1, float(store.use_solution("altcha", "id", 2e9, 60, lambda _: None)), 60)))
     kept = services.promises.keep(promise, issued, CLIENT, NETWORK, 1e9)
@@ -270,12 +262,7 @@ def test_promise_that_is_kept_after_a_block_gives_nothing(
     assert (label(cluster), state(public, promise)) == (None, "refused")
 
 
-def test_wiped_redis_leaves_the_pass_to_be_presented(
-    public, internal, redis_server, store, promise, reconciler, cluster, impatient
-):
-    launch(internal, token=promise)
-    cluster.add("alice", "uid-1", ready=True)
-    list_and_converge(reconciler)
+def test_wiped_redis_leaves_the_pass_to_be_presented(public, redis_server, store, promise, reconciler, cluster, server, impatient):
     redis_server.wipe()
     store.ping()
     list_and_converge(reconciler)
@@ -335,18 +322,13 @@ def test_price_counts_when_the_promise_is_kept(redis_server, store, promise, int
 # -- other members, other versions, faults
 
 
-def test_pass_of_another_member_keeps_a_promise(public, internal, promise):
-    token = get_pass(public)
-    launch(internal, token=promise)
-    answer = public.post(f"/egress/promises/{promise}", json={"token": token})
-    assert (answer.status_code, answer.json["state"]) == (200, "granted")
-
-
-def test_token_that_is_no_pass_keeps_no_promise(public, internal, promise):
+def test_pass_of_another_member_keeps_a_promise_and_a_token_that_is_no_pass_does_not(public, internal, promise):
     launch(internal, token=promise)
     answer = public.post(f"/egress/promises/{promise}", json={"token": new_promise()})
     assert (answer.status_code, answer.json["type"].rpartition("#")[2]) == (403, "pass-refused")
     assert state(public, promise) == "announced"
+    answer = public.post(f"/egress/promises/{promise}", json={"token": get_pass(public)})
+    assert (answer.status_code, answer.json["state"]) == (200, "granted")
 
 
 @pytest.mark.parametrize("text", ["promise-1", "promise-" + "G" * 32, "x" * 40, "promise-" + "0" * 33])

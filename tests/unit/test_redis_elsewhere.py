@@ -1,9 +1,8 @@
 """A Redis that the operator runs: with TLS and a private certificate authority, and with Sentinel."""
 
-import shutil
-import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,12 @@ from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 
-BINARY = shutil.which("redis-server")
 
-
-class Fleet:
+class Fleet(ExitStack):
     """Processes of redis-server that stop at the end of the test."""
 
     def __init__(self, folder: Path):
+        super().__init__()
         self.folder = folder
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -35,26 +33,16 @@ class Fleet:
         file = self.folder / f"{port}.conf"
         ports = [f"tls-port {port}", "port 0", "tls-auth-clients no"] if tls else [f"port {port}"]
         file.write_text("\n".join(["bind 127.0.0.1", *ports, f"dir {self.folder}", *options]) + "\n")
-        assert BINARY, "the tests need redis-server: apt-get install redis-server"
-        command = [BINARY, str(file), *(["--sentinel"] if sentinel else [])]
-        self.processes[port] = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=self.folder)
+        command = ["redis-server", str(file), *(["--sentinel"] if sentinel else [])]
+        self.processes[port] = self.enter_context(subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=self.folder))
+        self.callback(self.processes[port].kill)
         return port
-
-    def kill(self, port: int) -> None:
-        process = self.processes.pop(port)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-
-    def stop(self) -> None:
-        for port in list(self.processes):
-            self.kill(port)
 
 
 @pytest.fixture
 def fleet(tmp_path):
-    fleet = Fleet(tmp_path)
-    yield fleet
-    fleet.stop()
+    with Fleet(tmp_path) as fleet:
+        yield fleet
 
 
 def settings(url: str, **more: object) -> ReconcilerSettings:
@@ -171,7 +159,7 @@ def test_store_follows_sentinels_to_another_master(fleet, redis_server):
 
         wait_until(written_there, "writes go to the new master")
         wait_until(lambda: direct.info("replication").get("slave0", {}).get("state") == "online", "the old one follows it")
-    fleet.kill(replica)
+    fleet.processes[replica].kill()
 
     def works():
         store.forget(Server("alice"))

@@ -2,11 +2,8 @@
 
 import json
 import subprocess
-from pathlib import Path
 
-import pytest
-
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
 
 UNREACHED = {
     # Seen in a network namespace without a way out, and without DNS.
@@ -122,18 +119,18 @@ def error(value, traceback=()):
     return {"output_type": "error", "ename": "URLError", "evalue": value, "traceback": list(traceback)}
 
 
-@pytest.mark.parametrize(
-    ("outputs", "expected"),
-    [
-        ([error("<urlopen error [Errno -3] Temporary failure in name resolution>")], True),
-        ([{"output_type": "stream", "name": "stderr", "text": ["curl: (6) Could not ", "resolve host: example.org"]}], True),
-        ([{"output_type": "stream", "name": "stdout", "text": "fine"}, error("Connection timed out")], True),
-        # The code that IPython shows names an exception that was not raised.
-        ([error("no such key", ["---> 1 except socket.gaierror:", "KeyError: 'a'"])], False),
-        ([{"output_type": "execute_result", "data": {"text/plain": "gaierror"}, "metadata": {}}], False),
-        ([{"output_type": "stream", "name": "stdout", "text": "gaierror" + "." * 20_001}], False),
-        ([], False),
-    ],
-)
-def test_output_of_a_cell_is_what_it_printed_last(outputs, expected):
-    assert judged([outputs]) == [expected]
+CELLS = [
+    ([error("<urlopen error [Errno -3] Temporary failure in name resolution>")], True),
+    ([{"output_type": "stream", "name": "stderr", "text": ["curl: (6) Could not ", "resolve host: example.org"]}], True),
+    ([{"output_type": "stream", "name": "stdout", "text": "fine"}, error("Connection timed out")], True),
+    # The code that IPython shows names an exception that was not raised.
+    ([error("no such key", ["---> 1 except socket.gaierror:", "KeyError: 'a'"])], False),
+    ([{"output_type": "execute_result", "data": {"text/plain": "gaierror"}, "metadata": {}}], False),
+    ([{"output_type": "stream", "name": "stdout", "text": "gaierror" + "." * 20_001}], False),
+    ([], False),
+]
+"""The outputs of a cell, and whether they tell of a lack of network."""
+
+
+def test_output_of_a_cell_is_what_it_printed_last():
+    assert judged([outputs for outputs, _ in CELLS]) == [expected for _, expected in CELLS]

@@ -3,20 +3,18 @@
 import json
 import subprocess
 
-import pytest
-
 from tests.support import TOP
 
 SCRIPT = """
 import { again, GONE, guess, next, purpose, useful } from "./frontend/src/server-state.js";
 let text = "";
 for await (const chunk of process.stdin) text += chunk;
-let state = GONE;
-console.log(JSON.stringify(JSON.parse(text).map((event) => {
+const play = (events, state = GONE) => events.map((event) => {
   state = Object.freeze(next(state, Object.freeze(event)));
   const purposes = Object.fromEntries(["small", "large"].map((tier) => [tier, purpose(state, tier)]));
   return { ...state, again: again(state), useful: useful(state), guess: guess(state), ...purposes };
-})));
+});
+console.log(JSON.stringify(JSON.parse(text).map((events) => play(events))));
 """
 
 LOCKED = {"tier": "unverified", "access": "none", "unlockable": True, "why": "", "larger": [], "until": None, "renewable_in": None}
@@ -24,43 +22,49 @@ SMALL = {**LOCKED, "tier": "small", "access": "network", "unlockable": False}
 LEASED = {**SMALL, "until": 10_000, "expires_in": 600, "renewable_in": 300}
 
 
-def states(*events):
-    """The states after events, of which each is a report, a time in seconds, or both with more."""
+def played(stories):
+    """The states of each story after its events, of which each is a report, a time in seconds, or both with more."""
     command = ["node", "--input-type=module", "--eval", SCRIPT]
-    made = [event if isinstance(event, dict) else {"_at": event * 1000} for event in events]
-    made = [event if "_at" in event else {"_at": 0, "_report": event} for event in made]
+    timed = [[event if isinstance(event, dict) else {"_at": event * 1000} for event in events] for events in stories]
+    made = [[event if "_at" in event else {"_at": 0, "_report": event} for event in events] for events in timed]
     done = subprocess.run(command, cwd=TOP, input=json.dumps(made), capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
+
+
+def states(*events):
+    (found,) = played([events])
+    return found
 
 
 def at(seconds, report, **more):
     return {"_at": seconds * 1000, "_report": report, **more}
 
 
-@pytest.mark.parametrize(
-    ("before", "event", "change"),
-    [
-        (LOCKED, LOCKED, ""),
-        (LOCKED, at(0, LOCKED, _live=True), "server"),
-        (LOCKED, SMALL, "server"),
-        (LOCKED, {**LOCKED, "access": "packages"}, "server"),
-        (LOCKED, {**LOCKED, "unlockable": False}, "server"),
-        (LOCKED, {**LOCKED, "until": 20, "expires_in": 20}, "details"),
-        ({**LOCKED, "until": 20, "expires_in": 20}, {**LOCKED, "until": 30, "expires_in": 30}, "details"),
-        (SMALL, {**SMALL, "larger": ["large"]}, "details"),
-        (LEASED, {**LEASED, "until": 10_300, "expires_in": 900}, "renewed"),
-        (LEASED, {**LEASED, "until": 9_000}, "details"),
-        (LEASED, {**LEASED, "tier": "large", "until": 10_300}, "server"),
-        (SMALL, LEASED, "details"),
-        (LEASED, {**LEASED, "renewable_in": 0}, "details"),
-        (LEASED, LOCKED, "server"),
-        (LOCKED, at(0, None), "server"),
-        (LEASED, 299, ""),
-        (LEASED, 300, "details"),
-    ],
-)
-def test_change_is_told(before, event, change):
-    assert states(before, event)[-1]["_change"] == change
+CHANGES = [
+    (LOCKED, LOCKED, ""),
+    (LOCKED, at(0, LOCKED, _live=True), "server"),
+    (LOCKED, SMALL, "server"),
+    (LOCKED, {**LOCKED, "access": "packages"}, "server"),
+    (LOCKED, {**LOCKED, "unlockable": False}, "server"),
+    (LOCKED, {**LOCKED, "until": 20, "expires_in": 20}, "details"),
+    ({**LOCKED, "until": 20, "expires_in": 20}, {**LOCKED, "until": 30, "expires_in": 30}, "details"),
+    (SMALL, {**SMALL, "larger": ["large"]}, "details"),
+    (LEASED, {**LEASED, "until": 10_300, "expires_in": 900}, "renewed"),
+    (LEASED, {**LEASED, "until": 9_000}, "details"),
+    (LEASED, {**LEASED, "tier": "large", "until": 10_300}, "server"),
+    (SMALL, LEASED, "details"),
+    (LEASED, {**LEASED, "renewable_in": 0}, "details"),
+    (LEASED, LOCKED, "server"),
+    (LOCKED, at(0, None), "server"),
+    (LEASED, 299, ""),
+    (LEASED, 300, "details"),
+]
+"""What was, an event, and the change that it is."""
+
+
+def test_change_is_told():
+    found = played([events for *events, _ in CHANGES])
+    assert [states[-1]["_change"] for states in found] == [change for *_, change in CHANGES]
 
 
 def test_renewal_is_told_by_its_answer_too():
@@ -77,23 +81,24 @@ def test_answer_from_before_a_change_or_a_solution_is_outdated():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("report", "useful", "guess", "small", "large"),
-    [
-        (LOCKED, True, "unlock", "unlock", "unlock"),
-        ({**LOCKED, "unlockable": False}, False, "unlock", "unlock", "unlock"),
-        (SMALL, False, "raise", None, None),
-        ({**SMALL, "larger": ["large"]}, True, "raise", None, "raise"),
-        (LEASED, False, "raise", None, None),
-        ({**LEASED, "renewable_in": 0}, True, "renew", "renew", None),
-        ({**LEASED, "renewable_in": 0, "larger": ["large"]}, True, "renew", "renew", "raise"),
-        ({**LEASED, "renewable_in": None}, False, "raise", None, None),
-        ({**LOCKED, "until": 9, "expires_in": 9, "renewable_in": 0}, True, "unlock", "unlock", "unlock"),
-    ],
-)
-def test_purpose_of_a_solution_follows_from_the_report(report, useful, guess, small, large):
-    (state,) = states(report)
-    assert (state["useful"], state["guess"], state["small"], state["large"]) == (useful, guess, small, large)
+PURPOSES = [
+    (LOCKED, True, "unlock", "unlock", "unlock"),
+    ({**LOCKED, "unlockable": False}, False, "unlock", "unlock", "unlock"),
+    (SMALL, False, "raise", None, None),
+    ({**SMALL, "larger": ["large"]}, True, "raise", None, "raise"),
+    (LEASED, False, "raise", None, None),
+    ({**LEASED, "renewable_in": 0}, True, "renew", "renew", None),
+    ({**LEASED, "renewable_in": 0, "larger": ["large"]}, True, "renew", "renew", "raise"),
+    ({**LEASED, "renewable_in": None}, False, "raise", None, None),
+    ({**LOCKED, "until": 9, "expires_in": 9, "renewable_in": 0}, True, "unlock", "unlock", "unlock"),
+]
+"""A report, whether a solution is useful, the guess of its purpose, and its purpose with each of two tiers."""
+
+
+def test_purpose_of_a_solution_follows_from_the_report():
+    found = [states[0] for states in played([[report] for report, *_ in PURPOSES])]
+    told = [(state["useful"], state["guess"], state["small"], state["large"]) for state in found]
+    assert told == [tuple(said) for _, *said in PURPOSES]
 
 
 def test_server_that_is_gone_has_nothing_left_and_access_is_given_back_if_there_was_some():

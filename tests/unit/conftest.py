@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -11,7 +11,7 @@ import redis
 from flask.testing import FlaskClient
 
 from tests.support.api_server import ApiServer
-from tests.support.apps import RedisServer, internal_client, make_settings, public_client
+from tests.support.apps import CLIENT, RedisServer, internal_client, make_settings, public_client
 from tests.support.clock import Clock
 from tests.support.fake_cluster import FakeCluster
 from tests.support.store import Store
@@ -56,6 +56,23 @@ def settings(redis_server: RedisServer) -> VerifierSettings:
 @pytest.fixture
 def services(settings: VerifierSettings, store: Store) -> Services:
     return create_services(settings, store)
+
+
+@pytest.fixture
+def make_services(redis_server: RedisServer, store: Store) -> Callable[..., Services]:
+    """Returns a function that makes the services of a site with these settings."""
+    return lambda **settings: create_services(make_settings(redis_server, **settings), store)
+
+
+@pytest.fixture
+def site(make_services: Callable[..., Services]) -> Callable[..., tuple[FlaskClient, FlaskClient, Services]]:
+    """Returns a function that makes both apps, for a client at an address, and their services."""
+
+    def make(address: str = CLIENT, **settings: object) -> tuple[FlaskClient, FlaskClient, Services]:
+        services = make_services(**settings)
+        return public_client(services, address), internal_client(services), services
+
+    return make
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 from tests.support import TOP
 from tests.support.apps import make_settings, public_client, run_pod
 from verifier.settings import InvalidSettings
-from verifier.web.app import create_services
 from verifier.web.branding import DARK, LIGHT, Brand, contrast
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -21,9 +20,9 @@ def brand(redis_server, **branding):
     return Brand.of(make_settings(redis_server, branding=branding))
 
 
-def page(redis_server, store, path="servers/alice/", headers=HTML, **branding):
+def page(make_services, store, path="servers/alice/", headers=HTML, **branding):
     run_pod(store)
-    client = public_client(create_services(make_settings(redis_server, branding=branding), store))
+    client = public_client(make_services(branding=branding))
     return client.get(f"/egress/{path}", headers=headers)
 
 
@@ -63,20 +62,20 @@ def test_tokens_can_be_read():
             assert contrast(tokens[line], tokens["back"]) >= 3, line
 
 
-def test_page_has_the_name_as_text_and_its_policy_allows_the_logo_and_the_style_and_nothing_else(redis_server, store):
-    plain = page(redis_server, store)
+def test_page_has_the_name_as_text_and_its_policy_allows_the_logo_and_the_style_and_nothing_else(make_services, store):
+    plain = page(make_services, store)
     assert not re.search("<(header|footer|style|img)", plain.text)
     plain = plain.headers["Content-Security-Policy"]
     assert "img-src" not in plain and "style-src 'self';" in plain
     chosen = {"name": "<b>Hub & friends</b>", "logo": "https://cdn.example.org/a/logo.svg", "accentColor": "#f5a252"}
-    answer = page(redis_server, store, **chosen)
+    answer = page(make_services, store, **chosen)
     assert "&lt;b&gt;Hub &amp; friends&lt;/b&gt;" in answer.text and "<b>" not in answer.text
     style = re.search("<style>(.*?)</style>", answer.text)[1]
     checksum = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = answer.headers["Content-Security-Policy"]
     assert f"style-src 'self' 'sha256-{checksum}';" in policy
     assert policy.endswith("; img-src https://cdn.example.org") and "unsafe" not in policy
-    api = page(redis_server, store, headers={"Accept": "application/json"}, logo="/logo.png")
+    api = page(make_services, store, headers={"Accept": "application/json"}, logo="/logo.png")
     assert "img-src" not in api.headers["Content-Security-Policy"]
 
 
@@ -139,10 +138,10 @@ def test_wrong_branding_is_refused_by_chart_and_verifier(name, value, redis_serv
 
 
 @pytest.mark.parametrize("path", ["", "server/alice", "nothing", "servers/"])
-def test_wrong_address_is_a_page_for_people_and_json_for_scripts(path, redis_server, store):
-    people = page(redis_server, store, path, startUrl="https://example.org/start")
+def test_wrong_address_is_a_page_for_people_and_json_for_scripts(path, make_services, store):
+    people = page(make_services, store, path, startUrl="https://example.org/start")
     assert people.status_code == 404 and people.content_type == "text/html; charset=utf-8"
     assert 'href="https://example.org/start"' in people.text and "There is nothing at this address." in people.text
     assert "Accept" in people.headers["Vary"] and people.headers["Cache-Control"] == "no-store"
-    scripts = page(redis_server, store, path, headers={"Accept": "*/*"})
+    scripts = page(make_services, store, path, headers={"Accept": "*/*"})
     assert scripts.status_code == 404 and scripts.content_type == "application/problem+json"

@@ -4,10 +4,10 @@ import ipaddress
 
 import pytest
 
-from tests.support.apps import CLIENT, internal_client, launch, make_settings, public_client, run_pod, solve
+from tests.support.apps import CLIENT, internal_client, launch, public_client, run_pod, solve
 from tests.support.public_port import assert_problem
 from verifier.clients import Client, client_of
-from verifier.web.app import create_public_app, create_services
+from verifier.web.app import create_public_app
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ from verifier.web.app import create_public_app, create_services
         pytest.param(1, "[]:80", "", id="1: a port alone"),
     ],
 )
-def test_forwarding_header_is_used_only_from_trusted_proxies(redis_server, store, proxies, forwarded, network):
-    services = create_services(make_settings(redis_server, trusted_proxies=proxies), store)
+def test_forwarding_header_is_used_only_from_trusted_proxies(make_services, proxies, forwarded, network):
+    services = make_services(trusted_proxies=proxies)
     client = create_public_app(services).test_client()
     answer = client.get("/egress/challenge", headers={"X-Forwarded-For": forwarded}, environ_base={"REMOTE_ADDR": "192.0.2.1"})
     assert answer.json["providers"][0]["challenge"]["parameters"]["data"]["network"] == network
@@ -75,9 +75,9 @@ def test_proxies_may_be_networks(sender, forwarded, expected):
         (2, "https,", "https"),
     ],
 )
-def test_scheme_is_that_of_the_outermost_proxy(redis_server, store, proxies, told, scheme):
+def test_scheme_is_that_of_the_outermost_proxy(make_services, proxies, told, scheme):
     """Many proxies replace the header, so it may have fewer values than there are proxies."""
-    client = create_public_app(create_services(make_settings(redis_server, trusted_proxies=proxies), store)).test_client()
+    client = create_public_app(make_services(trusted_proxies=proxies)).test_client()
     answer = client.get(
         "/egress/v1/third-party.json", headers={"X-Forwarded-For": "203.0.113.1, 10.0.0.1", "X-Forwarded-Proto": told}
     )
@@ -102,15 +102,14 @@ def test_scheme_that_is_none_counts_as_not_sent(public):
         (["10.1.0.0/24"], "10.1.0.1", "192.0.2.7, 198.51.100.1", "default"),
     ],
 )
-def test_launch_has_its_address_by_the_same_rule(redis_server, store, trusted, sender, forwarded, rule):
-    settings = make_settings(redis_server, trusted_proxies=trusted, self_networks=["192.0.2.7/32"])
-    internal = internal_client(create_services(settings, store))
+def test_launch_has_its_address_by_the_same_rule(make_services, trusted, sender, forwarded, rule):
+    internal = internal_client(make_services(trusted_proxies=trusted, self_networks=["192.0.2.7/32"]))
     assert launch(internal, client_address=sender, forwarded_for=forwarded)["rule"] == rule
 
 
-def test_forged_forwarding_header_does_not_validate_a_solution(redis_server, store):
+def test_forged_forwarding_header_does_not_validate_a_solution(make_services, store):
     """A solution from another network, presented with its maker's address in front."""
-    services = create_services(make_settings(redis_server), store)
+    services = make_services()
     store.ping()
     solution = solve(public_client(services, "203.0.113.1"))
     answer = public_client(services, "203.0.113.1, 198.51.100.9").post(

@@ -6,9 +6,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.support.apps import API_TOKEN, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+from tests.support.apps import API_TOKEN, get_pass, internal_client, launch, public_client, run_pod, solve
 from tests.support.public_port import POSTS, assert_problem
-from verifier.web.app import create_services
 from verifier.web.problems import TITLES
 
 TYPES = {
@@ -239,9 +238,9 @@ def test_fault_is_a_problem_without_details_and_does_not_log_the_request(public,
         ({"log_ipv6_prefix": 128}, "2001:db8:1:2::3", "2001:db8:1:2::3/128"),
     ],
 )
-def test_launch_logs_one_line_with_its_address_cut_as_the_operator_chose(redis_server, store, caplog, prefixes, address, logged_as):
+def test_launch_logs_one_line_with_its_address_cut_as_the_operator_chose(make_services, caplog, prefixes, address, logged_as):
     caplog.set_level(logging.INFO)
-    services = create_services(make_settings(redis_server, **prefixes), store)
+    services = make_services(**prefixes)
     launch(internal_client(services), "alice", client_address=address)
     public_client(services, address).post("/egress/passes", json={"provider": "altcha", "solution": "x"})
     lines = [(record.msg, record.fields) for record in caplog.records if hasattr(record, "fields")]

@@ -11,15 +11,14 @@ from tests.support.public_port import LISTED, POSTS, assert_problem
 from verifier.settings import InvalidSettings
 from verifier.store.errors import StoreUnavailable
 from verifier.store.keys import redis_key
-from verifier.web.app import create_services
 
 
 @pytest.fixture
-def open_to(redis_server, store):
+def open_to(make_services):
     """A client of a site that lists these origins."""
 
     def make(*origins):
-        return public_client(create_services(make_settings(redis_server, allowed_origins=json.dumps(origins)), store))
+        return public_client(make_services(allowed_origins=json.dumps(origins)))
 
     return make
 
@@ -48,8 +47,8 @@ def test_post_from_our_own_origin_is_accepted(public, origin):
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-def test_public_url_is_our_own_origin_and_in_links(redis_server, store):
-    client = public_client(create_services(make_settings(redis_server, public_url="https://hub.example.org"), store))
+def test_public_url_is_our_own_origin_and_in_links(make_services, store):
+    client = public_client(make_services(public_url="https://hub.example.org"))
     run_pod(store)
     text = client.get("/egress/servers/alice", headers={"Accept": "text/plain"}).text
     assert "https://hub.example.org/egress/servers/alice/" in text
@@ -108,10 +107,10 @@ JSON = {"Accept": "application/json"}
 
 
 @pytest.fixture
-def client(redis_server, store):
+def client(make_services, store):
     run_pod(store)
     # Origins are read as browsers write them.
-    return public_client(create_services(make_settings(redis_server, hub_url="https://HUB.example.org:443/jupyter/"), store))
+    return public_client(make_services(hub_url="https://HUB.example.org:443/jupyter/"))
 
 
 def allowed(answer):
@@ -189,8 +188,8 @@ def test_text_in_redis_that_is_no_address_counts_as_none(services, store, in_red
         assert (answer.status_code, allowed(answer), back(client)) == (200, {}, None), said
 
 
-def test_operators_word_wins(client, redis_server, store):
-    services = create_services(make_settings(redis_server, hub_url="https://HUB.example.org:443/jupyter/"), store)
+def test_operators_word_wins(client, make_services, store):
+    services = make_services(hub_url="https://HUB.example.org:443/jupyter/")
     launch(internal_client(services), hub_url="https://other.example.org/")
     assert allowed(client.get("/egress/servers/alice/", headers={**JSON, "Origin": "https://other.example.org"})) == {}
     assert allowed(client.get("/egress/servers/alice/", headers={**JSON, "Origin": HUB})) == {"Access-Control-Allow-Origin": HUB}

@@ -12,14 +12,13 @@ from werkzeug.datastructures import LanguageAccept
 from werkzeug.http import parse_accept_header
 
 from tests.support import TOP
-from tests.support.apps import carried, make_settings, public_client, run_pod
+from tests.support.apps import carried, public_client, run_pod
 from tests.support.languages import CHOICES
 from verifier.grants import NO_GRANT, Block
 from verifier.records import KnownServer, Server
 from verifier.settings import Tier
 from verifier.texts import read_origin
 from verifier.web import pages, problems
-from verifier.web.app import create_services
 
 CURL = {"Accept": "*/*", "User-Agent": "curl/8.5.0"}
 HTML = {"Accept": "text/html"}
@@ -138,8 +137,8 @@ PACKAGES, LIMITED, NONE = (pages.MESSAGES["en"][key] for key in ("packages-only"
         ([], NONE, "Programs in it cannot open connections to the internet.", "none"),
     ],
 )
-def test_page_says_what_the_egress_proxy_gives_without_a_tier(redis_server, store, listed, state, reached, access):
-    client = public_client(create_services(make_settings(redis_server, unverified_hosts=listed), store))
+def test_page_says_what_the_egress_proxy_gives_without_a_tier(make_services, store, listed, state, reached, access):
+    client = public_client(make_services(unverified_hosts=listed))
     store.publish(Server("alice"), KnownServer("uid-1"))
     assert client.get("/egress/servers/alice", headers=CURL).text.startswith(f"{state} {reached}\n\nTo unlock your server")
     page = client.get("/egress/servers/alice", headers=HTML).text
@@ -156,9 +155,8 @@ def test_page_says_what_the_egress_proxy_gives_without_a_tier(redis_server, stor
 
 
 @pytest.mark.parametrize("listed", [[], ["python"]])
-def test_page_says_that_a_repository_has_more_hosts_and_not_which(redis_server, store, listed):
-    settings = make_settings(redis_server, unverified_hosts=listed, repositories_with_hosts=["https://github.com/org/*"])
-    client = public_client(create_services(settings, store))
+def test_page_says_that_a_repository_has_more_hosts_and_not_which(make_services, store, listed):
+    client = public_client(make_services(unverified_hosts=listed, repositories_with_hosts=["https://github.com/org/*"]))
     store.publish(Server("alice"), KnownServer("uid-1", repository="https://github.com/org/course"))
     text = client.get("/egress/servers/alice", headers=CURL).text
     found = "pip; " if listed else ""
@@ -180,10 +178,9 @@ BLOCKED = "Your server has no internet access. The operators of this site blocke
 
 @pytest.mark.parametrize("contact", ["", "help@example.org", "https://hub.example.org/help"])
 @pytest.mark.parametrize("where", ["pod", "redis"])
-def test_blocked_server_is_told_since_when_and_whom_to_ask(redis_server, store, contact, where):
+def test_blocked_server_is_told_since_when_and_whom_to_ask(make_services, store, contact, where):
     """And promised no packages. A block counts before it is on the pod."""
-    settings = make_settings(redis_server, unverified_hosts=["python"], branding={"contact": contact})
-    client = public_client(create_services(settings, store))
+    client = public_client(make_services(unverified_hosts=["python"], branding={"contact": contact}))
     at = 1_800_000_000
     store.publish(Server("alice"), KnownServer("uid-1", carried(rule="blocked", at=at) if where == "pod" else NO_GRANT))
     if where == "redis":
@@ -207,11 +204,10 @@ def test_server_whose_lease_is_over_is_told_since_when(public, store):
     assert public.get("/egress/servers/alice").json["why"] == why
 
 
-def test_the_operators_words_come_as_text_in_the_visitors_language_or_in_english(redis_server, store):
+def test_the_operators_words_come_as_text_in_the_visitors_language_or_in_english(make_services, store):
     tier = Tier(description={"en": "Mirrors only.", "de": "Nur Spiegel."})
     assert [pages.reach(tier, language) for language in ("en", "de", "fr")] == ["Mirrors only.", "Nur Spiegel.", "Mirrors only."]
-    settings = make_settings(redis_server, tiers={"verified": {"description": {"en": "<b>PyPI</b> & CRAN."}}})
-    client = public_client(create_services(settings, store))
+    client = public_client(make_services(tiers={"verified": {"description": {"en": "<b>PyPI</b> & CRAN."}}}))
     store.publish(Server("alice"), KnownServer("uid-1", carried("verified")))
     assert "&lt;b&gt;PyPI&lt;/b&gt; &amp; CRAN." in client.get("/egress/servers/alice", headers=HTML).text
     assert "<b>" not in client.get("/egress/servers/alice", headers=HTML).text
@@ -226,8 +222,8 @@ def test_a_tier_that_the_site_no_longer_has_gets_no_words(public, store):
 
 
 @pytest.mark.parametrize(("mode", "told"), [("observe", True), ("captcha", False)])
-def test_page_says_if_nothing_is_enforced(redis_server, store, mode, told):
-    client = public_client(create_services(make_settings(redis_server, mode=mode, unverified_hosts=["python"]), store))
+def test_page_says_if_nothing_is_enforced(make_services, store, mode, told):
+    client = public_client(make_services(mode=mode, unverified_hosts=["python"]))
     assert client.get("/egress/challenge").json["access"] == (None if told else "packages")
     for known in (KnownServer("uid-1"), KnownServer("uid-1", carried("verified", until=int(time.time()) + 100))):
         store.publish(Server("alice"), known)

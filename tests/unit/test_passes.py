@@ -10,9 +10,8 @@ from dataclasses import asdict, replace
 import pytest
 from itsdangerous import URLSafeSerializer
 
-from tests.support.apps import KEYS, get_pass, internal_client, launch, make_settings, run_pod
+from tests.support.apps import KEYS, get_pass, internal_client, launch, run_pod
 from verifier.passes import LEEWAY_SECONDS, MAX_TOKEN_CHARACTERS, BadPass, Pass, Passes, serializer
-from verifier.web.app import create_services
 
 OLD, NEW = KEYS.splitlines()
 
@@ -160,8 +159,8 @@ def test_uses_of_a_pass_with_a_longer_lifetime_are_remembered_no_longer(internal
     assert in_redis.ttl(f"binder-egress:pass:{used.id}") < 86400
 
 
-def test_pass_of_a_member_with_more_servers_counts_for_as_many_as_the_sites_own(redis_server, store, passes):
-    internal = internal_client(create_services(make_settings(redis_server, pass_servers=2), store))
+def test_pass_of_a_member_with_more_servers_counts_for_as_many_as_the_sites_own(make_services, passes):
+    internal = internal_client(make_services(pass_servers=2))
     token = passes.sign(make_pass(servers=5))
     assert [outcome(internal, token, user=user, repository=user) for user in "abc"] == ["free", "free", "used-up"]
     token = passes.sign(make_pass(servers=1))

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.support.apps import CLIENT, NETWORK, get_pass, internal_client, launch, make_settings, new_promise, public_client, solve
+from tests.support.apps import CLIENT, NETWORK, get_pass, internal_client, launch, new_promise, public_client, solve
 from tests.support.reconciling import list_and_converge
 from verifier.grants import Block
 from verifier.passes import LEEWAY_SECONDS, BadPass, Pass, Passes
@@ -17,7 +17,6 @@ from verifier.records import Server
 from verifier.store.errors import StoreUnavailable
 from verifier.store.promises import ANNOUNCED_TTL_SECONDS, PROMISE_TTL_SECONDS, promise_key
 from verifier.texts import read_origin
-from verifier.web.app import create_services
 
 ALICE = Server("alice")
 REPOSITORY = "https://example.com/a/b"
@@ -39,12 +38,6 @@ def state(client, promise):
     answer = client.get(f"/egress/promises/{promise}")
     assert answer.status_code == 200, answer.text
     return answer.json["state"]
-
-
-def make_apps(redis_server, store, **values):
-    """The two apps with other values."""
-    services = create_services(make_settings(redis_server, **values), store)
-    return public_client(services), internal_client(services)
 
 
 def label(cluster, user="alice"):
@@ -101,12 +94,10 @@ def test_promise_that_is_kept_once_there_is_a_pod_unlocks_it(public, store, prom
     assert public.get(f"/egress/promises/{promise}").json == {"state": "announced", "tier": "verified", "access": "none"}
 
 
-def test_pod_that_comes_while_the_launch_is_decided_again_is_unlocked(
-    redis_server, store, promise, make_reconciler, cluster, monkeypatch
-):
+def test_pod_that_comes_while_the_launch_is_decided_again_is_unlocked(site, store, promise, make_reconciler, cluster, monkeypatch):
     """Between the look at the launch and the decision, the reconciler gives the pod what it had decided before."""
     tiers = {"small": {"rank": 1}, "verified": {"rank": 2}}
-    public, internal = make_apps(redis_server, store, tiers=tiers, trusted_repositories={"example.com/a/b": "small"})
+    public, internal, _ = site(tiers=tiers, trusted_repositories={"example.com/a/b": "small"})
     reconciler, redeem = make_reconciler(tiers=tiers), store.redeem
     launch(internal, token=promise)
 
@@ -138,17 +129,15 @@ def test_promise_that_is_kept_while_the_launch_is_decided_counts(public, interna
 # -- what is already better, and the order of rules
 
 
-def test_kept_promise_follows_the_order_of_rules(redis_server, store, promise):
+def test_kept_promise_follows_the_order_of_rules(site, promise):
     """A pass comes before a trusted repository, and after mode `allow` and the refusals."""
-    public, internal = make_apps(
-        redis_server, store, tiers={"verified": {}, "small": {}}, trusted_repositories={"example.com/a/b": "small"}
-    )
+    public, internal, _ = site(tiers={"verified": {}, "small": {}}, trusted_repositories={"example.com/a/b": "small"})
     assert launch(internal, token=promise)["tier"] == "small"
     assert keep(public, promise)["tier"] == "verified"
 
 
-def test_kept_promise_of_a_refused_launch_gives_nothing(redis_server, store, promise):
-    public, internal = make_apps(redis_server, store, blocked_repositories=["example.com/a/*"])
+def test_kept_promise_of_a_refused_launch_gives_nothing(site, promise):
+    public, internal, _ = site(blocked_repositories=["example.com/a/*"])
     assert launch(internal, token=promise)["rule"] == "blocked-repository"
     assert keep(public, promise) == {"state": "refused", "tier": "unverified", "access": "none"}
 
@@ -161,9 +150,9 @@ def test_launch_that_a_block_refused_gets_its_tier_after_the_block_is_removed(pu
     assert keep(public, promise)["state"] == "granted"
 
 
-def test_server_with_something_better_keeps_it(redis_server, store, promise, make_reconciler, cluster):
+def test_server_with_something_better_keeps_it(site, store, promise, make_reconciler, cluster):
     tiers = {"verified": {"rank": 1}, "large": {"rank": 2}}
-    public, internal = make_apps(redis_server, store, tiers=tiers, authenticated_users={"*": "large"})
+    public, internal, _ = site(tiers=tiers, authenticated_users={"*": "large"})
     reconciler = make_reconciler(tiers=tiers)
     launch(internal, token=promise, authenticated=True)
     cluster.add("alice", "uid-1", ready=True)
@@ -308,9 +297,9 @@ def test_pass_keeps_one_promise(public, in_redis):
     assert public.post(f"/egress/promises/{first}", json={"token": token}).status_code == 200
 
 
-def test_price_counts_when_the_promise_is_kept(redis_server, store, promise, internal):
+def test_price_counts_when_the_promise_is_kept(site, promise, internal):
     """Somebody who collects promises pays for each as for any pass."""
-    public, _ = make_apps(redis_server, store, fairness_budget=1)
+    public, _, _ = site(fairness_budget=1)
     launch(internal, token=promise)
     keep(public, promise)
     other = new_promise()
@@ -359,8 +348,8 @@ def test_pass_that_cannot_be_read_keeps_nothing(public, internal, in_redis, prom
         assert (decision["tier"], decision["pass_outcome"], state(public, promise)) == ("unverified", "invalid", "announced")
 
 
-def test_site_that_only_watches_says_nothing_of_access(redis_server, store, promise):
-    public, internal = make_apps(redis_server, store, mode="observe")
+def test_site_that_only_watches_says_nothing_of_access(site, promise):
+    public, internal, _ = site(mode="observe")
     launch(internal, token=promise)
     assert keep(public, promise) == {"state": "granted", "tier": "verified", "access": None}
 

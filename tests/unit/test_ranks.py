@@ -12,7 +12,6 @@ from verifier.grants import Block, Rule
 from verifier.passes import Passes
 from verifier.records import KnownServer, Server
 from verifier.texts import read_origin
-from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
 TIERS = {"small": {"internet": False}, "verified": {"internet": True, "rank": 1}, "huge": {"rank": 2}, "other": {}}
@@ -24,14 +23,10 @@ pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture
-def site(redis_server, store):
+def site(make_services):
     """Returns a function that makes the services of a site where proof of work earns a tier."""
-
-    def make(earns="verified", **overrides):
-        values = {"tiers": TIERS, "captcha_providers": {"altcha": apps.QUICK["altcha"] | {"tier": earns}}}
-        return create_services(apps.make_settings(redis_server, **values | overrides), store)
-
-    return make
+    providers = {"altcha": apps.QUICK["altcha"] | {"tier": "verified"}}
+    return lambda tiers=TIERS: make_services(tiers=tiers, captcha_providers=providers)
 
 
 def has(store, tier="small", **fields):

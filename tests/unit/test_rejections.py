@@ -9,7 +9,6 @@ import responses
 from tests.support import apps
 from tests.support.metrics import value
 from verifier.fairness import REJECTIONS_WINDOW_SECONDS
-from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
 MOST = 3
@@ -32,14 +31,10 @@ def provider():
 
 
 @pytest.fixture
-def site(redis_server, store, provider):
+def site(make_services, provider):
     providers = {"hcaptcha": {"siteKey": "site-key-0123"}, **apps.QUICK}
-
-    def make(**overrides):
-        settings = {"captcha_providers": providers, "captcha_secrets": {"HCAPTCHA": "our-0123"}, "fairness_rejections": MOST}
-        return create_services(apps.make_settings(redis_server, **settings | overrides), store)
-
-    return make
+    settings = {"captcha_providers": providers, "captcha_secrets": {"HCAPTCHA": "our-0123"}, "fairness_rejections": MOST}
+    return lambda **overrides: make_services(**settings | overrides)
 
 
 def present(client, solution="wrong", provider="hcaptcha"):

@@ -4,26 +4,14 @@ import re
 
 import pytest
 
-from tests.support.apps import CLIENT, carried, get_pass, internal_client, launch, make_settings, public_client, solve
+from tests.support.apps import carried, get_pass, launch, solve
 from tests.support.metrics import value
 from verifier.grants import Block
 from verifier.records import KnownServer, Server
 from verifier.texts import read_origin
-from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
 REPOSITORY = "https://example.com/a/b"  # of apps.launch and apps.run_pod
-
-
-@pytest.fixture
-def site(redis_server, store):
-    """Returns a function that makes the apps with given settings; it returns public client, internal client and services."""
-
-    def make(address=CLIENT, **settings):
-        services = create_services(make_settings(redis_server, **settings), store)
-        return public_client(services, address), internal_client(services), services
-
-    return make
 
 
 pytestmark = pytest.mark.usefixtures("impatient")

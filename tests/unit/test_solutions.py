@@ -10,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.support.apps import KEYS, get_pass, launch, make_settings, public_client, run_pod, solve
-from verifier.web.app import create_services
+from tests.support.apps import KEYS, get_pass, launch, public_client, run_pod, solve
 from verifier.web.problems import TYPE
 
 OLD, NEW = KEYS.splitlines()
@@ -190,12 +189,8 @@ def test_solution_from_the_same_network_is_accepted(services, here, there):
     assert present(public_client(services, there), solution).status_code == 201
 
 
-def with_keys(redis_server, store, *keys):
-    return public_client(create_services(make_settings(redis_server, signing_keys="\n".join(keys)), store))
-
-
-def test_challenge_signed_by_an_older_key_is_accepted_and_by_a_removed_one_refused(redis_server, store, public):
-    old = with_keys(redis_server, store, OLD)
+def test_challenge_signed_by_an_older_key_is_accepted_and_by_a_removed_one_refused(make_services, public):
+    old = public_client(make_services(signing_keys=OLD))
     assert present(public, solve(old)).status_code == 201
     assert_refused(present(old, solve(public)), "not issued here")
 
@@ -249,10 +244,10 @@ def test_random_solution_causes_no_fault(public, solution):
     assert answer.content_type == "application/problem+json"
 
 
-def test_solution_is_accepted_by_one_member_of_a_federation_only(redis_server, store):
+def test_solution_is_accepted_by_one_member_of_a_federation_only(make_services):
     """Members share signing keys, but not the list of used solutions."""
-    member = public_client(create_services(make_settings(redis_server), store))
-    other = public_client(create_services(make_settings(redis_server, api_token="another-token-of-another-member-00"), store))
+    member = public_client(make_services())
+    other = public_client(make_services(api_token="another-token-of-another-member-00"))
     solution = solve(member)
     assert_refused(present(other, solution), "not issued here")
     assert present(member, solution).status_code == 201

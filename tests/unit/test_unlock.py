@@ -10,7 +10,6 @@ from tests.support import apps
 from verifier.grants import Block
 from verifier.records import KnownServer, Server
 from verifier.texts import read_origin
-from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
 SECRET_WORDS = ("example.com/a/b", "valid-pass", "198.51.100.7", "uid-1")
@@ -59,9 +58,9 @@ def test_tier_that_the_network_opens_late_is_not_called_open_before(public, stor
     assert unlock(public, token=apps.get_pass(public)).json["state"] == "granted"
 
 
-def test_neither_the_egress_proxy_nor_a_block_waits_for_the_network(redis_server, store):
+def test_neither_the_egress_proxy_nor_a_block_waits_for_the_network(make_services, store):
     tiers = {"verified": {"internet": True, "hosts": ["python"], "description": {"en": "Everything."}}}
-    public = apps.public_client(create_services(apps.make_settings(redis_server, tiers=tiers), store))
+    public = apps.public_client(make_services(tiers=tiers))
     store.publish(Server("alice"), opening(apps.carried("verified", "g")))
     shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
     assert (shown["access"], shown["reach"]) == ("packages", "What works: pip.")
@@ -158,10 +157,9 @@ def test_pass_of_a_launch_unlocks_the_same_server(public, internal, store, impat
     assert pending.unlock.grant.id not in pending.withdrawn
 
 
-def test_tier_of_a_server_is_not_replaced_by_another(redis_server, store, impatient):
+def test_tier_of_a_server_is_not_replaced_by_another(make_services, store, impatient):
     """Neither a stranger who knows the address nor a late pass of the launch page can replace the tier."""
-    small = apps.make_settings(redis_server, captcha_providers={"altcha": {"cost": 1, "counterMax": 5, "tier": "small"}})
-    services = create_services(small, store)
+    services = make_services(captcha_providers={"altcha": {"cost": 1, "counterMax": 5, "tier": "small"}})
     public = apps.public_client(services)
     store.publish(Server("alice"), KnownServer("uid-1", apps.carried("verified", "g")))
     token, solution = apps.get_pass(public), apps.solve(public, "unlock")
@@ -234,12 +232,12 @@ def test_answer_to_an_unlock_reveals_nothing_about_the_launch(public, internal, 
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else value,
 )
-def test_access_is_that_of_the_server_whatever_keeps_its_viewer_from_an_unlock(redis_server, store, block, tier, access):
+def test_access_is_that_of_the_server_whatever_keeps_its_viewer_from_an_unlock(make_services, store, block, tier, access):
     """The server was launched by another client, and has a lease if it has a tier."""
     grant = apps.carried(tier, until=int(time.time()) + 600 if tier == "verified" else None)
     store.publish(Server("alice"), KnownServer("uid-1", grant, "https://example.com/a/b", "203.0.113.9"))
     store.add_block(Block("block", *block, read_origin("eve"), "w", 0, uid="uid-1"), [])
-    public = apps.public_client(create_services(apps.make_settings(redis_server, unverified_hosts=["python"]), store))
+    public = apps.public_client(make_services(unverified_hosts=["python"]))
 
     def show(accept):
         return public.get("/egress/servers/alice", headers={"Accept": accept})

@@ -19,12 +19,6 @@ from verifier.store.redeeming import MOVE_WINDOW_SECONDS, MOVES, REDEEMED
 from verifier.web.app import create_services
 
 
-def services_with(redis_server, store, servers):
-    made = create_services(apps.make_settings(redis_server, pass_servers=servers), store)
-    store.ping()
-    return made
-
-
 def waiting(store, user):
     """Returns the waiting grant of a user's server, or None if there is none or it is withdrawn."""
     found = store.pending(Server(user), set())
@@ -134,8 +128,8 @@ def test_use_moves_within_a_time_window_which_no_move_extends(public, internal, 
     assert outcomes(internal, token, ("c", {})) == ["used-up"]
 
 
-def test_pass_for_three_servers_has_three_uses(redis_server, store):
-    services = services_with(redis_server, store, 3)
+def test_pass_for_three_servers_has_three_uses(make_services, store):
+    services = make_services(pass_servers=3)
     internal, token = apps.internal_client(services), apps.get_pass(apps.public_client(services))
     assert outcomes(internal, token, *((user, {}) for user in "abc")) == ["free"] * 3
     assert outcomes(internal, token, ("d", OTHER_REPOSITORY)) == ["used-up"]
@@ -151,8 +145,8 @@ def test_pass_for_three_servers_has_three_uses(redis_server, store):
 
 @pytest.mark.parametrize("servers", [1, 3])
 @pytest.mark.parametrize("repositories", [1, 100])
-def test_hundred_simultaneous_launches_leave_the_grants_of_one_pass(redis_server, store, servers, repositories):
-    services = services_with(redis_server, store, servers)
+def test_hundred_simultaneous_launches_leave_the_grants_of_one_pass(make_services, store, servers, repositories):
+    services = make_services(pass_servers=servers)
     token = apps.get_pass(apps.public_client(services))
     start = threading.Barrier(20, timeout=60)
     internal = apps.internal_client(services)
@@ -173,12 +167,10 @@ def test_hundred_simultaneous_launches_leave_the_grants_of_one_pass(redis_server
     assert len([decision for decision in said if not apps.is_withdrawn(store, decision["grant"])]) == servers
 
 
-def test_hundred_simultaneous_launches_and_unlocks_leave_one_grant(redis_server, store, impatient):
-    services = services_with(redis_server, store, 1)
-    token = apps.get_pass(apps.public_client(services))
+def test_hundred_simultaneous_launches_and_unlocks_leave_one_grant(public, internal, store, impatient):
+    token = apps.get_pass(public)
     for number in range(50):
         apps.run_pod(store, f"unlocked-{number}")
-    public, internal = apps.public_client(services), apps.internal_client(services)
 
     def go(number):
         if number % 2:

@@ -39,27 +39,13 @@ def test_any_colour_can_be_read_and_seen(redis_server):
         assert contrast(light, LIGHT) >= 3 and contrast(dark, DARK) >= 3, colour
 
 
-def test_tokens_can_be_read():
-    """Each text colour on each background that it may have, in both schemes."""
+def test_lines_of_the_style_sheet_can_be_seen():
+    """In both schemes. Browser tests look at its texts with axe-core."""
     sheet = (TOP / "frontend/src/tokens.css").read_text()
-    assert set(re.findall(r"--back: (#\w+);", sheet)) == {"#fff", DARK} and LIGHT == "#ffffff"
-    blocks = re.findall(r"\{([^{}]*)\}", re.sub(r"/\*.*?\*/", "", sheet, flags=re.S))
-
-    def whole(colour):
-        return colour if len(colour) == 7 else "#" + "".join(2 * digit for digit in colour[1:])
-
-    light, panel_dark, page_dark = ({name: whole(value) for name, value in re.findall(r"--([\w-]+): (#\w+)", b)} for b in blocks)
-    assert panel_dark.items() <= page_dark.items()
-    for tokens in (light, page_dark):
-        for text in ("text", "soft", "link", "good", "some", "none"):
-            assert contrast(tokens[text], tokens["back"]) >= 4.5, text
-            if text in ("text", "soft", "link"):
-                assert contrast(tokens[text], tokens["ground"]) >= 4.5, text
-        for state in ("good", "some", "none"):
-            assert contrast(tokens[state], tokens[f"{state}-back"]) >= 4.5, state
-        assert contrast(tokens["on-accent"], tokens["accent"]) >= 4.5
-        for line in ("edge", "accent-line"):
-            assert contrast(tokens[line], tokens["back"]) >= 3, line
+    light, *dark = re.findall(r"\{([^{}]*)\}", re.sub(r"/\*.*?\*/", "", sheet, flags=re.S))
+    for block, back, written in ((light, LIGHT, "#fff"), *((block, DARK, DARK) for block in dark)):
+        assert f"--back: {written};" in block
+        assert min(contrast(line, back) for line in re.findall(r"--(?:edge|accent-line): (#\w{6})", block)) >= 3
 
 
 def test_page_has_the_name_as_text_and_its_policy_allows_the_logo_and_the_style_and_nothing_else(make_services, store):

@@ -1,7 +1,4 @@
-"""The work queue keeps its contract, with a clock that the test sets and with real threads."""
-
-import threading
-import time
+"""The work queue keeps its contract, with a clock that the test sets. test_reconciler_threads.py has it between threads."""
 
 import pytest
 
@@ -70,20 +67,3 @@ def test_put_during_the_pause_makes_the_retry_due_at_once(queue, clock):
     assert queue.get(100, wait=False) == [("a", -1.0)]
     clock.now = 2 * PAUSE
     assert take(queue) == [], "one put and one retry are one piece of work"
-
-
-@pytest.fixture
-def real() -> WorkQueue[str]:
-    return WorkQueue(0.05)
-
-
-@pytest.mark.parametrize("act", ["put", "retry", "close"])
-def test_get_waits_until_a_key_is_due_or_the_queue_is_closed(real, act):
-    handed_out = []
-    waiting = threading.Thread(target=lambda: handed_out.append(real.get(100)))
-    waiting.start()
-    time.sleep(0.05)
-    assert handed_out == []
-    {"put": lambda: real.put("a"), "retry": lambda: real.retry("a", 0.0), "close": real.close}[act]()
-    waiting.join(60)
-    assert [[key for key, _ in batch] for batch in handed_out] == [[] if act == "close" else ["a"]]

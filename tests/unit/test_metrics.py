@@ -2,10 +2,10 @@
 
 import re
 import time
-from pathlib import Path
 
 import pytest
 
+from tests.support import TOP
 from tests.support.apps import get_pass, internal_client, launch, reconciler, run_pod, solve
 from tests.support.metrics import NAMES, families, value
 from verifier.passes import Passes
@@ -119,7 +119,7 @@ def test_reconciler_lag_is_shown(internal, store):
 
 def test_start_guard_outcomes_and_failures_are_shown_from_the_start(internal):
     """Prometheus sees no increase in a counter that appears with 1; the alert would miss the first pod without isolation."""
-    page = (Path(__file__).parents[2] / "docs/start-guard.md").read_text()
+    page = (TOP / "docs/start-guard.md").read_text()
     outcomes = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
     shown = {
         sample.labels["outcome"]: sample.value

@@ -7,17 +7,17 @@ import asyncio
 import contextlib
 import importlib.util
 import json
-from pathlib import Path
+from urllib.request import Request
 
 import pytest
-from tornado.httpclient import HTTPClientError, HTTPRequest
-from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.web import RequestHandler
 
+from tests.support import TOP
 from tests.support import launch_hook as hook
+from tests.support.apps import DIRECT
 from tests.support.ports import free_port
 
-STANDIN = Path(__file__).parents[1] / "cluster/binderhub-for-tests/chart/files/standin.py"
+STANDIN = TOP / "tests/cluster/binderhub-for-tests/chart/files/standin.py"
 
 
 @pytest.fixture(autouse=True)
@@ -109,25 +109,21 @@ async def running(start, wiring, hub):
 both = pytest.mark.parametrize("start", [real_binderhub, standin])
 
 
-async def events_until_end(url):
+def events_until_end(url):
     """Read a build's event stream until it is ready or failed. Returns the events. BinderHub keeps the stream open afterwards."""
-    events, buffer = [], b""
-    reached = asyncio.get_running_loop().create_future()
-
-    def chunk(data):
-        nonlocal buffer
-        *lines, buffer = (buffer + data).split(b"\n\n")
-        events.extend(json.loads(line[6:]) for line in lines if line.startswith(b"data: "))
-        if events and events[-1]["phase"] in ("ready", "failed") and not reached.done():
-            reached.set_result(None)
-
-    headers = {"Accept": "text/event-stream", "X-Real-Ip": "203.0.113.9", "X-Forwarded-For": "198.51.100.1"}
-    request = HTTPRequest(url, headers=headers, user_agent="Mozilla/5.0", streaming_callback=chunk, request_timeout=60)
-    fetching = asyncio.ensure_future(SimpleAsyncHTTPClient(force_instance=True).fetch(request))
-    await asyncio.wait({fetching, reached}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
-    fetching.cancel()
-    with contextlib.suppress(asyncio.CancelledError, HTTPClientError):
-        await fetching
+    events = []
+    headers = {
+        "Accept": "text/event-stream",
+        "X-Real-Ip": "203.0.113.9",
+        "X-Forwarded-For": "198.51.100.1",
+        "User-Agent": "Mozilla/5.0",
+    }
+    with DIRECT.open(Request(url, headers=headers), timeout=60) as answer:
+        for line in answer:
+            if line.startswith(b"data: "):
+                events.append(json.loads(line.removeprefix(b"data: ")))
+                if events[-1]["phase"] in ("ready", "failed"):
+                    break
     return events
 
 
@@ -145,7 +141,7 @@ async def test_binderhub_announces_each_attempt_before_it_starts_the_server(star
         hook.serve((r"/hub/api/(.*)", Hub), calls=calls, failures=[1]) as hub,
         running(start, hook.Wiring(monkeypatch, api), hub) as binder,
     ):
-        events = await events_until_end(f"{binder}/build/fake/a/b/c?egress_token={hook.PASS}")
+        events = await asyncio.to_thread(events_until_end, f"{binder}/build/fake/a/b/c?egress_token={hook.PASS}")
     assert events[-1]["phase"] == "ready"
     assert events[-1]["binder_launch_host"] == f"{binder}/"
     assert hook.PASS not in json.dumps(events)
@@ -185,6 +181,6 @@ async def test_binderhub_logs_no_pass_when_a_launch_fails(start, monkeypatch, ca
         hook.serve((r"/hub/api/(.*)", Hub), calls=[], failures=[1] * 4) as hub,
         running(start, hook.Wiring(monkeypatch, api), hub) as binder,
     ):
-        events = await events_until_end(f"{binder}/build/fake/a/b/c?a=1&egress_token={hook.PASS}&b=2")
+        events = await asyncio.to_thread(events_until_end, f"{binder}/build/fake/a/b/c?a=1&egress_token={hook.PASS}&b=2")
     assert events[-1]["phase"] == "failed"
     assert "a=1&egress_token=[secret]&b=2" in caplog.text

@@ -1,6 +1,5 @@
 """The reconciler's threads, and its probes."""
 
-import threading
 import time
 
 import pytest
@@ -140,29 +139,23 @@ def test_launch_during_a_resync_waits_for_one_batch_at_most(make_reconciler, clu
 
 
 @pytest.mark.parametrize("bookmarks", [False, True])
-def test_watches_that_end_at_once_pause_and_count_only_with_an_event(make_reconciler, cluster, monkeypatch, bookmarks):
+def test_watches_that_end_at_once_pause_and_count_only_with_an_event(reconciler, cluster, steady, monkeypatch, bookmarks):
     """Bookmarks are events, too."""
     monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.1)
-    versions = []
+    watches = iter(range(4))
 
     def watch(version):
-        versions.append(version)
+        steady.now += 0.1
+        if (number := next(watches)) == 0:
+            converge_due(reconciler)
+        if number == 3:
+            reconciler.stop()
         raise WatchEnded("renewed", str(int(version) + bookmarks))
 
     monkeypatch.setattr(cluster, "watch", watch)
     cluster.add("alice")
-    made = make_reconciler(steady=time.monotonic)
-    thread = threading.Thread(target=made.list_and_watch)
-    thread.start()
-    try:
-        eventually(lambda: versions)
-        heard = made.heard_at
-        converge_due(made)
-        eventually(lambda: len(versions) > 3)
-    finally:
-        before = len(versions)
-        made.stop()
-        thread.join()
-    assert before < 100
-    assert len(made.queue) == 0, "no server was queued again"
-    assert (made.heard_at > heard) is bookmarks
+    began = time.monotonic()
+    reconciler.list_and_watch()
+    assert time.monotonic() - began >= 0.3
+    assert len(reconciler.queue) == 0, "no server was queued again"
+    assert (reconciler.heard_at > 0) is bookmarks

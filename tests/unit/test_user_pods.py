@@ -247,18 +247,20 @@ def test_pod_not_made_by_kubespawner_is_ignored():
 
 
 @pytest.mark.parametrize(
-    ("change", "ended"),
-    [({}, False), ({"status": {"phase": "Succeeded"}}, True), ({"status": {"phase": "Failed"}}, True), ({"status": {}}, False)],
+    ("phase", "starting", "ended"),
+    [
+        ("Pending", True, False),
+        ("Running", False, False),
+        ("Succeeded", False, True),
+        ("Failed", False, True),
+        (None, False, False),
+    ],
 )
-def test_pod_has_ended_by_its_phase_or_deletion(change, ended):
-    assert Pod.from_json(from_kubespawner() | change).ended == ended
+def test_pod_is_starting_until_its_containers_run_and_has_ended_by_its_phase_or_deletion(phase, starting, ended):
+    unready = {"phase": phase, "conditions": [{"type": "Ready", "status": "False"}]} if phase else {}
+    found = Pod.from_json(from_kubespawner() | {"status": unready})
+    assert (found.starting, found.ended) == (starting, ended)
     assert Pod.from_json(from_kubespawner(deletionTimestamp="2025-01-02T03:04:05Z")).ended
-
-
-def test_pod_is_starting_until_its_containers_run():
-    unready = [{"type": "Ready", "status": "False"}]
-    for phase, starting in (("Pending", True), ("Running", False)):
-        assert Pod.from_json(from_kubespawner() | {"status": {"phase": phase, "conditions": unready}}).starting == starting
 
 
 @pytest.mark.parametrize(

@@ -98,25 +98,22 @@ def test_token_counts_that_is_signed_by_any_listed_key_for_this_purpose(internal
     assert outcome(internal, other) == "invalid"
 
 
-@pytest.mark.parametrize("content", [None, [], {}, "text", 1, {"id": "x"}, asdict(make_pass()) | {"more": 1}])
-def test_signed_token_of_another_shape_is_refused(internal, content):
-    assert outcome(internal, serializer([NEW]).dumps(content)) == "invalid"
+FIELDS = {
+    "id": (1, "", "a:b"),
+    "tier": (None, ["verified"]),
+    "servers": ("1", 1.5),
+    "iat": ("1000", math.nan, None),
+    "exp": ([], math.nan, math.inf),
+    "key": (1,),
+    "more": (1,),
+}
+CONTENTS = [asdict(make_pass()) | {field: value} for field, values in FIELDS.items() for value in values]
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        *(("id", value) for value in (1, "", "a:b")),
-        *(("tier", value) for value in (None, ["verified"])),
-        *(("servers", value) for value in ("1", 1.5)),
-        *(("iat", value) for value in ("1000", math.nan, None)),
-        *(("exp", value) for value in ([], math.nan, math.inf)),
-        ("key", 1),
-    ],
-)
-def test_signed_token_with_a_field_of_another_type_is_refused(internal, field, value):
+@pytest.mark.parametrize("content", [None, [], {}, "text", 1, {"id": "x"}, *CONTENTS])
+def test_signed_token_of_another_shape_or_with_a_field_of_another_type_is_refused(internal, content):
     """A member of a federation signs with its own program."""
-    assert outcome(internal, serializer([NEW]).dumps(asdict(make_pass()) | {field: value})) == "invalid"
+    assert outcome(internal, serializer([NEW]).dumps(content)) == "invalid"
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,10 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-TOP = Path(__file__).parents[2]
+from tests.support import TOP
 
 WITH_CALICO = ("battery", "gatecheck", "leases", "proxy", "start_guard")
 """The files of cluster tests that run with Calico, too."""

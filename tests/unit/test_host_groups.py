@@ -6,17 +6,15 @@ import runpy
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 from click.testing import CliRunner
 
+from tests.support import TOP
 from verifier.egress_cli import egress
 from verifier.host_groups import HOST_GROUPS, HostGroup
 from verifier.proxy.hosts import HostList
 from verifier.settings import Tier
 from verifier.web.pages import reach
-
-TOP = Path(__file__).parents[2]
 
 ROW = """
 programs = "Imaginary"

@@ -4,10 +4,10 @@ import base64
 import hashlib
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from tests.support import TOP
 from tests.support.apps import public_client
 from tests.support.public_port import LISTED, assert_problem
 from verifier.web.assets import Assets
@@ -68,11 +68,10 @@ def test_static_files_can_be_loaded_by_launch_pages_of_another_host_and_have_lic
     answer = public.get(f"/egress/static/{services.assets.file('server.js')}")
     assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
     assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
-    top = Path(__file__).parents[2]
-    lock = json.loads((top / "frontend/package-lock.json").read_text())["packages"]
+    lock = json.loads((TOP / "frontend/package-lock.json").read_text())["packages"]
     used = {path.removeprefix("node_modules/") for path, about in lock.items() if not (about.get("dev") or about.get("optional"))}
     for name in used - {"", "esbuild"}:
-        (text,) = (top / "frontend/node_modules" / name).glob("LICENSE*")
+        (text,) = (TOP / "frontend/node_modules" / name).glob("LICENSE*")
         assert public.get(f"/egress/static/LICENSE-{name}.txt").data == text.read_bytes()
 
 

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from tests.support.apps import CLIENT, NETWORK, admit, get_pass, internal_client, launch, solve
+from tests.support.charges import present
 from tests.support.reconciling import announce
 from tests.support.store import Store
 from verifier.fairness import Charge
@@ -26,10 +27,6 @@ def elsewhere(settings):
 
 def block(name="b", what=f"{CLIENT}/32", kind="network", until=None):
     return Block(name, kind, what, read_origin("eve"), "mining", int(time.time()), until)
-
-
-def present(client, solution):
-    return client.post("/egress/passes", json={"provider": "altcha", "solution": solution})
 
 
 def refusing(blocks):

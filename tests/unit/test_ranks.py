@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tests.support import apps
+from tests.support.charges import unlock
 from tests.support.reconciling import ALICE
 from verifier.decisions.leases import larger, outranking
 from verifier.grants import Block, Rule
@@ -31,10 +32,6 @@ def site(make_services):
 
 def has(store, tier="small", **fields):
     store.publish(ALICE, KnownServer("uid-1", apps.carried(tier, "its-grant", **fields), "https://example.com/a/b"))
-
-
-def unlock(client, **body):
-    return client.post("/egress/servers/alice", json=body)
 
 
 def token(services, tier="verified"):

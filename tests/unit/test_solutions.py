@@ -11,13 +11,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.apps import KEYS, get_pass, launch, public_client, run_pod, solve
+from tests.support.charges import present
 from verifier.web.problems import TYPE
 
 OLD, NEW = KEYS.splitlines()
-
-
-def present(client, solution):
-    return client.post("/egress/passes", json={"provider": "altcha", "solution": solution})
 
 
 def assert_refused(answer, detail=""):

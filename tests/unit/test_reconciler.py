@@ -26,16 +26,6 @@ from verifier.store.errors import StoreUnavailable
 from verifier.store.reconciler_counters import FAILURES, lag_counters
 
 
-def test_waiting_grant_is_applied_to_its_pod(reconciler, cluster, store):
-    grant = make_grant()
-    record_launch(store, grant)
-    pod = cluster.add()
-    list_and_converge(reconciler)
-    now = cluster.pods[pod.name]
-    assert (now.grant, now.label) == (grant, "verified")
-    assert store.known(ALICE) == known("uid-1", grant, repository="r")
-
-
 def test_launch_that_is_decided_after_its_pod_appeared_counts(reconciler, cluster, store):
     """BinderHub waits a second for the decision, and no event follows it."""
     cluster.add()
@@ -66,10 +56,13 @@ def test_pod_with_another_image_gets_no_grant_and_is_logged(reconciler, cluster,
     assert [record.levelname for record in caplog.records if "another image" in record.getMessage()] == ["WARNING"]
 
 
-def test_waiting_grant_ends_when_its_pod_is_ready(reconciler, cluster, store):
-    record_launch(store, make_grant())
+def test_waiting_grant_is_applied_to_its_pod_and_ends_when_that_is_ready(reconciler, cluster, store):
+    grant = make_grant()
+    record_launch(store, grant)
     pod = cluster.add()
     list_and_converge(reconciler)
+    assert (cluster.pods[pod.name].grant, cluster.pods[pod.name].label) == (grant, "verified")
+    assert store.known(ALICE) == known("uid-1", grant, repository="r")
     assert store.pending(ALICE, set()).launch
     cluster.change(pod, ready=True)
     list_and_converge(reconciler)

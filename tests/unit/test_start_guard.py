@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import pytest
 from traitlets.config import Config
@@ -195,13 +195,6 @@ def run(targets, timeout="0.5", isolated="true", **more):
     return json.loads(done.stdout.removeprefix("start guard: ")), time.monotonic() - began
 
 
-@contextmanager
-def closed_port():
-    with socket.socket() as holder:  # bound, but nobody listens: connections are refused
-        holder.bind(("127.0.0.1", 0))
-        yield "127.0.0.1:{1}".format(*holder.getsockname())
-
-
 @pytest.fixture
 def open_port():
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -217,8 +210,8 @@ def test_process_waits_and_succeeds_with_unreadable_targets_and_without_a_folder
 
 def run_with_proxy(address, timeout="20"):
     proxy = "http://{}:{}".format(*address)
-    with closed_port() as target:
-        return run(target, timeout, **{start_guard.PROXY_VARIABLE: proxy, start_guard.UID_VARIABLE: "mine"})
+    # Nobody listens on that port, so connections are refused.
+    return run("127.0.0.1:9", timeout, **{start_guard.PROXY_VARIABLE: proxy, start_guard.UID_VARIABLE: "mine"})
 
 
 async def test_process_ends_once_the_proxy_knows_the_pod():

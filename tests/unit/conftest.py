@@ -89,7 +89,6 @@ def internal(services: Services) -> FlaskClient:
 
 @pytest.fixture
 def api() -> Iterator[ApiServer]:
-    """An API server of Kubernetes."""
     with contextlib.closing(ApiServer()) as server:
         yield server
 

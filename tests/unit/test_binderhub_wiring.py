@@ -108,7 +108,6 @@ async def test_request_is_announced_in_a_form_that_the_verifier_reads(monkeypatc
 
 
 async def test_concurrent_requests_do_not_mix_tokens(monkeypatch):
-    """Two in three carry a token."""
 
     seen = []
     async with hook.verifier(seen) as api, hook.binderhub(hook.Wiring(monkeypatch, api), building=0.05) as hub:

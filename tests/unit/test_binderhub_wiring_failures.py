@@ -19,7 +19,6 @@ def _no_secret_in_any_log(caplog):
 
 
 def limited(monkeypatch, api, **more):
-    """The hook with the product's limit."""
     return hook.Wiring(monkeypatch, api, limit_seconds=hook.PRODUCT_SECONDS, **more)
 
 
@@ -35,7 +34,6 @@ async def unauthorized(handler):
 
 
 async def huge(handler):
-    """An answer of 50 MB."""
     with contextlib.suppress(StreamClosedError):
         for _ in range(50):
             handler.write(b"x" * 1_000_000)

@@ -70,7 +70,6 @@ def prepare(store: Store) -> FakeCluster:
 
 
 def look(reconciler: Reconciler) -> None:
-    """Do all work of a reconciler once."""
     reconciler.list_pods()
     reconciler.heartbeat()
     converge_due(reconciler)

@@ -24,7 +24,6 @@ SAID = f"{URL}#unlock"
 
 
 def in_terminal(command, typed="exit\n", **variables):
-    """Returns the output of a command in a new terminal."""
     environment = {"PATH": os.environ["PATH"], "TERM": "xterm", **variables}
     run = [shutil.which("script"), "--quiet", "--return", "--command", shlex.join(map(str, command)), "/dev/null"]
     return subprocess.run(run, input=typed, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout

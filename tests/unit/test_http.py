@@ -127,7 +127,6 @@ def test_other_paths_are_not_found_and_other_methods_are_refused(public, interna
 
 
 def test_answers_have_security_headers_and_neither_set_nor_need_a_cookie(public, services, store, impatient):
-    """One answer of each endpoint and each error."""
     run_pod(store)
     page = {"Accept": "text/html"}
     answers = {
@@ -192,7 +191,6 @@ def test_bearer_token_is_accepted_and_probes_and_metrics_need_none(services):
 
 
 def logged(caplog):
-    """The whole log, with every field."""
     return "\n".join(f"{record.getMessage()} {record.exc_text} {vars(record)}" for record in caplog.records)
 
 

@@ -254,7 +254,6 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=PASSES, user=USERS, network=NETWORKS)
     def unlock(self, which, user, network):
-        """Does what the verifier does at an unlock."""
         self.quiet = False
         used, server, now = self._pass(which), Server(user), time.time()
         known = self.store.known(server)

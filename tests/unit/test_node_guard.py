@@ -75,7 +75,6 @@ class Node:
         self.ip(there, f"-6 route add default via {self.local(bridge or link)} dev eth0")
 
     def local(self, link: str) -> str:
-        """The link-local address of a link of the node's."""
         (found,) = json.loads(self.ip(self.name, f"-json -6 address show dev {link} scope link"))
         return str(found["addr_info"][0]["local"])
 

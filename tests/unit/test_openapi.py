@@ -71,7 +71,6 @@ def schemas(apps):
 
 
 def operations(document):
-    """Returns path and method of each operation in a document."""
     return [(path, method.upper()) for path, found in document["paths"].items() for method in found if method != "parameters"]
 
 

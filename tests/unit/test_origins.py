@@ -15,7 +15,6 @@ from verifier.store.keys import redis_key
 
 @pytest.fixture
 def open_to(make_services):
-    """A client of a site that lists these origins."""
 
     def make(*origins):
         return public_client(make_services(allowed_origins=json.dumps(origins)))

@@ -166,7 +166,6 @@ def test_pass_of_a_member_with_more_servers_counts_for_as_many_as_the_sites_own(
 
 @pytest.fixture
 def old_epoch(services, in_redis):
-    """Make the epoch of Redis a day old."""
     in_redis.set("binder-egress:epoch", time.time() - 86400)
 
 

@@ -89,7 +89,6 @@ def test_headers_cannot_select_the_other_port(verifier, headers):
 
 
 def raw(address, request):
-    """Sends bytes; returns the first line of the answer."""
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(request)

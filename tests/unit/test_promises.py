@@ -41,7 +41,6 @@ def state(client, promise):
 
 
 def label(cluster, user="alice"):
-    """The tier label of a user's pod."""
     (pod,) = [pod for pod in cluster.pods.values() if pod.server.user == user]
     return pod.label
 

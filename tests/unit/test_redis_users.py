@@ -2,17 +2,18 @@
 
 import os
 import subprocess
-import time
-from pathlib import Path
+from contextlib import ExitStack, closing
 
 import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support import TOP
 from tests.support.apps import make_settings
 from tests.support.ports import free_port
 from tests.support.store_operations import OF_PROXY, OF_RECEIVER, OF_RECONCILER, OF_VERIFIER, SHARED_OPERATIONS
+from tests.support.waiting import eventually
 from verifier.records import Server
 from verifier.settings import ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings, load
 from verifier.store.connection import connect
@@ -20,7 +21,7 @@ from verifier.store.keys import RECONCILER_TYPES, VERIFIER_TYPES, redis_key
 from verifier.store.store import ProxyStore, ReceiverStore, ReconcilerStore, VerifierStore
 from verifier.web.receiver import create_receiver_app, create_receiver_services
 
-SCRIPT = Path(__file__).parents[2] / "chart/files/redis.sh"
+SCRIPT = TOP / "chart/files/redis.sh"
 
 SHARED, VERIFIER, RECONCILER = 'it\'s "one" $password', "the verifier's $own", 'the "reconciler\'s" own'
 PROXY, RECEIVER = "the proxy's $own", 'the "receiver"\'s own'
@@ -42,79 +43,53 @@ class ChartRedis:
         passwords |= {"PROXY_PASSWORD": proxy, "RECEIVER_PASSWORD": receiver}
         environment = {"PATH": os.environ["PATH"], "MAXMEMORY": "32mb", **passwords}
         self._process = subprocess.Popen(["sh", "-c", script], env=environment, stdout=subprocess.DEVNULL)
-        client = self.client(username="tests", password="")
-        while True:
-            try:
-                client.ping()
-                break
-            except redis.ConnectionError:
-                assert self._process.poll() is None, "redis-server does not start"
-                time.sleep(0.02)
-        client.close()
+        with self.client(username="tests", password="") as client:
+            eventually(client.ping, what="redis-server does not start", no_answer=(redis.ConnectionError,))
 
     def client(self, **access):
         # The client would try again after seconds, with the same password.
         return redis.Redis(port=self.port, decode_responses=True, retry=Retry(NoBackoff(), 0), **access)
 
     def settings(self, kind, **access):
-        url = f"redis://127.0.0.1:{self.port}/0"
         if kind is VerifierSettings:
-            return make_settings(self, redis_url=url, may_stop_pods=True, **access)
-        return load(kind, redis_url=url, tiers={"verified": {}, "small": {}}, may_stop_pods=True, **access)
+            return make_settings(self, may_stop_pods=True, **access)
+        return load(kind, redis_url=self.url, tiers={"verified": {}, "small": {}}, may_stop_pods=True, **access)
 
     @property
     def url(self):
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def stop(self):
+    def close(self):
         self._process.kill()
         self._process.wait()
 
 
 @pytest.fixture
 def server():
-    server = ChartRedis(SHARED, VERIFIER, RECONCILER, PROXY, RECEIVER)
-    yield server
-    server.stop()
+    with closing(ChartRedis(SHARED, VERIFIER, RECONCILER, PROXY, RECEIVER)) as server:
+        yield server
 
 
 @pytest.fixture
 def stores(server):
-    """The stores of the verifier and of the reconciler, each as its user."""
-    verifier = connect(server.settings(VerifierSettings, redis_password=SHARED, redis_user_password=VERIFIER))
-    reconciler = connect(server.settings(ReconcilerSettings, redis_password=SHARED, redis_user_password=RECONCILER))
-    yield VerifierStore(verifier), ReconcilerStore(reconciler)
-    verifier.close()
-    reconciler.close()
-
-
-@pytest.fixture
-def proxies(server):
-    """The store of the egress proxy, as its user."""
-    client = connect(server.settings(ProxySettings, redis_user_password=PROXY))
-    yield ProxyStore(client)
-    client.close()
-
-
-@pytest.fixture
-def receivers(server):
-    """The store of the receiver, as its user."""
-    client = connect(server.settings(ReceiverSettings, redis_password=SHARED, redis_user_password=RECEIVER))
-    yield ReceiverStore(client)
-    client.close()
+    """The stores of the verifier, the receiver, the reconciler and the egress proxy, each as its user."""
+    users = [
+        (VerifierStore, VerifierSettings, {"redis_password": SHARED, "redis_user_password": VERIFIER}),
+        (ReceiverStore, ReceiverSettings, {"redis_password": SHARED, "redis_user_password": RECEIVER}),
+        (ReconcilerStore, ReconcilerSettings, {"redis_password": SHARED, "redis_user_password": RECONCILER}),
+        (ProxyStore, ProxySettings, {"redis_user_password": PROXY}),
+    ]
+    with ExitStack() as connections:
+        yield [store(connections.enter_context(connect(server.settings(settings, **access)))) for store, settings, access in users]
 
 
 def test_receiver_that_redis_does_not_know_is_not_ready():
     """An operator's own Secret may lack its password."""
-    server = ChartRedis(SHARED, VERIFIER, RECONCILER)
-    try:
+    with closing(ChartRedis(SHARED, VERIFIER, RECONCILER)) as server:
         settings = server.settings(ReceiverSettings, redis_password=SHARED, detections={"falco": {}})
-        client = connect(settings)
-        app = create_receiver_app(create_receiver_services(settings, ReceiverStore(client))).test_client()
-        assert (app.get("/healthz").status_code, app.get("/readyz").status_code) == (200, 503)
-        client.close()
-    finally:
-        server.stop()
+        with connect(settings) as client:
+            app = create_receiver_app(create_receiver_services(settings, ReceiverStore(client))).test_client()
+            assert (app.get("/healthz").status_code, app.get("/readyz").status_code) == (200, 503)
 
 
 class Noting:
@@ -128,14 +103,9 @@ class Noting:
         return getattr(self._store, name)
 
 
-def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers, proxies):
-    verifiers, reconcilers = stores
-    for store, calls in (
-        (verifiers, OF_VERIFIER + SHARED_OPERATIONS),
-        (receivers, OF_RECEIVER),
-        (reconcilers, OF_RECONCILER + SHARED_OPERATIONS),
-        (proxies, OF_PROXY),
-    ):
+def test_each_operation_of_a_process_is_allowed_to_it(server, stores):
+    operations = (OF_VERIFIER + SHARED_OPERATIONS, OF_RECEIVER, OF_RECONCILER + SHARED_OPERATIONS, OF_PROXY)
+    for store, calls in zip(stores, operations, strict=True):
         noting = Noting(store)
         for call in calls:
             call(noting)
@@ -144,7 +114,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers,
 
 
 def test_each_process_may_remove_what_has_a_wrong_type(server, stores):
-    verifiers, reconcilers = stores
+    verifiers, _, reconcilers, _ = stores
     of_both = {redis_key(name): kind for name, kind in {**VERIFIER_TYPES, **RECONCILER_TYPES}.items()}
     with server.client(username="tests", password="") as client:
         for name, kind in of_both.items():
@@ -232,14 +202,10 @@ def test_no_other_password_is_accepted_if_there_are_users(server):
 
 @pytest.mark.parametrize("others", [{}, {"verifier": VERIFIER}, {"reconciler": RECONCILER}])
 def test_one_password_goes_on_working(others):
-    server = ChartRedis("one-password", **others)
-    try:
+    with closing(ChartRedis("one-password", **others)) as server:
         for kind in (VerifierSettings, ReconcilerSettings):
-            client = connect(server.settings(kind, redis_password="one-password"))
-            VerifierStore(client).ping()
-            ReconcilerStore(client).ask_to_stop(Server("alice"), "uid-1")
-            client.close()
+            with connect(server.settings(kind, redis_password="one-password")) as client:
+                VerifierStore(client).ping()
+                ReconcilerStore(client).ask_to_stop(Server("alice"), "uid-1")
         with server.client() as client, pytest.raises(redis.exceptions.AuthenticationError):
             client.ping()
-    finally:
-        server.stop()

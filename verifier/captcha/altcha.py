@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from importlib.util import find_spec
 from typing import Final, Literal, Self
 
 import altcha
@@ -72,8 +71,6 @@ class Options(BaseModel):
             if self.cost * self.memoryCost * self.parallelism > MAX_MEMORY_KIB * 8:
                 raise ValueError("cost x memoryCost x parallelism must be at most 262144 for SCRYPT, which takes 32 MiB")
         if self.algorithm == "ARGON2ID":
-            if find_spec("argon2") is None:
-                raise ValueError("algorithm ARGON2ID needs the Python package argon2-cffi, which this image does not have")
             if self.cost > 10:
                 raise ValueError("cost must be at most 10 for ARGON2ID, where it counts passes over the memory")
             if self.memoryCost < 8 * self.parallelism:

@@ -257,12 +257,6 @@ def test_unaffordable_cost_is_refused(make, options, sentence):
     assert str(caught.value).startswith("captcha.providers.altcha")
 
 
-def test_argon2id_without_its_package_is_refused_by_name(make, monkeypatch):
-    monkeypatch.setattr("verifier.captcha.altcha.find_spec", lambda name: None)
-    with pytest.raises(InvalidSettings, match=r"captcha\.providers\.altcha: algorithm ARGON2ID needs .*argon2-cffi"):
-        make("altcha", options={"altcha": HARD[1]})
-
-
 def test_few_hard_derivations_run_at_a_time(make, monkeypatch):
     services = make("altcha", options={"altcha": HARD[0]})
     running_now, most = [], []

@@ -304,8 +304,8 @@ def test_missing_permission_to_stop_pods_is_not_retried_constantly(place, reconc
         raise ApiServerUnavailable("403 Forbidden")
 
     monkeypatch.setattr(place.cluster, "delete", forbidden)
-    for _ in range(STOP_GRACE_SECONDS):
-        place.turn(reconciler, after=2)
+    for _ in range(8):
+        place.turn(reconciler, after=STOP_GRACE_SECONDS / 4)
     assert tried == [True, True]
 
 

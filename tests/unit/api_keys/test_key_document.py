@@ -54,16 +54,7 @@ def hub(redis_server, site):
     process.stop()
 
 
-EVENT_SOURCE = """globalThis.EventSource = class {
-  constructor(address) { this.read(address); }
-  async read(address) {
-    const answer = await fetch(address, { headers: { accept: "text/event-stream" } });
-    for (const line of (await answer.text()).split("\\n")) if (line.startsWith("data:")) this.onmessage?.({ data: line.slice(5) });
-    if (!this.closed) throw new Error("a browser would launch again");
-  }
-  close() { this.closed = true; }
-};"""
-"""Node.js has no EventSource."""
+NODE = ["node", "--experimental-eventsource", "--input-type=module", "-e"]
 
 
 @pytest.mark.parametrize("language", ["sh", "python", "js"])
@@ -74,7 +65,7 @@ def test_documented_examples_launch_in_any_case(language, hub, site):
     command = {
         "sh": ["bash", "-euo", "pipefail", "-c", code],
         "python": [sys.executable, "-c", code],
-        "js": ["node", "--input-type=module", "-e", f"{EVENT_SOURCE}\nconst {{ HUB: hub, KEY: key }} = process.env;\n{code}"],
+        "js": [*NODE, f"const {{ HUB: hub, KEY: key }} = process.env;\n{code}"],
     }[language]
     for fault, key, why in (("", right, ""), ("", right[:-1] + "_", "Copy the key as a whole."), ("down", right, "No pass: ")):
         hub.fault = fault

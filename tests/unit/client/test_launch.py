@@ -55,7 +55,7 @@ def test_late_challenge_delays_no_launch_and_unlocks_the_server(hub, run, store,
 
 
 def test_launch_waits_no_longer_than_the_verifier_allows(serve, open_hub, run, store):
-    slow = {"altcha": {"cost": 1_000_000, "counterMax": 4}}
+    slow = {"altcha": {"cost": 300_000, "counterMax": 4}}
     hub = open_hub(serve(launch_hold=0, captcha_providers=slow))
     with reconciler(store, Server("user-1")):
         code, _, err = run("launch", SPEC, "--binder", hub.url)

@@ -13,7 +13,6 @@ from tests.support.doc_examples import examples, run_example
 from verifier.decisions.refusals import REFUSALS
 from verifier.grants import Rule
 from verifier.records import Server
-from verifier.web.app import create_public_app
 
 # -- solving
 
@@ -107,16 +106,8 @@ WITH_PASS = [each for each in examples("docs/api-users.md") if "egress_token" in
 """The examples that get a pass before they launch."""
 
 
-def nothing_to_solve(services):
-    app = create_public_app(services)
-    app.before_request(lambda: {"providers": []})
-    return app
-
-
 @pytest.mark.parametrize(("language", "code"), WITH_PASS)
-@pytest.mark.parametrize(
-    ("fault", "settings"), [("unrouted", {}), ("down", {}), ("", HCAPTCHA), ("", {"public_app": nothing_to_solve})], ids=range(4)
-)
+@pytest.mark.parametrize(("fault", "settings"), [("unrouted", {}), ("down", {}), ("", HCAPTCHA)], ids=range(3))
 def test_documented_launch_goes_on_without_a_pass(serve, open_hub, tmp_path, fault, settings, language, code):
     hub = open_hub(serve(**settings))
     hub.fault = fault

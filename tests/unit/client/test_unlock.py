@@ -301,10 +301,3 @@ def test_keep_renews_and_retries_by_the_clock(monkeypatch, looks, seconds, told,
     found = list(keep(ServerAddress("https://h/egress/", "servers/a/"), seconds))
     assert len(found) == len(told) and all(one in (..., other) for one, other in zip(told, found, strict=True))
     assert (unlock.call_count, clock.now - 1000) == (len(looks), took)
-
-
-@pytest.mark.parametrize("fault", ["404", "unrouted"])
-def test_keep_without_a_gate_ends_at_once(hub, run, fault):
-    hub.fault = fault
-    code, _, err = run("unlock", f"{hub.url}egress/servers/alice/", "--keep", "60")
-    assert code == 4 and "no verifier" in err

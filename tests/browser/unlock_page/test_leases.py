@@ -64,7 +64,7 @@ def test_renewal_is_possible_from_the_second_half_on(leased, store, open_tab):
 
 
 def test_renewal_takes_one_click(leased, store, open_tab):
-    """Also after one that failed; and one in another tab is shown."""
+    """Also after one that failed."""
     tab = open_tab(leased(290))
     expect(tab.button).to_have_text("Renew")
     expect(tab.state).to_have_text(f"{GRANTED} The time is almost up. Renew it now to keep internet access.")
@@ -88,11 +88,6 @@ def test_renewal_takes_one_click(leased, store, open_tab):
     tab.picture("lease-renewed")
     # Old news goes.
     expect(tab.state).to_have_text(GRANTED)
-    lasts(store, 100)
-    expect(tab.button).to_be_visible()
-    lasts(store, LEASE)
-    expect(tab.state).to_have_text(RENEWED)
-    expect(tab.button).to_be_hidden()
     assert tab.posts == 1
 
 

@@ -30,6 +30,7 @@ PROBLEMS = {
     "budget-spent": (429, {"Retry-After": "290"}, "Too many checks came from your network. Try again in 5 minutes."),
     "too-many-rejected": (429, {"Retry-After": "40"}, "Too many wrong solutions came from your network. Try again in 1 minute."),
     "provider-misconfigured": (503, {}, "This check is set up wrong. Tell the operators of this site."),
+    "provider-unavailable": (503, {}, "The provider of this check does not answer. Try again in a minute."),
     "internal": (500, {}, "The service cannot decide just now. Try again in a few seconds."),
     "something-new": (418, {}, "The service refused: Some words."),
 }

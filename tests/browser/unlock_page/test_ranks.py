@@ -71,21 +71,6 @@ def test_larger_tier_shows_its_widget_only_after_a_click(ranked, double, store, 
     expect(tab.page.locator("#widget > *")).to_have_count(0)
 
 
-def test_failed_raise_keeps_the_tier(ranked, double, store, open_tab):
-    address = ranked("hcaptcha")
-    lasts(store, None, "small")
-    tab = open_tab(address, double.url)
-    tab.requests_fail = True
-    tab.button.click()
-    press(tab, "Wrong")
-    expect(tab.state).to_have_text("Your server has no more access than before. The solution was not accepted. Try again.")
-    assert store.known(Server("alice")).tier == "small"
-    with reconciler(store):
-        tab.button.click()
-        press(tab, "I am a person")
-        expect(tab.page.locator("#reach")).to_have_text(ALL)
-
-
 @pytest.mark.parametrize("answer", ["granted", "pending"])
 def test_larger_tier_is_offered_after_a_renewal(answer, ranked, double, store, open_tab):
     address = ranked("recaptchaV3", tiers={name: {**tier, "lease": LEASE} for name, tier in RANKS.items()})

@@ -238,7 +238,7 @@ def test_tab_asks_about_the_end_of_a_lease_only_while_visible(page_address, stor
     # A renewal has become possible, and the end is near.
     ahead(lab, 11 * MINUTE)
     before = len(asked)
-    lab.page.evaluate("new Promise((done) => setTimeout(done, 11_000))")
+    lab.page.evaluate("new Promise((done) => setTimeout(done, 6_000))")
     assert len(asked) == before
     with lab.page.expect_request(page_address):
         look(lab, "visible", event=False)
@@ -258,7 +258,7 @@ def test_tab_asks_about_the_end_of_a_lease_only_while_visible(page_address, stor
     # Less and less often: with a request at each look at the clock, there would be 5 s between two requests.
     def is_rarer():
         lab.page.wait_for_timeout(200)
-        return any(later - earlier > 8 for earlier, later in pairwise(asked[before:]))
+        return any(later - earlier > 6 for earlier, later in pairwise(asked[before:]))
 
     eventually(is_rarer, what=asked)
 

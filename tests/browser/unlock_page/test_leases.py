@@ -93,7 +93,7 @@ def test_renewal_takes_one_click(leased, store, open_tab):
 
 def test_end_of_the_time_is_shown_on_the_open_page(leased, store, open_tab):
     """Nothing begins by itself, neither before the end nor after it, even if the address ends in `#unlock`."""
-    address = leased(8)
+    address = leased(3)
     tab = open_tab(f"{address}#unlock")
     expect(tab.button).to_be_visible()
     expect(tab.page.get_by_role("timer")).to_have_text("Time left: 0:00")

@@ -166,6 +166,7 @@ def test_page_follows_its_server(providers, store, open_tab):
     icons = tab.page.locator("#look path")
 
     def shows(said, icon, button):
+        tab.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # The page asks again at once.
         expect(tab.state).to_have_text(said)
         expect(icons.locator("visible=true")).to_have_count(1)
         expect(tab.page.locator(f"#look path.{icon}")).to_be_visible()

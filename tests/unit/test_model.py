@@ -22,7 +22,7 @@ from tests.support.store import Store
 from verifier.api_keys import Keys
 from verifier.decisions.leases import STOP_GRACE_SECONDS
 from verifier.decisions.presented import REJECTED_PASSES, Judge
-from verifier.decisions.promises import Promises
+from verifier.decisions.promises import Kept, Promises
 from verifier.decisions.refusals import Facts, applies
 from verifier.decisions.rules import Launch, Rules
 from verifier.decisions.unlocks import Unlocks
@@ -31,7 +31,7 @@ from verifier.operators import actions
 from verifier.operators.actions import ActionRefused, CommandOperators
 from verifier.passes import LEEWAY_SECONDS, Pass, Passes
 from verifier.reconciler.loop import Reconciler
-from verifier.records import Record, Server
+from verifier.records import PassOutcome, Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.pending import UNLOCK_TTL_SECONDS
@@ -108,6 +108,7 @@ class ModelPass:
     token: str
     uses: list[Use] = field(default_factory=list)
     void: bool = False
+    keeps: tuple[str, str] | None = None  # the promise and network of the promise that it keeps; it keeps one
 
     def redeem(self, server, repository, network, grant, is_up, has_tier=False, carried=""):
         """Returns the outcome that the store must give."""
@@ -230,8 +231,12 @@ class Machine(RuleBasedStateMachine):
         """A pass keeps a promise. A grant that follows is one that the pass could have given in another way."""
         self.quiet = False
         used, now = self._pass(which), time.time()
-        self.keepers[promise, network] = used
         kept = self.promises.keep(promise, used.signed, "", network, now)
+        if used.keeps not in (None, (promise, network)):
+            assert kept == Kept(PassOutcome.USED_UP)
+            return
+        used.keeps = promise, network
+        self.keepers[promise, network] = used
         if kept.grant is None:
             assert kept.outcome in ("early", "had-it", Rule.BLOCKED, *REJECTED_PASSES)
             return
@@ -367,7 +372,7 @@ class Machine(RuleBasedStateMachine):
         self.store.ping()
         self.store.report_verifier("verifier", {})
         for used in self.model:
-            used.void = True
+            used.void, used.keeps = True, None
         self.keepers.clear()
         self.revoked = dict.fromkeys(self.revoked, False)
         self.reconcilers[which].turn()

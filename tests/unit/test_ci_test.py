@@ -34,7 +34,17 @@ def run(tmp_path):
     for name in ("test", "test_summary.py"):
         (tmp_path / "ci" / name).symlink_to(TOP / "ci" / name)
     (tmp_path / "ci/lib.sh").write_text((TOP / "ci/lib.sh").read_text() + "packages() { :; }\n")
-    commands = ("frontend", "thebe", "tools/build", "images/build", "cluster/up", "cluster/load", "cluster/down", "cluster/in")
+    commands = (
+        "frontend",
+        "thebe",
+        "tools/build",
+        "calico/build",
+        "images/build",
+        "cluster/up",
+        "cluster/load",
+        "cluster/down",
+        "cluster/in",
+    )
     for name, code in {**dict.fromkeys(commands, ":"), "cluster/in": '"$@"', "venv": f"echo {sys.prefix}"}.items():
         (tmp_path / "ci" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "ci" / name).write_text(f"#!/bin/sh\n{code}\n")

@@ -133,8 +133,8 @@ def test_store_follows_sentinels_to_another_master(fleet, redis_server):
     # The settings of the verifier are JSON in the environment, as in the chart.
     in_json = {"redis_sentinels": f'["127.0.0.1:{sentinels[0]}"]', "redis_sentinel_master": "hub", "redis_url": "redis://hub/0"}
     passwords = {"redis_password": PASSWORD, "redis_sentinel_password": WATCHERS}
-    with connect(make_settings(redis_server, **in_json, **passwords)) as client:
-        Store(client).ping()
+    # Until now, perhaps only the second sentinel has answered.
+    wait_until_it_answers(make_settings(redis_server, **in_json, **passwords))
     client = connect(connection_settings)
     store = Store(client)
     store.ping()

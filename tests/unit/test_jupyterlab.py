@@ -1,7 +1,8 @@
-"""The JupyterLab extension: how it gets into user pods, and its size."""
+"""The JupyterLab extension: how it gets into user pods, its size and its words."""
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.support.start_guard import VALUES, made_spawner
 from verifier.pods.start_guard import ADDRESS_VARIABLE, ISOLATED_VARIABLE, LAB_VARIABLE, lay_lab
 
 BUILT = TOP / "verifier/pods/lab"
+WORDS = json.loads((TOP / "verifier/web/messages/lab/en.json").read_text())
 PAGE = "https://hub.example.org/egress/servers/alice/"
 PLACE = "/usr/local/share/jupyter/labextensions/binder-egress"
 
@@ -170,8 +172,15 @@ def test_guard_is_added_even_if_the_extension_cannot_be(capsys):
     assert "volumeMounts" not in spawner.init_containers[0]
 
 
-# -- its size
+# -- its size and its words
 
 
 def test_extension_is_small():
     assert sum(len(gzip.compress(path.read_bytes())) for path in BUILT.rglob("*") if path.is_file()) <= 30 * 1024
+
+
+def test_every_word_is_used():
+    source = "".join(path.read_text() for path in (TOP / "frontend/lab").glob("*.js"))
+    quoted = set(re.findall(r'"([a-z-]+)"', source))
+    states = ("none", "packages", "hosts", "network", "unknown", "observe")
+    assert set(WORDS) - quoted - set(states) == set()

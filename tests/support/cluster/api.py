@@ -14,7 +14,7 @@ import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
-from kubernetes.stream.ws_client import STDIN_CHANNEL
+from kubernetes.stream.ws_client import ERROR_CHANNEL, STDIN_CHANNEL
 
 from tests.support.cluster.timeouts import ANSWER_SECONDS
 from tests.support.waiting import NO_ANSWER, patiently
@@ -101,8 +101,8 @@ def execute(namespace: str, args: tuple[str, ...], stdin: str | None, seconds: f
             connection.write_stdin(stdin)
             connection.close_channel(STDIN_CHANNEL)
         connection.run_forever(timeout=seconds)
-        if connection.is_open():
-            raise Unavailable(f"exec in {target}: no end after {seconds} s")
+        if connection.is_open() or not connection.peek_channel(ERROR_CHANNEL):
+            raise Unavailable(f"exec in {target}: the connection broke, or no end after {seconds} s")
         return connection.returncode, connection.read_stdout(), connection.read_stderr()
     finally:
         connection.close()

@@ -111,7 +111,8 @@ class Lab:
         """Run a cell, and wait until it has run."""
         prompt = self.cells.nth(number).locator(".jp-InputPrompt")
         before = prompt.inner_text()
-        for _ in range(20):
+
+        def has_run() -> bool:
             # Before it begins to connect, Jupyter asks for the kernel.
             if self.dialog.is_visible():
                 self.page.keyboard.press("Enter")
@@ -122,9 +123,9 @@ class Lab:
                 expect(prompt).not_to_have_text(before, timeout=5_000)
             # Jupyter may connect to the kernel once more, and then forgets that the cell was running: `[*]:` is `[ ]:` again.
             expect(prompt).to_have_text(re.compile(r"\[[\d ]+\]:"), timeout=90_000)
-            if prompt.inner_text() not in (before, "[ ]:"):
-                return
-        raise AssertionError(f"the cell has not run: {prompt.inner_text()}")
+            return prompt.inner_text() not in (before, "[ ]:")
+
+        eventually(has_run, 180, lambda: f"the cell has not run: {prompt.inner_text()}")
 
     def notices(self, text: str) -> Locator:
         return self.page.locator(".Toastify__toast").filter(has_text=text)

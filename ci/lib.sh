@@ -10,6 +10,9 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${BINDER_EGRESS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/binder-egress}
 logs=$cache/logs
 mkdir -p "$cache" "$logs"
+# Bytecode is kept outside the checkout. Without it, each worker of pytest needs twice as long to read the tests.
+export PYTHONPYCACHEPREFIX=$cache/bytecode
+unset PYTHONDONTWRITEBYTECODE
 
 step() {
   local text=$1 began log code

@@ -67,6 +67,13 @@ TRIES = 2
 TARGETS_AT_ONCE = 16
 """Targets that are tried at the same time, each by a thread. The chart has seven of its own."""
 
+TENTATIVE = 0x40
+"""The flag in /proc/net/if_inet6 of an address that nothing can be sent from yet, because the kernel still asks whether somebody
+else has it (IFA_F_TENTATIVE)."""
+
+TENTATIVE_SECONDS = 3.0
+"""How long a pod waits for its link-local address. The kernel gives it 1 to 2 s after the interface (RFC 4862, section 5.4)."""
+
 SEEN_FILE = Path("/tmp/seen")
 """The canary's last result, in a volume that outlives the container's restarts."""
 
@@ -151,10 +158,10 @@ def neighbour(proc: Path = Path("/proc/net")) -> str | None:
     """The IPv6 link-local address of this pod's gateway, as `fe80::…%eth0`. In most networks that is the pod's node.
 
     Pods are not told that address. It follows from the gateway's hardware address (RFC 4291, appendix A), which the kernel learns
-    with the first packet (D-183). None if this pod itself has no link-local address, or no visible gateway.
+    with the first packet (D-183). None if this pod itself has no link-local address that it can use, or no visible gateway.
     """
     try:
-        own = {line.split()[5] for line in (proc / "if_inet6").read_text().splitlines() if line.startswith("fe80")}
+        own = _own_interfaces(proc)
         for line in (proc / "route").read_text().splitlines()[1:]:
             interface, destination, gateway = line.split()[:3]
             if destination != "00000000" or gateway == "00000000" or interface not in own:
@@ -171,6 +178,17 @@ def neighbour(proc: Path = Path("/proc/net")) -> str | None:
     except (OSError, ValueError, IndexError):
         pass
     return None
+
+
+def _own_interfaces(proc: Path) -> set[str]:
+    """The interfaces with a link-local address. A tentative one is waited for: no packet would leave, and the target look shut."""
+    deadline = time.monotonic() + TENTATIVE_SECONDS
+    while True:
+        own = [line.split() for line in (proc / "if_inet6").read_text().splitlines() if line.startswith("fe80")]
+        usable = {interface for *_, flags, interface in own if not int(flags, 16) & TENTATIVE}
+        if len(usable) == len(own) or time.monotonic() > deadline:
+            return usable
+        time.sleep(0.05)
 
 
 def link_local(hardware: str) -> str:

@@ -77,6 +77,19 @@ def test_neighbour_is_the_gateway_of_a_pod_with_a_link_local_address(tmp_path, i
     assert probe.neighbour(tmp_path) == expected
 
 
+def test_neighbour_is_found_as_soon_as_the_own_address_is_no_longer_tentative(tmp_path, monkeypatch):
+    """Seen in a new network namespace: flags c0, and 80 two seconds later. Until then, connecting fails without a packet."""
+    addresses = tmp_path / "if_inet6"
+    addresses.write_text(OWN.replace("20 80", "20 c0"))
+    (tmp_path / "route").write_text(ROUTE)
+    (tmp_path / "arp").write_text(ARP + "127.0.0.1 0x1 0x2 be:24:11:00:ab:01 * eth0\n")
+    monkeypatch.setattr(probe, "TENTATIVE_SECONDS", 0.0)
+    assert probe.neighbour(tmp_path) is None, "another machine has the address"
+    monkeypatch.setattr(probe, "TENTATIVE_SECONDS", 60.0)
+    monkeypatch.setattr(probe.time, "sleep", lambda seconds: addresses.write_text(OWN))
+    assert probe.neighbour(tmp_path) == "fe80::bc24:11ff:fe00:ab01%eth0"
+
+
 def test_link_local_target_without_a_neighbour_is_not_tried(monkeypatch):
     monkeypatch.setattr(probe, "neighbour", lambda: None)
     assert probe.reaches("link-local://:10250") is None

@@ -38,7 +38,8 @@ def tried(python, no_proxy):
     variables = {name: proxy for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")}
     variables |= {"NO_PROXY": no_proxy, "no_proxy": no_proxy}
     inside = f"ip link set lo up; ip address add {POD}/32 dev lo; exec {python} {TOP / 'tests/long/jupyter.py'} {POD}"
-    command = ["unshare", "--map-root-user", "--net", "sh", "-ec", inside]
+    # Jupyter and its kernels end with the namespace of their processes.
+    command = ["unshare", "--map-root-user", "--net", "--pid", "--fork", "--mount-proc", "sh", "-ec", inside]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables}, check=False)
     assert not done.returncode, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -62,6 +62,8 @@ def measured(stage: Stage) -> bool:
             time.sleep(1)
             off = not is_marked(stage)
             time.sleep(LATE_SECONDS if off else 0)
+    # Stopped again before it has acted, the plugin would keep the canary open, and the reconciler would measure nothing more.
+    time.sleep(LATE_SECONDS)
     return all(seconds > SLOW_LABELS_SECONDS for seconds in delays(stage))
 
 

@@ -18,9 +18,6 @@ PASSES = 3000
 ROUNDED = 0.995
 """A price may be this share of the documented price."""
 
-FASTER = 1.5
-"""A compiled solver may be better than documented by this factor, relative to the client on the same machine: machines differ."""
-
 DOCUMENT = (TOP / "docs/fairness.md").read_text()
 
 
@@ -72,18 +69,12 @@ def test_attackers_pay_what_is_documented(found):
     assert min(giving_up) > 1.2, found["orders"]
 
 
-def test_price_costs_the_documented_tries_and_a_compiled_solver_is_no_better(found):
-    """Relative to the client on the same machine."""
+def test_price_costs_the_documented_tries(found):
     curve = rows("charges before")
     assert len(curve) == len(attack.PRICES)
-    for charges, _, tries, client, compiled in curve:
+    for charges, _, tries, *_ in curve:
         price = 1 + number(charges) / found["setting"]["doubled_after"]
         assert attack.average_tries(price) >= ROUNDED * number(tries), charges
-        assert found["speed"]["vector_ratio"] < FASTER * number(client) / number(compiled), found["speed"]
-    # Solving with the default number of rounds took as long as the speed predicts.
-    for name in ("client", "vector"):
-        solved = found["solved"][name]
-        assert solved["tries"] / solved["core_seconds"] < 1.3 * found["speed"][name], (solved, found["speed"])
 
 
 def test_script_that_never_stops_gets_no_more_than_documented(found):

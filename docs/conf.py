@@ -7,7 +7,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 TOP = DOCS.parent
-sys.path[:0] = [str(DOCS), str(TOP)]
+sys.path[:0] = [str(DOCS), str(TOP / "verifier")]
 
 import reference  # noqa: E402
 

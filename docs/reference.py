@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 from words import words_page
 
+from binder_egress.gatecheck.checklist import CHECKS
+from binder_egress.web.app import internal_document, public_document
+from binder_egress.web.receiver import receiver_document
 from ci.value_comments import comments
-from verifier.gatecheck.checklist import CHECKS
-from verifier.web.app import internal_document, public_document
-from verifier.web.receiver import receiver_document
 
 
 def _default(path: tuple[str, ...], value: Any, known: Iterable[tuple[str, ...]]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 TOP = Path(__file__).parents[1]
 LANGUAGES = ("en", "de", "fr", "es", "ja", "ar")
 
-MESSAGES = TOP / "verifier/web/messages"
+MESSAGES = TOP / "verifier/binder_egress/web/messages"
 
 TITLES = {
     "server": "The page of a server, problem pages, and the text for terminals",
@@ -21,16 +21,16 @@ TITLES = {
 SPOKEN: dict[str, tuple[list[str], dict[str, int | str], set[str]]] = {
     "Answers to requests (JSON, and pages in English)": (
         [
-            "verifier/web/*.py",
-            "verifier/passes.py",
-            "verifier/api_keys.py",
-            "verifier/decisions/re*.py",
-            "verifier/decisions/presented.py",
+            "verifier/binder_egress/web/*.py",
+            "verifier/binder_egress/model/passes.py",
+            "verifier/binder_egress/gate/api_keys.py",
+            "verifier/binder_egress/decisions/re*.py",
+            "verifier/binder_egress/decisions/presented.py",
         ],
         {"Problem": 1, "BadPass": 1, "BadKey": 1},
         {"TITLES", "REFUSALS", "REJECTED_PASSES"},
     ),
-    "The egress proxy's refusals": (["verifier/proxy/refusals.py"], {"Refusal": 2, "malformed": 0}, set()),
+    "The egress proxy's refusals": (["verifier/binder_egress/proxy/refusals.py"], {"Refusal": 2, "malformed": 0}, set()),
     "The command-line client": (
         ["client/binder_egress_client/*.py"],
         {"_say": 0, "_fail": 0, "echo": 0, "Outcome": "why", "LaunchFailed": 0, "NoAnswer": 0, "NoGate": 0, "Unsolvable": 0},

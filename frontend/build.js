@@ -1,5 +1,5 @@
-// Bundles src/ into the folder of the first argument, verifier/web/static by default. File names carry a checksum of the content,
-// so that browsers may cache the files for ever. manifest.json maps each name to the current file.
+// Bundles src/ into the folder of the first argument, web/static of the package by default. File names carry a checksum of the
+// content, so that browsers may cache the files for ever. manifest.json maps each name to the current file.
 import { createHash } from "node:crypto";
 import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const out = process.argv[2] ?? join(here, "../verifier/web/static");
+const out = process.argv[2] ?? join(here, "../verifier/binder_egress/web/static");
 // Each ends in a file of its own. ALTCHA's workers are taken as they are: a worker is started from an address, not from a bundle.
 // launch.js loads panel.css and widgets.js when it needs them, and so has to know their names.
 const entries = ["src/server.js", "src/server.css", "src/panel.css", "src/widgets.js", "src/launch.js"];

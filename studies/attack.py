@@ -47,8 +47,8 @@ from attack_solver import DEFAULTS, Solver, average_tries, orders, seconds
 from rich.console import Console
 from rich.table import Table
 
-from verifier.fairness import BASE_SECONDS
-from verifier.settings import VerifierSettings, load
+from binder_egress.gate.fairness import BASE_SECONDS
+from binder_egress.settings import VerifierSettings, load
 
 PRICES = (1, 2, 4.3, 18, 101)
 """The prices of the table in docs/fairness.md."""

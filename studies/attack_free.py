@@ -14,17 +14,17 @@ from typing import Any
 from attack_passes import THREADS, Door
 from attack_solver import Solved, Solver
 
+from binder_egress.gate.fairness import TOLERANCE
+from binder_egress.model.grants import Egress
+from binder_egress.model.passes import serializer
+from binder_egress.model.records import Server
+from binder_egress.reconciler.loop import Reconciler
+from binder_egress.settings import ReconcilerSettings, load
+from binder_egress.store.connection import connect
 from tests.support.apps import API_TOKEN, RedisServer, VerifierProcess
 from tests.support.fake_cluster import FakeCluster
 from tests.support.store import Store
 from tests.support.waiting import eventually
-from verifier.fairness import TOLERANCE
-from verifier.grants import Egress
-from verifier.passes import serializer
-from verifier.reconciler.loop import Reconciler
-from verifier.records import Server
-from verifier.settings import ReconcilerSettings, load
-from verifier.store.connection import connect
 
 ADDRESS = "198.51.100.7"
 """The attacker's address (RFC 5737)."""

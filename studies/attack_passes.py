@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from attack_solver import Solved, Solver, average_tries, seconds
 
-from verifier.fairness import TOLERANCE
+from binder_egress.gate.fairness import TOLERANCE
 
 THREADS = 8
 """The number of requests at a time."""

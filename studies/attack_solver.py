@@ -18,7 +18,7 @@ from typing import Any
 
 import altcha
 
-from verifier.captcha.altcha import Options
+from binder_egress.captcha.altcha import Options
 
 DEFAULTS = Options()
 """The chart's proof of work: 2,500 rounds a try, answers from 0 to 4,000."""

@@ -29,6 +29,10 @@ from rich.table import Table
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from traitlets.config import Config
 
+from binder_egress.model.passes import Passes
+from binder_egress.store.connection import connect
+from binder_egress.web.app import create_services
+from binder_egress.web.context import Services
 from tests.support.apps import (
     API_TOKEN,
     RedisServer,
@@ -46,10 +50,6 @@ from tests.support.hostile import Cost, costs, site
 from tests.support.ports import free_port
 from tests.support.processes import children
 from tests.support.store import Store
-from verifier.passes import Passes
-from verifier.store.connection import connect
-from verifier.web.app import create_services
-from verifier.web.context import Services
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 

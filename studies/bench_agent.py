@@ -23,11 +23,11 @@ from processes import memory_mib, processor_seconds, processor_seconds_of_ended_
 from rich.console import Console
 from rich.table import Table
 
+from binder_egress.agent.__main__ import SCANS_SECONDS
+from binder_egress.agent.scans import LOOKED_AT_FROM, Scans, Unusual
 from tests.support.doc_examples import section
 from tests.support.ports import free_port
 from tests.support.processes import children
-from verifier.agent.__main__ import SCANS_SECONDS
-from verifier.agent.scans import LOOKED_AT_FROM, Scans, Unusual
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -40,8 +40,8 @@ those that are measured."""
 
 AGENT = """
 import pathlib, sys
-import verifier.agent.__main__ as process
-from verifier.agent.processes import Processes
+import binder_egress.agent.__main__ as process
+from binder_egress.agent.processes import Processes
 root = pathlib.Path(sys.argv[1])
 class Node(Processes):
     def __init__(self):

@@ -25,16 +25,16 @@ from bench import console, percentile
 from playwright.sync_api import Browser, Page, sync_playwright
 from rich.table import Table
 
+from binder_egress.captcha import ROWS, Outcome, Remote
+from binder_egress.captcha.altcha import Altcha, Options
+from binder_egress.store.connection import connect
+from binder_egress.web.assets import Assets
 from tests.support.apps import KEYS, RedisServer, VerifierProcess, make_settings, run_pod
 from tests.support.browser import CHROMIUM
 from tests.support.browser import launch as start_browser
 from tests.support.doubles import SECRET, Double
 from tests.support.launch_page import HEADER, TOP, BinderHub, Build, Gate, bundle
 from tests.support.store import Store
-from verifier.captcha import ROWS, Outcome, Remote
-from verifier.captcha.altcha import Altcha, Options
-from verifier.store.connection import connect
-from verifier.web.assets import Assets
 
 CACHED, BUILD = 2.0, 8.0
 """Seconds that a pod takes to start, from the announcement of its launch to `ready`; and seconds of a build before that."""
@@ -259,7 +259,7 @@ def launch_once(browser: Browser, hub: TimedBinderHub, case: Case) -> Launched:
 
 def solver() -> str:
     """The solver of the front end, as a script that makes it `measured.solve` and `measured.startWorker`."""
-    manifest = (TOP / "verifier/web/static/manifest.json").read_text()
+    manifest = (TOP / "verifier/binder_egress/web/static/manifest.json").read_text()
     command = [TOP / "frontend/node_modules/.bin/esbuild", "--bundle", "--format=iife", "--global-name=measured"]
     return subprocess.run(
         [*command, f"--define:MANIFEST={json.dumps(json.loads(manifest))}"],

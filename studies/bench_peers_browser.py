@@ -22,9 +22,9 @@ from bench_peers import npm, process
 from playwright.sync_api import Page, Response
 from rich.table import Table
 
+from binder_egress.web.assets import Assets
 from tests.support.launch_page import HEADER, BinderHub
 from tests.support.ports import free_port
-from verifier.web.assets import Assets
 
 OURS = """async (base) => {
   const began = performance.now();

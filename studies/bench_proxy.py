@@ -26,13 +26,13 @@ from processes import memory_mib, processor_seconds
 from rich.console import Console
 from rich.table import Table
 
+from binder_egress.model.records import PodAddresses, Server
+from binder_egress.settings import CommonSettings, load
+from binder_egress.store.connection import connect
+from binder_egress.store.errors import StoreUnavailable
 from tests.support.apps import RedisServer
 from tests.support.egress_proxy.hellos import extension, hello, server_hello, server_name
 from tests.support.store import Store
-from verifier.records import PodAddresses, Server
-from verifier.settings import CommonSettings, load
-from verifier.store.connection import connect
-from verifier.store.errors import StoreUnavailable
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -248,7 +248,7 @@ class Bench:
         }
         environment = {**os.environ, **{f"BINDER_EGRESS_{name}": value for name, value in settings.items()}}
         ports = f"process.source_ports = lambda: {source_ports}; " if source_ports else ""
-        code = f"from verifier.cli import main; from verifier.proxy import process; {ports}main()"
+        code = f"from binder_egress.commands.processes import main; from binder_egress.proxy import process; {ports}main()"
         command = [sys.executable, "-c", code, "proxy"]
         # Cut connections are logged, as in an installation.
         self.proxy = subprocess.Popen(command, env=environment, cwd=TOP, stderr=(folder / "log").open("w"))

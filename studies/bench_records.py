@@ -23,20 +23,20 @@ from processes import processor_seconds
 from rich.console import Console
 from rich.table import Table
 
+from binder_egress.gate.fairness import Charge
+from binder_egress.model.grants import Block, Egress, Origin
+from binder_egress.model.passes import Pass
+from binder_egress.model.records import Record, Server
+from binder_egress.proxy.identities import Identities
+from binder_egress.reconciler.loop import Reconciler
+from binder_egress.reconciler.user_pods import PODS_PER_PAGE, Pod, UserPods
+from binder_egress.settings import CommonSettings, ReconcilerSettings, load
+from binder_egress.store.connection import connect
+from binder_egress.store.keys import redis_key
+from binder_egress.store.promised_launches import promise_key
 from tests.support.apps import API_TOKEN, RedisServer, VerifierProcess
 from tests.support.processes import peak_mib, resident_mib
 from tests.support.store import Store
-from verifier.fairness import Charge
-from verifier.grants import Block, Egress, Origin
-from verifier.passes import Pass
-from verifier.proxy.identities import Identities
-from verifier.reconciler.loop import Reconciler
-from verifier.reconciler.user_pods import PODS_PER_PAGE, Pod, UserPods
-from verifier.records import Record, Server
-from verifier.settings import CommonSettings, ReconcilerSettings, load
-from verifier.store.connection import connect
-from verifier.store.keys import redis_key
-from verifier.store.promises import promise_key
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -186,7 +186,7 @@ def aside(part: str, *arguments: object) -> dict[str, float]:
 COMMAND = """
 import sys, time
 from pathlib import Path
-from verifier.egress_cli import main
+from binder_egress.commands.egress import main
 try:
     main()
 finally:

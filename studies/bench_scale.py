@@ -24,18 +24,18 @@ from processes import processor_seconds
 from rich.console import Console
 from rich.table import Table
 
+from binder_egress.model.grants import Egress
+from binder_egress.model.labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL
+from binder_egress.model.records import Record, Server
+from binder_egress.model.serialization import write_grant
+from binder_egress.settings import CommonSettings, load
+from binder_egress.store import pending
+from binder_egress.store.announcements import Announced
+from binder_egress.store.connection import connect
 from tests.support.apps import RedisServer
 from tests.support.control_plane import ADMIN, ControlPlane
 from tests.support.processes import peak_mib
 from tests.support.store import Store
-from verifier.grants import Egress
-from verifier.labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL
-from verifier.records import Record, Server
-from verifier.settings import CommonSettings, load
-from verifier.store import pending
-from verifier.store.announcements import Announced
-from verifier.store.connection import connect
-from verifier.texts import write_grant
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -53,7 +53,7 @@ START = """
 import sys
 from kubernetes.config import incluster_config
 incluster_config.SERVICE_TOKEN_FILENAME, incluster_config.SERVICE_CERT_FILENAME = sys.argv.pop(1), sys.argv.pop(1)
-from verifier.cli import main
+from binder_egress.commands.processes import main
 main()
 """
 """The command, with its ServiceAccount's files elsewhere."""

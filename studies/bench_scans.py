@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
+from binder_egress.agent.__main__ import SCANS_SECONDS
+from binder_egress.agent.scans import Scans, Unusual
 from tests.support.scan_networks import ANSWERING, CLOSED_PORT, DROPPING, PORT, Networks, networks
-from verifier.agent.__main__ import SCANS_SECONDS
-from verifier.agent.scans import Scans, Unusual
 
 SETTINGS = {"early": Unusual(20, 0.5, 40, 3), "default": Unusual(), "late": Unusual(100, 0.5, 300, 3)}
 

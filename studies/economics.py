@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from binder_egress.gate.fairness import WORKERS
 from studies.economics_model import (
     ASSUMPTIONS,
     CLASS_OF_100,
@@ -38,7 +39,6 @@ from studies.economics_model import (
     settings_of,
     tax,
 )
-from verifier.fairness import WORKERS
 
 PAGES = ("docs/economics.md", "docs/install.md")
 OPEN_CONNECTIONS = "the same, where connections stay open when a lease ends"

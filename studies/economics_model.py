@@ -1,8 +1,8 @@
 """Computes what network costs attackers, and honest people, by each setting.
 
-Closed forms for attackers, and the product's own curve (`verifier.fairness`) and leases (`verifier.decisions.leases`) for prices,
-farms and classes. Leases, prices and budgets are read from the chart and from chart/settings. Unknown numbers are parameters with a
-range, in `ASSUMPTIONS`.
+Closed forms for attackers, and the product's own curve (`binder_egress.gate.fairness`) and leases
+(`binder_egress.decisions.leases`) for prices, farms and classes. Leases, prices and budgets are read from the chart and from
+chart/settings. Unknown numbers are parameters with a range, in `ASSUMPTIONS`.
 
 Decisions: D-360, D-362.
 """
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import yaml
 
-from verifier.decisions import leases
-from verifier.fairness import BASE_SECONDS, TOLERANCE, WORKERS, Fairness
-from verifier.grants import Egress, Rule
-from verifier.settings import Tier
+from binder_egress.decisions import leases
+from binder_egress.gate.fairness import BASE_SECONDS, TOLERANCE, WORKERS, Fairness
+from binder_egress.model.grants import Egress, Rule
+from binder_egress.settings import Tier
 
 TOP = Path(__file__).parents[1]
 VALUES = yaml.safe_load((TOP / "chart/values.yaml").read_text())

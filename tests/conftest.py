@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from binder_egress.store.connection import connect
 from tests.support.apps import RedisServer, make_settings
 from tests.support.store import Store
-from verifier.store.connection import connect
 
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer timeout than in production: CI machines are slow."""
-    monkeypatch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 10)
+    monkeypatch.setattr("binder_egress.store.connection.TIMEOUT_SECONDS", 10)
 
 
 @pytest.fixture(scope="session")

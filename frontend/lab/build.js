@@ -1,5 +1,6 @@
-// Bundles the JupyterLab extension into the folder of the first argument, verifier/pods/lab by default. The start guard copies that
-// folder into user pods. package.json tells JupyterLab what to load; the checksum in the name is for browsers that keep files.
+// Bundles the JupyterLab extension into the folder of the first argument, pods/lab of the package by default. The start guard
+// copies that folder into user pods. package.json tells JupyterLab what to load; the checksum in the name is for browsers that keep
+// files.
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -7,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const out = process.argv[2] ?? join(here, "../../verifier/pods/lab");
+const out = process.argv[2] ?? join(here, "../../verifier/binder_egress/pods/lab");
 const bundle = await build({
   entryPoints: [join(here, "container.js")], bundle: true, minify: true, write: false, target: "es2020", charset: "utf8",
   format: "iife", loader: { ".css": "text" },

@@ -30,7 +30,7 @@ const SIGNS = [
   // uv's and rattler's (hyper-util, src/client/legacy/connect/proxy/tunnel.rs), an `unexpected status` libgit2's
   // (src/libgit2/transports/httpclient.c).
   /ProxyError|(tunnel|tunneling) (connection )?failed|HTTP code 403 from proxy|tunnel error: /i,
-  // The proxy's own sentences (verifier/proxy/decide.py), with the page's address and without.
+  // The proxy's own sentences (verifier/binder_egress/proxy/decide.py), with the page's address and without.
   /proxy returned unexpected status: 403|No internet access: open /i,
   /403\b.*\b(Not on the list of this server: |This server is blocked)/i,
 ];

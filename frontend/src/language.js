@@ -1,4 +1,4 @@
-// The language of messages, its direction and its placeholders. verifier/web/pages.py has the same rules on the server.
+// The language of messages, its direction and its placeholders. web/pages.py of the verifier has the same rules on the server.
 
 /**
  * Choose a language.

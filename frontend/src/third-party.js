@@ -2,12 +2,12 @@
 //
 // The launch goes out unchanged and without delay. Meanwhile this script reads the build's events and solves a challenge; when the
 // server is ready, it unlocks the server. The page sees none of its failures (D-144, D-145, D-146).
-import ar from "../../verifier/web/messages/third-party/ar.json";
-import de from "../../verifier/web/messages/third-party/de.json";
-import en from "../../verifier/web/messages/third-party/en.json";
-import es from "../../verifier/web/messages/third-party/es.json";
-import fr from "../../verifier/web/messages/third-party/fr.json";
-import ja from "../../verifier/web/messages/third-party/ja.json";
+import ar from "../../verifier/binder_egress/web/messages/third-party/ar.json";
+import de from "../../verifier/binder_egress/web/messages/third-party/de.json";
+import en from "../../verifier/binder_egress/web/messages/third-party/en.json";
+import es from "../../verifier/binder_egress/web/messages/third-party/es.json";
+import fr from "../../verifier/binder_egress/web/messages/third-party/fr.json";
+import ja from "../../verifier/binder_egress/web/messages/third-party/ja.json";
 import { Check } from "./check.js";
 import { eventReader, readEvent } from "./events.js";
 import { chooseLanguage, direction } from "./language.js";

@@ -6,12 +6,12 @@ from contextlib import ExitStack, closing
 import pytest
 from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
+from binder_egress.store.connection import connect
 from tests.support.apps import RedisServer, VerifierProcess, Verifiers, make_settings, run_pod
 from tests.support.browser import ARTIFACTS, CHROMIUM, MODEST, Tab, launch
 from tests.support.doubles import Double, running
 from tests.support.launch_page import BinderHub
 from tests.support.store import Store
-from verifier.store.connection import connect
 
 # A calculation takes seconds on a busy machine, and an unlock may take 2 s even on an idle one.
 expect.set_options(timeout=60_000)

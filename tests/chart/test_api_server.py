@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import requests
 
+from binder_egress.model.labels import GRANT_ANNOTATION, TIER_LABEL
 from tests.support import charts
 from tests.support.control_plane import ADMIN, ControlPlane
 from tests.support.waiting import eventually
-from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
 
 RECONCILER = "system:serviceaccount:binder:binder-egress-reconciler"
 

@@ -9,10 +9,10 @@ import shutil
 import pytest
 import yaml
 
+from binder_egress.gatecheck.netpol import USUAL_LABELS
 from ci.value_comments import comments
 from tests.support import TOP
 from tests.support.charts import CHART, IMAGES, TOPOLOGIES, VALUES, seen_values, stand_in, write
-from verifier.gatecheck.netpol import USUAL_LABELS
 
 HELMS = ["helm", "helm4"]
 
@@ -243,7 +243,7 @@ def test_values_for_another_release_are_the_exported_ones(render):
 
 def test_settings_are_those_that_the_image_reads(render):
     """Each variable of the ConfigMap is a field of the image's settings, and the reconciler gets all its settings."""
-    from verifier.settings import PREFIX, ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings
+    from binder_egress.settings import PREFIX, ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings
 
     detections = "--set=detections.sources.falco.onMatch=observe"
     objects = render(detections)

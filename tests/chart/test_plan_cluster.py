@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
+from binder_egress.plan.checks import examine
+from binder_egress.plan.cluster import PATHS
+from binder_egress.plan.files import our_values
+from binder_egress.plan.findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED
 from tests.support.charts import CHART
 from tests.support.control_plane import ControlPlane, below
 from tests.support.egress_command import run_egress
 from tests.support.plan_objects import TRAEFIK, dns_service, given, k3s, node, policy, workload
 from tests.support.waiting import eventually
-from verifier.plan.checks import examine
-from verifier.plan.cluster import PATHS
-from verifier.plan.files import our_values
-from verifier.plan.findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED
 
 VALUES = "USER-SUPPLIED VALUES:\nextraEnv:\n- {name: A, value: secret-of-mine}\n"
 FINDING = re.compile(rf"^({NOT_RECOGNISED}|{RECOGNISED}|{CANNOT_SEE}) +(\S.*?)  +(\S.*)$", re.MULTILINE)

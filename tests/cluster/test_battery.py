@@ -25,6 +25,7 @@ import pytest
 import requests
 import yaml
 
+from binder_egress.model.ping import CLOSED, SYSCTL
 from tests.support.cluster.canary import await_canary
 from tests.support.cluster.commands import doctor, egress
 from tests.support.cluster.hub import start_by_hub, stop_by_hub
@@ -40,7 +41,6 @@ from tests.support.cluster.timeouts import (
     TIER_SECONDS,
 )
 from tests.support.waiting import eventually
-from verifier.ping import CLOSED, SYSCTL
 
 STATES = ("unverified", "verified", "expired", "revoked", "blocked")
 

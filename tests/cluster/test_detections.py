@@ -149,10 +149,10 @@ def test_reported_server_loses_its_egress_and_cannot_be_unlocked(stage, detector
 
 FORGE = """
 import sys
-from verifier.detections.reports import Report
-from verifier.settings import VerifierSettings, load
-from verifier.store.connection import connect
-from verifier.store.store import ReconcilerStore
+from binder_egress.detections.reports import Report
+from binder_egress.settings import VerifierSettings, load
+from binder_egress.store.connection import connect
+from binder_egress.store.store import ReconcilerStore
 
 ReconcilerStore(connect(load(VerifierSettings))).add_report(Report("stopper", "any", "forged", 0.0, uid=sys.argv[1]))
 """

@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from playwright.sync_api import Browser
 
+from binder_egress.model.passes import BadPass, Passes
 from tests.support.cluster.evidence import Evidence
 from tests.support.cluster.front_door import FrontDoor
 from tests.support.cluster.installing import await_tier_or_unlock
@@ -27,7 +28,6 @@ from tests.support.cluster.timeouts import ANSWER_SECONDS, HUB_SECONDS, LAUNCH_S
 from tests.support.doc_examples import section
 from tests.support.launch_page import bundle
 from tests.support.waiting import eventually, patiently
-from verifier.passes import BadPass, Passes
 
 pytestmark = pytest.mark.long
 

@@ -11,7 +11,7 @@ from tests.support.waiting import eventually
 
 def test_verifiers_user_of_redis_stops_no_pod(stage):
     code = (
-        "from verifier.settings import VerifierSettings, load; from verifier.store.connection import connect\n"
+        "from binder_egress.settings import VerifierSettings, load; from binder_egress.store.connection import connect\n"
         "redis = connect(load(VerifierSettings)); assert redis.get('binder-egress:epoch')\n"
         "redis.set('binder-egress:stop:alice/', 'uid')"
     )

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 import pytest
 import requests
 
+from binder_egress.gatecheck.label_delay import REMEMBERED
+from binder_egress.store.health import SLOW_LABELS_SECONDS
 from tests.support.cluster.commands import egress
 from tests.support.cluster.egress_proxy import OTHER, VALUES, ask, ask_until, await_variables
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.stage import CLIENT, OPEN, QUICK, Stage, signal_component
 from tests.support.cluster.timeouts import ANSWER_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
-from verifier.gatecheck.label_delay import REMEMBERED
-from verifier.store.health import SLOW_LABELS_SECONDS
 
 pytestmark = pytest.mark.long
 

@@ -15,12 +15,12 @@ from functools import partial
 import pytest
 from playwright.sync_api import Browser, Error, Page, expect
 
+from binder_egress.model.promise_token import is_promise
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.stage import OPEN, Stage
 from tests.support.cluster.timeouts import PAGE_SECONDS
 from tests.support.launch_page import bundle
-from verifier.promises import is_promise
 
 
 class Visit:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from binder_egress.proxy.resolve import TRIES, TRY_SECONDS
 from tests.support.cluster.canary import canary
 from tests.support.cluster.commands import cells, doctor, egress, helm_test
 from tests.support.cluster.egress_proxy import (
@@ -32,7 +33,6 @@ from tests.support.cluster.stage import QUICK, Failed, Stage
 from tests.support.cluster.start_guard_pods import attempts, guard_of, start_pod, with_variables
 from tests.support.cluster.timeouts import CANARY_SECONDS, POD_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
-from verifier.proxy.resolve import TRIES, TRY_SECONDS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,7 +94,9 @@ def give_next(address: str) -> None:
     (state / "last_reserved_ip.0").write_text(str(ip_address(address) - 1))
 
 
-SEEN = "import json, sys; from verifier.pods.start_guard import ask_proxy; print(json.dumps(ask_proxy((sys.argv[1], 3128), 5)))"
+SEEN = (
+    "import json, sys; from binder_egress.pods.start_guard import ask_proxy; print(json.dumps(ask_proxy((sys.argv[1], 3128), 5)))"
+)
 """Runs in a start guard's container: prints the proxy's answer about the pod."""
 
 

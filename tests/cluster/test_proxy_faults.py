@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from binder_egress.proxy.identities import MAX_AGE_SECONDS
 from tests.support.cluster.egress_proxy import LISTED, OTHER, ask, ask_until, installed, launch, tunnel
 from tests.support.cluster.stage import Stage
 from tests.support.cluster.timeouts import TIER_SECONDS
 from tests.support.waiting import eventually
-from verifier.proxy.identities import MAX_AGE_SECONDS
 
 pytestmark = pytest.mark.long
 

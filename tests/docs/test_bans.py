@@ -9,10 +9,10 @@ import yaml
 from click.testing import CliRunner
 from kubernetes import client
 
+from binder_egress.commands.egress import egress
 from tests.support import TOP
 from tests.support.ban_traffic import week
 from tests.support.doc_examples import section
-from verifier.egress_cli import egress
 
 
 def test_workflow_is_one_that_github_takes(tmp_path):

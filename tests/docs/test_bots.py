@@ -7,12 +7,12 @@ import subprocess
 
 import promql_parser
 import yaml
-from binder_egress_client.verifier import USER_AGENT
 
+from binder_egress.web.claims import CLAIMS, CLIENTS, CRAWLERS
+from binder_egress_client.verifier import USER_AGENT
 from tests.support import TOP
 from tests.support.doc_examples import section
 from tests.support.metrics import samples
-from verifier.web.claims import CLAIMS, CLIENTS, CRAWLERS
 
 PAGE = (TOP / "docs/bots.md").read_text()
 HEADING = "What launches claim to be"

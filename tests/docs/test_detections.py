@@ -8,16 +8,16 @@ from pathlib import Path
 import jsonschema_rs
 import yaml
 
+from binder_egress.detections import reports
+from binder_egress.detections.reporters import KEPT_UNREADABLE, REPORTS_PER_MINUTE
+from binder_egress.detections.reports import read
+from binder_egress.detections.share_limit import ALWAYS, MAX_SHARE, WINDOW_SECONDS
+from binder_egress.operators.commands import show
+from binder_egress.store.detections import KEPT_DETECTIONS, MAX_REPORTS
+from binder_egress.store.reconciler_counters import DETECTION_OUTCOMES
+from binder_egress.web.receiver import MAX_LINES
 from tests.support import TOP
 from tests.support.doc_examples import section
-from verifier.detections import reports
-from verifier.detections.reporters import KEPT_UNREADABLE, REPORTS_PER_MINUTE
-from verifier.detections.reports import read
-from verifier.detections.share_limit import ALWAYS, MAX_SHARE, WINDOW_SECONDS
-from verifier.operators.commands import show
-from verifier.store.detections import KEPT_DETECTIONS, MAX_REPORTS
-from verifier.store.reconciler_counters import DETECTION_OUTCOMES
-from verifier.web.receiver import MAX_LINES
 
 PAGE = (TOP / "docs/detections.md").read_text()
 

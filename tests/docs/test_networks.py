@@ -1,8 +1,8 @@
 """The tables of docs/networks.md: one says what `egress plan` knows, the other what the tests see with packets."""
 
+from binder_egress.plan.network_plugin import PLUGINS
 from tests.support import TOP
 from tests.support.cluster.networks import TABLE
-from verifier.plan.network_plugin import PLUGINS
 
 PAGE = (TOP / "docs/networks.md").read_text()
 NETWORKS, PROPERTIES = TABLE["networks"], TABLE["properties"]

@@ -7,8 +7,8 @@ import subprocess
 import click
 import pytest
 
+from binder_egress.commands.egress import egress
 from tests.support import TOP
-from verifier.egress_cli import egress
 
 TRACKED = subprocess.run(["git", "ls-files", "-z", "*.md"], cwd=TOP, check=True, capture_output=True, text=True).stdout.split("\0")
 PAGES = [path for path in map(TOP.joinpath, filter(None, TRACKED)) if path.exists()]

@@ -38,7 +38,7 @@ def test_texts_in_english_alone_are_in_the_table():
         "This server may have no internet access, or only packages. To see, and to get it, open:",
         "there is no server",
     }
-    for path in (TOP / "verifier/web").glob("*.py"):
+    for path in (TOP / "verifier/binder_egress/web").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Problem" and isinstance(node.args[1], ast.Constant):
                 assert node.args[1].value in told, path

@@ -21,32 +21,33 @@ import atheris
 import h11
 
 TOP = Path(__file__).parents[2]
-sys.path.insert(0, str(TOP))
+sys.path[:0] = [str(TOP), str(TOP / "verifier")]
 
-with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
+with atheris.instrument_imports(include=["binder_egress", "altcha", "itsdangerous"]):
     from flask import Flask
 
+    from binder_egress.captcha.altcha import Altcha
+    from binder_egress.captcha.base import Outcome
+    from binder_egress.captcha.providers import ROWS
+    from binder_egress.captcha.siteverify import Remote
+    from binder_egress.detections.reports import Report, Unreadable
+    from binder_egress.detections.reports import read as read_report
+    from binder_egress.gate import clients
+    from binder_egress.gate.api_keys import Keys
+    from binder_egress.model import networks, repositories
+    from binder_egress.model.grants import Egress
+    from binder_egress.model.labels import START_GUARD_CONTAINER
+    from binder_egress.model.passes import BadPass, Passes
+    from binder_egress.model.serialization import read_grant, write_grant
+    from binder_egress.proxy.hello import read_hello
+    from binder_egress.proxy.hosts import normal
+    from binder_egress.proxy.requests import Plain, RequestRefused, Tunnel, read_head
+    from binder_egress.reconciler.user_pods import Pod
+    from binder_egress.web import bodies
+    from binder_egress.web.problems import Problem
     from tests.support.detections import deleted, falco, killed, killed_by_flowkiller
     from tests.support.egress_proxy.hellos import hello, hello_for, server_name
     from tests.support.fuzz import KEY, keys_file
-    from verifier import clients, networks, repositories
-    from verifier.api_keys import Keys
-    from verifier.captcha.altcha import Altcha
-    from verifier.captcha.base import Outcome
-    from verifier.captcha.providers import ROWS
-    from verifier.captcha.siteverify import Remote
-    from verifier.detections.reports import Report, Unreadable
-    from verifier.detections.reports import read as read_report
-    from verifier.grants import Egress
-    from verifier.labels import START_GUARD_CONTAINER
-    from verifier.passes import BadPass, Passes
-    from verifier.proxy.hello import read_hello
-    from verifier.proxy.hosts import normal
-    from verifier.proxy.requests import Plain, RequestRefused, Tunnel, read_head
-    from verifier.reconciler.user_pods import Pod
-    from verifier.texts import read_grant, write_grant
-    from verifier.web import bodies
-    from verifier.web.problems import Problem
 
 logging.disable()
 app = Flask("parsers")

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from binder_egress.store.redeeming import MOVES
 from tests.support import TOP
-from verifier.store.redeeming import MOVES
 
 sys.path.insert(0, str(TOP / "studies"))
 import attack
@@ -49,7 +49,7 @@ DOCUMENTED = {
 def found():
     with pytest.MonkeyPatch.context() as patch:
         # The attacker's reconciler is a thread of this process, and ends at the first answer of Redis that a busy machine delays.
-        patch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 10)
+        patch.setattr("binder_egress.store.connection.TIMEOUT_SECONDS", 10)
         result = attack.run(PASSES, long=True, say=lambda text: print(text, flush=True))
     print(json.dumps(result))
     return result

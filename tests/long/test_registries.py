@@ -5,10 +5,10 @@ import os
 import subprocess
 import sys
 
+from binder_egress.proxy import build_registries
+from binder_egress.proxy.build_registries import python_hosts
 from tests.support.egress_proxy.process import ProxyProcess, publish, status
 from tests.support.waiting import eventually
-from verifier.proxy import build_registries
-from verifier.proxy.build_registries import python_hosts
 
 PACKAGE = "iniconfig"
 """A small package, pure Python."""

@@ -4,13 +4,13 @@ import json
 import os
 import time
 
+from binder_egress.gate import api_keys as keys
+from binder_egress.gatecheck import doctor
+from binder_egress.operators.actions import CommandOperators
+from binder_egress.web.app import create_services
 from tests.support import TOP
 from tests.support.apps import internal_client, make_settings, public_client
 from tests.support.metrics import value
-from verifier import api_keys as keys
-from verifier.gatecheck import doctor
-from verifier.operators.actions import CommandOperators
-from verifier.web.app import create_services
 
 DOCUMENT = TOP / "docs/api-keys.md"
 ORIGIN = "https://course.example.org"

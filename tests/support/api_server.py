@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from kubernetes import client
 
-from verifier.kubernetes_api import client_for
+from binder_egress.kubernetes_api import client_for
 
 
 class ApiServer:

@@ -19,17 +19,17 @@ import altcha
 import redis
 from flask.testing import FlaskClient
 
+from binder_egress.model.grants import UNVERIFIED, Grant
+from binder_egress.model.records import KnownServer, Server
+from binder_egress.model.serialization import read_known
+from binder_egress.settings import VerifierSettings, load
+from binder_egress.web.app import create_internal_app, create_public_app
+from binder_egress.web.context import Services
 from tests.support.ports import free_port
 from tests.support.processes import children
 from tests.support.served import as_it_is, serve
 from tests.support.store import Store
 from tests.support.waiting import eventually
-from verifier.grants import UNVERIFIED, Grant
-from verifier.records import KnownServer, Server
-from verifier.settings import VerifierSettings, load
-from verifier.texts import read_known
-from verifier.web.app import create_internal_app, create_public_app
-from verifier.web.context import Services
 
 API_TOKEN = "api-token-of-the-tests-0123456789abcdef"
 

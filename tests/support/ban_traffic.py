@@ -105,7 +105,7 @@ def week(seed: int) -> Week:
 
 
 def decision(event: str, at: float, **fields: object) -> str:
-    """A line of our logs, as `verifier.logs` writes it."""
+    """A line of our logs, as `binder_egress.logs` writes it."""
     time = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
     return json.dumps({"time": time, "level": "info", "logger": "binder-egress", "message": event, **fields}, ensure_ascii=False)
 

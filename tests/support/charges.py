@@ -2,8 +2,8 @@
 
 import time
 
+from binder_egress.gate.fairness import Charge
 from tests.support.apps import NETWORK, admit, another
-from verifier.fairness import Charge
 
 
 def charge(store, network=NETWORK, times=1, window=3600):

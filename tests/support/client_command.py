@@ -6,10 +6,10 @@ import subprocess
 import sys
 import time
 
+from binder_egress.model.records import KnownServer, Server
 from tests.support import TOP
 from tests.support.apps import carried
 from tests.support.launch_page import BinderHub
-from verifier.records import KnownServer, Server
 
 PACKAGE = TOP / "client/binder_egress_client"
 SPEC = "gh/o/cached/HEAD"

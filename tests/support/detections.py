@@ -3,11 +3,11 @@
 import json
 from datetime import UTC, datetime
 
+from binder_egress.detections import reporters
+from binder_egress.settings import ReceiverSettings, load
+from binder_egress.web.app import create_services
+from binder_egress.web.receiver import create_receiver_app, create_receiver_services
 from tests.support.apps import internal_client, make_settings
-from verifier.detections import reporters
-from verifier.settings import ReceiverSettings, load
-from verifier.web.app import create_services
-from verifier.web.receiver import create_receiver_app, create_receiver_services
 
 NAMESPACE = "default"
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from verifier.egress_cli import main
+from binder_egress.commands.egress import main
 
 
 def run_egress(

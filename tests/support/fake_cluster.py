@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from verifier.grants import Carried, label_of
-from verifier.kubernetes_api import ApiServerUnavailable
-from verifier.reconciler.user_pods import Conflict, Pod, UserPods, WatchEnded
-from verifier.records import Server
+from binder_egress.kubernetes_api import ApiServerUnavailable
+from binder_egress.model.grants import Carried, label_of
+from binder_egress.model.records import Server
+from binder_egress.reconciler.user_pods import Conflict, Pod, UserPods, WatchEnded
 
 
 class FakeCluster(UserPods):

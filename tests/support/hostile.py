@@ -24,21 +24,21 @@ from flask import Flask
 from gunicorn.config import LimitRequestFieldSize, LimitRequestLine
 from werkzeug.test import create_environ, run_wsgi_app
 
+from binder_egress.captcha.altcha import MAX_SOLUTION_BYTES
+from binder_egress.gate.clients import client_network
+from binder_egress.model.grants import Block
+from binder_egress.model.passes import Pass
+from binder_egress.model.records import KnownServer, Server
+from binder_egress.model.repositories import MAX_URL_CHARACTERS
+from binder_egress.model.serialization import read_origin
+from binder_egress.store.connection import connect
+from binder_egress.store.promised_launches import promise_key
+from binder_egress.web.app import create_internal_app, create_public_app, create_services, internal_document, public_document
+from binder_egress.web.bodies import MAX_BODY_BYTES
 from tests.support.apps import API_TOKEN, RedisServer, make_settings
 from tests.support.fuzz import KEY, keys_file
 from tests.support.linear import FLOOR_SECONDS, MOST_TIMES
 from tests.support.store import Store
-from verifier.captcha.altcha import MAX_SOLUTION_BYTES
-from verifier.clients import client_network
-from verifier.grants import Block
-from verifier.passes import Pass
-from verifier.records import KnownServer, Server
-from verifier.repositories import MAX_URL_CHARACTERS
-from verifier.store.connection import connect
-from verifier.store.promises import promise_key
-from verifier.texts import read_origin
-from verifier.web.app import create_internal_app, create_public_app, create_services, internal_document, public_document
-from verifier.web.bodies import MAX_BODY_BYTES
 
 MAX_HOOK_BYTES = 64 * 1024
 """The most bytes of a stranger that the hook passes on: Tornado reads 64 KiB of a request's address and headers."""

@@ -6,13 +6,15 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import expect
 
+from binder_egress.model.records import Server
 from tests.support import TOP
 from tests.support.browser import INSECURE_HOST, PREVIEW
 from tests.support.page_time import PageTime
 from tests.support.waiting import eventually
-from verifier.records import Server
 
-MESSAGES = {path.stem: json.loads(path.read_text()) for path in sorted((TOP / "verifier/web/messages/launch").glob("*.json"))}
+MESSAGES = {
+    path.stem: json.loads(path.read_text()) for path in sorted((TOP / "verifier/binder_egress/web/messages/launch").glob("*.json"))
+}
 EN = MESSAGES["en"]
 
 SIZES = {"": {"width": 900, "height": 500}, "-320": {"width": 320, "height": 640}}

@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 
+from binder_egress.model.grants import Egress
+from binder_egress.model.records import Record, Server
+from binder_egress.reconciler.loop import Reconciler
+from binder_egress.settings import ReconcilerSettings, load
+from binder_egress.store.connection import connect
+from binder_egress.store.errors import StoreUnavailable
 from tests.support.apps import make_settings
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import record_decision
 from tests.support.store import Store
-from verifier.grants import Egress
-from verifier.reconciler.loop import Reconciler
-from verifier.records import Record, Server
-from verifier.settings import ReconcilerSettings, load
-from verifier.store.connection import connect
-from verifier.store.errors import StoreUnavailable
 
 LEASE = 600
 """Seconds of each lease."""
@@ -52,14 +52,14 @@ class Place:
         made.heartbeat()
         return made
 
-    def passes(self, seconds):
+    def advance(self, seconds):
         """Advance both clocks, in seconds."""
         self.time += seconds
         self.steady += seconds
 
     def turn(self, reconciler, fresh=True, after=0.0):
         """Let seconds pass, list the pods (if `fresh`; otherwise use the cache), then do all work that is due."""
-        self.passes(after)
+        self.advance(after)
         if fresh:
             reconciler.list_pods()
         reconciler.enqueue_due()

@@ -1,6 +1,6 @@
 """NetworkPolicies: the chart's, as the gate check expects them, and others."""
 
-from verifier.labels import TIER_LABEL
+from binder_egress.model.labels import TIER_LABEL
 
 USER_PODS = {"component": "singleuser-server"}
 BASE = {

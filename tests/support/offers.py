@@ -1,6 +1,6 @@
 """What a verifier offers with several providers, and their state."""
 
-from verifier.captcha import ROWS
+from binder_egress.captcha import ROWS
 
 REMOTE = list(ROWS)
 """The names of the remote providers."""

@@ -1,7 +1,7 @@
 """Servers that operators act on."""
 
+from binder_egress.model.records import Server
 from tests.support.reconciling import converge_due, granted, list_and_converge, make_grant
-from verifier.records import Server
 
 BOB = Server("bob")
 

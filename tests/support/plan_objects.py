@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from verifier.plan.findings import Given, Objects
+from binder_egress.plan.findings import Given, Objects
 
 
 def workload(

@@ -1,6 +1,6 @@
 """The public port: paths that clients post to, the origin of a page that is listed, and problems."""
 
-from verifier.web.problems import TITLES, TYPE
+from binder_egress.web.problems import TITLES, TYPE
 
 POSTS = ["/egress/passes", "/egress/servers/alice", "/egress/servers/alice/x"]
 """Paths to which clients post."""

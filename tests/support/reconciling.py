@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from verifier.grants import UNVERIFIED, Egress, NoEgress, label_of
-from verifier.reconciler.loop import Reconciler
-from verifier.records import KnownServer, Record, Server
-from verifier.store.announcements import Announced
-from verifier.store.errors import BlocksChanged
+from binder_egress.model.grants import UNVERIFIED, Egress, NoEgress, label_of
+from binder_egress.model.records import KnownServer, Record, Server
+from binder_egress.reconciler.loop import Reconciler
+from binder_egress.store.announcements import Announced
+from binder_egress.store.errors import BlocksChanged
 
 ALICE = Server("alice")
 

@@ -80,7 +80,7 @@ class Networks:
     def start(self, namespace: str, *command: str, **more: object) -> "subprocess.Popen[str]":
         """Start a program in a namespace; it is ended with the networks."""
         inside = ["nsenter", f"--net=/run/netns/{namespace}", *command]
-        environment = {**os.environ, "PYTHONPATH": str(TOP)}
+        environment = {**os.environ, "PYTHONPATH": f"{TOP}:{TOP}/verifier"}
         self.started.append(subprocess.Popen(inside, text=True, cwd=TOP, env=environment, **more))  # type: ignore[call-overload]
         return self.started[-1]
 

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable
 
 # The modules that the commands load when they run.
-import verifier.proxy.process
-import verifier.web.app
-import verifier.web.gunicorn
-import verifier.web.receiver  # noqa: F401
-from verifier.cli import main
-from verifier.store import connection
-from verifier.web import servers
+import binder_egress.proxy.process
+import binder_egress.web.app
+import binder_egress.web.gunicorn
+import binder_egress.web.receiver  # noqa: F401
+from binder_egress.commands.processes import main
+from binder_egress.store import connection
+from binder_egress.web import servers
 
 
 def as_it_is() -> None:

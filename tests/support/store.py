@@ -1,6 +1,6 @@
 """The store of a test, which plays every process."""
 
-from verifier.store.store import ProxyStore, ReceiverStore, ReconcilerStore, VerifierStore
+from binder_egress.store.store import ProxyStore, ReceiverStore, ReconcilerStore, VerifierStore
 
 
 class Store(VerifierStore, ReconcilerStore, ReceiverStore, ProxyStore):

@@ -3,15 +3,15 @@
 import time
 from dataclasses import replace
 
+from binder_egress.detections.reports import Report
+from binder_egress.gate import api_keys
+from binder_egress.gate.fairness import Charge
+from binder_egress.model.grants import Block, Rule
+from binder_egress.model.passes import Passes
+from binder_egress.model.records import KnownServer, PodAddresses, Record, RevokedKey
+from binder_egress.model.serialization import read_origin
 from tests.support.apps import admit, new_promise
 from tests.support.reconciling import ALICE, announce, make_grant, record_decision
-from verifier import api_keys
-from verifier.detections.reports import Report
-from verifier.fairness import Charge
-from verifier.grants import Block, Rule
-from verifier.passes import Passes
-from verifier.records import KnownServer, PodAddresses, Record, RevokedKey
-from verifier.texts import read_origin
 
 REPORT = Report("cryptnono", "execwhacker", "xmrig", 1000.0, uid="uid-1")
 RECORD = Record(make_grant(rule="unlock"), uid="uid-1")

@@ -3,9 +3,9 @@
 import json
 import re
 
+from binder_egress.model.records import Server
 from tests.support.apps import reconciler
 from tests.support.waiting import eventually
-from verifier.records import Server
 
 
 class Tab:

@@ -4,8 +4,8 @@ import time
 
 from playwright.sync_api import expect
 
+from binder_egress.model.records import KnownServer, Server
 from tests.support.apps import carried, reconciler
-from verifier.records import KnownServer, Server
 
 NO_ACCESS = "Your server has no internet access."
 GRANTED = "Your server has internet access."

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import requests
 
-from verifier.store.errors import StoreUnavailable
+from binder_egress.store.errors import StoreUnavailable
 
 Result = TypeVar("Result")
 Errors = tuple[type[Exception], ...]

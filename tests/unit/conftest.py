@@ -10,15 +10,15 @@ import pytest
 import redis
 from flask.testing import FlaskClient
 
+from binder_egress.reconciler.loop import Reconciler
+from binder_egress.settings import ReconcilerSettings, VerifierSettings, load
+from binder_egress.web.app import create_services
+from binder_egress.web.context import Services
 from tests.support.api_server import ApiServer
 from tests.support.apps import CLIENT, RedisServer, internal_client, make_settings, public_client
 from tests.support.clock import Clock
 from tests.support.fake_cluster import FakeCluster
 from tests.support.store import Store
-from verifier.reconciler.loop import Reconciler
-from verifier.settings import ReconcilerSettings, VerifierSettings, load
-from verifier.web.app import create_services
-from verifier.web.context import Services
 
 # The same examples in each run: a test that fails now and then says less than one that always fails.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
@@ -44,8 +44,8 @@ def in_redis(redis_server: RedisServer) -> Iterator[redis.Redis]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No wait for the reconciler's confirmation: unlocks and operators' actions are `pending` at once."""
-    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
-    monkeypatch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 0)
+    monkeypatch.setattr("binder_egress.web.servers.UNLOCK_WAIT_SECONDS", 0)
+    monkeypatch.setattr("binder_egress.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 0)
 
 
 @pytest.fixture

@@ -9,19 +9,27 @@ from types import SimpleNamespace
 import pytest
 import redis
 
+from binder_egress.detections.reports import Report
+from binder_egress.gatecheck.check import Findings, Watcher
+from binder_egress.model.grants import NO_GRANT, Block, Egress, block_in
+from binder_egress.model.records import Detection, KnownServer, PodAddresses, Record, UnreadableLine, VerifierReport, WantedHost
+from binder_egress.model.serialization import (
+    MAX_TEXT_CHARACTERS,
+    fields_of,
+    read_block,
+    read_origin,
+    read_record,
+    write_block,
+    write_record,
+)
+from binder_egress.reconciler import agents
+from binder_egress.settings import ReconcilerSettings, load
+from binder_egress.store import base, keys
 from tests.support.apps import get_pass, launch
 from tests.support.egress_proxy.following import following
 from tests.support.metrics import value
 from tests.support.reconciling import ALICE, converge_due, granted, make_grant
 from tests.support.waiting import eventually
-from verifier.detections.reports import Report
-from verifier.gatecheck.check import Findings, Watcher
-from verifier.grants import NO_GRANT, Block, Egress, block_in
-from verifier.reconciler import agents
-from verifier.records import Detection, KnownServer, PodAddresses, Record, UnreadableLine, VerifierReport, WantedHost
-from verifier.settings import ReconcilerSettings, load
-from verifier.store import base, keys
-from verifier.texts import MAX_TEXT_CHARACTERS, fields_of, read_block, read_origin, read_record, write_block, write_record
 
 ADDRESS = "10.42.0.5"
 
@@ -111,9 +119,9 @@ def in_bytes(redis_server):
 
 @pytest.fixture
 def worker(make_reconciler, monkeypatch, tmp_path):
-    monkeypatch.setattr("verifier.reconciler.loop.ALIVE_FILE", tmp_path / "alive")
-    monkeypatch.setattr("verifier.reconciler.loop.READY_FILE", tmp_path / "ready")
-    monkeypatch.setattr("verifier.reconciler.loop.NOTIFICATION_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("binder_egress.reconciler.loop.ALIVE_FILE", tmp_path / "alive")
+    monkeypatch.setattr("binder_egress.reconciler.loop.READY_FILE", tmp_path / "ready")
+    monkeypatch.setattr("binder_egress.reconciler.loop.NOTIFICATION_WAIT_SECONDS", 0.01)
     return make_reconciler(proxy=True, detections={"falco": {}}, clock=time.time)
 
 
@@ -129,8 +137,8 @@ def test_block_takes_effect_whatever_is_in_redis(
             converge_due(worker)
         return whole
 
-    monkeypatch.setattr("verifier.proxy.feed.PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr("verifier.kubernetes_api.read", lambda *args, **more: {"items": []})
+    monkeypatch.setattr("binder_egress.proxy.feed.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("binder_egress.kubernetes_api.read", lambda *args, **more: {"items": []})
     namespace = SimpleNamespace(policies=lambda: [])
     gatecheck = Watcher(load(ReconcilerSettings, redis_url=settings.redis_url), namespace, store, lambda: [])
     with following(settings) as identities:

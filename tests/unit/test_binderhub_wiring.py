@@ -14,8 +14,8 @@ from tornado.httpclient import HTTPRequest
 from tornado.httputil import HTTPHeaders
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
+from binder_egress.web.bodies import LaunchBody
 from tests.support import launch_hook as hook
-from verifier.web.bodies import LaunchBody
 
 
 @pytest.fixture(autouse=True)

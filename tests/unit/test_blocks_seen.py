@@ -4,15 +4,15 @@ import time
 
 import pytest
 
+from binder_egress.gate.fairness import Charge
+from binder_egress.model.grants import Block, Rule
+from binder_egress.model.serialization import read_origin
+from binder_egress.store.connection import connect
+from binder_egress.store.errors import BlocksChanged, ClientRefused
 from tests.support.apps import CLIENT, NETWORK, admit, get_pass, internal_client, launch, solve
 from tests.support.charges import present
 from tests.support.reconciling import announce
 from tests.support.store import Store
-from verifier.fairness import Charge
-from verifier.grants import Block, Rule
-from verifier.store.connection import connect
-from verifier.store.errors import BlocksChanged, ClientRefused
-from verifier.texts import read_origin
 
 REPOSITORY = "https://example.com/a/b"
 
@@ -52,7 +52,7 @@ def test_block_that_ends_counts_no_more_without_a_change_in_redis(public, elsewh
     elsewhere.add_block(block(until=int(time.time()) + 300), [])
     assert present(public, solution).status_code == 403
     now = time.time
-    monkeypatch.setattr("verifier.web.passes.time.time", lambda: now() + 301)
+    monkeypatch.setattr("binder_egress.web.passes.time.time", lambda: now() + 301)
     assert present(public, solution).status_code == 201
 
 

@@ -8,10 +8,10 @@ import re
 
 import pytest
 
+from binder_egress.settings import InvalidSettings
+from binder_egress.web.branding import DARK, LIGHT, Brand, contrast
 from tests.support import TOP
 from tests.support.apps import make_settings, public_client, run_pod
-from verifier.settings import InvalidSettings
-from verifier.web.branding import DARK, LIGHT, Brand, contrast
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 

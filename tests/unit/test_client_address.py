@@ -4,10 +4,10 @@ import ipaddress
 
 import pytest
 
+from binder_egress.gate.clients import Client, client_of
+from binder_egress.web.app import create_public_app
 from tests.support.apps import CLIENT, internal_client, launch, public_client, run_pod, solve
 from tests.support.public_port import assert_problem
-from verifier.clients import Client, client_of
-from verifier.web.app import create_public_app
 
 PROXIES = [ipaddress.ip_network(cidr) for cidr in ("10.1.0.0/24", "fd00:1::/64", "203.0.113.64/26")]
 

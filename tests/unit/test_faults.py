@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from binder_egress.model.passes import LEEWAY_SECONDS
+from binder_egress.model.records import KnownServer, Record, Server
+from binder_egress.operators import actions
+from binder_egress.operators.actions import CommandOperators
+from binder_egress.reconciler.loop import Reconciler
+from binder_egress.settings import ReconcilerSettings, load
+from binder_egress.store.errors import Replayed
+from binder_egress.store.redeeming import BUILD_LIMIT_SECONDS
 from tests.support.apps import CLIENT, admit, carried, get_pass, run_pod, solve
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import ALICE, converge_due, granted, make_grant, record_decision
 from tests.support.store import Store
-from verifier.operators import actions
-from verifier.operators.actions import CommandOperators
-from verifier.passes import LEEWAY_SECONDS
-from verifier.reconciler.loop import Reconciler
-from verifier.records import KnownServer, Record, Server
-from verifier.settings import ReconcilerSettings, load
-from verifier.store.errors import Replayed
-from verifier.store.redeeming import BUILD_LIMIT_SECONDS
 
 SETTINGS = {"tiers": {"verified": {}}}
 

@@ -9,12 +9,12 @@ import tomllib
 
 from click.testing import CliRunner
 
+from binder_egress.commands.egress import egress
+from binder_egress.model.host_groups import HOST_GROUPS, HostGroup
+from binder_egress.proxy.hosts import HostList
+from binder_egress.settings import Tier
+from binder_egress.web.pages import reach
 from tests.support import TOP
-from verifier.egress_cli import egress
-from verifier.host_groups import HOST_GROUPS, HostGroup
-from verifier.proxy.hosts import HostList
-from verifier.settings import Tier
-from verifier.web.pages import reach
 
 ROW = """
 programs = "Imaginary"

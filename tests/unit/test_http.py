@@ -6,9 +6,9 @@ from unittest.mock import Mock
 
 import pytest
 
+from binder_egress.web.problems import TITLES
 from tests.support.apps import API_TOKEN, get_pass, internal_client, launch, public_client, run_pod, solve
 from tests.support.public_port import POSTS, assert_problem
-from verifier.web.problems import TITLES
 
 TYPES = {
     400: "bad-request",
@@ -218,7 +218,7 @@ def test_tokens_and_solutions_are_never_logged(public, internal, store, caplog, 
 
 def test_fault_is_a_problem_without_details_and_does_not_log_the_request(public, internal, monkeypatch, caplog):
     token = get_pass(public)
-    monkeypatch.setattr("verifier.passes.Passes.read", Mock(side_effect=RuntimeError("the secret cause")))
+    monkeypatch.setattr("binder_egress.model.passes.Passes.read", Mock(side_effect=RuntimeError("the secret cause")))
     answer = internal.post("/api/launches", json=LAUNCH | {"token": token})
     assert_problem(answer, "internal")
     assert "secret cause" not in answer.text

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from traitlets.config import Config
 
+from binder_egress.pods.start_guard import ADDRESS_VARIABLE, ISOLATED_VARIABLE, LAB_VARIABLE, lay_lab
 from tests.support import TOP
 from tests.support.start_guard import VALUES, made_spawner
-from verifier.pods.start_guard import ADDRESS_VARIABLE, ISOLATED_VARIABLE, LAB_VARIABLE, lay_lab
 
-BUILT = TOP / "verifier/pods/lab"
-WORDS = json.loads((TOP / "verifier/web/messages/lab/en.json").read_text())
+BUILT = TOP / "verifier/binder_egress/pods/lab"
+WORDS = json.loads((TOP / "verifier/binder_egress/web/messages/lab/en.json").read_text())
 PAGE = "https://hub.example.org/egress/servers/alice/"
 PLACE = "/usr/local/share/jupyter/labextensions/binder-egress"
 

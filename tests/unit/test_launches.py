@@ -5,15 +5,15 @@ import json
 import logging
 
 import pytest
-from binder_egress_client.verifier import USER_AGENT
 
+from binder_egress.model.grants import NoEgress
+from binder_egress.model.records import Record, Server
+from binder_egress.model.repositories import cut
+from binder_egress.store.announcements import Announced
+from binder_egress.web.claims import CLAIMS, claim_of
+from binder_egress_client.verifier import USER_AGENT
 from tests.support.apps import get_pass, launch
 from tests.support.metrics import families, value
-from verifier.grants import NoEgress
-from verifier.records import Record, Server
-from verifier.repositories import cut
-from verifier.store.announcements import Announced
-from verifier.web.claims import CLAIMS, claim_of
 
 
 def test_launch_of_a_newer_hook_is_decided(public, internal):

@@ -5,15 +5,15 @@ import logging
 import re
 from dataclasses import replace
 
+from binder_egress import logs
+from binder_egress.model.records import PassOutcome
 from tests.support import TOP
 from tests.support.apps import get_pass, internal_client, public_client, run_pod
 from tests.support.clock import Clock
 from tests.support.metrics import value
-from verifier import logs
-from verifier.records import PassOutcome
 
 DOCUMENT = (TOP / "docs/logs.md").read_text()
-SOURCES = sorted(path for path in TOP.glob("verifier/**/*.py") if path.name not in ("start_guard.py", "probe.py"))
+SOURCES = sorted(path for path in TOP.glob("verifier/binder_egress/**/*.py") if path.name not in ("start_guard.py", "probe.py"))
 
 
 def section(title, end="## "):
@@ -98,4 +98,4 @@ def test_error_of_redis_is_logged_once_in_some_seconds(internal, redis_server, c
     for _ in range(5):
         answer = internal.post("/api/launches", json={"user": "alice", "image": "image:1"})
         assert answer.status_code == 503
-    assert len([record for record in caplog.records if record.name == "verifier.web.problems"]) == 1
+    assert len([record for record in caplog.records if record.name == "binder_egress.web.problems"]) == 1

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
+from binder_egress.model.passes import Passes
+from binder_egress.store import reconciler_counters as counters
 from tests.support import TOP
 from tests.support.apps import get_pass, internal_client, launch, reconciler, run_pod, solve
 from tests.support.metrics import NAMES, families, value
-from verifier.passes import Passes
-from verifier.store import reconciler_counters as counters
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -76,7 +76,7 @@ def test_unlocks_are_counted_by_outcome(public, internal, store, services):
 
 
 def test_duration_of_an_unlock_is_measured(public, internal, store, monkeypatch):
-    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 2)
+    monkeypatch.setattr("binder_egress.web.servers.UNLOCK_WAIT_SECONDS", 2)
     run_pod(store)
     with reconciler(store):
         assert public.post("/egress/servers/alice", json={"token": get_pass(public)}).status_code == 200

@@ -16,27 +16,27 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from binder_egress.decisions.kept_promises import Kept, Promises
+from binder_egress.decisions.leases import STOP_GRACE_SECONDS
+from binder_egress.decisions.presented import REJECTED_PASSES, Judge
+from binder_egress.decisions.refusals import Facts, applies
+from binder_egress.decisions.rules import Launch, Rules
+from binder_egress.decisions.unlocks import Unlocks
+from binder_egress.gate.api_keys import Keys
+from binder_egress.model.grants import UNVERIFIED, Block, Egress, Rule, label_of
+from binder_egress.model.passes import LEEWAY_SECONDS, Pass, Passes
+from binder_egress.model.records import PassOutcome, Record, Server
+from binder_egress.model.serialization import read_origin
+from binder_egress.operators import actions
+from binder_egress.operators.actions import ActionRefused, CommandOperators
+from binder_egress.reconciler.loop import Reconciler
+from binder_egress.settings import ReconcilerSettings, load
+from binder_egress.store.connection import connect
+from binder_egress.store.pending import UNLOCK_TTL_SECONDS
+from binder_egress.store.redeeming import MOVES
 from tests.support.apps import admit, make_settings
 from tests.support.fake_cluster import FakeCluster
 from tests.support.store import Store
-from verifier.api_keys import Keys
-from verifier.decisions.leases import STOP_GRACE_SECONDS
-from verifier.decisions.presented import REJECTED_PASSES, Judge
-from verifier.decisions.promises import Kept, Promises
-from verifier.decisions.refusals import Facts, applies
-from verifier.decisions.rules import Launch, Rules
-from verifier.decisions.unlocks import Unlocks
-from verifier.grants import UNVERIFIED, Block, Egress, Rule, label_of
-from verifier.operators import actions
-from verifier.operators.actions import ActionRefused, CommandOperators
-from verifier.passes import LEEWAY_SECONDS, Pass, Passes
-from verifier.reconciler.loop import Reconciler
-from verifier.records import PassOutcome, Record, Server
-from verifier.settings import ReconcilerSettings, load
-from verifier.store.connection import connect
-from verifier.store.pending import UNLOCK_TTL_SECONDS
-from verifier.store.redeeming import MOVES
-from verifier.texts import read_origin
 
 # Few values of each kind, so that they collide. The most common one comes first and more than once.
 USERS = st.sampled_from("abc")

@@ -16,7 +16,7 @@ import pytest
 from tests.support.waiting import eventually
 
 SECONDS = 30
-PROGRAM = Path(__file__).parents[2] / "verifier/node_guard.py"
+PROGRAM = Path(__file__).parents[2] / "verifier/binder_egress/pods/node_guard.py"
 
 HEAR = """
 import socket

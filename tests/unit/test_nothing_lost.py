@@ -9,15 +9,15 @@ import time
 import pytest
 import redis
 
+from binder_egress.decisions.leases import STOP_GRACE_SECONDS
+from binder_egress.model.grants import UNVERIFIED, Rule
+from binder_egress.model.passes import Passes
+from binder_egress.reconciler.loop import Reconciler
+from binder_egress.settings import ReconcilerSettings, load
+from binder_egress.web.app import create_services
 from tests.support.apps import admit, make_settings, public_client
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import ALICE, granted, make_grant, record_launch, record_unlock
-from verifier.decisions.leases import STOP_GRACE_SECONDS
-from verifier.grants import UNVERIFIED, Rule
-from verifier.passes import Passes
-from verifier.reconciler.loop import Reconciler
-from verifier.settings import ReconcilerSettings, load
-from verifier.web.app import create_services
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -64,7 +64,7 @@ class Story:
         while reconciler.run_once():
             pass
 
-    def passes(self, seconds):
+    def advance(self, seconds):
         for _ in range(seconds // STEP):
             self.now += STEP
             self.steady += STEP
@@ -85,7 +85,7 @@ class Story:
         elif by == "values without leases":
             self.cluster.change("jupyter-alice--", **granted(make_grant(tier)))
             self.turn(self.make_reconciler(ALWAYS))
-        self.passes(seconds)
+        self.advance(seconds)
 
     def present(self, tier, how):
         """A stranger presents a pass, or did so a moment ago, when the server was in another state."""
@@ -108,7 +108,7 @@ class Story:
         for _ in range(END // STEP):
             pod = self.cluster.pods["jupyter-alice--"]
             seen.append((pod.label or UNVERIFIED, not pod.ended))
-            self.passes(STEP)
+            self.advance(STEP)
         return seen
 
 

@@ -12,14 +12,14 @@ from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi import checks
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
+from binder_egress.model.records import KnownServer, Server
+from binder_egress.settings import ReceiverSettings, load
+from binder_egress.store.connection import connect
+from binder_egress.web.app import create_internal_app, create_public_app, create_services, internal_document, public_document
+from binder_egress.web.problems import TITLES
+from binder_egress.web.receiver import create_receiver_app, create_receiver_services, receiver_document
 from tests.support.apps import API_TOKEN, CLIENT, make_settings
 from tests.support.store import Store
-from verifier.records import KnownServer, Server
-from verifier.settings import ReceiverSettings, load
-from verifier.store.connection import connect
-from verifier.web.app import create_internal_app, create_public_app, create_services, internal_document, public_document
-from verifier.web.problems import TITLES
-from verifier.web.receiver import create_receiver_app, create_receiver_services, receiver_document
 
 CHECKS = [
     not_a_server_error,
@@ -38,15 +38,15 @@ def services(_redis_server):
     _redis_server.wipe()
     patch = pytest.MonkeyPatch()
     # The same as the fixture `patient`, which runs too late for a fixture of the module.
-    patch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 10)
+    patch.setattr("binder_egress.store.connection.TIMEOUT_SECONDS", 10)
     made = make_settings(_redis_server)
     client = connect(made)
     services = create_services(made, Store(client))
     services.store.ping()
     for server in (Server("alice"), Server("alice", "lab")):
         services.store.publish(server, KnownServer("uid-1", repository="https://example.com/a/b"))
-    patch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
-    patch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 0)
+    patch.setattr("binder_egress.web.servers.UNLOCK_WAIT_SECONDS", 0)
+    patch.setattr("binder_egress.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 0)
     yield services
     patch.undo()
     client.close()

@@ -6,11 +6,11 @@ from unittest.mock import Mock
 
 import pytest
 
+from binder_egress.settings import InvalidSettings
+from binder_egress.store.errors import StoreUnavailable
+from binder_egress.store.keys import redis_key
 from tests.support.apps import internal_client, launch, make_settings, public_client, run_pod, solve
 from tests.support.public_port import LISTED, POSTS, assert_problem
-from verifier.settings import InvalidSettings
-from verifier.store.errors import StoreUnavailable
-from verifier.store.keys import redis_key
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ import segno
 from werkzeug.datastructures import LanguageAccept
 from werkzeug.http import parse_accept_header
 
+from binder_egress.model.grants import NO_GRANT, Block
+from binder_egress.model.records import KnownServer, Server
+from binder_egress.model.serialization import read_origin
+from binder_egress.settings import Tier
+from binder_egress.web import pages, problems
 from tests.support import TOP
 from tests.support.apps import carried, public_client, run_pod
 from tests.support.languages import CHOICES
-from verifier.grants import NO_GRANT, Block
-from verifier.records import KnownServer, Server
-from verifier.settings import Tier
-from verifier.texts import read_origin
-from verifier.web import pages, problems
 
 CURL = {"Accept": "*/*", "User-Agent": "curl/8.5.0"}
 HTML = {"Accept": "text/html"}
@@ -42,7 +42,11 @@ def test_languages_have_all_texts(language):
 
 
 def test_texts_are_used_and_used_texts_exist():
-    sources = [TOP / "verifier/web/pages.py", TOP / "frontend/src/server.js", *(TOP / "verifier/web/templates").iterdir()]
+    sources = [
+        TOP / "verifier/binder_egress/web/pages.py",
+        TOP / "frontend/src/server.js",
+        *(TOP / "verifier/binder_egress/web/templates").iterdir(),
+    ]
     text = "\n".join(path.read_text() for path in sources)
     used = set(re.findall(r"""(?:messages?\[|text\()["']([a-z-]+)["']""", text))
     made = {key for key in pages.MESSAGES["en"] if key.startswith("error-")}
@@ -268,7 +272,7 @@ def test_page_without_redis_says_so(public, redis_server):
 
 
 def test_page_with_a_fault_says_so_in_the_language_of_the_visitor(public, monkeypatch):
-    monkeypatch.delattr("verifier.web.servers._known")
+    monkeypatch.delattr("binder_egress.web.servers._known")
     answer = public.get("/egress/servers/alice", headers={**HTML, "Accept-Language": "ja"})
     assert (answer.status_code, answer.mimetype) == (500, "text/html")
     assert pages.MESSAGES["ja"]["error-unavailable"] in answer.text and "logged" not in answer.text

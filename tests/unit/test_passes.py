@@ -10,8 +10,8 @@ from dataclasses import asdict, replace
 import pytest
 from itsdangerous import URLSafeSerializer
 
+from binder_egress.model.passes import LEEWAY_SECONDS, MAX_TOKEN_CHARACTERS, BadPass, Pass, Passes, serializer
 from tests.support.apps import KEYS, get_pass, internal_client, launch, run_pod
-from verifier.passes import LEEWAY_SECONDS, MAX_TOKEN_CHARACTERS, BadPass, Pass, Passes, serializer
 
 OLD, NEW = KEYS.splitlines()
 

@@ -7,10 +7,10 @@ from unittest.mock import MagicMock
 import pytest
 from traitlets.config import Config
 
+from binder_egress.gatecheck import probe
+from binder_egress.model.ping import CLOSED, SYSCTL, way_to_ping
 from tests.support.charts import VALUES
 from tests.support.start_guard import INTEGRATION, spawner_after
-from verifier.gatecheck import probe
-from verifier.ping import CLOSED, SYSCTL, way_to_ping
 
 SNIPPET = INTEGRATION["hub"]["extraConfig"]["zz-binder-egress-close-ping"]
 OURS = {"name": SYSCTL, "value": CLOSED}

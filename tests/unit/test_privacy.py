@@ -4,10 +4,10 @@ import re
 from importlib import import_module
 from pathlib import Path
 
+from binder_egress.captcha.providers import ROWS
+from binder_egress.store import keys
 from tests.support import TOP
 from tests.support.charts import VALUES
-from verifier.captcha.providers import ROWS
-from verifier.store import keys
 
 STORE = sorted(Path(keys.__file__).parent.glob("[a-z]*.py"))
 DOCUMENT = (TOP / "docs/privacy.md").read_text()
@@ -16,8 +16,8 @@ STATED = re.findall(r"(\d+) (?:s|bits)\s\(`([\w.]+)`\)", DOCUMENT)
 
 def actual(name):
     """Returns the constant of the code or the value of the chart that has this name."""
-    for module in (*(f"store.{path.stem}" for path in STORE), "passes", "fairness", "captcha.siteverify"):
-        if hasattr(found := import_module(f"verifier.{module}"), name):
+    for module in (*(f"store.{path.stem}" for path in STORE), "model.passes", "gate.fairness", "captcha.siteverify"):
+        if hasattr(found := import_module(f"binder_egress.{module}"), name):
             return getattr(found, name)
     node = VALUES
     for part in name.split("."):

@@ -16,9 +16,9 @@ import pytest
 from flask import Flask
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
+from binder_egress.web.context import place_given_back
+from binder_egress.web.gunicorn import MAX_HEAD_BYTES, RECEIVE_SECONDS, Threads
 from tests.support.apps import API_TOKEN, CLIENT, DIRECT, VerifierProcess
-from verifier.web.context import place_given_back
-from verifier.web.gunicorn import MAX_HEAD_BYTES, RECEIVE_SECONDS, Threads
 
 
 def refuse_ipv6():

@@ -8,15 +8,15 @@ from unittest.mock import Mock
 
 import pytest
 
+from binder_egress.model.grants import Block
+from binder_egress.model.passes import LEEWAY_SECONDS, BadPass, Pass, Passes
+from binder_egress.model.promise_token import is_promise
+from binder_egress.model.records import Server
+from binder_egress.model.serialization import read_origin
+from binder_egress.store.errors import StoreUnavailable
+from binder_egress.store.promised_launches import ANNOUNCED_TTL_SECONDS, PROMISE_TTL_SECONDS, promise_key
 from tests.support.apps import CLIENT, NETWORK, get_pass, internal_client, launch, new_promise, public_client, solve
 from tests.support.reconciling import list_and_converge
-from verifier.grants import Block
-from verifier.passes import LEEWAY_SECONDS, BadPass, Pass, Passes
-from verifier.promises import is_promise
-from verifier.records import Server
-from verifier.store.errors import StoreUnavailable
-from verifier.store.promises import ANNOUNCED_TTL_SECONDS, PROMISE_TTL_SECONDS, promise_key
-from verifier.texts import read_origin
 
 ALICE = Server("alice")
 REPOSITORY = "https://example.com/a/b"

@@ -13,11 +13,11 @@ import pytest
 import requests
 import responses
 
+from binder_egress.captcha import ROWS, Captcha, Outcome, State
+from binder_egress.captcha import siteverify as adapter
+from binder_egress.logs import MAX_LINES
+from binder_egress.web.gunicorn import REQUEST_LIMIT_SECONDS
 from tests.support.apps import CLIENT
-from verifier.captcha import ROWS, Captcha, Outcome, State
-from verifier.captcha import siteverify as adapter
-from verifier.logs import MAX_LINES
-from verifier.web.gunicorn import REQUEST_LIMIT_SECONDS
 
 SITE_KEY, SECRET = "site-key-0123", "very-secret-0123"
 SELF_HOSTED = {name: {"apiUrl": "https://captcha.example.org"} for name in ("cap", "mcaptcha")}
@@ -499,7 +499,7 @@ def test_public_test_keys_are_refused_unless_allowed(net, caplog, monkeypatch, n
     secrets = {"secrets": {name.upper(): secret}}
     assert "captcha.allowTestKeys" in refusal(name, secrets, siteKey=site_key)
     captcha = make(name, secrets | HOSTS | {"allow_test_keys": True}, siteKey=site_key)
-    monkeypatch.setattr("verifier.captcha.keep_checking", lambda provider: None)
+    monkeypatch.setattr("binder_egress.captcha.keep_checking", lambda provider: None)
     captcha.start()
     assert f"captcha.providers.{name}: public test keys; anybody gets through" in caplog.text
     # The answers to test keys name a host of the provider's, and no purpose.

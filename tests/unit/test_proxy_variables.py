@@ -2,9 +2,9 @@
 
 import pytest
 
+from binder_egress.kubernetes_api import ApiServerUnavailable
+from binder_egress.reconciler.proxy_variables import RETRY_SECONDS, WRITE_SECONDS, ProxyVariables
 from tests.support.api_server import ApiServer
-from verifier.kubernetes_api import ApiServerUnavailable
-from verifier.reconciler.proxy_variables import RETRY_SECONDS, WRITE_SECONDS, ProxyVariables
 
 SERVICE = "/api/v1/namespaces/binder/services/gate-proxy"
 VARIABLES = "/api/v1/namespaces/binder/configmaps/gate-proxy-variables"

@@ -5,15 +5,15 @@ import time
 
 import pytest
 
+from binder_egress.decisions.leases import larger, outranking
+from binder_egress.model.grants import Block, Rule
+from binder_egress.model.passes import Passes
+from binder_egress.model.records import KnownServer, Server
+from binder_egress.model.serialization import read_origin
+from binder_egress.web.problems import TYPE
 from tests.support import apps
 from tests.support.charges import unlock
 from tests.support.reconciling import ALICE
-from verifier.decisions.leases import larger, outranking
-from verifier.grants import Block, Rule
-from verifier.passes import Passes
-from verifier.records import KnownServer, Server
-from verifier.texts import read_origin
-from verifier.web.problems import TYPE
 
 TIERS = {"small": {"internet": False}, "verified": {"internet": True, "rank": 1}, "huge": {"rank": 2}, "other": {}}
 HTML, TEXT, JSON = ({"Accept": kind} for kind in ("text/html", "text/plain", "application/json"))

@@ -6,6 +6,12 @@ import threading
 
 import pytest
 
+from binder_egress.kubernetes_api import ApiServerUnavailable
+from binder_egress.model.records import Record, Server
+from binder_egress.reconciler.loop import RETRY_PAUSE_SECONDS
+from binder_egress.reconciler.user_pods import Conflict
+from binder_egress.store.errors import StoreUnavailable
+from binder_egress.store.reconciler_counters import FAILURES, lag_counters
 from tests.support.reconciling import (
     ALICE,
     converge_due,
@@ -18,12 +24,6 @@ from tests.support.reconciling import (
     record_unlock,
     withdraw,
 )
-from verifier.kubernetes_api import ApiServerUnavailable
-from verifier.reconciler.loop import RETRY_PAUSE_SECONDS
-from verifier.reconciler.user_pods import Conflict
-from verifier.records import Record, Server
-from verifier.store.errors import StoreUnavailable
-from verifier.store.reconciler_counters import FAILURES, lag_counters
 
 
 def test_launch_that_is_decided_after_its_pod_appeared_counts(reconciler, cluster, store):

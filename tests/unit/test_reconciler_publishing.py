@@ -5,7 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-import verifier.reconciler.loop
+import binder_egress.reconciler.loop
+from binder_egress.model.grants import Egress, Rule
+from binder_egress.model.ping import WAYS
+from binder_egress.model.records import Server
+from binder_egress.reconciler.cache import PodCache
+from binder_egress.store.errors import StoreUnavailable
+from binder_egress.store.reconciler_counters import ACCESS, ACCESS_TIMES, PING, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
 from tests.support.metrics import value
 from tests.support.reconciling import (
     ALICE,
@@ -17,12 +23,6 @@ from tests.support.reconciling import (
     record_launch,
     record_unlock,
 )
-from verifier.grants import Egress, Rule
-from verifier.ping import WAYS
-from verifier.reconciler.cache import PodCache
-from verifier.records import Server
-from verifier.store.errors import StoreUnavailable
-from verifier.store.reconciler_counters import ACCESS, ACCESS_TIMES, PING, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
 
 
 def test_where_labels_act_late_it_is_published_when_they_will(make_reconciler, cluster, store):
@@ -238,7 +238,7 @@ def test_pod_from_before_the_start_is_not_counted(make_reconciler, cluster, stor
 
 def test_gone_pods_leave_nothing_in_memory_or_in_redis(make_reconciler, cluster, store, monkeypatch):
     caches = []
-    monkeypatch.setattr(verifier.reconciler.loop, "PodCache", lambda: caches.append(PodCache()) or caches[-1])
+    monkeypatch.setattr(binder_egress.reconciler.loop, "PodCache", lambda: caches.append(PodCache()) or caches[-1])
     reconciler = make_reconciler()
     for number in range(20):
         pod = cluster.add(f"user-{number}", f"uid-{number}", label="forged")

@@ -4,26 +4,26 @@ import time
 
 import pytest
 
-import verifier.reconciler.loop
+import binder_egress.reconciler.loop
+from binder_egress.model.records import Record, Server
+from binder_egress.model.serialization import write_record
+from binder_egress.reconciler.loop import SILENT_AFTER_SECONDS
+from binder_egress.reconciler.user_pods import WatchEnded
+from binder_egress.settings import ReconcilerSettings, load
+from binder_egress.store.connection import connect
+from binder_egress.store.errors import StoreUnavailable
 from tests.support.apps import get_pass, launch, solve
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant, record_launch
 from tests.support.reconciling import running as reconciler_runs
 from tests.support.store import Store
 from tests.support.waiting import eventually
-from verifier.reconciler.loop import SILENT_AFTER_SECONDS
-from verifier.reconciler.user_pods import WatchEnded
-from verifier.records import Record, Server
-from verifier.settings import ReconcilerSettings, load
-from verifier.store.connection import connect
-from verifier.store.errors import StoreUnavailable
-from verifier.texts import write_record
 
 
 def test_reconciler_without_the_api_server_is_alive_but_not_ready(make_reconciler, monkeypatch, tmp_path, steady):
     alive, ready = tmp_path / "alive", tmp_path / "ready"
-    monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", alive)
-    monkeypatch.setattr(verifier.reconciler.loop, "READY_FILE", ready)
+    monkeypatch.setattr(binder_egress.reconciler.loop, "ALIVE_FILE", alive)
+    monkeypatch.setattr(binder_egress.reconciler.loop, "READY_FILE", ready)
     reconciler = make_reconciler()
     assert not reconciler.touch_probe_files()
     assert (alive.exists(), ready.exists()) == (True, False)
@@ -41,9 +41,9 @@ def test_reconciler_without_the_api_server_is_alive_but_not_ready(make_reconcile
 @pytest.fixture
 def running(make_reconciler, cluster, redis_server, tmp_path, monkeypatch):
     """A reconciler that runs, with a store of its own."""
-    monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", tmp_path / "alive")
+    monkeypatch.setattr(binder_egress.reconciler.loop, "ALIVE_FILE", tmp_path / "alive")
     for name in ("RETRY_PAUSE_SECONDS", "HEARTBEAT_SECONDS", "DUE_CHECK_SECONDS", "SHORT_WATCH_SECONDS"):
-        monkeypatch.setattr(verifier.reconciler.loop, name, 0.05)
+        monkeypatch.setattr(binder_egress.reconciler.loop, name, 0.05)
     client = connect(load(ReconcilerSettings, redis_url=redis_server.url))
     made = make_reconciler(Store(client), steady=time.monotonic)
     with reconciler_runs(made):
@@ -52,7 +52,7 @@ def running(make_reconciler, cluster, redis_server, tmp_path, monkeypatch):
 
 
 def test_running_reconciler_grants_unlocks_moves_and_forgets(running, cluster, public, internal, store, monkeypatch):
-    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 60)
+    monkeypatch.setattr("binder_egress.web.servers.UNLOCK_WAIT_SECONDS", 60)
     token = get_pass(public)
     launch(internal, "alice", token=token)
     pod = cluster.add("alice")  # not ready yet, so a use of the pass may still move
@@ -67,7 +67,7 @@ def test_running_reconciler_grants_unlocks_moves_and_forgets(running, cluster, p
     eventually(lambda: cluster.labelled() == {Server("bob")})
     cluster.remove(pod)
     eventually(lambda: store.known(ALICE) is None)
-    assert verifier.reconciler.loop.ALIVE_FILE.exists()
+    assert binder_egress.reconciler.loop.ALIVE_FILE.exists()
 
 
 PARTS = ("heartbeat", "enqueue_due", "take", "respond")
@@ -110,7 +110,7 @@ def test_watch_that_only_ended_continues_without_a_list(running, cluster, store,
     eventually(lambda: store.known(ALICE) and store.reconciler_state()[0] is not None and not len(running.queue))
     lists = []
     monkeypatch.setattr(cluster, "list", lambda: lists.append(1) or FakeCluster.list(cluster))
-    monkeypatch.setattr(verifier.reconciler.loop, "RESYNC_SECONDS", 0.2)
+    monkeypatch.setattr(binder_egress.reconciler.loop, "RESYNC_SECONDS", 0.2)
     heard = running.heard_at
     # Nothing wakes the reconciler for this: it looks at everything from time to time.
     in_redis.set("binder-egress:launch:alice/", write_record(Record(make_grant(), image="image:1")))
@@ -141,7 +141,7 @@ def test_launch_during_a_resync_waits_for_one_batch_at_most(make_reconciler, clu
 @pytest.mark.parametrize("bookmarks", [False, True])
 def test_watches_that_end_at_once_pause_and_count_only_with_an_event(reconciler, cluster, steady, monkeypatch, bookmarks):
     """Bookmarks are events, too."""
-    monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(binder_egress.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.1)
     watches = iter(range(4))
 
     def watch(version):

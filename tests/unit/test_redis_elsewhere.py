@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import redis
 
+from binder_egress.model.records import Server
+from binder_egress.settings import ReconcilerSettings, load
+from binder_egress.store.connection import connect
+from binder_egress.store.errors import StoreUnavailable
 from tests.support.apps import make_settings
 from tests.support.certificates import certificate
 from tests.support.ports import free_port
 from tests.support.store import Store
 from tests.support.waiting import eventually
-from verifier.records import Server
-from verifier.settings import ReconcilerSettings, load
-from verifier.store.connection import connect
-from verifier.store.errors import StoreUnavailable
 
 
 class Fleet(ExitStack):

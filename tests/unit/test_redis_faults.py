@@ -8,18 +8,18 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import redis
 
+from binder_egress.model.records import KnownServer, Server
+from binder_egress.store import connection
+from binder_egress.store.connection import connect
+from binder_egress.store.errors import StoreUnavailable
+from binder_egress.web.app import create_services
+from binder_egress.web.problems import TYPE
 from tests.support.apps import NETWORK, another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from tests.support.metrics import value
 from tests.support.reconciling import ALICE, granted, list_and_converge, make_grant, record_launch, withdraw
 from tests.support.store import Store
 from tests.support.store_operations import OF_PROXY, OF_RECEIVER, OF_RECONCILER, OF_VERIFIER, SHARED_OPERATIONS
 from tests.support.waiting import USUAL_SECONDS, eventually
-from verifier.records import KnownServer, Server
-from verifier.store import connection
-from verifier.store.connection import connect
-from verifier.store.errors import StoreUnavailable
-from verifier.web.app import create_services
-from verifier.web.problems import TYPE
 
 LAUNCH = {"user": "alice", "image": "image:1", "repository": "r"}
 
@@ -30,7 +30,7 @@ TIMEOUT_SECONDS = connection.TIMEOUT_SECONDS
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
     """A time-out that is shorter than in other tests, because many tests here wait for it, and longer than the product's."""
-    monkeypatch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 2)
+    monkeypatch.setattr("binder_egress.store.connection.TIMEOUT_SECONDS", 2)
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_unlock_recorded_before_an_outage_is_pending(public, store, redis_server
 
     monkeypatch.setattr(Store, "redeem", redeem_and_go)
     # Longer than a test may take.
-    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 10_000)
+    monkeypatch.setattr("binder_egress.web.servers.UNLOCK_WAIT_SECONDS", 10_000)
     with no_longer_than(1):
         answer = public.post("/egress/servers/alice", json={"token": token})
     assert (answer.status_code, answer.json["state"]) == (202, "pending")

@@ -9,17 +9,17 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from binder_egress.model.records import Server
+from binder_egress.settings import ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings, load
+from binder_egress.store.connection import connect
+from binder_egress.store.keys import RECONCILER_TYPES, VERIFIER_TYPES, redis_key
+from binder_egress.store.store import ProxyStore, ReceiverStore, ReconcilerStore, VerifierStore
+from binder_egress.web.receiver import create_receiver_app, create_receiver_services
 from tests.support import TOP
 from tests.support.apps import make_settings
 from tests.support.ports import free_port
 from tests.support.store_operations import OF_PROXY, OF_RECEIVER, OF_RECONCILER, OF_VERIFIER, SHARED_OPERATIONS
 from tests.support.waiting import eventually
-from verifier.records import Server
-from verifier.settings import ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings, load
-from verifier.store.connection import connect
-from verifier.store.keys import RECONCILER_TYPES, VERIFIER_TYPES, redis_key
-from verifier.store.store import ProxyStore, ReceiverStore, ReconcilerStore, VerifierStore
-from verifier.web.receiver import create_receiver_app, create_receiver_services
 
 SCRIPT = TOP / "chart/files/redis.sh"
 

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import responses
 
+from binder_egress.gate.fairness import REJECTIONS_WINDOW_SECONDS
+from binder_egress.web.problems import TYPE
 from tests.support import apps
 from tests.support.metrics import value
-from verifier.fairness import REJECTIONS_WINDOW_SECONDS
-from verifier.web.problems import TYPE
 
 MOST = 3
 

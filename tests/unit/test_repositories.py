@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from binder_egress.model import repositories
+from binder_egress.model.repositories import CASELESS, MAX_DECODINGS, MAX_URL_CHARACTERS, covers, cut, exact, name, strict, within
 from tests.support.linear import is_linear
-from verifier import repositories
-from verifier.repositories import CASELESS, MAX_DECODINGS, MAX_URL_CHARACTERS, covers, cut, exact, name, strict, within
 
 
 def matches(pattern, url):
@@ -138,7 +138,7 @@ def test_url_that_has_a_name_is_not_cut():
 def test_decoding_of_a_name_takes_a_bounded_number_of_rounds(monkeypatch):
     """Each round decodes one layer. Without a bound, a URL with 450 layers held up the reconciler for 0.38 s per pattern."""
     rounds = []
-    monkeypatch.setattr("verifier.repositories.unquote", lambda text: rounds.append(len(text)) or unquote(text))
+    monkeypatch.setattr("binder_egress.model.repositories.unquote", lambda text: rounds.append(len(text)) or unquote(text))
     assert name("https://github.com/%" + "25" * 450 + "41" + "\ufdfa" * 500) is None
     assert len(rounds) <= MAX_DECODINGS + 1 and max(rounds) <= MAX_URL_CHARACTERS
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from verifier.repositories import covers, name
+from binder_egress.model.repositories import covers, name
 
 BLOCKED = "github.com/owner/*"
 

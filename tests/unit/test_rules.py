@@ -4,12 +4,12 @@ import re
 
 import pytest
 
+from binder_egress.model.grants import Block
+from binder_egress.model.records import KnownServer, Server
+from binder_egress.model.serialization import read_origin
+from binder_egress.web.problems import TYPE
 from tests.support.apps import carried, get_pass, launch, solve
 from tests.support.metrics import value
-from verifier.grants import Block
-from verifier.records import KnownServer, Server
-from verifier.texts import read_origin
-from verifier.web.problems import TYPE
 
 REPOSITORY = "https://example.com/a/b"  # of apps.launch and apps.run_pod
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from binder_egress.web.assets import Assets
 from tests.support import TOP
 from tests.support.apps import public_client
 from tests.support.public_port import LISTED, assert_problem
-from verifier.web.assets import Assets
 
 SCRIPT = b"export const checksum = 'of this';"
 

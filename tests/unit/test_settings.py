@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from binder_egress.settings import InvalidSettings, ReconcilerSettings, VerifierSettings, load
+from binder_egress.web.app import create_internal_app, create_public_app, create_services
 from tests.support.apps import API_TOKEN, KEYS
-from verifier.settings import InvalidSettings, ReconcilerSettings, VerifierSettings, load
-from verifier.web.app import create_internal_app, create_public_app, create_services
 
 GOOD = {"SIGNING_KEYS": KEYS, "API_TOKEN": API_TOKEN}
 SECRET = "s3cret-text"
@@ -147,7 +147,7 @@ def test_base_path_ends_with_a_slash(environment, redis_server, path, expected):
 def test_command_exits_with_2_and_prints_only_the_sentence(command):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
     environment |= {"BINDER_EGRESS_MODE": "off", "BINDER_EGRESS_SIGNING_KEYS": KEYS, "BINDER_EGRESS_API_TOKEN": API_TOKEN}
-    program = [sys.executable, "-c", "from verifier.cli import main; main()", command]
+    program = [sys.executable, "-c", "from binder_egress.commands.processes import main; main()", command]
     run = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr.startswith("mode: ")
@@ -155,7 +155,7 @@ def test_command_exits_with_2_and_prints_only_the_sentence(command):
 
 
 def test_command_loads_neither_the_kubernetes_client_nor_flask():
-    code = "import sys, verifier.cli; sys.exit(bool({'kubernetes', 'flask'} & set(sys.modules)))"
+    code = "import sys, binder_egress.commands.processes; sys.exit(bool({'kubernetes', 'flask'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], timeout=100, check=False).returncode == 0
 
 

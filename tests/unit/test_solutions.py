@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from binder_egress.web.problems import TYPE
 from tests.support.apps import KEYS, get_pass, launch, public_client, run_pod, solve
 from tests.support.charges import present
-from verifier.web.problems import TYPE
 
 OLD, NEW = KEYS.splitlines()
 

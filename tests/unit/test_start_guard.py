@@ -14,17 +14,17 @@ from contextlib import suppress
 import pytest
 from traitlets.config import Config
 
+from binder_egress.model.records import AddressChange, AddressVersion, PodAddresses
+from binder_egress.pods import start_guard
+from binder_egress.pods.start_guard import introduce, watch
+from binder_egress.proxy.connections import Proxy
+from binder_egress.proxy.decide import Policy
+from binder_egress.proxy.limits import Limits
+from binder_egress.proxy.metrics import Metrics
+from binder_egress.proxy.resolve import Resolver
 from tests.support import TOP
 from tests.support.egress_proxy.loopback import publish, served
 from tests.support.start_guard import SNIPPET, VALUES, made_spawner
-from verifier.pods import start_guard
-from verifier.pods.start_guard import introduce, watch
-from verifier.proxy.connections import Proxy
-from verifier.proxy.decide import Policy
-from verifier.proxy.limits import Limits
-from verifier.proxy.metrics import Metrics
-from verifier.proxy.resolve import Resolver
-from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 TARGETS = [("192.0.2.1", 443), ("192.0.2.2", 443)]
 
@@ -187,8 +187,9 @@ def run(targets, timeout="0.5", isolated="true", **more):
     environment = {"BINDER_EGRESS_ISOLATED": isolated, start_guard.TARGETS_VARIABLE: targets, start_guard.TIMEOUT_VARIABLE: timeout}
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "verifier.pods.start_guard"],
-        cwd=TOP, env={"PATH": os.environ["PATH"], **environment, **more}, capture_output=True, text=True, timeout=100, check=False,
+        [sys.executable, "-m", "binder_egress.pods.start_guard"],
+        cwd=TOP / "verifier", env={"PATH": os.environ["PATH"], **environment, **more}, capture_output=True, text=True, timeout=100,
+        check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("start guard: ")
@@ -263,16 +264,17 @@ def test_process_does_not_wait_without_policies(open_port):
 
 def modules(code):
     """The modules that a new interpreter has loaded after this code."""
-    command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, sys.argv[1]); {code}; print(*sys.modules)", str(TOP)]
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); {code}; print(*sys.modules)"
+    command = [sys.executable, "-I", "-c", code, str(TOP / "verifier")]
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
 def test_guard_needs_only_the_standard_library_and_loads_nothing_that_is_slow():
     """Each of the slow modules costs every new user pod as much processor time as everything that the guard needs."""
-    own = modules("import verifier.pods.start_guard") - modules("pass")
+    own = modules("import binder_egress.pods.start_guard") - modules("pass")
     assert own & {"importlib.metadata", "email", "zipfile", "typing", "http.client", "ssl", "asyncio", "subprocess"} == set()
     ours = {name for name in own if name.split(".")[0] not in sys.stdlib_module_names and not name.startswith("_")}
-    assert ours == {"verifier", "verifier.pods", "verifier.pods.start_guard"}
+    assert ours == {"binder_egress", "binder_egress.pods", "binder_egress.pods.start_guard"}
 
 
 # -- in the hub
@@ -287,7 +289,7 @@ def test_hub_adds_the_guard():
     (container,) = load()
     assert container["name"] == "binder-egress-start-guard"
     assert container["image"] == "verifier:1"
-    assert container["command"][-1] == "verifier.pods.start_guard"
+    assert container["command"][-1] == "binder_egress.pods.start_guard"
     assert "imagePullPolicy" not in container
     variables = {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
     assert variables == {

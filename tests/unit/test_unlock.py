@@ -6,11 +6,11 @@ import time
 
 import pytest
 
+from binder_egress.model.grants import Block
+from binder_egress.model.records import KnownServer, Server
+from binder_egress.model.serialization import read_origin
+from binder_egress.web.problems import TYPE
 from tests.support import apps
-from verifier.grants import Block
-from verifier.records import KnownServer, Server
-from verifier.texts import read_origin
-from verifier.web.problems import TYPE
 
 SECRET_WORDS = ("example.com/a/b", "valid-pass", "198.51.100.7", "uid-1")
 
@@ -95,7 +95,7 @@ def test_unlock_waits_two_seconds_for_the_reconciler(public, store, monkeypatch,
         store.publish(Server("alice"), KnownServer("uid-1", grant))
 
     waits = Waits(confirmed, confirm)
-    monkeypatch.setattr("verifier.web.servers.time", waits)
+    monkeypatch.setattr("binder_egress.web.servers.time", waits)
     answer = unlock(public, token=apps.get_pass(public))
     assert waits.now == pytest.approx(waited, abs=0.03)
     assert (answer.status_code, answer.json["state"], answer.json["tier"]) == said
@@ -114,7 +114,7 @@ def test_same_unlock_that_is_sent_again_meanwhile_waits_for_nothing(public, stor
             again.append(unlock(public, token=second))
 
     waits = Waits(1, send)
-    monkeypatch.setattr("verifier.web.servers.time", waits)
+    monkeypatch.setattr("binder_egress.web.servers.time", waits)
     answers = [unlock(public, token=token), *again]
     assert [(answer.status_code, answer.json["state"]) for answer in answers] == [(202, "pending")] * 2
     assert (store.pending(Server("alice"), set()).unlock.grant.id == grants[0]) is same

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from binder_egress.kubernetes_api import ApiServerUnavailable
+from binder_egress.model.grants import Block, Egress
+from binder_egress.model.labels import GRANT_ANNOTATION, TIER_LABEL
+from binder_egress.model.records import Server
+from binder_egress.model.repositories import MAX_URL_CHARACTERS
+from binder_egress.model.serialization import read_grant, read_origin, write_grant
+from binder_egress.reconciler.user_pods import PODS_PER_PAGE, Conflict, Gone, Pod, UserPods, WatchEnded
 from tests.support.api_server import ApiServer
 from tests.support.reconciling import make_grant
-from verifier.grants import Block, Egress
-from verifier.kubernetes_api import ApiServerUnavailable
-from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
-from verifier.reconciler.user_pods import PODS_PER_PAGE, Conflict, Gone, Pod, UserPods, WatchEnded
-from verifier.records import Server
-from verifier.repositories import MAX_URL_CHARACTERS
-from verifier.texts import read_grant, read_origin, write_grant
 
 
 def from_kubespawner(annotations: dict | None = None, **meta: object) -> dict:
@@ -62,9 +62,10 @@ def watch(cluster: UserPods, version: str = "5") -> tuple[list[tuple[str, str]],
 def test_client_loads_no_models_of_kubernetes(api):
     """They take most of a second of processor time, and 24 MiB. A new process, because other tests may have loaded them."""
     program = (
-        "import sys; from kubernetes import client; import verifier.reconciler.loop;"
-        "from verifier.gatecheck.check import Namespace;"
-        "from verifier.reconciler.user_pods import UserPods; from verifier.reconciler.proxy_variables import ProxyVariables;"
+        "import sys; from kubernetes import client; import binder_egress.reconciler.loop;"
+        "from binder_egress.gatecheck.check import Namespace;"
+        "from binder_egress.reconciler.user_pods import UserPods;"
+        "from binder_egress.reconciler.proxy_variables import ProxyVariables;"
         f"api = client.ApiClient(client.Configuration(host={api.url!r}));"
         "UserPods('binder', {}, api).list(); Namespace('binder', api).policies();"
         "print([name for name in sys.modules if name.startswith(('kubernetes.client.models.', 'kubernetes.client.api.'))])"

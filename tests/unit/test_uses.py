@@ -9,14 +9,14 @@ from importlib import resources
 
 import pytest
 
+from binder_egress.decisions.presented import REJECTED_PASSES
+from binder_egress.model.passes import Passes
+from binder_egress.model.records import KnownServer, PassOutcome, Server
+from binder_egress.store.redeeming import MOVE_WINDOW_SECONDS, MOVES, REDEEMED
+from binder_egress.web.app import create_services
 from tests.support import apps
 from tests.support.lost_answers import LostAnswers
 from tests.support.store import Store
-from verifier.decisions.presented import REJECTED_PASSES
-from verifier.passes import Passes
-from verifier.records import KnownServer, PassOutcome, Server
-from verifier.store.redeeming import MOVE_WINDOW_SECONDS, MOVES, REDEEMED
-from verifier.web.app import create_services
 
 
 def waiting(store, user):
@@ -38,7 +38,7 @@ OTHER_NETWORK = {"client_address": "203.0.113.9"}
 
 def test_outcomes_of_the_script_are_all_known():
     """An outcome that code does not know would count as rejected, and its client would get no sentence."""
-    script = (resources.files("verifier.store") / "lua/redeem.lua").read_text()
+    script = (resources.files("binder_egress.store") / "lua/redeem.lua").read_text()
     assert set(re.findall(r"return {'([a-z-]+)'}", script)) == (
         REDEEMED | {PassOutcome.OUTRANKED} | REJECTED_PASSES.keys() | {"launch-changed"}
     )

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from binder_egress.decisions.leases import STOP_GRACE_SECONDS
+from binder_egress.model.grants import Block, Egress, EndedLease, label_of
+from binder_egress.model.passes import LEEWAY_SECONDS
+from binder_egress.model.records import KnownServer, Pending, Record, Server
+from binder_egress.model.serialization import read_origin
+from binder_egress.reconciler.user_pods import Pod
+from binder_egress.reconciler.wanted import wanted
+from binder_egress.settings import ReconcilerSettings, load
 from tests.support.apps import carried
-from verifier.decisions.leases import STOP_GRACE_SECONDS
-from verifier.grants import Block, Egress, EndedLease, label_of
-from verifier.passes import LEEWAY_SECONDS
-from verifier.reconciler.user_pods import Pod
-from verifier.reconciler.wanted import wanted
-from verifier.records import KnownServer, Pending, Record, Server
-from verifier.settings import ReconcilerSettings, load
-from verifier.texts import read_origin
 
 NOW = 1_000_000
 LEASE = 600

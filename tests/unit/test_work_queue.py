@@ -2,8 +2,8 @@
 
 import pytest
 
+from binder_egress.reconciler.work_queue import WorkQueue
 from tests.support.clock import Clock
-from verifier.reconciler.work_queue import WorkQueue
 
 PAUSE = 10.0
 

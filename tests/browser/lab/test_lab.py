@@ -7,15 +7,15 @@ from itertools import pairwise
 import pytest
 from playwright.sync_api import expect
 
+from binder_egress.web.pages import MESSAGES
 from tests.support import TOP
 from tests.support.apps import reconciler, run_pod
 from tests.support.browser import ARTIFACTS, AXE
 from tests.support.jupyter import FAILING, FINE
 from tests.support.unlock_page import lasts
 from tests.support.waiting import eventually
-from verifier.web.pages import MESSAGES
 
-WORDS = {path.stem: json.loads(path.read_text()) for path in (TOP / "verifier/web/messages/lab").glob("*.json")}
+WORDS = {path.stem: json.loads(path.read_text()) for path in (TOP / "verifier/binder_egress/web/messages/lab").glob("*.json")}
 EN = WORDS["en"]
 REACHES_NOTHING = MESSAGES["en"]["reach-nothing"]
 """The verifier's sentence, which it gives in the language that the extension asks for."""

@@ -5,6 +5,7 @@ import json
 import pytest
 from playwright.sync_api import expect
 
+from binder_egress.model.records import KnownServer, Server
 from tests.support.apps import reconciler
 from tests.support.launch_tab import (
     CLIENT_ERRORS,
@@ -27,7 +28,6 @@ from tests.support.launch_tab import (
     tier_of,
 )
 from tests.support.waiting import eventually
-from verifier.records import KnownServer, Server
 
 # --- the build request ------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from binder_egress.web.pages import MESSAGES as PAGE
 from tests.support import TOP
 from tests.support.browser import ARTIFACTS, AXE, MODEST
 from tests.support.launch_page import Gate
@@ -21,7 +22,6 @@ from tests.support.launch_tab import (
     text,
 )
 from tests.support.waiting import eventually
-from verifier.web.pages import MESSAGES as PAGE
 
 
 @pytest.mark.parametrize("state", PANEL_STATES)

@@ -134,6 +134,6 @@ def test_wrapper_is_small_and_written_in_es5():
 
 def test_launch_js_is_small():
     """The limit includes ALTCHA's library. Workers and widgets are files of their own."""
-    static = TOP / "verifier/web/static"
+    static = TOP / "verifier/binder_egress/web/static"
     name = json.loads((static / "manifest.json").read_text())["launch.js"]
     assert len(gzip.compress((static / name).read_bytes(), 9)) <= 10_240

@@ -2,11 +2,11 @@
 
 import pytest
 
+from binder_egress.model.records import Server
 from tests.support.apps import reconciler
 from tests.support.third_party import asked, await_tier, script_tag
 from tests.support.third_party_site import CLIENTS
 from tests.support.waiting import eventually
-from verifier.records import Server
 
 
 def launch_both(site, hub, tab, client, init=None):

@@ -9,12 +9,12 @@ from functools import partial
 
 import pytest
 
+from binder_egress.model.records import Server
 from tests.support import TOP
 from tests.support.apps import reconciler
 from tests.support.launch_page import MODULES
 from tests.support.third_party_site import CLIENTS
 from tests.support.waiting import eventually
-from verifier.records import Server
 
 # --- the tag, the module, the package ---------------------------------------------------------------------------------
 

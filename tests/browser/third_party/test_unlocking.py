@@ -6,6 +6,10 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from binder_egress.decisions.refusals import REFUSALS
+from binder_egress.gate import api_keys as keys
+from binder_egress.model.grants import Rule
+from binder_egress.model.records import Server
 from tests.support import TOP
 from tests.support.apps import PATIENT_UNLOCK_SECONDS, reconciler
 from tests.support.browser import MODEST
@@ -13,12 +17,11 @@ from tests.support.page_time import STILL
 from tests.support.third_party import await_tier, script_tag
 from tests.support.third_party_site import CLIENTS
 from tests.support.waiting import eventually
-from verifier import api_keys as keys
-from verifier.decisions.refusals import REFUSALS
-from verifier.grants import Rule
-from verifier.records import Server
 
-MESSAGES = {path.stem: json.loads(path.read_text()) for path in sorted((TOP / "verifier/web/messages/third-party").glob("*.json"))}
+MESSAGES = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((TOP / "verifier/binder_egress/web/messages/third-party").glob("*.json"))
+}
 
 # --- pages with a Content-Security-Policy, and without workers --------------------------------------------------------
 

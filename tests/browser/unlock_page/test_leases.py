@@ -5,13 +5,13 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from binder_egress.model.grants import Block
+from binder_egress.model.records import Server
+from binder_egress.model.serialization import read_origin
+from binder_egress.web.pages import MESSAGES
 from tests.support.apps import reconciler
 from tests.support.browser import MODEST
 from tests.support.unlock_page import ENDED, GRANTED, LEASE, NO_ACCESS, NO_ANSWER, PHONE, RENEWED, lasts, unlocks
-from verifier.grants import Block
-from verifier.records import Server
-from verifier.texts import read_origin
-from verifier.web.pages import MESSAGES
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import subprocess
 import pytest
 from playwright.sync_api import expect
 
+from binder_egress.model.records import KnownServer, Server
+from binder_egress.web.pages import MESSAGES
 from tests.support import TOP
 from tests.support.apps import carried, run_pod
 from tests.support.browser import MODEST
 from tests.support.languages import CHOICES
 from tests.support.unlock_page import ENDED, NO_ACCESS, NO_ANSWER, PHONE, lasts, unlocks
-from verifier.records import KnownServer, Server
-from verifier.web.pages import MESSAGES
 
 LANGUAGES = ["en", "de", "fr", "es", "ja", "ar"]
 

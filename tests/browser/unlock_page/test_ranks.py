@@ -5,10 +5,10 @@ import json
 import pytest
 from playwright.sync_api import expect
 
+from binder_egress.model.records import Server
 from tests.support.apps import reconciler
 from tests.support.browser import MODEST
 from tests.support.unlock_page import GRANTED, LEASE, PHONE, RENEWED, UNLOCKED, lasts, nothing, press, unlocks
-from verifier.records import Server
 
 RANKS = {"small": {"internet": True, "ports": ["443"]}, "verified": {"internet": True, "rank": 1}}
 SMALL = "Programs in it can open connections to the internet on these ports only: 443."

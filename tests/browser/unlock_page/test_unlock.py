@@ -3,6 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
+from binder_egress.model.records import KnownServer, Server
 from tests.support.apps import carried, reconciler, run_pod
 from tests.support.browser import INSECURE_HOST
 from tests.support.unlock_page import (
@@ -19,7 +20,6 @@ from tests.support.unlock_page import (
     nothing,
     unlocks,
 )
-from verifier.records import KnownServer, Server
 
 
 def test_unlock_takes_one_key_and_a_reload_shows_it(page_address, store, open_tab):

@@ -8,12 +8,12 @@ import pytest
 import requests
 from playwright.sync_api import expect
 
+from binder_egress.model.records import KnownServer, Server
 from tests.support import TOP
 from tests.support.apps import reconciler
 from tests.support.browser import MODEST
 from tests.support.unlock_page import FROM_NOW_ON, GRANTED, NO_ACCESS, PHONE, UNLOCKED, lasts
 from tests.support.waiting import eventually
-from verifier.records import KnownServer, Server
 
 JSQR = TOP / "frontend/node_modules/jsqr/dist/jsQR.js"
 """A reader of QR codes. ci/frontend installs it."""

@@ -1,9 +1,9 @@
 """The canary's result."""
 
+from binder_egress.gatecheck.check import Canary, canary_of
 from tests.support.cluster.stage import Stage
 from tests.support.cluster.timeouts import CANARY_SECONDS
 from tests.support.waiting import eventually
-from verifier.gatecheck.check import Canary, canary_of
 
 
 def canary(stage: Stage) -> Canary:

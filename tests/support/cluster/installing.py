@@ -52,7 +52,7 @@ class Operator:
         self.check_out(TOP / "chart")
         shutil.copytree(BINDERHUB, self.folder / "jupyterhub/binderhub")
         (self.folder / "bin").mkdir()
-        python = f'PYTHONPATH={TOP} exec {sys.executable} -c "from verifier.egress_cli import main; main()" "$@"'
+        python = f'PYTHONPATH={TOP}/verifier exec {sys.executable} -c "from binder_egress.commands.egress import main; main()" "$@"'
         # What the first of them installs is the second.
         for name, code in (("pipx", '[ "$*" = "install .[plan]" ]'), ("egress", python)):
             (self.folder / "bin" / name).write_text(f"#!/bin/sh\n{code}\n")

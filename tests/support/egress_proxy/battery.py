@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from binder_egress.proxy import answers, tunnels
 from tests.support.egress_proxy import attempts as attempts_of_pods
 from tests.support.egress_proxy.attempts import (
     ANY,
@@ -33,7 +34,6 @@ from tests.support.egress_proxy.attempts import (
 )
 from tests.support.egress_proxy.hellos import hello_for
 from tests.support.egress_proxy.lab import CUT, PODS, WAIT_SECONDS, Lab, begin, end, in_namespace
-from verifier.proxy import answers, tunnels
 
 
 def rebound(lab: Lab) -> str:

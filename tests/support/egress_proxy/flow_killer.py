@@ -14,14 +14,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from binder_egress.proxy.connections import Proxy
+from binder_egress.proxy.limits import Limits
+from binder_egress.proxy.metrics import Metrics
+from binder_egress.proxy.resolve import Resolver
 from tests.support.egress_proxy import attempts, lab
 from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PORT, Pod, open_tunnel
 from tests.support.egress_proxy.internet import start_internet
 from tests.support.waiting import eventually
-from verifier.proxy.connections import Proxy
-from verifier.proxy.limits import Limits
-from verifier.proxy.metrics import Metrics
-from verifier.proxy.resolve import Resolver
 
 MOST, SECONDS = 24, 60
 """mybinder.org's `unique_destinations_threshold`, and the time that cryptnono remembers a destination."""

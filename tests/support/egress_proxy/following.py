@@ -5,11 +5,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from binder_egress.proxy.feed import Feed
+from binder_egress.proxy.identities import Identities
+from binder_egress.settings import CommonSettings
+from binder_egress.store.connection import connect
 from tests.support.store import Store
-from verifier.proxy.feed import Feed
-from verifier.proxy.identities import Identities
-from verifier.settings import CommonSettings
-from verifier.store.connection import connect
 
 
 @contextmanager

@@ -17,19 +17,19 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from binder_egress.model.networks import NetworkSet
+from binder_egress.model.records import AddressChange, AddressVersion, PodAddresses
+from binder_egress.proxy.connections import Proxy
+from binder_egress.proxy.decide import Policy, TierHosts
+from binder_egress.proxy.hosts import HostList
+from binder_egress.proxy.limits import Limits
+from binder_egress.proxy.metrics import Metrics
+from binder_egress.proxy.process import listen
+from binder_egress.proxy.resolve import TRIES, TRY_SECONDS, Resolver
 from tests.support import TOP
 from tests.support.charts import VALUES
 from tests.support.egress_proxy import attempts
 from tests.support.egress_proxy.internet import CANARIES, start_internet
-from verifier.networks import NetworkSet
-from verifier.proxy.connections import Proxy
-from verifier.proxy.decide import Policy, TierHosts
-from verifier.proxy.hosts import HostList
-from verifier.proxy.limits import Limits
-from verifier.proxy.metrics import Metrics
-from verifier.proxy.process import listen
-from verifier.proxy.resolve import TRIES, TRY_SECONDS, Resolver
-from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 WAIT_SECONDS = 20.0
 """Seconds for things that happen immediately."""
@@ -151,7 +151,7 @@ def in_namespace(module: str, resolver: str = "") -> dict:
             inside.append(f"mount --bind {resolv_conf.name} /etc/resolv.conf")
         inside.append(f"exec {shlex.join([sys.executable, '-m', module])}")
         command = ["unshare", "--map-root-user", "--net", "--mount", "sh", "-ec", "\n".join(inside)]
-        environment = {**os.environ, "PYTHONPATH": str(TOP)}
+        environment = {**os.environ, "PYTHONPATH": f"{TOP}:{TOP}/verifier"}
         done = subprocess.run(command, capture_output=True, text=True, cwd=TOP, env=environment, check=False)
     assert not done.returncode, done.stderr[-5000:]
     return json.loads(done.stdout)

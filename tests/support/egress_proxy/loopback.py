@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from verifier.proxy.connections import Proxy
-from verifier.proxy.process import listen
-from verifier.records import AddressChange, AddressVersion, PodAddresses
+from binder_egress.model.records import AddressChange, AddressVersion, PodAddresses
+from binder_egress.proxy.connections import Proxy
+from binder_egress.proxy.process import listen
 
 
 def publish(proxy: Proxy, tier: str, **more: Any) -> None:

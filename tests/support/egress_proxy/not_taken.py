@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from binder_egress.proxy import accounting, closing, plain
+from binder_egress.proxy.connections import Proxy
+from binder_egress.proxy.limits import Limits
+from binder_egress.proxy.metrics import Metrics
+from binder_egress.proxy.resolve import Resolver
 from tests.support.egress_proxy import lab
 from tests.support.egress_proxy.attempts import ANY, LISTED, PORT, PUBLIC, Pod, get
 from tests.support.waiting import eventually
-from verifier.proxy import accounting, endings, plain
-from verifier.proxy.connections import Proxy
-from verifier.proxy.limits import Limits
-from verifier.proxy.metrics import Metrics
-from verifier.proxy.resolve import Resolver
 
 NOT_READ = 40
 """Downloads that the first server asks for and does not read."""
@@ -179,10 +179,10 @@ def main() -> None:
     assert was_reset.wait(2 * lab.WAIT_SECONDS)
     time.sleep(1)
     found["reset"] = read(late, SHORT_BYTES)
-    endings.LEFT_SECONDS = 0.5
+    closing.LEFT_SECONDS = 0.5
     accounting.MOST_WAITING_BYTES = MOST_WAITING_BYTES // 4
     late = ask(lab.PODS[ANY], "http://host.example/short", buffer=4096)
-    time.sleep(4 * endings.LEFT_SECONDS)
+    time.sleep(4 * closing.LEFT_SECONDS)
     found["paused"] = read(late, SHORT_BYTES)
     late.close()
     eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "downloads of clients that left go on")
@@ -202,7 +202,7 @@ def main() -> None:
     unanswered = ask(lab.PODS[ANY], "http://silent.example/")
     host, _ = silent.accept()
     host.recv(65536)
-    time.sleep(3 * endings.LEFT_SECONDS)
+    time.sleep(3 * closing.LEFT_SECONDS)
     found["silent"] = proxy.open
     unanswered.close()
     eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "a request whose client has left goes on")

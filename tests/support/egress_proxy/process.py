@@ -4,12 +4,12 @@ import urllib.error
 from functools import partial
 from pathlib import Path
 
+from binder_egress.model.records import PodAddresses, Server
+from binder_egress.proxy import hosts, process
 from tests.support.apps import DIRECT, RedisServer, ServedProcess
 from tests.support.egress_proxy.lab import EXCEPT
 from tests.support.ports import free_port
 from tests.support.store import Store
-from verifier.proxy import hosts, process
-from verifier.records import PodAddresses, Server
 
 
 def status(url: str) -> tuple[int, str]:

@@ -9,9 +9,9 @@ import socket
 import threading
 import time
 
+from binder_egress.proxy.resolve import Resolver
 from tests.support.egress_proxy import lab
 from tests.support.egress_proxy.internet import answer
-from verifier.proxy.resolve import Resolver
 
 SERVER = "10.42.255.1"
 """The address of the DNS server."""

@@ -10,11 +10,11 @@ from typing import Any
 
 from playwright.sync_api import Locator, Page, TimeoutError, expect
 
+from binder_egress.pods.start_guard import ADDRESS_VARIABLE, ISOLATED_VARIABLE, LAB_VARIABLE, lay_lab
 from tests.support import TOP
 from tests.support.apps import DIRECT
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
-from verifier.pods.start_guard import ADDRESS_VARIABLE, ISOLATED_VARIABLE, LAB_VARIABLE, lay_lab
 
 FAILING = "import socket\nsocket.getaddrinfo('nowhere.invalid', 80)"
 """A cell that fails as without network."""

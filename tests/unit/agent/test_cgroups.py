@@ -2,7 +2,7 @@
 
 import pytest
 
-from verifier.agent.cgroups import pod_uid
+from binder_egress.agent.cgroups import pod_uid
 
 UID = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
 SYSTEMD = UID.replace("-", "_")

@@ -2,7 +2,7 @@
 
 import shutil
 
-from verifier.agent.lists import Match, read, signature
+from binder_egress.agent.lists import Match, read, signature
 
 ONE, TWO = "ab" * 32, "cd" * 32
 

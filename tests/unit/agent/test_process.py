@@ -9,11 +9,11 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from binder_egress.agent.__main__ import LISTS, InvalidSetting, Settings
+from binder_egress.agent.scans import Unusual
 from tests.support import TOP
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
-from verifier.agent.__main__ import LISTS, InvalidSetting, Settings
-from verifier.agent.scans import Unusual
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,9 @@ def test_settings_have_defaults():
 
 
 def test_wrong_setting_ends_the_process_with_a_sentence():
-    done = subprocess.run([sys.executable, "-m", "verifier.agent"], env={"PYTHONPATH": str(TOP)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "binder_egress.agent"], env={"PYTHONPATH": str(TOP / "verifier")}, capture_output=True, text=True
+    )
     assert done.returncode == 2 and done.stderr.startswith("The receiver's Service is not there") and done.stderr.count("\n") == 1
 
 
@@ -48,8 +50,10 @@ def test_process_shows_metrics_reports_faults_and_ends(tmp_path):
     port = free_port()
     settings = {"HOST": "127.0.0.1", "PORT": str(free_port()), "ADMIN_PORT": str(port), "LISTS": str(tmp_path)}
     variables = {f"BINDER_EGRESS_AGENT_{name}": value for name, value in settings.items()}
-    environment = {**os.environ, "PYTHONPATH": str(TOP), **variables}
-    with subprocess.Popen([sys.executable, "-m", "verifier.agent"], env=environment, stderr=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "PYTHONPATH": str(TOP / "verifier"), **variables}
+    with subprocess.Popen(
+        [sys.executable, "-m", "binder_egress.agent"], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
 
             def after_a_round():

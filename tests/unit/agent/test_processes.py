@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from binder_egress.agent import processes
+from binder_egress.agent.processes import FileKey, Processes, open_in
+from binder_egress.agent.rounds import UNSEEN
 from tests.support import TOP, made_up_miner
 from tests.support.waiting import eventually
-from verifier.agent import processes
-from verifier.agent.processes import FileKey, Processes, open_in
-from verifier.agent.rounds import UNSEEN
 
 POD = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
 
@@ -300,7 +300,7 @@ def test_processes_come_in_another_order_each_time(look):
 
 LOOK = """
 import collections, json, pathlib, sys
-from verifier.agent.processes import Processes
+from binder_egress.agent.processes import Processes
 print(json.dumps({p.name: [[s.unseen, len(s.files)] for s in Processes(p, pod_of=lambda text: "a").all()]
                   for p in map(pathlib.Path, sys.argv[1:])}))
 """
@@ -313,9 +313,9 @@ def test_same_user_without_capabilities_sees_its_own_kind_alone():
     codes = {"hidden": f"{hide}; time.sleep(600)", "thread": FIRST_THREAD_ENDS, "hidden thread": hide + FIRST_THREAD_ENDS}
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
-        (Path(folder) / "verifier").mkdir()
-        (Path(folder) / "verifier/__init__.py").write_text("")
-        shutil.copytree(TOP / "verifier/agent", Path(folder) / "verifier/agent")
+        (Path(folder) / "binder_egress").mkdir()
+        (Path(folder) / "binder_egress/__init__.py").write_text("")
+        shutil.copytree(TOP / "verifier/binder_egress/agent", Path(folder) / "binder_egress/agent")
         users = {"same": (1000, 1000), "group": (1000, 100), "user": (1001, 1000), "root": (0, 0)}
         users |= dict.fromkeys(codes, (1000, 1000))
         processes = {}

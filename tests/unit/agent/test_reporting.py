@@ -5,11 +5,11 @@ from threading import Thread
 import pytest
 from werkzeug.serving import make_server
 
+from binder_egress.agent.lists import Match
+from binder_egress.agent.reporting import LINES, POD_REPORTS, REPEAT_SECONDS, Reporter
+from binder_egress.settings import ReceiverSettings, load
+from binder_egress.web.receiver import create_receiver_app, create_receiver_services
 from tests.support.ports import free_port
-from verifier.agent.lists import Match
-from verifier.agent.reporting import LINES, POD_REPORTS, REPEAT_SECONDS, Reporter
-from verifier.settings import ReceiverSettings, load
-from verifier.web.receiver import create_receiver_app, create_receiver_services
 
 ONE = ("7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f", Match("miners", "xmrig"))
 AGENTS = {"127.0.0.1": "node-1"}

@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 
+from binder_egress.agent import rounds
+from binder_egress.agent.lists import Match
+from binder_egress.agent.processes import FileKey, Process, RunFile
+from binder_egress.agent.rounds import UNSEEN, Watcher
+from binder_egress.agent.scanner import ScanFailed, Scanner
 from tests.support import made_up_miner
-from verifier.agent import rounds
-from verifier.agent.lists import Match
-from verifier.agent.processes import FileKey, Process, RunFile
-from verifier.agent.rounds import UNSEEN, Watcher
-from verifier.agent.scanner import ScanFailed, Scanner
 
 POD, OTHER = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f", "11111111-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
 RULES = 'rule word { strings: $a = "needle" condition: $a }'

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
+from binder_egress.agent import scanner as module
+from binder_egress.agent.scanner import MAX_MATCHES, SCAN_BYTES, ScanFailed, Scanner
 from tests.support import TOP, made_up_miner
 from tests.support.doc_examples import section
-from verifier.agent import scanner as module
-from verifier.agent.scanner import MAX_MATCHES, SCAN_BYTES, ScanFailed, Scanner
 
 PLAIN = {"words": 'rule word { strings: $a = "needle" condition: $a }'}
 
@@ -94,7 +94,7 @@ def test_process_that_does_not_answer_or_crashes_is_reported(scan, monkeypatch, 
 
 FULL = """
 import os, resource, socket, sys
-from verifier.agent.scanner import Scanner
+from binder_egress.agent.scanner import Scanner
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 ours, theirs = socket.socketpair()

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from binder_egress.agent import scans
+from binder_egress.agent.lists import Match
+from binder_egress.agent.scans import LOOK_SHARE, WINDOW_SECONDS, Scans, Unusual, _Peer
 from tests.support.clock import Clock
 from tests.support.scan_networks import ANSWERING, CLOSED_PORT, DROPPING, PORT, networks
 from tests.support.waiting import eventually
-from verifier.agent import scans
-from verifier.agent.lists import Match
-from verifier.agent.scans import LOOK_SHARE, WINDOW_SECONDS, Scans, Unusual, _Peer
 
 FAILED, MANY = Match("scan", "40 connections failed in a minute"), Match("scan", "100 destinations in a minute")
 

@@ -3,14 +3,14 @@
 import pytest
 from click.testing import CliRunner
 
-import verifier.operators.commands
+import binder_egress.operators.commands
 from tests.support.api_keys import Site
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Operators do not wait. Unlocks do: some tests have a reconciler."""
-    monkeypatch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 0)
+    monkeypatch.setattr("binder_egress.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 0)
 
 
 @pytest.fixture
@@ -30,6 +30,6 @@ def run(site, redis_server, monkeypatch):
 
     def run(*args):
         site.internal.get("/readyz")
-        return CliRunner().invoke(verifier.operators.commands.egress, ["keys", *args])
+        return CliRunner().invoke(binder_egress.operators.commands.egress, ["keys", *args])
 
     return run

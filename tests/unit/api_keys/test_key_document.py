@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import yaml
 
+from binder_egress.gate.api_keys import FORM, Entry
+from binder_egress.web.problems import TITLES
 from tests.support.api_keys import DOCUMENT
 from tests.support.apps import CLIENT, VerifierProcess
 from tests.support.launch_page import BinderHub
-from verifier.api_keys import FORM, Entry
-from verifier.web.problems import TITLES
 
 
 def blocks(kind):

@@ -6,18 +6,18 @@ import time
 
 import pytest
 
+from binder_egress.gate.api_keys import DAY_SECONDS, FORM
+from binder_egress.model.grants import Egress, block_in
+from binder_egress.model.records import KnownServer, Server
+from binder_egress.operators import actions
+from binder_egress.operators.actions import ActionRefused
+from binder_egress.reconciler.loop import Reconciler
+from binder_egress.settings import ReconcilerSettings, load
+from binder_egress.store.errors import KeyRevoked
 from tests.support.api_keys import CREATE, LATER, ORIGIN, Site, checked, good_entry, wrong_keys
 from tests.support.apps import admit, carried, get_pass, launch, run_pod
 from tests.support.public_port import assert_problem
 from tests.support.reconciling import ALICE, converge_due, list_and_converge
-from verifier.api_keys import DAY_SECONDS, FORM
-from verifier.grants import Egress, block_in
-from verifier.operators import actions
-from verifier.operators.actions import ActionRefused
-from verifier.reconciler.loop import Reconciler
-from verifier.records import KnownServer, Server
-from verifier.settings import ReconcilerSettings, load
-from verifier.store.errors import KeyRevoked
 
 
 def test_create_keeps_the_key_nowhere_and_logs_who_made_it(run, store, in_redis):
@@ -189,7 +189,7 @@ def test_revoked_id_that_no_verifier_knows_may_be_a_slip(site, run, store):
 
 
 def test_lease_is_renewed_by_a_pass_for_a_key_of_the_repository(make_site, store, monkeypatch):
-    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
+    monkeypatch.setattr("binder_egress.web.servers.UNLOCK_WAIT_SECONDS", 0)
     site = make_site(tiers={"small": {"lease": 3600}, "verified": {}})
     site.add(repositories=["example.com/a/b"])
     key = site.add("other", repositories=["example.com/a/b"])

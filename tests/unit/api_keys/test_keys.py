@@ -9,14 +9,14 @@ import jsonschema
 import pytest
 import yaml
 
+from binder_egress.gate import api_keys as keys
+from binder_egress.gate.api_keys import DAY_SECONDS, FORM
+from binder_egress.gatecheck import doctor
+from binder_egress.model.passes import Passes
+from binder_egress.model.records import KnownServer, Server
 from tests.support.api_keys import CREATE, DOCUMENT, LATER, ORIGIN, checked
 from tests.support.apps import CLIENT, get_pass, launch, public_client, reconciler, run_pod, solve
 from tests.support.public_port import assert_problem
-from verifier import api_keys as keys
-from verifier.api_keys import DAY_SECONDS, FORM
-from verifier.gatecheck import doctor
-from verifier.passes import Passes
-from verifier.records import KnownServer, Server
 
 # -- the form of a key
 

@@ -5,12 +5,12 @@ import logging
 
 import pytest
 
+from binder_egress.gate.api_keys import MAX_WRONG_KEY_NETWORKS, MAX_WRONG_KEYS, WRONG_KEYS_WINDOW_SECONDS, Keys, WrongKeys
+from binder_egress.logs import MAX_LINES
+from binder_egress.model.passes import BadPass
 from tests.support.api_keys import good_entry, wrong_keys
 from tests.support.apps import launch, public_client
 from tests.support.public_port import assert_problem
-from verifier.api_keys import MAX_WRONG_KEY_NETWORKS, MAX_WRONG_KEYS, WRONG_KEYS_WINDOW_SECONDS, Keys, WrongKeys
-from verifier.logs import MAX_LINES
-from verifier.passes import BadPass
 
 # -- the file
 

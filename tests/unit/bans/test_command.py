@@ -9,11 +9,11 @@ import pytest
 import responses
 import yaml
 
+from binder_egress.commands.egress import egress
 from tests.support import TOP
 from tests.support import ban_traffic as made
 from tests.support.doc_examples import section
 from tests.support.doubles.forge import API, NAME, Forge
-from verifier.egress_cli import egress
 
 UNTIL = ("--until", "2026-11-26")
 
@@ -137,7 +137,7 @@ def test_text_that_is_no_unicode_is_no_fault(run):
 
 
 def test_image_has_no_part_of_the_extra():
-    assert "verifier/bans" in (TOP / ".dockerignore").read_text().splitlines()
+    assert "verifier/binder_egress/bans" in (TOP / ".dockerignore").read_text().splitlines()
     lock = (TOP / "requirements/verifier.lock").read_text().lower()
     assert not re.search(r"^(pygithub|ruamel)", lock, re.M)
     assert re.search(r"^pygithub==", (TOP / "requirements/bans.lock").read_text(), re.M)

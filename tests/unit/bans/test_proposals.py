@@ -11,13 +11,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier import repositories
-from verifier.bans.command import Report
-from verifier.bans.proposals import NETWORK_LABEL, NETWORK_PREFIXES, Ban, ban_networks, bans, shown
-from verifier.bans.reading import Repository, Traffic
-from verifier.bans.score import MIN_LAUNCHES, Part, Score
-from verifier.bans.values_file import with_bans
-from verifier.settings import VerifierSettings
+from binder_egress.bans.command import Report
+from binder_egress.bans.proposals import NETWORK_LABEL, NETWORK_PREFIXES, Ban, ban_networks, bans, shown
+from binder_egress.bans.reading import Repository, Traffic
+from binder_egress.bans.score import MIN_LAUNCHES, Part, Score
+from binder_egress.bans.values_file import with_bans
+from binder_egress.model import repositories
+from binder_egress.settings import VerifierSettings
 
 
 def scored(name, points=90.0, launches=20, networks=()):

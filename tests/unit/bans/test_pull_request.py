@@ -5,9 +5,9 @@ import requests
 import responses
 from click import UsageError
 
+from binder_egress.bans.pull_request import BRANCH, TITLE, propose
+from binder_egress.bans.values_file import ProposalRefused
 from tests.support.doubles.forge import ANY, API, NAME, Forge
-from verifier.bans.pull_request import BRANCH, TITLE, propose
-from verifier.bans.values_file import ProposalRefused
 
 VALUES = b"# ours\nconfig:\n  GitHubRepoProvider:\n    banned_specs:\n      - ^old/.*\n"
 

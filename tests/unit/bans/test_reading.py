@@ -8,8 +8,8 @@ import responses
 from hypothesis import given
 from hypothesis import strategies as st
 
+from binder_egress.bans.reading import Traffic, ask, owner
 from tests.support.ban_traffic import DAY, END, archived, decision, detection
-from verifier.bans.reading import Traffic, ask, owner
 
 REPOSITORY = "github.com/someone/x"
 HYDROSHARE = "8f7c2f0341ef4180b0dbe97f59130756"

@@ -2,9 +2,9 @@
 
 import pytest
 
+from binder_egress.bans.reading import Repository, Traffic
+from binder_egress.bans.score import MIN_REPOSITORIES, POINTS, PROPOSED_FROM, at_least, robust, scores
 from tests.support import ban_traffic as made
-from verifier.bans.reading import Repository, Traffic
-from verifier.bans.score import MIN_REPOSITORIES, POINTS, PROPOSED_FROM, at_least, robust, scores
 
 TRAFFIC_PARTS = ("processor time", "no pass", "few networks", "new owner")
 ALWAYS = {"decisions", "detections", "archive"}

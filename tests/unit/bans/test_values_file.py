@@ -5,7 +5,7 @@ import subprocess
 import pytest
 import yaml
 
-from verifier.bans.values_file import ProposalRefused, decoded, patch, with_bans
+from binder_egress.bans.values_file import ProposalRefused, decoded, patch, with_bans
 
 SPECS = {"GitHubRepoProvider": ["^eve/.*", "^mallory/a\\-b(?:\\.git)?(?:/.*)?$"], "GitRepoProvider": ["^[^/]*x"]}
 OF_GIT = "binderhub.config.GitRepoProvider.banned_specs"

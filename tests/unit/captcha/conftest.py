@@ -2,9 +2,9 @@
 
 import pytest
 
+from binder_egress.web.app import create_services
 from tests.support.apps import QUICK, make_settings
 from tests.support.doubles import SECRET, running
-from verifier.web.app import create_services
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 
+from binder_egress.captcha import Captcha
+from binder_egress.captcha.base import Outcome, Verdict
+from binder_egress.captcha.limits import MOST_OF_A_NETWORK, MOST_WAITING, WaitingLimit
+from binder_egress.captcha.siteverify import CALLS_AT_A_TIME, Remote, State
+from binder_egress.web.gunicorn import PUBLIC_CONNECTIONS
 from tests.support.waiting import eventually
-from verifier.captcha import Captcha
-from verifier.captcha.base import Outcome, Verdict
-from verifier.captcha.limits import MOST_OF_A_NETWORK, MOST_WAITING, WaitingLimit
-from verifier.captcha.siteverify import CALLS_AT_A_TIME, Remote, State
-from verifier.web.gunicorn import PUBLIC_CONNECTIONS
 
 OPTIONS = {"siteKey": "s", "tier": "verified"}
 

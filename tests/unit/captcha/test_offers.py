@@ -9,16 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 import altcha
 import pytest
 
+from binder_egress.captcha import State
+from binder_egress.captcha.altcha import Altcha, Options
+from binder_egress.settings import InvalidSettings
+from binder_egress.web.app import create_services
 from tests.support.apps import CLIENT, internal_client, make_settings, public_client, run_pod, solve
 from tests.support.charts import VALUES
 from tests.support.doubles import SECRET, SITE_KEY
 from tests.support.metrics import value
 from tests.support.offers import REMOTE, offers, present, remote, state
 from tests.support.public_port import assert_problem
-from verifier.captcha import State
-from verifier.captcha.altcha import Altcha, Options
-from verifier.settings import InvalidSettings
-from verifier.web.app import create_services
 
 # -- solutions
 

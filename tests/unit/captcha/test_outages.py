@@ -7,16 +7,16 @@ import time
 import pytest
 from flask import jsonify
 
+from binder_egress import captcha as captcha_module
+from binder_egress.captcha import State
+from binder_egress.captcha.siteverify import CALLS_AT_A_TIME
+from binder_egress.web.context import PLACES
 from tests.support.apps import DIRECT, QUICK, VerifierProcess, internal_client, public_client, solve
 from tests.support.doubles import SECRET
 from tests.support.metrics import value
 from tests.support.offers import REMOTE, names, present, remote, state
 from tests.support.public_port import assert_problem
 from tests.support.waiting import eventually
-from verifier import captcha as captcha_module
-from verifier.captcha import State
-from verifier.captcha.siteverify import CALLS_AT_A_TIME
-from verifier.web.context import PLACES
 
 # -- outages
 
@@ -79,7 +79,7 @@ def test_request_that_waits_for_a_provider_holds_no_place(make, double, monkeypa
 
 
 def test_hanging_calls_of_clients_do_not_hold_up_the_self_check(make, double, monkeypatch):
-    monkeypatch.setattr("verifier.captcha.siteverify.ASK_LIMIT_SECONDS", 2)
+    monkeypatch.setattr("binder_egress.captcha.siteverify.ASK_LIMIT_SECONDS", 2)
     turnstile = remote(make("turnstile"), "turnstile")
     end = threading.Event()
     for _ in range(CALLS_AT_A_TIME):

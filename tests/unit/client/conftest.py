@@ -6,16 +6,16 @@ import threading
 from functools import partial
 
 import pytest
-from binder_egress_client import command
 from flask import request
 from werkzeug.serving import make_server
 
+from binder_egress.gate import api_keys as keys
+from binder_egress.model.records import KnownServer, Server
+from binder_egress.web.app import create_internal_app, create_public_app, create_services
+from binder_egress_client import command
 from tests.support.apps import carried, make_settings
 from tests.support.client_command import HCAPTCHA
 from tests.support.launch_page import BinderHub
-from verifier import api_keys as keys
-from verifier.records import KnownServer, Server
-from verifier.web.app import create_internal_app, create_public_app, create_services
 
 
 @pytest.fixture(autouse=True)

@@ -5,15 +5,15 @@ import re
 import threading
 
 import pytest
-from binder_egress_client import Launch, LaunchFailed, command, verifier
-from binder_egress_client import launch as launching
 from rich.console import Console
 
+from binder_egress.model.records import Server
+from binder_egress_client import Launch, LaunchFailed, command, verifier
+from binder_egress_client import launch as launching
 from tests.support.apps import reconciler, run_pod
 from tests.support.client_command import HCAPTCHA, SPEC, Streams
 from tests.support.linear import is_linear
 from tests.support.waiting import eventually
-from verifier.records import Server
 
 
 def test_launch_sends_a_pass(hub, run):

@@ -5,14 +5,14 @@ import threading
 
 import altcha
 import pytest
-from binder_egress_client import command, solving
 
+from binder_egress.decisions.refusals import REFUSALS
+from binder_egress.model.grants import Rule
+from binder_egress.model.records import Server
+from binder_egress_client import command, solving
 from tests.support.apps import reconciler, run_pod
 from tests.support.client_command import HCAPTCHA, PACKAGE
 from tests.support.doc_examples import examples, run_example
-from verifier.decisions.refusals import REFUSALS
-from verifier.grants import Rule
-from verifier.records import Server
 
 # -- solving
 

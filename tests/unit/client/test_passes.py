@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
+from binder_egress.model.records import KnownServer, Server
 from tests.support.apps import carried, internal_client, launch, reconciler, run_pod
 from tests.support.client_command import HCAPTCHA, SPEC, on_a_terminal
 from tests.support.waiting import eventually
-from verifier.records import KnownServer, Server
 
 # -- providers that need a person
 

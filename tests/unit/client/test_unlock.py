@@ -10,15 +10,15 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+
+from binder_egress.gate.fairness import Charge
+from binder_egress.model.records import KnownServer, Server
 from binder_egress_client import NoGate, Outcome, keep, verifier
 from binder_egress_client.verifier import Server as ServerAddress
-
 from tests.support.apps import CLIENT, admit, carried, reconciler, run_pod
 from tests.support.client_command import HCAPTCHA, LEASING, SPEC, lease
 from tests.support.clock import Clock
 from tests.support.waiting import eventually
-from verifier.fairness import Charge
-from verifier.records import KnownServer, Server
 
 
 def charge(store, times):
@@ -132,7 +132,7 @@ def test_unlock_waits_until_the_network_has_opened_the_tier(hub, run, store):
 def test_unconfirmed_unlock_is_pending(hub, run, store, monkeypatch):
     run_pod(store)
     monkeypatch.setattr("binder_egress_client.unlocking.PENDING", 0.1)
-    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("binder_egress.web.servers.UNLOCK_WAIT_SECONDS", 0.1)
     code, out, err = run("unlock", f"{hub.url}egress/servers/alice/", "--json")
     assert (code, json.loads(out)["kind"]) == (3, "pending") and "may still come" in err
 

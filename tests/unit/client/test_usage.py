@@ -8,13 +8,13 @@ import subprocess
 import time
 
 import pytest
-from binder_egress_client.verifier import Server as ServerAddress
 
+from binder_egress.model.records import Server
+from binder_egress_client.verifier import Server as ServerAddress
 from tests.support.apps import run_pod
 from tests.support.certificates import certificate
 from tests.support.client_command import HCAPTCHA, LEASING, SPEC, Streams, lease, on_a_terminal, process
 from tests.support.waiting import eventually
-from verifier.records import Server
 
 # -- usage
 

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from binder_egress.detections.reporters import REPORTS_PER_MINUTE, Allowance
+from binder_egress.detections.reports import Report
+from binder_egress.kubernetes_api import ApiServerUnavailable
+from binder_egress.model.records import Server
+from binder_egress.reconciler.agents import Agents
+from binder_egress.settings import ReceiverSettings, load
+from binder_egress.web.receiver import create_receiver_app, create_receiver_services
 from tests.support.reconciling import granted, list_and_converge, make_grant
-from verifier.detections.reporters import REPORTS_PER_MINUTE, Allowance
-from verifier.detections.reports import Report
-from verifier.kubernetes_api import ApiServerUnavailable
-from verifier.reconciler.agents import Agents
-from verifier.records import Server
-from verifier.settings import ReceiverSettings, load
-from verifier.web.receiver import create_receiver_app, create_receiver_services
 
 LINE = '{"uid": "uid-1", "source": "cryptnono", "list": "miners", "label": "xmrig"}'
 
@@ -34,7 +34,7 @@ class API:
 
 @pytest.fixture
 def agents(store, monkeypatch):
-    monkeypatch.setattr("verifier.kubernetes_api.read", lambda api, *args, **more: {"items": api.list(*args, **more)})
+    monkeypatch.setattr("binder_egress.kubernetes_api.read", lambda api, *args, **more: {"items": api.list(*args, **more)})
 
     def make(*pods):
         api = API(*pods)

@@ -4,12 +4,12 @@ import base64
 
 import pytest
 
+from binder_egress.detections.reporters import REPORTS_PER_MINUTE, Allowance
+from binder_egress.web.problems import TYPE
+from binder_egress.web.receiver import MAX_LINES
 from tests.support.apps import API_TOKEN
 from tests.support.detections import Site, deleted, falco, killed
 from tests.support.metrics import value
-from verifier.detections.reporters import REPORTS_PER_MINUTE, Allowance
-from verifier.web.problems import TYPE
-from verifier.web.receiver import MAX_LINES
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_allowance_comes_back():
 
 
 def test_reports_that_nobody_reads_are_bounded(site, store, in_redis, monkeypatch):
-    monkeypatch.setattr("verifier.store.detections.MAX_REPORTS", 5)
+    monkeypatch.setattr("binder_egress.store.detections.MAX_REPORTS", 5)
     site.send(*(killed(uid=f"uid-{number}") for number in range(9)))
     assert [report.uid for report in waiting(store)] == [f"uid-{number}" for number in range(4, 9)]
     assert 0 < in_redis.ttl("binder-egress:detections") <= 3600

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
+from binder_egress.detections.reporters import Reporters
 from tests.support.detections import Site, deleted, killed
 from tests.support.egress_command import run_egress
 from tests.support.reconciling import granted, make_grant, running
-from verifier.detections.reporters import Reporters
 
 SOURCES = {"cryptnono": {"on_match": "revoke"}, "minesweeper": {}}
 
@@ -26,7 +26,7 @@ def egress(redis_server, store, monkeypatch, capsys):
 @pytest.fixture
 def serving(make_reconciler, cluster, monkeypatch):
     """A reconciler that acts on reports in the background, on a pod that has egress. On a busy machine it takes its time."""
-    monkeypatch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 60)
+    monkeypatch.setattr("binder_egress.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 60)
     cluster.add(**granted(make_grant()))
     with running(make_reconciler(detections=SOURCES, steady=time.monotonic)):
         yield

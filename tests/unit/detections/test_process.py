@@ -10,10 +10,10 @@ from urllib.error import HTTPError
 
 import pytest
 
+from binder_egress.web.gunicorn import REPORT_CONNECTIONS
+from binder_egress.web.receiver import MAX_LINES, MAX_REPORT_BYTES
 from tests.support.apps import DIRECT, ReceiverProcess
 from tests.support.processes import peak_mib
-from verifier.web.gunicorn import REPORT_CONNECTIONS
-from verifier.web.receiver import MAX_LINES, MAX_REPORT_BYTES
 
 LINE = '{"uid": "uid-1", "list": "miners", "label": "xmrig"}'
 

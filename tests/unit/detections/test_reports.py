@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from binder_egress.detections import reports
+from binder_egress.detections.reports import Report, Unreadable, read
 from tests.support.detections import NAMESPACE, deleted, falco, killed, killed_by_flowkiller
-from verifier.detections import reports
-from verifier.detections.reports import Report, Unreadable, read
 
 NOW = 2000.0
 ALICE = {"pod": "jupyter-alice--"}

@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from binder_egress.detections.reports import Report
+from binder_egress.detections.share_limit import ALWAYS, WINDOW_SECONDS
+from binder_egress.model.records import Server
+from binder_egress.operators import actions
+from binder_egress.operators.actions import CommandOperators
+from binder_egress.store.errors import StoreUnavailable
 from tests.support.apps import make_settings
 from tests.support.detections import NAMESPACE
 from tests.support.metrics import value
 from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant
-from verifier.detections.reports import Report
-from verifier.detections.share_limit import ALWAYS, WINDOW_SECONDS
-from verifier.operators import actions
-from verifier.operators.actions import CommandOperators
-from verifier.records import Server
-from verifier.store.errors import StoreUnavailable
 
 SOURCES = {"cryptnono": {"on_match": "revoke", "lists": {"watched": "observe", "worst": "stop"}}, "falco": {}}
 OF_ALICE = Report("cryptnono", "execwhacker", "xmrig", 1000.0, uid="uid-1", pod="jupyter-alice--", namespace=NAMESPACE)

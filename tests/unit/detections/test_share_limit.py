@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier.detections.share_limit import ALWAYS, MAX_SHARE, WINDOW_SECONDS, ShareLimit
+from binder_egress.detections.share_limit import ALWAYS, MAX_SHARE, WINDOW_SECONDS, ShareLimit
 
 
 def cut_off(limit, number, running, now=0.0, has_egress=True, names="a"):

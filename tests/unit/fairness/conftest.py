@@ -2,8 +2,8 @@
 
 import pytest
 
+from binder_egress.web.app import create_services
 from tests.support.apps import make_settings
-from verifier.web.app import create_services
 
 
 @pytest.fixture

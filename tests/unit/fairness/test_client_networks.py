@@ -4,13 +4,13 @@ import time
 
 import pytest
 
+from binder_egress.gate.clients import FEW_LAUNCHES, QUIET_SECONDS, SHARED, SHARES_SECONDS, client_network
+from binder_egress.gate.fairness import BASE_SECONDS, Charge, Fairness
+from binder_egress.web.app import create_public_app
 from tests.support.apps import NETWORK, admit, get_pass, internal_client, launch, public_client, run_pod, solve
 from tests.support.charges import charge, charges, present, price, public_client_of, unlock
 from tests.support.metrics import value
 from tests.support.public_port import assert_problem
-from verifier.clients import FEW_LAUNCHES, QUIET_SECONDS, SHARED, SHARES_SECONDS, client_network
-from verifier.fairness import BASE_SECONDS, Charge, Fairness
-from verifier.web.app import create_public_app
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -204,12 +204,12 @@ def test_ipv6_levels_are_wider_than_the_client_network(prefix, expected):
 
 
 def warnings(caplog):
-    return [record for record in caplog.records if record.name == "verifier.clients"]
+    return [record for record in caplog.records if record.name == "binder_egress.gate.clients"]
 
 
 def test_warning_about_hidden_clients_comes_once_an_hour(services, caplog, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("verifier.clients.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("binder_egress.gate.clients.time.monotonic", lambda: now[0])
     private, shown = public_client(services, "10.0.0.1"), public_client(services)
     for _ in range(5):
         get_pass(private)
@@ -234,7 +234,7 @@ def test_warning_about_hidden_clients_comes_once_an_hour(services, caplog, monke
 
 def test_share_of_the_address_with_most_launches_is_shown(internal, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("verifier.clients.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("binder_egress.gate.clients.time.monotonic", lambda: now[0])
 
     def share():
         return value(internal, "binder_egress_launches_largest_share")

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from binder_egress.gate.fairness import TOLERANCE, Charge, Fairness
+from binder_egress.store.errors import BudgetSpent, PriceRisen, Replayed
 from tests.support.apps import NETWORK, admit, another, get_pass, internal_client, launch, public_client, run_pod, solve
 from tests.support.charges import Clock, charge, charges, counted, present, price, public_client_of, unlock
 from tests.support.metrics import value
 from tests.support.public_port import assert_problem
-from verifier.fairness import TOLERANCE, Charge, Fairness
-from verifier.store.errors import BudgetSpent, PriceRisen, Replayed
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -228,7 +228,7 @@ def test_simultaneous_solutions_never_overdraw_the_budget(store, in_redis, budge
 
 def test_lost_answer_is_not_charged_again(store, monkeypatch, in_redis):
     """The Redis client repeats a call on a dead connection. A random word marks the repeat as the same call."""
-    monkeypatch.setattr("verifier.store.issuing.secrets.token_hex", lambda _: "the same word")
+    monkeypatch.setattr("binder_egress.store.issuing.secrets.token_hex", lambda _: "the same word")
     for _ in range(2):
         store.use_solution("altcha", "x", time.time() + 1, 60, admit, [Charge(NETWORK, 3600, None, 1)])
         store.use_key("k", 1, 3600, admit)

@@ -10,6 +10,18 @@ import pytest
 from click.testing import CliRunner
 from pydantic import SecretStr
 
+from binder_egress.commands.egress import egress as command
+from binder_egress.gatecheck import doctor as module
+from binder_egress.gatecheck.check import Canary, Namespace, Watcher, canary_of
+from binder_egress.gatecheck.checklist import CHECKS, DOCTOR
+from binder_egress.gatecheck.doctor import OK, PROBLEM, WARNING, examine
+from binder_egress.kubernetes_api import ApiServerUnavailable
+from binder_egress.model.ping import CLOSED, SYSCTL
+from binder_egress.settings import ReconcilerSettings, load
+from binder_egress.store.connection import connect
+from binder_egress.store.errors import StoreUnavailable
+from binder_egress.store.reconciler_counters import FAILURES, START_GUARD, WITHOUT_RECORD
+from binder_egress.store.verifiers import VERIFIER_TTL_SECONDS
 from tests.support.api_server import ApiServer
 from tests.support.apps import launch
 from tests.support.metrics import families, value
@@ -17,18 +29,6 @@ from tests.support.network_policies import EXPECTED, OURS, egress, jupyterhub, p
 from tests.support.reconciling import ALICE, announce
 from tests.support.store import Store
 from tests.support.waiting import eventually
-from verifier.egress_cli import egress as command
-from verifier.gatecheck import doctor as module
-from verifier.gatecheck.check import Canary, Namespace, Watcher, canary_of
-from verifier.gatecheck.checklist import CHECKS, DOCTOR
-from verifier.gatecheck.doctor import OK, PROBLEM, WARNING, examine
-from verifier.kubernetes_api import ApiServerUnavailable
-from verifier.ping import CLOSED, SYSCTL
-from verifier.settings import ReconcilerSettings, load
-from verifier.store.connection import connect
-from verifier.store.errors import StoreUnavailable
-from verifier.store.reconciler_counters import FAILURES, START_GUARD, WITHOUT_RECORD
-from verifier.store.verifiers import VERIFIER_TTL_SECONDS
 
 CANARY = {"api": True, "kubelet": True}
 
@@ -468,7 +468,7 @@ def test_watcher_without_redis_logs_and_continues(ours, namespace, caplog):
 
 def test_watcher_survives_a_fault(ours, namespace, store, monkeypatch, caplog):
     fail = Mock(side_effect=[RuntimeError("x"), RuntimeError("x"), SystemExit])
-    monkeypatch.setattr("verifier.gatecheck.check.PERIOD_SECONDS", 0.01)
+    monkeypatch.setattr("binder_egress.gatecheck.check.PERIOD_SECONDS", 0.01)
     with pytest.raises(SystemExit):
         Watcher(ours, namespace, store, fail).run()
     assert caplog.text.count("fault in the gate check") == 2
@@ -564,7 +564,7 @@ def test_refusal_by_the_api_server_is_reported(api, real, status, body, reason):
 
 
 def test_hanging_api_server_is_asked_once_and_times_out(api, real, monkeypatch):
-    monkeypatch.setattr("verifier.kubernetes_api.REQUEST_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("binder_egress.kubernetes_api.REQUEST_TIMEOUT_SECONDS", 0.1)
     api.answer = lambda *_: time.sleep(1) or (200, {"items": []})
     with pytest.raises(ApiServerUnavailable, match=r"timed out|Timeout"):
         real.policies()

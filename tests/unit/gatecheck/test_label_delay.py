@@ -7,10 +7,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.support.api_server import ApiServer
-from verifier.gatecheck import probe
-from verifier.gatecheck.check import Findings
-from verifier.gatecheck.label_delay import (
+from binder_egress.gatecheck import probe
+from binder_egress.gatecheck.check import Findings
+from binder_egress.gatecheck.label_delay import (
     HURRY_SECONDS,
     LIMIT_SECONDS,
     MARK,
@@ -23,8 +22,9 @@ from verifier.gatecheck.label_delay import (
     NotMeasured,
     measure,
 )
-from verifier.kubernetes_api import ApiServerUnavailable
-from verifier.labels import TIER_LABEL
+from binder_egress.kubernetes_api import ApiServerUnavailable
+from binder_egress.model.labels import TIER_LABEL
+from tests.support.api_server import ApiServer
 
 
 class Network:
@@ -214,6 +214,6 @@ def test_running_canary_is_found_and_marked_by_its_uid():
 
 def test_canary_answers_at_the_port_that_the_mark_opens(monkeypatch):
     tried = []
-    monkeypatch.setattr("verifier.pods.start_guard.connects", lambda target, timeout: tried.append(target) or True)
+    monkeypatch.setattr("binder_egress.pods.start_guard.connects", lambda target, timeout: tried.append(target) or True)
     assert Canary("hub", object()).answers({"status": {"podIP": "10.0.0.1"}}) is True
     assert tried == [("10.0.0.1", MARK_PORT)]

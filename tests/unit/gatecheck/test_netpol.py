@@ -2,9 +2,9 @@
 
 import pytest
 
+from binder_egress.gatecheck.netpol import judge, selects, usual_labels
+from binder_egress.model.labels import LABELS_PER_POD, TIER_LABEL, shared_labels
 from tests.support.network_policies import BASE, EXPECTED, OURS, USER_PODS, egress, jupyterhub, policy
-from verifier.gatecheck.netpol import judge, selects, usual_labels
-from verifier.labels import LABELS_PER_POD, TIER_LABEL, shared_labels
 
 PODS = [usual_labels(USER_PODS)]
 PRIVATE = [{"ipBlock": {"cidr": cidr}} for cidr in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]

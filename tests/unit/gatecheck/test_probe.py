@@ -10,10 +10,10 @@ from unittest.mock import Mock
 import pytest
 from click.testing import CliRunner
 
+from binder_egress.commands.processes import cli
+from binder_egress.gatecheck import check, helm_test, probe
+from binder_egress.pods import start_guard
 from tests.support import TOP
-from verifier.cli import cli
-from verifier.gatecheck import check, helm_test, probe
-from verifier.pods import start_guard
 
 
 @pytest.fixture
@@ -259,10 +259,18 @@ def test_canary_that_cannot_connect_reports_nothing(canary, closed, monkeypatch)
 
 
 def test_probe_needs_only_the_standard_library():
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import verifier.gatecheck.probe; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-I", "-c", code, str(TOP)], capture_output=True, text=True, check=True).stdout.split()
-    ours = {"verifier", "verifier.gatecheck", "verifier.gatecheck.probe", "verifier.pods", "verifier.pods.start_guard"}
-    assert {name for name in loaded if name.startswith("verifier")} == ours
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import binder_egress.gatecheck.probe; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(TOP / "verifier")], capture_output=True, text=True, check=True
+    ).stdout.split()
+    ours = {
+        "binder_egress",
+        "binder_egress.gatecheck",
+        "binder_egress.gatecheck.probe",
+        "binder_egress.pods",
+        "binder_egress.pods.start_guard",
+    }
+    assert {name for name in loaded if name.startswith("binder_egress")} == ours
 
 
 # -- the comparison

@@ -6,18 +6,18 @@ from dataclasses import replace
 import pytest
 from prometheus_client import generate_latest
 
+from binder_egress.decisions import leases
+from binder_egress.decisions.leases import STOP_GRACE_SECONDS
+from binder_egress.kubernetes_api import ApiServerUnavailable
+from binder_egress.model.grants import Egress, EndedLease, Rule
+from binder_egress.model.passes import LEEWAY_SECONDS
+from binder_egress.model.records import Record
+from binder_egress.operators import actions
+from binder_egress.operators.actions import CommandOperators
+from binder_egress.settings import InvalidSettings, ReconcilerSettings, Tier, load
+from binder_egress.web.app import create_services
 from tests.support.leases import LEASE, add_leased_pod, reconciler_settings
 from tests.support.reconciling import ALICE, record_decision
-from verifier.decisions import leases
-from verifier.decisions.leases import STOP_GRACE_SECONDS
-from verifier.grants import Egress, EndedLease, Rule
-from verifier.kubernetes_api import ApiServerUnavailable
-from verifier.operators import actions
-from verifier.operators.actions import CommandOperators
-from verifier.passes import LEEWAY_SECONDS
-from verifier.records import Record
-from verifier.settings import InvalidSettings, ReconcilerSettings, Tier, load
-from verifier.web.app import create_services
 
 # -- start of a lease
 
@@ -59,7 +59,7 @@ def test_expired_server_is_unverified_and_can_be_unlocked_again(place, reconcile
     given = add_leased_pod(place, reconciler, "blocked")
     place.turn(reconciler, fresh=False, after=LEASE - 1)
     assert place.pod().label == "blocked"
-    place.passes(1)
+    place.advance(1)
     caplog.clear()
     with caplog.at_level(logging.INFO, "binder-egress"):
         place.turn(reconciler, fresh=False)
@@ -84,7 +84,7 @@ def test_stopped_server_loses_network_first_and_then_its_pod(place, reconciler, 
     assert place.store.known(ALICE).grant.stop_at == place.time + STOP_GRACE_SECONDS
     place.turn(reconciler, after=STOP_GRACE_SECONDS - 1)
     assert not place.pod().ended
-    place.passes(1)
+    place.advance(1)
     with caplog.at_level(logging.INFO, "binder-egress"):
         place.turn(reconciler, fresh=False)
     assert place.pod().ended
@@ -100,7 +100,7 @@ def test_pod_that_has_not_started_is_not_stopped(place, reconciler):
     place.turn(reconciler, after=LEASE)
     assert (place.pod().label, place.pod().grant.rule) == (None, Rule.EXPIRED)
     for _ in range(3):
-        place.passes(STOP_GRACE_SECONDS)
+        place.advance(STOP_GRACE_SECONDS)
         reconciler.enqueue_due()
         assert len(reconciler.queue) == 0, "nothing is due before it has started"
         place.turn(reconciler)
@@ -128,7 +128,7 @@ def test_renewed_launch_is_stopped_later(place, reconciler, waits):
 def test_expiries_are_counted_and_a_label_that_is_forged_later_is_removed(place, reconciler, settings):
     for number, tier in enumerate(["blocked", "stopped", "stopped"]):
         add_leased_pod(place, reconciler, tier, f"user{number}", f"uid-{number}")
-    place.passes(LEASE)
+    place.advance(LEASE)
     place.store.gone = True
     place.turn(reconciler)
     place.store.gone = False
@@ -166,7 +166,7 @@ def test_pod_with_an_earlier_expiry_is_stopped_only_if_pods_still_may_be(place, 
     later = place.reconciler(**mode)
     for _ in range(3):
         place.turn(later)
-        place.passes(STOP_GRACE_SECONDS)
+        place.advance(STOP_GRACE_SECONDS)
     assert place.pod().ended is ended
     # Back in mode captcha, the pod has the whole grace period again.
     again = place.reconciler()
@@ -177,7 +177,7 @@ def test_pod_with_an_earlier_expiry_is_stopped_only_if_pods_still_may_be(place, 
 
 @pytest.mark.parametrize("when", ["before the read", "between read and deletion", "only in Redis"])
 def test_renewal_at_the_last_moment_prevents_the_stop(place, reconciler, monkeypatch, expired, when):
-    place.passes(STOP_GRACE_SECONDS)
+    place.advance(STOP_GRACE_SECONDS)
     read, given = place.cluster.read, []
 
     def renew():
@@ -215,7 +215,7 @@ def test_lagging_watch_neither_expires_a_renewed_lease_nor_stops_its_pod(place, 
 def test_renewal_after_the_read_of_redis_keeps_the_label(place, reconciler):
     """Redis is asked about many servers at once, so an answer can be older than a renewal."""
     add_leased_pod(place, reconciler, "blocked")
-    place.passes(LEASE)
+    place.advance(LEASE)
     before = place.store.pending(ALICE, set())
     place.grant("blocked")
     reconciler.reconcile(ALICE, before)
@@ -223,7 +223,7 @@ def test_renewal_after_the_read_of_redis_keeps_the_label(place, reconciler):
 
 
 def test_later_pod_of_the_same_name_is_not_stopped(place, reconciler, expired):
-    place.passes(STOP_GRACE_SECONDS)
+    place.advance(STOP_GRACE_SECONDS)
     place.cluster.add(uid="uid-2")
     place.turn(reconciler, fresh=False)
     assert (place.pod().uid, place.pod().ended) == ("uid-2", False)
@@ -252,14 +252,14 @@ def test_pod_that_has_ended_is_never_due(place, reconciler):
     add_leased_pod(place, reconciler, "stopped")
     place.cluster.change("jupyter-alice--", ended=True)
     place.turn(reconciler)
-    place.passes(LEASE)
+    place.advance(LEASE)
     reconciler.enqueue_due()
     assert len(reconciler.queue) == 0
 
 
 def test_grace_of_a_gone_pod_is_forgotten(place, reconciler, expired):
     """It would stay in memory; and a pod that is back, after a list without it, has the whole grace again."""
-    place.passes(STOP_GRACE_SECONDS - 1)
+    place.advance(STOP_GRACE_SECONDS - 1)
     pod = place.cluster.pods.pop("jupyter-alice--")
     place.turn(reconciler)
     place.cluster.pods[pod.name] = pod
@@ -270,7 +270,7 @@ def test_grace_of_a_gone_pod_is_forgotten(place, reconciler, expired):
 
 @pytest.mark.parametrize("away", ["down", "down, and back before a heartbeat", "wiped"])
 def test_redis_outage_restarts_the_grace_period(place, reconciler, away, expired):
-    place.passes(STOP_GRACE_SECONDS - 1)
+    place.advance(STOP_GRACE_SECONDS - 1)
     if away == "wiped":
         place.redis_server.wipe()
         place.store.report_verifier("verifier", {})
@@ -327,7 +327,7 @@ def test_clock_set_forward_ends_egress_but_leaves_time_to_renew(place, reconcile
 
 def test_clock_set_back_extends_egress_by_at_most_a_lease(place, reconciler):
     add_leased_pod(place, reconciler, "blocked")
-    place.passes(LEASE / 2)
+    place.advance(LEASE / 2)
     place.time -= 100 * LEASE
     place.turn(reconciler)
     assert place.pod().grant.until == int(place.time) + LEASE
@@ -364,7 +364,7 @@ def test_new_process_needs_only_the_pod(place):
     assert (place.pod().label, place.pod().grant.rule) == (None, Rule.EXPIRED)
     place.redis_server.wipe()
     place.store.report_verifier("verifier", {})
-    place.passes(100 * STOP_GRACE_SECONDS)
+    place.advance(100 * STOP_GRACE_SECONDS)
     last = place.reconciler()
     place.turn(last)
     assert not place.pod().ended, "a restart leaves time to renew"
@@ -377,13 +377,13 @@ def test_two_reconcilers_agree_on_a_lease(place):
     add_leased_pod(place, one, "stopped")
     place.turn(other)
     assert len(place.cluster.patches) == 1
-    place.passes(LEASE)
+    place.advance(LEASE)
     one.list_pods()
     place.cluster.before_patch = lambda: place.turn(other)
     place.turn(one)
     assert [grant.rule for _, grant in place.cluster.patches] == ["valid-pass", Rule.EXPIRED]
     place.turn(other)
-    place.passes(STOP_GRACE_SECONDS)
+    place.advance(STOP_GRACE_SECONDS)
     place.cluster.before_delete = lambda: place.turn(other)
     place.turn(one)
     assert place.pod().ended

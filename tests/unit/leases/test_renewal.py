@@ -4,18 +4,18 @@ import time
 
 import pytest
 
+from binder_egress.decisions import leases
+from binder_egress.decisions.presented import REJECTED_PASSES
+from binder_egress.model.grants import UNVERIFIED, Block, Rule
+from binder_egress.model.records import KnownServer
+from binder_egress.model.serialization import read_origin
+from binder_egress.operators import actions
+from binder_egress.operators.actions import CommandOperators
+from binder_egress.web.app import create_services
+from binder_egress.web.problems import TYPE
 from tests.support.apps import carried, get_pass, internal_client, is_withdrawn, launch, make_settings, public_client, solve
 from tests.support.leases import LEASE, TIERS, reconciler_settings
 from tests.support.reconciling import ALICE
-from verifier.decisions import leases
-from verifier.decisions.presented import REJECTED_PASSES
-from verifier.grants import UNVERIFIED, Block, Rule
-from verifier.operators import actions
-from verifier.operators.actions import CommandOperators
-from verifier.records import KnownServer
-from verifier.texts import read_origin
-from verifier.web.app import create_services
-from verifier.web.problems import TYPE
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 
+from binder_egress.operators.actions import CommandOperators
 from tests.support.apps import make_settings
 from tests.support.operators import start
-from verifier.operators.actions import CommandOperators
 
 
 @pytest.fixture

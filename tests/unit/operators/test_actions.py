@@ -8,6 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from binder_egress.model.grants import Block, Rule
+from binder_egress.model.records import KnownServer, Server
+from binder_egress.model.serialization import read_origin, write_known
+from binder_egress.operators import actions
+from binder_egress.operators.actions import ActionRefused, CommandOperators
+from binder_egress.web.app import create_services
 from tests.support.apps import get_pass, internal_client, launch, make_settings, public_client
 from tests.support.clock import Clock
 from tests.support.egress_command import run_egress
@@ -15,12 +21,6 @@ from tests.support.metrics import value
 from tests.support.operators import BOB, REPOSITORY, pod, serve, start
 from tests.support.reconciling import ALICE, list_and_converge, make_grant, record_launch, running
 from tests.support.waiting import eventually
-from verifier.grants import Block, Rule
-from verifier.operators import actions
-from verifier.operators.actions import ActionRefused, CommandOperators
-from verifier.records import KnownServer, Server
-from verifier.texts import read_origin, write_known
-from verifier.web.app import create_services
 
 # -- actions
 
@@ -205,7 +205,7 @@ def test_block_of_a_pod_that_is_gone_is_forgotten(make_reconciler, cluster, stor
 
 
 def test_expired_blocks_are_deleted_at_a_resync(operators, reconciler, store, monkeypatch):
-    monkeypatch.setattr("verifier.reconciler.loop.RESYNC_SECONDS", 0.1)
+    monkeypatch.setattr("binder_egress.reconciler.loop.RESYNC_SECONDS", 0.1)
     actions.block(operators, "network", "192.0.2.1", "eve", "w", until=1)
     store.add_block(Block("old", "server", "alice/", read_origin("eve"), "w", 1, None, "uid-1"), [])
     actions.block(operators, "network", "192.0.2.2", "eve", "w")
@@ -216,13 +216,15 @@ def test_expired_blocks_are_deleted_at_a_resync(operators, reconciler, store, mo
 
 def test_interrupted_wait_is_no_interrupted_action(alice, operators, reconciler, store, monkeypatch):
     """Somebody notices a slip, presses Ctrl-C, and must not believe that nothing was done."""
-    monkeypatch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 60)
+    monkeypatch.setattr("binder_egress.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 60)
 
     def interrupt(_):
         raise KeyboardInterrupt
 
     # Not `time.sleep` itself, which the reconciler uses, too.
-    monkeypatch.setattr("verifier.operators.actions.confirmation.time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupt))
+    monkeypatch.setattr(
+        "binder_egress.operators.actions.confirmation.time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupt)
+    )
     done = actions.block(operators, "repository", "github.com/owner/*", "eve", "mining")
     assert (done["state"], [block.id for block in store.blocks()]) == ("pending", [done["block"]])
     serve(reconciler, store)
@@ -295,7 +297,7 @@ def egress(redis_server, store, monkeypatch, capsys):
 
 
 def test_commands_perform_their_actions_which_the_reconciler_confirms_and_logs(make, egress, cluster, caplog, monkeypatch):
-    monkeypatch.setattr("verifier.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 60)
+    monkeypatch.setattr("binder_egress.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 60)
     caplog.set_level(logging.INFO)
     reconciler = make(may_stop_pods=True)
     start(cluster, reconciler)

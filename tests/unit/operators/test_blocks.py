@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import pytest
 
+from binder_egress.detections.reports import Report
+from binder_egress.model.grants import BY_RULE, Block, Egress, Rule, block_in
+from binder_egress.model.records import Record
+from binder_egress.model.serialization import read_block, read_grant, read_record, write_block, write_grant, write_record
+from binder_egress.operators import actions
+from binder_egress.operators.actions import ActionRefused
+from binder_egress.store.errors import StoreUnavailable
 from tests.support.apps import internal_client
 from tests.support.operators import BOB, REPOSITORY, pod, serve, start
 from tests.support.reconciling import ALICE, converge_due, list_and_converge, make_grant, record_launch, record_unlock
-from verifier.detections.reports import Report
-from verifier.grants import BY_RULE, Block, Egress, Rule, block_in
-from verifier.operators import actions
-from verifier.operators.actions import ActionRefused
-from verifier.records import Record
-from verifier.store.errors import StoreUnavailable
-from verifier.texts import read_block, read_grant, read_record, write_block, write_grant, write_record
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
+from binder_egress.gatecheck.checklist import CHECKS, PLAN
+from binder_egress.plan.checks import LOOKS, examine
+from binder_egress.plan.findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED, Finding, Given, Objects
 from tests.support import TOP
 from tests.support.plan_objects import TRAEFIK, dns_service, given, ingress, node, policy, workload
-from verifier.gatecheck.checklist import CHECKS, PLAN
-from verifier.plan.checks import LOOKS, examine
-from verifier.plan.findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED, Finding, Given, Objects
 
 
 def settings(finding: Finding) -> dict:
@@ -198,7 +198,7 @@ def test_nothing_in_the_cluster_or_the_values_raises(what):
 
 
 def test_pages_that_sentences_name_exist():
-    for module in (*(TOP / "verifier/plan").glob("*.py"), *(TOP / "verifier/gatecheck").glob("*.py")):
+    for module in (*(TOP / "verifier/binder_egress/plan").glob("*.py"), *(TOP / "verifier/binder_egress/gatecheck").glob("*.py")):
         for page in re.findall(r"(?:docs|chart)/[\w-]+\.\w+", module.read_text()):
             assert (TOP / page).is_file(), (module, page)
 

@@ -10,15 +10,15 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from binder_egress import __version__
+from binder_egress.commands.egress import egress
+from binder_egress.plan.binderhub import rewritten
+from binder_egress.plan.checks import examine
+from binder_egress.plan.files import binderhub_values, changes, our_values
+from binder_egress.plan.findings import Finding, Setting, shown
 from tests.support.charts import VALUES
 from tests.support.plan_objects import given, ingress
 from tests.support.ports import free_port
-from verifier import __version__
-from verifier.egress_cli import egress
-from verifier.plan.binderhub import rewritten
-from verifier.plan.checks import examine
-from verifier.plan.files import binderhub_values, changes, our_values
-from verifier.plan.findings import Finding, Setting, shown
 
 OWN = {
     "config": {"BinderHub": {"banner_message": "hello", "extra_header_html": {"own": "<b>"}}},

@@ -1,6 +1,6 @@
 """The server of the egress proxy: what a pod with too many connections costs others, and what its clients are told.
 
-The limits themselves: `test_limits`. By packets, `tests/cluster/test_scans.py` counts a scan.
+The limits themselves: `test_limits`. By packets, `tests/cluster/test_scanner_is_cut_off.py` counts a scan.
 """
 
 import asyncio
@@ -14,19 +14,19 @@ from contextlib import AsyncExitStack
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from binder_egress import logs
+from binder_egress.model.grants import UNVERIFIED
+from binder_egress.model.records import AddressChange, AddressVersion, PodAddresses
+from binder_egress.proxy import answers, connections, limits, new_hosts, requests, source_ports, upstream
+from binder_egress.proxy.decide import Policy, TierHosts
+from binder_egress.proxy.flow import Asked, Flow
+from binder_egress.proxy.hosts import HostList
+from binder_egress.proxy.limits import Limits
+from binder_egress.proxy.metrics import Metrics
+from binder_egress.proxy.refusals import UNKNOWN, Reason, Refusal
+from binder_egress.proxy.resolve import Resolver
 from tests.support.egress_proxy.loopback import publish, served
 from tests.support.metrics import PROXY_NAMES
-from verifier import logs
-from verifier.grants import UNVERIFIED
-from verifier.proxy import answers, connections, limits, new_hosts, requests, source_ports, upstream
-from verifier.proxy.decide import Policy, TierHosts
-from verifier.proxy.flow import Asked, Flow
-from verifier.proxy.hosts import HostList
-from verifier.proxy.limits import Limits
-from verifier.proxy.metrics import Metrics
-from verifier.proxy.refusals import UNKNOWN, Reason, Refusal
-from verifier.proxy.resolve import Resolver
-from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 
 async def ask(address, host):

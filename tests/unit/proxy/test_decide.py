@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from verifier.networks import NetworkSet
-from verifier.proxy.decide import Kind, Policy, TierHosts, decide, decide_address, decide_hello
-from verifier.proxy.hosts import HostList
-from verifier.proxy.refusals import Reason, Refusal
-from verifier.records import PodAddresses
+from binder_egress.model.networks import NetworkSet
+from binder_egress.model.records import PodAddresses
+from binder_egress.proxy.decide import Kind, Policy, TierHosts, decide, decide_address, decide_hello
+from binder_egress.proxy.hosts import HostList
+from binder_egress.proxy.refusals import Reason, Refusal
 
 CLOSED = NetworkSet(ipaddress.ip_network(cidr) for cidr in ("10.0.0.0/8", "64:ff9b::/96", "fd00::/9", "203.0.113.66/32"))
 POLICY = Policy(

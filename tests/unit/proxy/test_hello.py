@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from binder_egress.proxy.hello import MAX_HELLO_BYTES, Hello, HelloAnswer, read_answer, read_hello
 from tests.support.egress_proxy.hellos import (
     CHANGE_CIPHER_SPEC,
     RETRY,
@@ -16,7 +17,6 @@ from tests.support.egress_proxy.hellos import (
     server_hello,
     server_name,
 )
-from verifier.proxy.hello import MAX_HELLO_BYTES, Hello, HelloAnswer, read_answer, read_hello
 
 GOOD = hello_for("ok.example")
 EARLY_DATA = b"\x17\x03\x03\0\x05early"

@@ -9,11 +9,11 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier.egress_cli import egress
-from verifier.host_groups import HOST_GROUPS
-from verifier.proxy import hosts
-from verifier.proxy.build_registries import debian_hosts, node_hosts, python_hosts
-from verifier.proxy.hosts import HostList, UnknownEntry, normal
+from binder_egress.commands.egress import egress
+from binder_egress.model.host_groups import HOST_GROUPS
+from binder_egress.proxy import hosts
+from binder_egress.proxy.build_registries import debian_hosts, node_hosts, python_hosts
+from binder_egress.proxy.hosts import HostList, UnknownEntry, normal
 
 
 @pytest.mark.parametrize(

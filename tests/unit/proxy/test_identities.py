@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from verifier.proxy.identities import MAX_AGE_SECONDS, Identities
-from verifier.records import AddressChange, AddressVersion, PodAddresses
-from verifier.texts import read_change, read_pods, read_version, write_pods
+from binder_egress.model.records import AddressChange, AddressVersion, PodAddresses
+from binder_egress.model.serialization import read_change, read_pods, read_version, write_pods
+from binder_egress.proxy.identities import MAX_AGE_SECONDS, Identities
 
 
 def pod(uid="a", *addresses, tier="unverified"):

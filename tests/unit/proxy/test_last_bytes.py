@@ -8,15 +8,15 @@ from functools import partial
 
 import pytest
 
-from verifier.proxy import endings, plain, splice, tunnels
-from verifier.proxy.connections import Proxy
-from verifier.proxy.decide import Policy
-from verifier.proxy.flow import Connected, Flow
-from verifier.proxy.limits import Bucket, Limits
-from verifier.proxy.metrics import Metrics
-from verifier.proxy.requests import Tunnel, read_request
-from verifier.proxy.resolve import Resolver
-from verifier.records import PodAddresses
+from binder_egress.model.records import PodAddresses
+from binder_egress.proxy import closing, plain, splice, tunnels
+from binder_egress.proxy.connections import Proxy
+from binder_egress.proxy.decide import Policy
+from binder_egress.proxy.flow import Connected, Flow
+from binder_egress.proxy.limits import Bucket, Limits
+from binder_egress.proxy.metrics import Metrics
+from binder_egress.proxy.requests import Tunnel, read_request
+from binder_egress.proxy.resolve import Resolver
 
 POD = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "any")
 
@@ -69,7 +69,7 @@ async def test_upload_in_chunks_of_a_byte_leaves_others_their_turns(sockets):
 
 async def test_client_gets_what_a_limit_of_bytes_held_back_when_the_host_ended(sockets, monkeypatch):
     """The client says something more, which finds the host gone while its answer waits in the proxy."""
-    monkeypatch.setattr(endings, "LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(closing, "LONGEST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(splice, "take", lambda *_: 1.0)
     monkeypatch.setattr(tunnels, "begin", begin)
     pod, client, upstream, host = sockets

@@ -5,11 +5,11 @@ from heapq import heappop, heappush
 
 import pytest
 
-from verifier.proxy import source_ports as source_ports_module
-from verifier.proxy import upstream
-from verifier.proxy.limits import BURST_SECONDS, DEFAULT_PORTS, Bucket, Limits, Usage
-from verifier.proxy.new_hosts import WAIT_SECONDS, WINDOW_SECONDS, NewHosts
-from verifier.proxy.source_ports import FEW, KEPT_SECONDS, SourcePorts, source_ports
+from binder_egress.proxy import source_ports as source_ports_module
+from binder_egress.proxy import upstream
+from binder_egress.proxy.limits import BURST_SECONDS, DEFAULT_PORTS, Bucket, Limits, Usage
+from binder_egress.proxy.new_hosts import WAIT_SECONDS, WINDOW_SECONDS, NewHosts
+from binder_egress.proxy.source_ports import FEW, KEPT_SECONDS, SourcePorts, source_ports
 
 STEP = 262_144
 """Bytes that a pump moves at once."""

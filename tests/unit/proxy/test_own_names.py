@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from binder_egress.proxy import own_names
+from binder_egress.proxy.own_names import AGAIN_SECONDS, KEPT_SECONDS, OwnNames
+from binder_egress.proxy.resolve import Resolver
 from tests.support.clock import Clock
-from verifier.proxy import own_names
-from verifier.proxy.own_names import AGAIN_SECONDS, KEPT_SECONDS, OwnNames
-from verifier.proxy.resolve import Resolver
 
 
 @pytest.fixture(autouse=True)

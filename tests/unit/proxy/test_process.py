@@ -11,19 +11,19 @@ from unittest.mock import AsyncMock, Mock
 
 import pytest
 
+from binder_egress.model.records import PodAddresses
+from binder_egress.proxy import hosts
+from binder_egress.proxy import process as process_module
+from binder_egress.proxy.connections import Proxy
+from binder_egress.proxy.decide import Kind, Policy, decide
+from binder_egress.proxy.own_names import OwnNames
+from binder_egress.proxy.process import policy
+from binder_egress.settings import InvalidSettings, ProxySettings, load
+from binder_egress.store.errors import StoreUnavailable
 from tests.support.egress_proxy.process import ProxyProcess, publish, status
 from tests.support.ports import free_port
 from tests.support.reconciling import announce
 from tests.support.waiting import eventually
-from verifier.proxy import hosts
-from verifier.proxy import process as process_module
-from verifier.proxy.connections import Proxy
-from verifier.proxy.decide import Kind, Policy, decide
-from verifier.proxy.own_names import OwnNames
-from verifier.proxy.process import policy
-from verifier.records import PodAddresses
-from verifier.settings import InvalidSettings, ProxySettings, load
-from verifier.store.errors import StoreUnavailable
 
 
 @pytest.fixture

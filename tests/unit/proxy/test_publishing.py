@@ -9,17 +9,17 @@ from unittest.mock import Mock
 
 import pytest
 
+from binder_egress.model.grants import Block
+from binder_egress.model.records import AddressChange, AddressVersion, PodAddresses, Server
+from binder_egress.model.serialization import read_origin
+from binder_egress.proxy import feed as feed_module
+from binder_egress.proxy.feed import Feed
+from binder_egress.proxy.identities import Identities
+from binder_egress.reconciler.user_pods import Pod
+from binder_egress.store.errors import StoreUnavailable
 from tests.support.egress_proxy.following import following
 from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant, record_launch, record_unlock
 from tests.support.waiting import eventually
-from verifier.grants import Block
-from verifier.proxy import feed as feed_module
-from verifier.proxy.feed import Feed
-from verifier.proxy.identities import Identities
-from verifier.reconciler.user_pods import Pod
-from verifier.records import AddressChange, AddressVersion, PodAddresses, Server
-from verifier.store.errors import StoreUnavailable
-from verifier.texts import read_origin
 
 ADDRESSES = {"addresses": ("10.42.0.5", "fd42::5")}
 

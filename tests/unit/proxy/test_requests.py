@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier.proxy.decide import Kind
-from verifier.proxy.hosts import normal
-from verifier.proxy.requests import RequestRefused, Tunnel, WhoAmI, read_head
+from binder_egress.proxy.decide import Kind
+from binder_egress.proxy.hosts import normal
+from binder_egress.proxy.requests import RequestRefused, Tunnel, WhoAmI, read_head
 
 
 def read(raw: bytes):

@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
+from binder_egress.proxy import resolve
+from binder_egress.proxy.resolve import ADDRESSES, NAMES_OF_ONE, THREADS, TIMEOUT_SECONDS, TRIES, TRY_SECONDS, Resolver
 from tests.support.egress_proxy import slow_dns
 from tests.support.egress_proxy.attempts import PUBLIC
-from verifier.proxy import resolve
-from verifier.proxy.resolve import ADDRESSES, NAMES_OF_ONE, THREADS, TIMEOUT_SECONDS, TRIES, TRY_SECONDS, Resolver
 
 FOUND = ["192.0.2.1"]
 

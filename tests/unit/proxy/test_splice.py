@@ -8,11 +8,11 @@ import struct
 
 import pytest
 
+from binder_egress.proxy import splice
+from binder_egress.proxy.limits import BURST_SECONDS, Bucket
+from binder_egress.proxy.splice import Pump
 from tests.support.clock import Clock
 from tests.support.egress_proxy.not_taken import pipes
-from verifier.proxy import splice
-from verifier.proxy.limits import BURST_SECONDS, Bucket
-from verifier.proxy.splice import Pump
 
 
 async def test_new_connection_waits_for_the_debt_of_those_before(sockets, monkeypatch):

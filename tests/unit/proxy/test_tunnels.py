@@ -11,6 +11,16 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from binder_egress.model.grants import UNVERIFIED
+from binder_egress.model.networks import NetworkSet
+from binder_egress.proxy import accounting, connections, tunnels, upstream
+from binder_egress.proxy.decide import Policy, TierHosts
+from binder_egress.proxy.flow import Connected
+from binder_egress.proxy.hello import MAX_HELLO_BYTES
+from binder_egress.proxy.hosts import HostList
+from binder_egress.proxy.limits import Limits, Usage
+from binder_egress.proxy.metrics import Metrics
+from binder_egress.proxy.resolve import Resolver
 from tests.support.clock import Clock
 from tests.support.egress_proxy.hellos import (
     CHANGE_CIPHER_SPEC,
@@ -23,16 +33,6 @@ from tests.support.egress_proxy.hellos import (
     server_name,
 )
 from tests.support.egress_proxy.loopback import publish, served
-from verifier.grants import UNVERIFIED
-from verifier.networks import NetworkSet
-from verifier.proxy import accounting, connections, tunnels, upstream
-from verifier.proxy.decide import Policy, TierHosts
-from verifier.proxy.flow import Connected
-from verifier.proxy.hello import MAX_HELLO_BYTES
-from verifier.proxy.hosts import HostList
-from verifier.proxy.limits import Limits, Usage
-from verifier.proxy.metrics import Metrics
-from verifier.proxy.resolve import Resolver
 
 HOST = "203.0.113.1"
 """The address of `a.example`."""

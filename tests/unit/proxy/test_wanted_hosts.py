@@ -5,13 +5,13 @@ import re
 
 from click.testing import CliRunner
 
+from binder_egress.commands.egress import egress
+from binder_egress.proxy.identities import Identities
+from binder_egress.proxy.limits import DEFAULT_PORTS, Limits, Usage
+from binder_egress.proxy.metrics import Metrics
+from binder_egress.proxy.source_ports import SourcePorts
+from binder_egress.proxy.wanted_hosts import KEPT_SECONDS, MOST_CHARACTERS, OF_ONE, ROWS, SHOWN, WantedHosts
 from tests.support.clock import Clock
-from verifier.egress_cli import egress
-from verifier.proxy.identities import Identities
-from verifier.proxy.limits import DEFAULT_PORTS, Limits, Usage
-from verifier.proxy.metrics import Metrics
-from verifier.proxy.source_ports import SourcePorts
-from verifier.proxy.wanted_hosts import KEPT_SECONDS, MOST_CHARACTERS, OF_ONE, ROWS, SHOWN, WantedHosts
 
 
 def test_requests_are_counted_by_repository_and_host_for_a_day():

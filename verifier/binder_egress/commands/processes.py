@@ -1,0 +1,128 @@
+"""The command `binder-egress`: starts one of the processes, and compares the results of `helm test`."""
+
+import functools
+import json
+import logging.config
+import signal
+import sys
+import threading
+
+import click
+
+from .. import __version__, logs
+from ..settings import InvalidSettings, ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings, load
+from ..store.connection import connect
+from ..store.store import ProxyStore, ReceiverStore, ReconcilerStore
+from ..web.assets import AssetsMissing
+
+
+@click.group(help="Captcha-gated network egress for BinderHub user pods. Settings come from environment variables.")
+@click.version_option(__version__)
+def cli() -> None:
+    pass
+
+
+@cli.command(help="Run the verifier: it checks solutions, issues passes and decides launches.")
+def verifier() -> None:
+    # Not at the top: no other process needs Flask.
+    from ..web.app import create_app, create_services
+    from ..web.gunicorn import PortServer, Threads
+
+    settings = load(VerifierSettings)
+    services = create_services(settings)
+    ports = settings.public_port, settings.internal_port
+    threads = functools.partial(Threads, settings.threads, settings.internal_port)
+    PortServer(create_app(services), ports, settings.log_level, threads, services.captcha.start).run()
+
+
+@cli.command(help="Run the reconciler: it labels user pods with the tier that was decided.")
+def reconciler() -> None:
+    # Not at the top: the verifier must not load the Kubernetes client.
+    from ..gatecheck.check import Namespace, Watcher
+    from ..gatecheck.label_delay import Canary, LabelDelays
+    from ..reconciler.agents import Agents
+    from ..reconciler.loop import Reconciler
+    from ..reconciler.proxy_variables import ProxyVariables
+    from ..reconciler.user_pods import UserPods
+
+    settings = load(ReconcilerSettings)
+    logging.config.dictConfig(logs.configuration(settings.log_level))
+    agents = (
+        Agents(settings.namespace, settings.agent_labels, ReconcilerStore(connect(settings))) if settings.agent_labels else None
+    )
+    user_pods = UserPods(settings.namespace, settings.user_pod_labels)
+    delays = LabelDelays(Canary(settings.namespace) if settings.canary else None, ReconcilerStore(connect(settings)))
+    process = Reconciler(
+        settings, user_pods, ReconcilerStore(connect(settings)), agents=agents, opening_seconds=delays.opening_seconds
+    )
+    if agents:
+        threading.Thread(target=agents.run, name="agents", daemon=True).start()
+    # The gate check has its own connection and thread, so that it never slows down the reconciler.
+    watcher = Watcher(
+        settings, Namespace(settings.namespace), ReconcilerStore(connect(settings)), process.label_sets, delays.findings
+    )
+    threading.Thread(target=watcher.run, name="gatecheck", daemon=True).start()
+    threading.Thread(target=delays.run, name="label-delay", daemon=True).start()
+    if settings.proxy_service:
+        variables = ProxyVariables(settings.namespace, settings.proxy_service)
+        threading.Thread(target=variables.run, name="proxy-variables", daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: process.stop())
+    signal.signal(signal.SIGINT, lambda *_: process.stop())
+    process.run()
+
+
+@cli.command(help="Run the receiver: reports of detectors come in at its port.")
+def receiver() -> None:
+    # Not at the top, so that other processes do not load it.
+    from ..web.gunicorn import REPORT_CONNECTIONS, REPORT_RECEIVE_SECONDS, REPORTS_AT_A_TIME, PortServer, Threads
+    from ..web.receiver import MAX_REPORT_BYTES, create_receiver_app, create_receiver_services
+
+    settings = load(ReceiverSettings)
+    app = create_receiver_app(create_receiver_services(settings, ReceiverStore(connect(settings))))
+    # Its one port has the limits of the verifier's public port: a detector that sends slowly does not hold up others.
+    threads = functools.partial(
+        Threads,
+        REPORTS_AT_A_TIME,
+        internal_port=0,
+        receive_seconds=REPORT_RECEIVE_SECONDS,
+        connections=REPORT_CONNECTIONS,
+        max_body=MAX_REPORT_BYTES,
+    )
+    PortServer(app, [settings.reports_port], settings.log_level, threads).run()
+
+
+@cli.command(help="Run the egress proxy: user pods reach listed hosts through it.")
+def proxy() -> None:
+    # Not at the top: no other process needs it.
+    from ..proxy.process import policy, run
+
+    settings = load(ProxySettings)
+    logging.config.dictConfig(logs.configuration(settings.log_level))
+    run(settings, policy(settings), ProxyStore(connect(settings)))
+
+
+@cli.command("helm-test", help="Compare what the pods of `helm test` reached with what they should. Run by the chart.")
+@click.option("--expected", required=True, help="JSON: role of a pod → target → whether the pod must reach it.")
+def helm_test(expected: str) -> None:
+    # Not at the top, so that other processes do not load it.
+    from ..gatecheck.check import Namespace
+    from ..gatecheck.helm_test import results, seen_by_proxy, table, verdicts
+    from ..model.labels import GATECHECK_LABEL
+
+    pods = Namespace(load(ReconcilerSettings).namespace).pods(f"{GATECHECK_LABEL}=test")
+    wanted = json.loads(expected)
+    rows, shut = verdicts(results(pods), wanted)
+    by_proxy, seen = seen_by_proxy(pods, wanted)
+    click.echo(table(rows + by_proxy))
+    passed = shut and seen
+    click.echo("The gate is as it should be." if passed else "The gate is not as it should be: docs/gatecheck.md says what to do.")
+    sys.exit(0 if passed else 1)
+
+
+def main() -> None:
+    """Run the command; a wrong setting ends it with one sentence and exit code 2."""
+    try:
+        cli()
+    except (InvalidSettings, AssetsMissing) as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)

@@ -1,0 +1,477 @@
+"""`doctor`: a checklist of the whole installation, with advice for each point that is not in order.
+
+It runs in the reconciler's pod with the reconciler's rights, reads Redis and the API server, and changes nothing.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import click
+
+from ..gate.api_keys import reported
+from ..kubernetes_api import ApiServerUnavailable
+from ..model.labels import GATECHECK_LABEL, JSON, LabelSet, shared_labels
+from ..model.ping import way_to_ping
+from ..model.records import VerifierReport
+from ..settings import ReconcilerSettings, load
+from ..store.connection import connect
+from ..store.errors import StoreUnavailable
+from ..store.health import NEARLY_FULL, SLOW_LABELS_SECONDS, RedisHealth
+from ..store.reconciler_counters import ACCESS, ACCESS_TIMES, FAILED_AT, FAILURES, NOT_ISOLATED, START_GUARD, WITHOUT_RECORD
+from ..store.store import ReconcilerStore
+from ..store.verifiers import VERIFIER_TTL_SECONDS
+from .check import Canary, Findings, Namespace, check
+from .checklist import CHECKS, CRYPTNONO, FLOW_KILLER_CONTAINER
+from .label_delay import LIMIT_SECONDS
+from .netpol import OTHER_KINDS, Labels, admits_anybody
+
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+
+CLOCK_WARNING_SECONDS, CLOCK_PROBLEM_SECONDS = 3, 30
+"""How far two clocks must differ for a warning, and for a problem. Passes are judged with a leeway of 60 s; the API server reports
+whole seconds."""
+
+RECONCILER_LATE_SECONDS = 15
+"""The age of the reconciler's heartbeat that is a warning. It sends one every second."""
+
+RECONCILER_FAILED_SECONDS = 60
+"""The age of the reconciler's last failed attempt below which it is a warning. A server that fails is tried every second."""
+
+PUBLIC_PORT = 8080
+"""The port of the verifier's pods that faces the internet."""
+
+VERIFIER_LABELS: Labels = {
+    "app.kubernetes.io/name": None,
+    "app.kubernetes.io/instance": None,
+    "app.kubernetes.io/component": "verifier",
+}
+"""The labels by which the chart's policy selects the verifier. The first two values depend on the installation."""
+
+SIGKILLED = 137
+"""The exit code of a container that SIGKILL ended."""
+
+MAX_PODS = 500
+"""The most user pods whose labels are read."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one check found.
+
+    Attributes:
+        name: the check's id.
+        state: `ok`, `warning` or `problem`.
+        text: the finding, and what to do about it.
+    """
+
+    name: str
+    state: str
+    text: str
+
+
+def _line(id: str, state: str, seen: str, do: str | None = None) -> Line:
+    """A line. What is not in order gets the list's advice, unless the finding has its own."""
+    advice = CHECKS[id].advice if do is None else do
+    return Line(id, state, seen if state == OK or not advice else f"{seen}. {advice}")
+
+
+def examine(
+    settings: ReconcilerSettings, store: ReconcilerStore, namespace: Namespace, now: Callable[[], float] = time.time
+) -> list[Line]:
+    """Go through the whole checklist. Whatever cannot be read becomes a line, too; nothing is raised.
+
+    Args:
+        settings: the reconciler's settings.
+        store: Redis.
+        namespace: the release's namespace.
+        now: Unix time in seconds.
+    """
+    checks = [_mode(settings), _secrets(settings), _admission(settings)]
+    try:
+        health = store.health()
+        heartbeat, counters, _ = store.reconciler_state()
+        published = store.gatecheck() or {}
+    except StoreUnavailable as error:
+        checks.append(_line("Redis", PROBLEM, str(error)))
+    else:
+        checks += _redis(health)
+        checks.append(_redis_users(settings))
+        checks.append(_clock("clock of Redis", health["now"] - now()))
+        checks.append(_reconciler(heartbeat, counters, now()))
+        checks += _verifiers(health["verifiers"], health["now"])
+        checks += check_api_keys(health["verifiers"], health["revoked_keys"], now())
+        checks += _wiring(health["wiring"], counters, now())
+        checks.append(_access(counters))
+        checks.append(_start_guard(counters))
+        checks.append(_label_delay(settings, published.get("label_delay") or {}))
+        checks.append(_public_port(namespace, health["verifiers"]))
+    try:
+        checks.append(_clock("clock of the API server", namespace.clock()))
+    except ApiServerUnavailable as error:
+        checks.append(_line("clock of the API server", WARNING, f"unknown: {error}"))
+    checks += _pods(namespace, settings.proxy_labels, "pods of the egress proxy", CHECKS["flow killer"].advice)
+    checks += _flow_killer(namespace, settings.proxy_labels)
+    checks += _pods(namespace, settings.receiver_labels, "pod of the receiver")
+    return checks + _gate(settings, namespace, now())
+
+
+def _pods(namespace: Namespace, labels: dict[str, str], name: str, killer: str = "") -> list[Line]:
+    """The line about the pods of a component, if it is on. `killer` is what is known to kill them."""
+    if not labels:
+        return []
+    try:
+        pods = namespace.pods(",".join(f"{label}={value}" for label, value in sorted(labels.items())))
+    except ApiServerUnavailable as error:
+        return [_line(name, WARNING, f"unknown: {error}")]
+    states = [{item["type"]: item["status"] for item in pod["status"].get("conditions") or []} for pod in pods]
+    ready = sum(state.get("Ready") == "True" for state in states)
+    killed = sum(_was_killed(pod) for pod in pods) if killer else 0
+    by = f"; something on their nodes has killed {killed}" if killed else ""
+    if ready:
+        return [_line(name, WARNING if killed else OK, f"{ready} of {len(pods)} ready{by}", killer)]
+    return [_line(name, PROBLEM, f"none is ready{by}")]
+
+
+def _flow_killer(namespace: Namespace, proxy_labels: dict[str, str]) -> list[Line]:
+    """The line about a flow killer beside the egress proxy, in this namespace: the reconciler sees no other."""
+    try:
+        pods = namespace.pods(CRYPTNONO) if proxy_labels else []
+    except ApiServerUnavailable:
+        return []
+    is_there = any(FLOW_KILLER_CONTAINER in str(container) for pod in pods for container in pod["spec"]["containers"])
+    check = CHECKS["flow killer"]
+    return [_line(check.id, PROBLEM, check.sentence, check.do)] if is_there else []
+
+
+def _was_killed(pod: JSON) -> bool:
+    """Whether a container of a pod last ended by SIGKILL that was not for its memory."""
+    ends = [status.get("lastState", {}).get("terminated") or {} for status in pod["status"].get("containerStatuses") or []]
+    return any(end.get("exitCode") == SIGKILLED and end.get("reason") != "OOMKilled" for end in ends)
+
+
+def _mode(settings: ReconcilerSettings) -> Line:
+    tiers = ", ".join(sorted(settings.tiers))
+    if settings.mode == "captcha":
+        return _line("mode", OK, f"captcha: no egress without a solved captcha; tiers: {tiers}")
+    if settings.mode == "allow":
+        return _line("mode", WARNING, f"allow, for outages: every user pod gets the tier {settings.allow_tier}")
+    return _line("mode", WARNING, "observe: nothing is enforced")
+
+
+def _secrets(settings: ReconcilerSettings) -> Line:
+    if not settings.random_secrets:
+        return _line("secrets", OK, "the same in each upgrade")
+    names = ", ".join(settings.random_secrets)
+    return _line("secrets", WARNING, f"{names} are new in each rendering, because the tool cannot look at the cluster")
+
+
+def _admission(settings: ReconcilerSettings) -> Line:
+    if not settings.missing_admission_policies:
+        return _line("admission policies", OK, "those that are on in the values were rendered")
+    names = ", ".join(settings.missing_admission_policies)
+    reason = "the cluster has no ValidatingAdmissionPolicy, or the tool that rendered named a version before 1.30"
+    return _line("admission policies", WARNING, f"{names} were not rendered: {reason}")
+
+
+def _redis(health: RedisHealth) -> list[Line]:
+    policy, maxmemory, used = health["maxmemory_policy"], health["maxmemory"], health["used_memory"]
+    if policy is None:
+        redis = _line("Redis", WARNING, "answers, but does not show its maxmemory-policy", "Make sure that it is noeviction")
+    elif policy != "noeviction":
+        seen = f"evicts ({policy}), so it can forget a used pass, which could be used again"
+        redis = _line("Redis", PROBLEM, seen, "Set maxmemory-policy noeviction")
+    elif maxmemory and used and used > NEARLY_FULL * maxmemory:
+        seen = (
+            f"{used} of {maxmemory} bytes are used. A full Redis accepts no grants, no blocks and no reports, so reconciler and "
+            "verifiers look silent"
+        )
+        do = "Raise redis.maxmemory; this empties the chart's Redis: save first what docs/operating.md names"
+        redis = _line("Redis", PROBLEM if used >= maxmemory else WARNING, seen, do)
+    else:
+        redis = _line("Redis", OK, "answers, and never evicts")
+    if health["epoch"] is None:
+        epoch = _line("epoch", WARNING, "none yet: neither verifier nor reconciler has used this Redis since its start")
+    else:
+        epoch = _line("epoch", OK, f"began {_age(health['now'] - health['epoch'])} ago: older passes are refused")
+    return [redis, epoch]
+
+
+def _redis_users(settings: ReconcilerSettings) -> Line:
+    if settings.redis_user_password:
+        return _line("users of Redis", OK, "verifier and reconciler each have their own, with only the rights that it needs")
+    return _line("users of Redis", WARNING, "verifier and reconciler share one password, or none")
+
+
+def _clock(name: str, ahead: float) -> Line:
+    difference = abs(ahead)
+    state = PROBLEM if difference >= CLOCK_PROBLEM_SECONDS else WARNING if difference >= CLOCK_WARNING_SECONDS else OK
+    if state == OK:
+        return _line(name, OK, "agrees with ours")
+    direction = "ahead of" if ahead > 0 else "behind"
+    return _line(name, state, f"{difference:.0f} s {direction} ours")
+
+
+def _reconciler(heartbeat: float | None, counters: dict[str, int], now: float) -> Line:
+    if heartbeat is None:
+        return _line("reconciler", PROBLEM, "silent")
+    age = max(0.0, now - heartbeat)
+    text = f"last heartbeat {age:.0f} s ago"
+    failed = now - counters.get(FAILED_AT, 0)
+    if failed < RECONCILER_FAILED_SECONDS:
+        text += f"; an attempt on a server failed {max(0.0, failed):.0f} s ago, {counters.get(FAILURES, 0)} in all"
+        return _line("reconciler", WARNING, text)
+    return _line("reconciler", OK if age < RECONCILER_LATE_SECONDS else WARNING, text)
+
+
+def _verifiers(reports: dict[str, VerifierReport], now: float) -> list[Line]:
+    if not reports:
+        return [_line("verifier", PROBLEM, "none is ready")]
+    checks = []
+    different = [what for what in ("version", "signing_keys") if len({str(report.get(what)) for report in reports.values()}) > 1]
+    if different:
+        do = "This is normal during a rollout; otherwise restart the Deployment"
+        checks.append(_line("verifier", WARNING, f"replicas differ in {' and '.join(different)}", do))
+    else:
+        checks.append(_line("verifier", OK, f"{len(reports)} ready"))
+    keys = max(report.get("signing_keys", 0) for report in reports.values())
+    more = "" if keys == 1 else f". {CHECKS['keys'].advice}"
+    checks.append(_line("keys", OK, f"{keys} signing key{'s' if keys != 1 else ''}{more}"))
+    early = [host for host, report in sorted(reports.items()) if report.get("at", now) - now >= CLOCK_WARNING_SECONDS]
+    if early:
+        checks.append(_line("clock of the verifier", WARNING, f"ahead of Redis in {', '.join(early)}"))
+    # Redis forgets a report at this age, by its own clock. An older date means that the verifier's clock is behind.
+    oldest = now - VERIFIER_TTL_SECONDS - CLOCK_WARNING_SECONDS
+    late = [host for host, report in sorted(reports.items()) if report.get("at", now) <= oldest]
+    if late:
+        checks.append(_line("clock of the verifier", PROBLEM, f"behind Redis in {', '.join(late)}"))
+    states: dict[str, set[str]] = {}
+    for report in reports.values():
+        for name, state in report.get("providers", {}).items():
+            states.setdefault(name, set()).add(state)
+    return checks + [_provider(name, reported) for name, reported in sorted(states.items())]
+
+
+def _provider(name: str, states: set[str]) -> Line:
+    if "misconfigured" in states:
+        return _line("provider", PROBLEM, f"{name} does not accept our keys")
+    if "down" in states:
+        do = "Check its status page, and verifier.networkPolicy.captchaProviders"
+        return _line("provider", WARNING, f"{name} does not answer, and is not offered", do)
+    return _line("provider", OK, f"{name} is up")
+
+
+def check_api_keys(reports: dict[str, VerifierReport], revoked: set[str], now: float) -> list[Line]:
+    """The lines about API keys.
+
+    Args:
+        reports: the verifiers' reports, by host.
+        revoked: the ids of revoked keys.
+        now: Unix time in seconds.
+    """
+    keys = {key.entry.id: key for key in reported(reports.values())}
+    checks = [
+        _line("API keys", PROBLEM, f"apiKeys: {sentence}", "The key is not accepted")
+        for sentence in sorted({sentence for report in reports.values() for sentence in report.get("api_keys_wrong", [])})
+    ]
+    if back := sorted(key.name for key in keys.values() if key.entry.id in revoked):
+        do = "Remove them: after a wipe of Redis they would be valid again"
+        checks.append(_line("API keys", WARNING, f"revoked, but still in the values: {', '.join(back)}", do))
+    if expired := sorted(key.name for key in keys.values() if key.is_expired(now)):
+        checks.append(_line("API keys", WARNING, f"expired: {', '.join(expired)}"))
+    return checks or [_line("API keys", OK, f"{len(keys)}, all valid" if keys else "none")]
+
+
+def _wiring(wiring: dict[str, int], counters: dict[str, int], now: float) -> list[Line]:
+    launches, without = wiring.get("launches", 0), wiring.get("without-context", 0)
+    do: str | None = ""
+    if not launches:
+        state, text, do = WARNING, "BinderHub has announced no launch yet", None
+    elif without == launches:
+        state, text = PROBLEM, f"all {launches} launches came without their request"
+        do = "Another snippet replaced BinderHub.badge_base_url after ours"
+    else:
+        since, last = _age(now - wiring["first"]), _age(now - wiring["last"])
+        text = f"{launches} launches announced in {since}, the last one {last} ago"
+        text += f"; {without} without their request" if without else ""
+        state = WARNING if without else OK
+    if unknown := counters.get(WITHOUT_RECORD, 0):
+        records = _line("launch records", WARNING, f"{unknown} user pods started that BinderHub did not announce")
+    else:
+        records = _line("launch records", OK, "BinderHub has announced every user pod")
+    return [_line("wiring", state, text, do), records]
+
+
+def _access(counters: dict[str, int]) -> Line:
+    """How many servers got a tier, and when. In mode `observe`: how many would have."""
+    launch, start, ready, later, never = (counters.get(f"{ACCESS}{when}", 0) for when in ACCESS_TIMES)
+    if not (servers := launch + start + ready + later + never):
+        return _line("access", OK, "no server has had a tier or ended yet")
+    text = f"of {servers} servers {launch} had a tier when they started, {start} soon after, {ready} when they were ready"
+    return _line("access", OK, f"{text}, {later} later, {never} never")
+
+
+def _public_port(namespace: Namespace, reports: dict[str, VerifierReport]) -> Line:
+    """Who may connect to the verifier's public port, and so state a client's address (D-214)."""
+    try:
+        anybody = admits_anybody(namespace.policies(), VERIFIER_LABELS, PUBLIC_PORT)
+    except ApiServerUnavailable as error:
+        return _line("public port", WARNING, f"it is unknown who reaches it: {error}")
+    if not anybody:
+        return _line("public port", OK, "open only to those that a policy names")
+    if reports and all(report.get("proxies") == "networks" for report in reports.values()):
+        return _line("public port", OK, "open to pods of every namespace, but only proxies in trustedProxies are believed")
+    return _line("public port", WARNING, "open to pods of every namespace")
+
+
+def _start_guard(counters: dict[str, int]) -> Line:
+    outcomes = {name.removeprefix(START_GUARD): number for name, number in counters.items() if name.startswith(START_GUARD)}
+    bad = {name: outcomes[name] for name in (*NOT_ISOLATED, "absent", "unknown_to_proxy") if outcomes.get(name)}
+    if bad:
+        text = ", ".join(f"{name} {number}" for name, number in bad.items())
+        return _line("start guard", WARNING, f"of {sum(outcomes.values())} pods: {text}")
+    isolated = sum(outcomes.get(name, 0) for name in ("closed", "blocked"))
+    return _line("start guard", OK, f"{isolated} pods started isolated" if outcomes else "no user pod has started yet")
+
+
+def _label_delay(settings: ReconcilerSettings, found: dict[str, Any]) -> Line:
+    """How long the network plugin takes to act on a label, as the reconciler measured it."""
+    if not settings.canary:
+        return _line("labels", WARNING, "how long they take to act is not measured, as there is no canary", "See canary.enabled")
+    if "on" not in found:
+        reason = found.get("reason") or "the reconciler has not tried yet"
+        return _line("labels", OK, f"how long they take to act is not measured yet: {reason}")
+    on, off = (f"{found[way]:.1f}" if found[way] < LIMIT_SECONDS else f"more than {LIMIT_SECONDS:.0f}" for way in ("on", "off"))
+    text = f"act {on} s after they were set, and {off} s after they were taken off"
+    return _line("labels", OK if max(found["on"], found["off"]) <= SLOW_LABELS_SECONDS else WARNING, text)
+
+
+def _gate(settings: ReconcilerSettings, namespace: Namespace, now: float) -> list[Line]:
+    """The lines about policies, bypasses and the canary."""
+    if not settings.policies:
+        return [_line("policies", OK, "none of ours in this mode")]
+    selector = ",".join(f"{name}={value}" for name, value in sorted(settings.user_pod_labels.items()))
+    try:
+        pods = namespace.pods(f"{selector},!{GATECHECK_LABEL}", MAX_PODS)
+    except ApiServerUnavailable:
+        pods = []
+    label_sets: set[LabelSet] = {shared_labels(pod["metadata"]["labels"]) for pod in pods}
+    findings = check(settings, namespace, label_sets, now)
+    return _policies(findings) + _other_kinds(namespace, findings) + _canary(settings, findings) + [_ping(pods, findings)]
+
+
+def _policies(findings: Findings) -> list[Line]:
+    judgement = findings.judgement
+    if judgement is None:
+        do = "The reconciler needs to list NetworkPolicies (rbac.create)"
+        return [_line("policies", PROBLEM, f"cannot be read ({findings.unread['policies']})", do)]
+    checks = []
+    if judgement.base_missing:
+        checks.append(_line("policies", PROBLEM, "the base policy does not isolate user pods, so the gate is open"))
+    if judgement.missing:
+        checks.append(_line("policies", PROBLEM, f"missing: {', '.join(judgement.missing)}"))
+    if judgement.altered:
+        checks.append(_line("policies", PROBLEM, f"changed by hand: {', '.join(judgement.altered)}"))
+    if judgement.by_tier:
+        text = f"{', '.join(judgement.by_tier)}: selects by our tier, and so gives a tier more than the values say"
+        checks.append(_line("policies", WARNING, text, ""))
+    checks = checks or [_line("policies", OK, "as the chart renders them")]
+    for bypass in judgement.bypasses:
+        checks.append(_line("bypass", PROBLEM, bypass.sentence, f"To change: {bypass.change}"))
+    return checks if judgement.bypasses else [*checks, _line("bypass", OK, "no other NetworkPolicy opens anything for user pods")]
+
+
+def _other_kinds(namespace: Namespace, findings: Findings) -> list[Line]:
+    try:
+        groups = namespace.other_kinds()
+    except ApiServerUnavailable as error:
+        return [_line("other policies", WARNING, f"the kinds of policy in this cluster are unknown: {error}")]
+    if not groups:
+        return [_line("other policies", OK, "this cluster has no kind of policy that we know except NetworkPolicy")]
+    kinds = "; ".join(f"{OTHER_KINDS[group]} ({group})" for group in groups)
+    canary = findings.canary
+    shut = canary is not None and canary.state == "running" and bool(canary.targets) and not canary.open
+    if shut:
+        return [_line("other policies", OK, f"cannot be judged: {kinds}. The canary's packets are stopped nevertheless")]
+    return [_line("other policies", WARNING, f"cannot be judged: {kinds}")]
+
+
+def _canary(settings: ReconcilerSettings, findings: Findings) -> list[Line]:
+    if not settings.canary:
+        return [_line("canary", WARNING, "off (canary.enabled)")]
+    canary = findings.canary
+    if canary is None:
+        return [_line("canary", WARNING, f"cannot be read: {findings.unread['canary']}")]
+    if canary.state == "missing":
+        return [_line("canary", WARNING, "gone, perhaps with its node", "`helm upgrade` with the same values makes a new one")]
+    if canary.state == "ended":
+        repair = f"Run `kubectl delete pod {canary.pod}`, then `helm upgrade` with the same values makes a new one"
+        return [_line("canary", WARNING, f"{canary.pod} has ended, perhaps evicted from its node", repair)]
+    return [*_canary_targets(canary), *_seen_by_proxy(canary.proxy)]
+
+
+def _canary_targets(canary: Canary) -> list[Line]:
+    if canary.open:
+        return [_line("canary", PROBLEM, f"{canary.pod} reached {', '.join(canary.open)}, which must be shut")]
+    if canary.state == "starting":
+        return [_line("canary", WARNING, f"{canary.pod} has reported nothing yet", f"Run `kubectl describe pod {canary.pod}`")]
+    if not canary.targets:
+        return [_line("canary", WARNING, f"{canary.pod} can try none of its targets, so it proves nothing", "See gatecheck.shut")]
+    return [_line("canary", OK, f"{canary.pod} is stopped at: {', '.join(sorted(canary.targets))}")]
+
+
+def _seen_by_proxy(seen: str) -> list[Line]:
+    if seen == "hidden":
+        text = "sees another address than the canary's: the network hides the addresses of pods from Services"
+        return [_line("egress proxy", PROBLEM, text)]
+    if seen == "silent":
+        return [_line("egress proxy", WARNING, "has not answered the canary yet")]
+    return [_line("egress proxy", OK, "saw the canary's own address when it last answered")] if seen else []
+
+
+def _ping(pods: list[JSON], findings: Findings) -> Line:
+    ways = Counter(filter(None, (way_to_ping(pod["spec"]) for pod in pods)))
+    if not ways:
+        return _line("ping", OK, "closed in every user pod" if pods else "no user pod runs")
+    numbers = f"open in {ways.total()} of {len(pods)} user pods"
+    if findings.canary is not None and findings.canary.targets.get("ping"):
+        return _line("ping", OK, f"{numbers}, but the network stops the canary's pings")
+    advice = {
+        "no-sysctl": "without the sysctl: is BinderHub wired with its present values, and closePing on?",
+        "privileges": "may be root or gain privileges: set singleuser.uid, and singleuser.allowPrivilegeEscalation to false",
+    }
+    return _line("ping", WARNING, "; ".join([numbers, *(f"{number} {advice[way]}" for way, number in sorted(ways.items()))]))
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+def show(as_json: bool) -> bool:
+    """Print the checklist.
+
+    Args:
+        as_json: whether to print one JSON list; otherwise one line for each check.
+
+    Returns:
+        Whether no check found a problem.
+
+    Raises:
+        InvalidSettings: the environment does not have valid settings.
+    """
+    settings = load(ReconcilerSettings)
+    checks = examine(settings, ReconcilerStore(connect(settings)), Namespace(settings.namespace))
+    if as_json:
+        click.echo(json.dumps([asdict(check) for check in checks]))
+    else:
+        width = max(len(check.name) for check in checks)
+        colours = {OK: "green", WARNING: "yellow", PROBLEM: "red"}
+        for check in checks:
+            click.echo(f"{click.style(check.state.ljust(7), fg=colours[check.state])}  {check.name.ljust(width)}  {check.text}")
+    return all(check.state != PROBLEM for check in checks)

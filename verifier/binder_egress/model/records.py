@@ -1,0 +1,283 @@
+"""The vocabulary: what the processes and the operators tell each other, through Redis and through a pod's annotation.
+
+`serialization` writes it as JSON, and reads it.
+"""
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+from urllib.parse import quote, unquote
+
+from typing_extensions import TypedDict  # pydantic takes no other one below Python 3.12, and brings this one
+
+from .grants import NO_GRANT, UNVERIFIED, Block, Egress, Grant, NoEgress
+
+MAX_TIME = 10**11
+"""The latest Unix time in seconds that counts as one, in the year 5138. For most later ones Python has no date."""
+
+
+class PassOutcome(StrEnum):
+    """What became of a pass. It is in logs, in metrics, and in the answer to BinderHub's hook.
+
+    A pass with an outcome of the first group gives its tier. One of the second group is not valid here. One of the third has no
+    use left for this server.
+    """
+
+    HELD = "held"  # this server had the use already
+    FREE = "free"
+    MOVED = "moved"  # another server had it, which is not up
+
+    INVALID = "invalid"
+    EXPIRED = "expired"
+    UNKNOWN_TIER = "unknown-tier"
+    KEY_UNKNOWN = "key-unknown"
+    KEY_EXPIRED = "key-expired"
+    OTHER_REPOSITORY = "other-repository"  # the key that it was issued for is for others
+
+    USED_UP = "used-up"
+    LEASE_GIVEN = "lease-given"  # it gave this server a lease before
+    KEY_REVOKED = "key-revoked"
+    BEFORE_EPOCH = "before-epoch"
+
+    OUTRANKED = "outranked"  # an unlock that gives more waits for this server; the pass keeps its use
+    PROMISED = "promised"  # a promise that no pass has kept yet
+    NONE = "none"  # none was presented, or an earlier rule decided
+
+
+@dataclass(frozen=True)
+class Server:
+    """One user server, as JupyterHub names it.
+
+    Attributes:
+        user: JupyterHub's user name.
+        name: the server's name; `""` is the user's default server.
+    """
+
+    user: str
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        """The server as one word, for keys in Redis."""
+        return f"{quote(self.user, safe='')}/{quote(self.name, safe='')}"
+
+    @property
+    def title(self) -> str:
+        """The server as operators write it: `user`, or `user/server`."""
+        return f"{self.user}/{self.name}" if self.name else self.user
+
+    @classmethod
+    def from_key(cls, key: str) -> "Server":
+        """The server that a key names."""
+        user, _, name = key.partition("/")
+        return cls(unquote(user), unquote(name))
+
+
+@dataclass(frozen=True)
+class Record:
+    """A decision that waits in Redis for its pod.
+
+    Attributes:
+        grant: the decision.
+        image: the image that the pod must have; None for an unlock.
+        uid: the pod that it is for; None for a launch, whose pod does not exist yet.
+        repository: the repository that was launched.
+        client: the address of the client that launched it.
+        promise: the promise that came with the launch; empty: none did.
+    """
+
+    grant: Egress | NoEgress
+    image: str | None = None
+    uid: str | None = None
+    repository: str = ""
+    client: str = ""
+    promise: str = ""
+
+
+@dataclass(frozen=True)
+class KnownServer:
+    """What the reconciler publishes about a server, for the verifier and for operators. A server's page never
+    shows its repository, its client's address, or a reason.
+
+    Attributes:
+        uid: the pod.
+        grant: the grant that the pod carries; `NO_GRANT` if it carries none.
+        repository: the repository that was launched, as BinderHub announced it, or else as the pod says; empty if unknown.
+        client: the address of the client that launched it; empty if unknown.
+        pod: the pod's name.
+        label: the value of its tier label; empty if it has none.
+        promise: the promise that came with its launch; empty: none did, or Redis was wiped since.
+        opens_at: Unix time in seconds by which the network plugin acts on its label, where that takes long (D-477); 0 elsewhere.
+    """
+
+    uid: str
+    grant: Grant = NO_GRANT
+    repository: str = ""
+    client: str = ""
+    pod: str = ""
+    label: str = ""
+    promise: str = ""
+    opens_at: int = 0
+
+    def opens_in(self, now: float) -> int:
+        """Seconds until its tier is open, from a Unix time in seconds; 0: it is open, or there is none."""
+        return max(0, math.ceil(self.opens_at - now)) if isinstance(self.grant, Egress) else 0
+
+    @property
+    def tier(self) -> str:
+        """Its tier; `unverified` if it has none."""
+        return self.grant.tier
+
+
+@dataclass(frozen=True, slots=True)
+class PodAddresses:
+    """What the reconciler publishes about a running pod for the egress proxy: whose connections come from its addresses.
+
+    Attributes:
+        uid: the pod.
+        user, server: the server that runs in it, as JupyterHub names it.
+        addresses: its addresses, IPv4 and IPv6.
+        tier: its tier; `unverified` if it has none.
+        blocked: whether it carries a block.
+        repository: the repository that was launched, as the pod says (`BINDER_REPO_URL`); empty if unknown.
+    """
+
+    uid: str
+    user: str
+    server: str
+    addresses: tuple[str, ...]
+    tier: str = UNVERIFIED
+    blocked: bool = False
+    repository: str = ""
+
+
+@dataclass(frozen=True)
+class AddressVersion:
+    """A state of the addresses in Redis.
+
+    Attributes:
+        number: the number of changes so far.
+        began: when Redis began to count; a different time means that it was wiped. Empty: nothing was published.
+    """
+
+    number: int = 0
+    began: str = ""
+
+
+@dataclass(frozen=True)
+class AddressChange:
+    """A message to the egress proxy.
+
+    Attributes:
+        version: the state after this change.
+        server: the key of the server that changed; empty: none, the reconciler only reports that it is running.
+        pods: the server's pods after this change.
+    """
+
+    version: AddressVersion
+    server: str = ""
+    pods: tuple[PodAddresses, ...] = ()
+
+
+@dataclass(frozen=True)
+class RevokedKey:
+    """An API key that an operator revoked. Only its id is read again; the rest is for people who look into Redis.
+
+    Attributes:
+        id: the key's id.
+        name: the key's name in the values; empty if it was unknown.
+        by: the operator.
+        why: the operator's reason.
+        at: Unix time in seconds.
+    """
+
+    id: str
+    name: str
+    by: str
+    why: str
+    at: int
+
+
+class Detection(TypedDict):
+    """A detector's report, what became of it, and the pod and server that it is about, which the report names if none runs."""
+
+    at: float  # Unix time in seconds at which the match was seen
+    source: str
+    list: str
+    label: str
+    outcome: str  # one of `reconciler_counters.DETECTION_OUTCOMES`
+    user: str
+    server: str
+    pod: str
+    uid: str
+    report: str  # its id
+
+
+class UnreadableLine(TypedDict):
+    """The beginning of a line of a detector that could not be read, at a Unix time in seconds, and what is wrong with it."""
+
+    at: int
+    source: str
+    why: str
+    line: str
+
+
+class VerifierReport(TypedDict, total=False):
+    """What a verifier reports about itself for `doctor`, without secrets. One of another version may lack fields."""
+
+    version: str
+    at: float  # Unix time in seconds, by the verifier's clock
+    proxies: str  # `number` or `networks`: the form of `trustedProxies`
+    signing_keys: int  # how many there are
+    api_keys: list[object]  # `api_keys.Key.described` of each
+    api_keys_wrong: list[str]  # a sentence for each wrong entry
+    providers: dict[str, str]  # name → `captcha.State`
+
+
+class WantedHost(TypedDict):
+    """A host that unverified servers of one repository asked the egress proxy for and did not get: how often, and the Unix time in
+    seconds of the last request."""
+
+    repository: str
+    host: str
+    times: int
+    last: float
+
+
+@dataclass
+class Woken:
+    """The content of the lists `wake` and `actions`.
+
+    Attributes:
+        servers: the servers to reconcile.
+        everything: whether to reconcile all servers.
+        actions: what operators did, for the log.
+    """
+
+    servers: set[Server] = field(default_factory=set)
+    everything: bool = False
+    actions: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Pending:
+    """What Redis holds about one server.
+
+    Attributes:
+        launch: the latest decision about a launch, or None.
+        unlock: a grant for the running pod, or None.
+        known: what was published last, or None.
+        withdrawn: the requested grants that no longer count.
+        lifted: the requested grants that are blocks an operator removed.
+        blocks: all blocks, the oldest first.
+        stop: the uid of a pod that has to be stopped; empty if none.
+    """
+
+    launch: Record | None = None
+    unlock: Record | None = None
+    known: KnownServer | None = None
+    withdrawn: set[str] = field(default_factory=set)
+    lifted: set[str] = field(default_factory=set)
+    blocks: list[Block] = field(default_factory=list)
+    stop: str = ""

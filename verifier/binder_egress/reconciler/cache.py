@@ -1,0 +1,113 @@
+"""The user pods that are known from the list and the watch."""
+
+import threading
+from collections.abc import Iterable
+
+from ..model.labels import LabelSet
+from ..model.records import Server
+from .user_pods import Pod
+
+
+class PodCache:
+    """User pods by uid and by server. Any thread may call all methods.
+
+    At a start the pods of each of thousands of servers are looked up, so there is an index.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pods: dict[str, Pod] = {}  # by uid
+        self._uids: dict[Server, set[str]] = {}
+        self._noted: dict[str, set[str]] = {}  # topics by uid, of `note`
+        self._listed = False
+        self._updated: set[str] = set()  # uids: `update` since the last list began
+
+    def __len__(self) -> int:
+        """The number of entries of any kind."""
+        with self._lock:
+            return len(self._pods) + len(self._uids) + len(self._noted) + len(self._updated)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the pods were listed at least once. Before that, there may be pods that are not here."""
+        return self._listed
+
+    def begin_list(self) -> None:
+        """A list begins: what `update` learns from now on may be newer than its result."""
+        with self._lock:
+            self._updated.clear()
+
+    def replace(self, pods: Iterable[Pod]) -> set[Server]:
+        """Replace all pods by the result of a list, except those whose `update` since it began is newer.
+
+        Returns:
+            The servers of the old and the new pods.
+        """
+        with self._lock:
+            before, updated = set(self._uids), {uid: self._pods[uid] for uid in self._updated & self._pods.keys()}
+            self._pods, self._uids = {}, {}
+            for pod in pods:
+                known = updated.get(pod.uid)
+                # Only of these, because a list after a restore of etcd has lower versions.
+                self._add(known if known and int(known.version) > int(pod.version) else pod)
+            self._noted = {uid: topics for uid, topics in self._noted.items() if uid in self._pods}
+            self._listed = True
+            return before | set(self._uids)
+
+    def put(self, pod: Pod) -> None:
+        """Add a pod, or replace it by its new state."""
+        with self._lock:
+            self._add(pod)
+
+    def update(self, pod: Pod) -> None:
+        """Replace a pod by its new state. If it was removed or has ended in the meantime, that stays so."""
+        with self._lock:
+            if (known := self._pods.get(pod.uid)) and (pod.ended or not known.ended):
+                self._add(pod)
+                self._updated.add(pod.uid)
+
+    def remove(self, uid: str) -> None:
+        """Remove a pod that is gone."""
+        with self._lock:
+            self._remove(uid)
+            self._noted.pop(uid, None)
+            self._updated.discard(uid)
+
+    def note(self, uid: str, topic: str) -> bool:
+        """Note a topic about a pod. Returns True the first time in the pod's life."""
+        with self._lock:
+            if topic in self._noted.get(uid, ()):
+                return False
+            if uid in self._pods:
+                self._noted.setdefault(uid, set()).add(topic)
+            return True
+
+    def of(self, server: Server) -> list[Pod]:
+        """The pods of a server, the oldest first."""
+        with self._lock:
+            return sorted((self._pods[uid] for uid in self._uids.get(server, ())), key=lambda pod: pod.created)
+
+    def all(self) -> list[Pod]:
+        """All pods."""
+        with self._lock:
+            return list(self._pods.values())
+
+    def servers(self) -> set[Server]:
+        """All servers that have a pod."""
+        with self._lock:
+            return set(self._uids)
+
+    def label_sets(self) -> list[LabelSet]:
+        """The labels of the running pods, each set once (`labels.shared_labels`)."""
+        return sorted({pod.shared_labels for pod in self.all() if pod.shared_labels and not pod.ended}, key=str)
+
+    def _add(self, pod: Pod) -> None:
+        self._remove(pod.uid)
+        self._pods[pod.uid] = pod
+        self._uids.setdefault(pod.server, set()).add(pod.uid)
+
+    def _remove(self, uid: str) -> None:
+        if pod := self._pods.pop(uid, None):
+            self._uids[pod.server].remove(uid)
+            if not self._uids[pod.server]:
+                del self._uids[pod.server]

@@ -1,0 +1,126 @@
+"""What a pod should carry: a function of the pod, of what Redis holds about its server, of the settings and of the time."""
+
+import math
+
+from ..decisions import leases
+from ..decisions.refusals import Facts, blocks_on, refusal
+from ..model.grants import Carried, Egress, EndedLease, NoEgress, Rule
+from ..model.records import KnownServer, Pending, Record
+from ..settings import ReconcilerSettings
+from .user_pods import Pod
+
+
+def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now: float) -> Carried | None:
+    """The grant that a pod should carry, or None. The first line that matches decides:
+
+    | if | the pod carries |
+    |---|---|
+    | blocks apply, from Redis or from the pod's own annotation | the block that ends last; if equal, the pod's own |
+    | an unlock waits for this pod, and gives no less than the grant that the pod keeps | the unlock, with a lease from now |
+    | its own grant counts and is not over | the same, cut to one lease from now |
+    | a launch of this image waits | its grant, with a lease from now |
+    | the mode is `allow`, and nothing refuses the pod egress | a new grant of `allow.tier` |
+    | its own grant is an ended lease | the same |
+    | its own grant counts and is over | an ended lease in its place |
+    | in any other case | nothing |
+
+    A block on the pod counts until an operator removes it.
+
+    A grant counts if it is not withdrawn, its tier is in the settings, and, if it is a grant of mode `allow`, that is the mode.
+    A launch without egress does not count, as `unverified` is not a tier in the settings: its pod carries nothing.
+    The end of a lease may stop the pod if a launch or an operator gave the grant. If an unlock gave the grant, the end of its lease
+    may stop the pod only if the pod was already going to be stopped (D-220).
+    A launch or an unlock whose grant is already on the pod no longer waits: the annotation says how long it lasts.
+
+    Nothing is read or written. Only the random id of a new grant is not a function of the arguments.
+
+    Args:
+        pod: the pod.
+        pending: what Redis holds about its server; None: Redis does not answer, so only the pod's own grant is known.
+        settings: mode and tiers.
+        now: Unix time in seconds.
+    """
+    own = pod.grant
+    withdrawn = pending.withdrawn if pending else set()
+    facts = facts_of(pod, pending)
+
+    if blocks := blocks_on(facts, pending.blocks if pending else (), now):
+        # The block on the pod outlives a wipe of Redis, so it must be the longest.
+        return max(blocks, key=lambda grant: math.inf if grant.until is None else grant.until)
+
+    def counting(grant: Carried | NoEgress | None) -> Egress | None:
+        if not isinstance(grant, Egress) or (grant.rule == Rule.MODE_ALLOW and settings.mode != "allow"):  # D-007
+            return None
+        return grant if grant.tier in settings.tiers and grant.id not in withdrawn else None
+
+    def waiting(record: Record | None) -> Egress | None:
+        return counting(record.grant) if record and not (own and own.id == record.grant.id) else None
+
+    unlock, launch = waiting(unlock_of(pod, pending)), waiting(launch_of(pod, pending))
+    counted = counting(own)
+    kept = counted if counted and not counted.is_over(now) else None
+    if unlock and not (kept and _is_less(unlock, kept, settings, now)):
+        to_be_stopped = own is not None and own.id not in withdrawn and grant_stops(own, settings)
+        return leases.begin(unlock, settings.tiers[unlock.tier], now, to_be_stopped or unlock.rule == Rule.OPERATOR)
+    if kept:
+        return leases.shorten(kept, settings.tiers[kept.tier], now)
+    if launch:
+        return leases.begin(launch, settings.tiers[launch.tier], now, may_stop=True)
+    if settings.mode == "allow" and not refusal(facts, (), settings, now):
+        return Egress.new(settings.allow_tier, Rule.MODE_ALLOW, now)
+    if isinstance(own, EndedLease) and own.id not in withdrawn:
+        return own
+    if counted:
+        return leases.end(counted, now, grant_stops(counted, settings))
+    return None
+
+
+def _is_less(unlock: Egress, kept: Egress, settings: ReconcilerSettings, now: float) -> bool:
+    """Whether an unlock gives less than the grant that a pod keeps, because it was decided earlier. An operator's grant always
+    counts."""
+    if unlock.rule == Rule.OPERATOR:
+        return False
+    if unlock.tier == kept.tier:
+        return kept.until is None and settings.tiers[kept.tier].lease > 0
+    return unlock.tier not in leases.larger_than(kept, settings, now)
+
+
+def grant_stops(grant: Carried | None, settings: ReconcilerSettings) -> bool:
+    """Whether the end of a grant's lease stops its pod, or is about to."""
+    if isinstance(grant, EndedLease):
+        return grant.may_stop and grant.stop_at is not None
+    tier = settings.tiers.get(grant.tier) if isinstance(grant, Egress) and grant.may_stop else None
+    return tier is not None and leases.tier_stops(tier, settings)
+
+
+def unlock_of(pod: Pod, pending: Pending | None) -> Record | None:
+    """The unlock for this pod, and not for another one of the same server (D-006)."""
+    return pending.unlock if pending and pending.unlock and pending.unlock.uid == pod.uid else None
+
+
+def launch_of(pod: Pod, pending: Pending | None) -> Record | None:
+    """The launch that this pod comes from."""
+    return pending.launch if pending and pending.launch and pending.launch.image == pod.image else None
+
+
+def facts_of(pod: Pod, pending: Pending | None) -> Facts:
+    """The facts on which a refusal of this pod is decided.
+
+    BinderHub's announcement of the launch counts first, even after the launch is settled; then the environment of the pod.
+    """
+    launch, known = launch_of(pod, pending), known_of(pod, pending)
+    repository = launch.repository if launch else known.repository if known else ""
+    client = launch.client if launch else known.client if known else ""
+    is_removed = pending is not None and pod.grant is not None and pod.grant.id in pending.lifted
+    return Facts(repository or pod.repository, (client or pod.client,), pod.uid, None if is_removed else pod.grant)
+
+
+def known_of(pod: Pod, pending: Pending | None) -> KnownServer | None:
+    """What was published about this pod last."""
+    return pending.known if pending and pending.known and pending.known.uid == pod.uid else None
+
+
+def promise_of(pod: Pod, pending: Pending) -> str:
+    """The promise that came with the launch of this pod, even after the launch is settled; empty: none did."""
+    launch, known = launch_of(pod, pending), known_of(pod, pending)
+    return launch.promise if launch else known.promise if known else ""

@@ -1,0 +1,115 @@
+"""What all operations on Redis are built on: the connection, its scripts, its failures and its answers."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any, TypeVar
+
+import redis
+from redis.commands.core import Script
+
+from ..model.serialization import reader
+from .errors import StoreUnavailable
+from .keys import redis_key
+
+Read = TypeVar("Read")
+
+log = logging.getLogger("binder-egress")
+
+SAY_SECONDS = 60.0
+"""Seconds between two lines about texts of one kind that cannot be read."""
+
+_said: dict[str, float] = {}  # by kind: when such a line was last logged, monotonic seconds
+
+
+class Operations:
+    """Operations on Redis. Each subject derives classes from this; `store.py` says which a process has.
+
+    Every method raises `StoreUnavailable` if Redis fails.
+
+    Args:
+        client: a connection with `decode_responses`.
+    """
+
+    def __init__(self, client: redis.Redis):
+        self._redis = client
+        self._scripts: dict[str, Script] = {}
+
+    def _run(self, name: str, keys: list[str], args: Sequence[Any], client: redis.Redis | None = None) -> Any:
+        """Run the script `lua/<name>.lua`, or have a pipeline run it."""
+        if name not in self._scripts:
+            folder = resources.files(__package__) / "lua"
+            text = (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()
+            self._scripts[name] = self._redis.register_script(text)
+        return self._scripts[name](keys, args, client)
+
+    def _begin_with(self, types: Mapping[str, str], client: redis.Redis) -> None:
+        self._run(
+            "begin",
+            keys=[redis_key("epoch")],
+            args=[part for name, kind in types.items() for part in (redis_key(name), kind)],
+            client=client,
+        )
+
+
+@contextmanager
+def unavailable() -> Iterator[None]:
+    """Turn every failure of Redis into `StoreUnavailable`."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
+
+
+def as_text(answer: Any) -> str | None:
+    """A text in an answer from Redis, whose types also allow bytes. The connection decodes them."""
+    return answer if isinstance(answer, str) else None
+
+
+def as_texts(answer: Mapping[Any, Any]) -> dict[str, str]:
+    """A hash in an answer from Redis, whose types also allow bytes."""
+    return {str(name): str(value) for name, value in answer.items()}
+
+
+def as_number(answer: Any, kind: str) -> float | None:
+    """A number in an answer from Redis; None if there is none, or something else (`readable`)."""
+
+    def number(text: str) -> float | None:
+        try:
+            return value if math.isfinite(value := float(text)) else None
+        except ValueError:
+            return None
+
+    return readable(answer, number, kind)
+
+
+def as_numbers(answer: Mapping[Any, Any], kind: str) -> dict[str, int]:
+    """A hash of whole numbers in an answer from Redis, without what is none (`readable`)."""
+    numbers = {str(name): as_number(value, kind) for name, value in answer.items()}
+    return {name: int(number) for name, number in numbers.items() if number is not None}
+
+
+def readable(answer: Any, loads: Callable[[str], Read | None], kind: str) -> Read | None:
+    """What a text in an answer from Redis says. Whoever can write to Redis may have written anything, so a text that cannot be read
+    counts as none, and is logged from time to time (D-387).
+
+    Args:
+        answer: the text; None: there is none.
+        loads: reads it, and returns None if it cannot.
+        kind: the kind of key that it is from, for the log.
+    """
+    text = as_text(answer)
+    if not text:
+        return None
+    content = loads(text)
+    if content is None and time.monotonic() - _said.get(kind, -math.inf) >= SAY_SECONDS:
+        _said[kind] = time.monotonic()
+        log.warning("something in Redis cannot be read, and counts as nothing", extra={"fields": {"key": kind}})
+    return content
+
+
+json_object = reader(dict[str, Any])
+"""Reads an object of any form in JSON."""

@@ -1,0 +1,85 @@
+"""How an installation is doing: what the gate check found, and what `doctor` checks of Redis."""
+
+from typing import Any, TypedDict
+
+import redis
+
+from ..model.records import VerifierReport
+from .base import Operations, as_number, as_numbers, json_object, readable, unavailable
+from .keys import redis_key
+from .revoked_keys import RevokedKeys
+from .verifiers import Verifiers
+
+GATECHECK_TTL_SECONDS = 600
+"""Seconds for which findings count. New ones come every minute."""
+
+SLOW_LABELS_SECONDS = 5.0
+"""Above this delay of labels, people are told to wait, and an alert fires. Most plugins need less than a second."""
+
+NEARLY_FULL = 0.9
+"""The share of Redis' memory above which it is nearly full. A full Redis accepts no grants."""
+
+
+class RedisHealth(TypedDict):
+    """What `doctor` checks of Redis. Times are Unix times in seconds."""
+
+    wiring: dict[str, int]
+    verifiers: dict[str, VerifierReport]  # by host
+    revoked_keys: set[str]  # their ids
+    epoch: float | None
+    now: float  # by Redis' clock
+    maxmemory_policy: str | None  # None, here and below: Redis does not reveal it
+    maxmemory: int | None  # bytes
+    used_memory: int | None  # bytes
+
+
+class Health(Operations):
+    """How an installation is doing, for `doctor` and the metrics."""
+
+    def gatecheck(self) -> dict[str, Any] | None:
+        """The latest findings of the gate check (`gatecheck.check.Findings`), or None."""
+        with unavailable():
+            return readable(self._redis.get(redis_key("gatecheck")), json_object, "gatecheck")
+
+    def memory_used(self) -> float | None:
+        """The share of its memory that Redis uses, 0 to 1; None if it has no limit, or does not reveal it."""
+        _, most, used = self._memory()
+        return used / most if used and most else None
+
+    def _memory(self) -> tuple[str | None, int | None, int | None]:
+        """What Redis says of `maxmemory_policy`, `maxmemory` and `used_memory`; None for what it does not reveal."""
+        with unavailable():
+            try:
+                memory = self._redis.info("memory")
+            except redis.ResponseError:  # Not every operator's own Redis allows this command.
+                memory = {}
+        return memory.get("maxmemory_policy"), memory.get("maxmemory"), memory.get("used_memory")
+
+
+class ReconcilerHealth(Health, RevokedKeys, Verifiers):
+    """Publishes the findings of the gate check, and tells `doctor` about Redis."""
+
+    def publish_gatecheck(self, findings: str) -> None:
+        """Publish the findings of the gate check, as JSON."""
+        with unavailable():
+            self._redis.set(redis_key("gatecheck"), findings, ex=GATECHECK_TTL_SECONDS)
+
+    def health(self) -> RedisHealth:
+        """What `doctor` checks of Redis."""
+        with unavailable():
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hgetall(redis_key("wiring"))
+            pipe.get(redis_key("epoch"))
+            pipe.time()
+            wiring, epoch, (seconds, micro) = pipe.execute()
+        policy, most, used = self._memory()
+        return {
+            "wiring": as_numbers(wiring, "wiring"),
+            "verifiers": self.verifier_reports(),
+            "revoked_keys": self.revoked_keys(),
+            "epoch": as_number(epoch, "epoch"),
+            "now": seconds + micro / 1e6,
+            "maxmemory_policy": policy,
+            "maxmemory": most,
+            "used_memory": used,
+        }

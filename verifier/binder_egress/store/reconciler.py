@@ -1,0 +1,92 @@
+"""What the reconciler is told, and its heartbeat and counters."""
+
+import json
+from typing import Any
+
+from ..model.records import Server, Woken
+from .base import Operations, as_number, as_numbers, json_object, readable, unavailable
+from .keys import EVERYTHING, RECONCILER_TYPES, redis_key
+from .reconciler_counters import FAILED_AT, FAILURES
+
+HEARTBEAT_TTL_SECONDS = 30
+"""Seconds without a heartbeat after which the reconciler counts as gone. One comes every second
+(`reconciler.loop.HEARTBEAT_SECONDS`)."""
+
+
+class ReconcilerState(Operations):
+    """Wakes the reconciler, and reads what it says of itself."""
+
+    def wake_all(self) -> None:
+        """Have the reconciler reconcile all servers."""
+        with unavailable():
+            self._redis.rpush(redis_key("wake"), EVERYTHING)
+
+    def reconciler_state(self) -> tuple[float | None, dict[str, int], dict[str, int]]:
+        """The time of the reconciler's last heartbeat (Unix seconds, or None), its counters, and its pods by tier."""
+        with unavailable():
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.get(redis_key("reconciler"))
+            pipe.hgetall(redis_key("counters"))
+            pipe.hgetall(redis_key("tiers"))
+            seen, counters, tiers = pipe.execute()
+        return as_number(seen, "reconciler"), as_numbers(counters, "counters"), as_numbers(tiers, "tiers")
+
+
+class ReconcilerWork(ReconcilerState):
+    """What the reconciler is told to do and to log, and its heartbeat."""
+
+    def log(self, action: dict[str, object]) -> None:
+        """Have the reconciler log an operator's action. What a command logs itself only reaches the operator's terminal."""
+        with unavailable():
+            self._redis.rpush(redis_key("actions"), json.dumps(action))
+
+    def woken(self, wait: float) -> Woken:
+        """Wait for the lists `wake` and `actions`.
+
+        Args:
+            wait: seconds, less than the connection's time-out.
+
+        Returns:
+            Their content; nothing if the time is up first.
+        """
+        lists: dict[str, list[str]] = {redis_key("actions"): [], redis_key("wake"): []}
+        with unavailable():
+            first = self._redis.blpop(list(lists), timeout=wait)
+            if first:
+                name, text = map(str, first)
+                lists[name].append(text)
+                for name, texts in lists.items():
+                    texts += map(str, self._redis.lpop(name, 1000) or [])
+        actions, woken = lists.values()
+        servers = {Server.from_key(text) for text in woken if text != EVERYTHING}
+        return Woken(servers, EVERYTHING in woken, list(filter(None, (readable(text, _action, "actions") for text in actions))))
+
+    def heartbeat(self, now: float, tiers: dict[str, int], counts: dict[str, int] | None = None) -> bool:
+        """Write the reconciler's heartbeat.
+
+        Args:
+            now: Unix time in seconds.
+            tiers: the number of pods by tier.
+            counts: what to add to the counters that the verifier's metrics show.
+
+        Returns:
+            Whether the last heartbeat was still there: False after a wipe, and after `HEARTBEAT_TTL_SECONDS` without one.
+        """
+        with unavailable():
+            pipe = self._redis.pipeline()
+            self._begin_with(RECONCILER_TYPES, pipe)
+            pipe.set(redis_key("reconciler"), now, ex=HEARTBEAT_TTL_SECONDS, get=True)
+            pipe.delete(redis_key("tiers"))
+            if tiers:
+                pipe.hset(redis_key("tiers"), mapping=dict(tiers.items()))
+            if counts:
+                self._run("count", [redis_key("counters")], [part for counter in counts.items() for part in counter], pipe)
+            if counts and FAILURES in counts:
+                pipe.hset(redis_key("counters"), FAILED_AT, int(now))
+            return pipe.execute()[1] is not None
+
+
+def _action(text: str) -> dict[str, Any] | None:
+    """An operator's action, which has an event; None if the text is none."""
+    action = json_object(text)
+    return action if action and isinstance(action.get("event"), str) else None

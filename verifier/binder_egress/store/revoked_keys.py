@@ -1,0 +1,22 @@
+"""The API keys that operators revoked."""
+
+from ..model.records import RevokedKey
+from ..model.serialization import write_revoked_key
+from .base import Operations, as_texts, unavailable
+from .keys import redis_key
+
+
+class RevokedKeys(Operations):
+    """The API keys that operators revoked."""
+
+    def revoke_key(self, revoked: RevokedKey) -> None:
+        """Revoke an API key, and with it the passes that were issued for it."""
+        with unavailable():
+            # The verifier may add revocations, but neither change nor remove them.
+            self._redis.hsetnx(redis_key("revoked"), revoked.id, write_revoked_key(revoked))
+
+    def revoked_keys(self) -> set[str]:
+        """The ids of the API keys that operators revoked. An id counts whatever its entry says, as it does for the scripts."""
+        with unavailable():
+            # Not HKEYS, which the chart's Redis does not let the verifier use.
+            return set(as_texts(self._redis.hgetall(redis_key("revoked"))))

@@ -1,0 +1,33 @@
+"""The hosts that servers asked the egress proxy for and did not get."""
+
+import json
+
+from ..model.records import WantedHost
+from ..model.serialization import reader
+from .base import Operations, readable, unavailable
+from .keys import redis_key
+
+WANTED_TTL_SECONDS = 300
+"""Seconds for which the table of one proxy counts. A new one comes every minute."""
+
+_read_rows = reader(list[WantedHost])
+
+
+class ProxyWantedHosts(Operations):
+    """Publishes the table of one pod of the proxy."""
+
+    def publish_wanted_hosts(self, proxy: str, rows: list[WantedHost]) -> None:
+        """Publish which hosts servers asked one proxy for and did not get."""
+        with unavailable():
+            self._redis.set(redis_key(f"wanted:{proxy}"), json.dumps(rows), ex=WANTED_TTL_SECONDS)
+
+
+class ReconcilerWantedHosts(Operations):
+    """Reads the tables of all pods of the proxy."""
+
+    def wanted_hosts(self) -> list[WantedHost]:
+        """The rows of all proxies."""
+        with unavailable():
+            keys = list(self._redis.scan_iter(redis_key("wanted:*"), count=1000))
+            texts = self._redis.mget(keys) if keys else []
+        return [row for text in texts for row in readable(text, _read_rows, "wanted") or []]

@@ -63,10 +63,14 @@ RUN python3 -m venv /opt/build \
  && /opt/build/bin/pip --python /opt/agent/bin/python install --no-cache-dir --require-hashes --only-binary :all: \
     -r /src/agent.lock
 # Nothing of the other processes.
-COPY verifier/binder_egress/__init__.py verifier/binder_egress/logs.py /src/binder_egress/
-COPY verifier/binder_egress/agent /src/binder_egress/agent
-RUN cp -r /src/binder_egress "$(/opt/agent/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
- && /opt/agent/bin/python -m compileall -q /opt/agent
+COPY pyproject.toml README.md LICENSE /src/
+WORKDIR /src/verifier/binder_egress
+COPY verifier/binder_egress/__init__.py verifier/binder_egress/logs.py ./
+COPY verifier/binder_egress/commands/__init__.py verifier/binder_egress/commands/binder_egress.py commands/
+COPY verifier/binder_egress/agent agent
+RUN /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /opt/wheel /src \
+ && /opt/build/bin/pip --python /opt/agent/bin/python install --no-cache-dir --no-index --no-deps /opt/wheel/*.whl \
+ && rm /opt/agent/bin/egress
 
 FROM bare AS agent
 COPY --from=agent-build /opt/agent /opt/agent
@@ -81,7 +85,7 @@ LABEL org.opencontainers.image.title="binder-egress-agent" \
 USER 1000:1000
 WORKDIR /tmp
 EXPOSE 8083
-ENTRYPOINT ["/opt/agent/bin/python", "-P", "-m", "binder_egress.agent"]
+ENTRYPOINT ["/opt/agent/bin/binder-egress", "agent"]
 
 FROM bare
 COPY --from=build /opt/venv /opt/venv

@@ -15,7 +15,7 @@ def _binder_egress_start_guard(c, get_config):
         "name": "binder-egress-start-guard",
         # D-011
         "image": guard["image"],
-        "command": ["python3", "-I", "-m", "binder_egress.pods.start_guard"],
+        "command": ["binder-egress", "start-guard"],
         "env": [
             # The kubelet reads these when the pod starts, so the chart can change them without restarting the hub.
             {"name": "BINDER_EGRESS_ISOLATED", "valueFrom": setting(guard["configMap"], "isolated")},

@@ -74,7 +74,7 @@ containers:
     {{- with $root.Values.image.pullPolicy }}
     imagePullPolicy: {{ . }}
     {{- end }}
-    command: [python3, -I, -m, binder_egress.gatecheck.probe, {{ .command }}]
+    command: [binder-egress, probe, {{ .command }}]
     env:
       # The probe fills in variables itself, because it adds brackets to IPv6 addresses. $$ keeps the kubelet from doing so.
       - name: BINDER_EGRESS_PROBE_TARGETS

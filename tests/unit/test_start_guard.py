@@ -187,7 +187,7 @@ def run(targets, timeout="0.5", isolated="true", **more):
     environment = {"BINDER_EGRESS_ISOLATED": isolated, start_guard.TARGETS_VARIABLE: targets, start_guard.TIMEOUT_VARIABLE: timeout}
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "binder_egress.pods.start_guard"],
+        [sys.executable, "-c", "from binder_egress.commands.binder_egress import main; main()", "start-guard"],
         cwd=TOP / "verifier", env={"PATH": os.environ["PATH"], **environment, **more}, capture_output=True, text=True, timeout=100,
         check=False,
     )  # fmt: skip
@@ -271,10 +271,11 @@ def modules(code):
 
 def test_guard_needs_only_the_standard_library_and_loads_nothing_that_is_slow():
     """Each of the slow modules costs every new user pod as much processor time as everything that the guard needs."""
-    own = modules("import binder_egress.pods.start_guard") - modules("pass")
+    own = modules("import binder_egress.commands.binder_egress, binder_egress.pods.start_guard") - modules("pass")
     assert own & {"importlib.metadata", "email", "zipfile", "typing", "http.client", "ssl", "asyncio", "subprocess"} == set()
     ours = {name for name in own if name.split(".")[0] not in sys.stdlib_module_names and not name.startswith("_")}
-    assert ours == {"binder_egress", "binder_egress.pods", "binder_egress.pods.start_guard"}
+    command = {"binder_egress.commands", "binder_egress.commands.binder_egress"}
+    assert ours == {"binder_egress", *command, "binder_egress.pods", "binder_egress.pods.start_guard"}
 
 
 # -- in the hub
@@ -289,7 +290,7 @@ def test_hub_adds_the_guard():
     (container,) = load()
     assert container["name"] == "binder-egress-start-guard"
     assert container["image"] == "verifier:1"
-    assert container["command"][-1] == "binder_egress.pods.start_guard"
+    assert container["command"] == ["binder-egress", "start-guard"]
     assert "imagePullPolicy" not in container
     variables = {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
     assert variables == {

@@ -1,1 +1,1 @@
-"""The commands of the image: `binder-egress` starts processes, `egress` is for operators."""
+"""The commands of the image, and what their words start: `binder-egress` runs what containers run, `egress` is for operators."""

@@ -1,4 +1,4 @@
-"""The command `binder-egress`: starts one of the processes, and compares the results of `helm test`."""
+"""Words of the command `binder-egress`: each starts one of the processes, or compares the results of `helm test`."""
 
 import functools
 import json
@@ -16,7 +16,10 @@ from ..store.store import ProxyStore, ReceiverStore, ReconcilerStore
 from ..web.assets import AssetsMissing
 
 
-@click.group(help="Captcha-gated network egress for BinderHub user pods. Settings come from environment variables.")
+@click.group(
+    help="Captcha-gated network egress for BinderHub user pods. Settings come from environment variables.",
+    epilog="Also: `start-guard` in user pods, `probe` in the canary's pod, and `agent` in the agent's image.",
+)
 @click.version_option(__version__)
 def cli() -> None:
     pass

@@ -393,7 +393,9 @@ def control(environment: Mapping[str, str], message: Path = Path(start_guard.MES
         )
 
 
-if __name__ == "__main__":
-    if sys.argv[1] == "canary":
+def main() -> None:
+    """Run the command that the last argument names."""
+    command = sys.argv[-1]
+    if command == "canary":
         listen()
-    {"canary": canary, "once": once, "shut": shut, "control": control}[sys.argv[1]](os.environ)
+    {"canary": canary, "once": once, "shut": shut, "control": control}[command](os.environ)

@@ -300,7 +300,3 @@ def main() -> None:
     print(f"start guard: {text}", flush=True)
     with suppress(OSError), open(MESSAGE_FILE, "w") as message:
         message.write(text)
-
-
-if __name__ == "__main__":
-    main()

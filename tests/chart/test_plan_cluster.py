@@ -17,7 +17,20 @@ from binder_egress.plan.findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED
 from tests.support.charts import CHART
 from tests.support.control_plane import ControlPlane, below
 from tests.support.egress_command import run_egress
-from tests.support.plan_objects import TRAEFIK, dns_service, given, k3s, node, policy, workload
+from tests.support.plan_objects import (
+    OF_TRAEFIK,
+    TRAEFIK,
+    dns_service,
+    given,
+    ingress,
+    ingress_class,
+    k3s,
+    node,
+    of_release,
+    of_tenant,
+    policy,
+    workload,
+)
 from tests.support.waiting import eventually
 
 VALUES = "USER-SUPPLIED VALUES:\nextraEnv:\n- {name: A, value: secret-of-mine}\n"
@@ -45,7 +58,9 @@ RIGHTS = [
 ]
 """What `egress plan` reads. Secrets are not among it."""
 
-NAMESPACES = ("binder", "calico-system", "kube-flannel", "openshift-dns", "openshift-ovn-kubernetes", "gateways")
+NAMESPACES = (
+    "binder", "calico-system", "kube-flannel", "openshift-dns", "openshift-ovn-kubernetes", "gateways", "ingress-nginx", "tenant",
+)  # fmt: skip
 
 Place = tuple[str, dict[str, Any]]
 """The path at which an object is created, and the object."""
@@ -56,13 +71,13 @@ def other(group: str, kind: str, name: str, **fields: Any) -> Place:
     return below(group, kind, KINDS[group][kind]), {"apiVersion": group, "kind": kind, "metadata": {"name": name}, **fields}
 
 
-def places(objects: dict[str, list[Any]]) -> Iterator[Place]:
+def places(objects: dict[str, list[Any]], namespace: str = "binder") -> Iterator[Place]:
     """Where each object of `k3s` belongs. The namespace and the API server's addresses are there without us."""
     for name, (path, _) in PATHS.items():
-        root, _, resource = path.format(namespace="binder").rpartition("/")
-        for each in objects[name] if name not in ("namespace", "addresses of the API server") else ():
-            namespace = each["metadata"].get("namespace") if "/namespaces/" not in root else None
-            yield f"{root}{f'/namespaces/{namespace}' if namespace else ''}/{resource}", each
+        root, _, resource = path.format(namespace=namespace).rpartition("/")
+        for each in objects.get(name, []) if name not in ("namespace", "addresses of the API server") else ():
+            where = each["metadata"].get("namespace") if "/namespaces/" not in root else None
+            yield f"{root}{f'/namespaces/{where}' if where else ''}/{resource}", each
 
 
 @pytest.fixture(scope="module")
@@ -154,44 +169,48 @@ def sets(*made: dict[str, Any]) -> dict[str, list[Any]]:
     return {"DaemonSets": list(made)}
 
 
-EKS = "aws, NETWORK_POLICY_ENFORCING_MODE"
+OF_NGINX = of_release("ingress-nginx", "ingress-nginx")
+
+EKS = "aws, in kube-system, NETWORK_POLICY_ENFORCING_MODE"
 
 PLUGINS: dict[str, tuple[dict[str, list[Any]], str, bool]] = {
     "k3s": ({"nodes": [node(kubelet="v1.34.4+k3s1")]}, "kube-router, in k3s", False),
-    "kube-router": (sets(plugin("kube-router", "kube-router")), "kube-router", False),
-    "Calico": (sets(plugin("calico-node", "calico-node", namespace="calico-system")), "calico", False),
-    "Canal": (sets(plugin("rke2-canal", "calico-node", "kube-flannel")), "calico", False),
-    "Cilium": (cilium(), "cilium, policy-cidr-match-mode none", False),
+    "kube-router": (sets(plugin("kube-router", "kube-router")), "kube-router, in kube-system", False),
+    "Calico": (sets(plugin("calico-node", "calico-node", namespace="calico-system")), "calico, in calico-system", False),
+    "Canal": (sets(plugin("rke2-canal", "calico-node", "kube-flannel")), "calico, in kube-system", False),
+    "Cilium": (cilium(), "cilium, in kube-system, policy-cidr-match-mode none", False),
     "Cilium, set": (
         cilium(identity_max_jitter="0s", policy_cidr_match_mode="nodes"),
-        "cilium, policy-cidr-match-mode nodes", False,
+        "cilium, in kube-system, policy-cidr-match-mode nodes", False,
     ),
     "Cilium, off": (
         cilium(enable_policy="never"),
-        "cilium, policy-cidr-match-mode none, enable-policy never", True,
+        "cilium, in kube-system, policy-cidr-match-mode none, enable-policy never", True,
     ),
     "Cilium, auditing": (
         cilium(policy_audit_mode="true", enable_k8s_networkpolicy="true"),
-        "cilium, policy-cidr-match-mode none, policy-audit-mode true", True,
+        "cilium, in kube-system, policy-cidr-match-mode none, policy-audit-mode true", True,
     ),
     "AWS, standard": (aws("--enable-network-policy=true", AWS_VPC_K8S_CNI_LOGLEVEL="DEBUG"), f"{EKS} standard", False),
     "AWS, strict": (aws("--enable-network-policy=true", NETWORK_POLICY_ENFORCING_MODE="strict"), f"{EKS} strict", False),
-    "AWS, off": (aws("--enable-network-policy=false"), "aws, without --enable-network-policy=true", True),
+    "AWS, off": (aws("--enable-network-policy=false"), "aws, in kube-system, without --enable-network-policy=true", True),
     "AWS and Calico": (
         sets(plugin("aws-node", "aws-node", "aws-eks-nodeagent"), plugin("calico-node", "calico-node", namespace="calico-system")),
-        "calico", False,
+        "calico, in calico-system", False,
     ),
-    "GKE": (cilium("anetd"), "gke-dataplane-v2", False),
-    "Antrea": (sets(plugin("antrea-agent", "antrea-agent", "antrea-ovs", labels={"app": "antrea"})), "antrea", False),
+    "GKE": (cilium("anetd"), "gke-dataplane-v2, in kube-system", False),
+    "Antrea": (
+        sets(plugin("antrea-agent", "antrea-agent", "antrea-ovs", labels={"app": "antrea"})), "antrea, in kube-system", False,
+    ),
     "OVN-Kubernetes": (
         sets(plugin("ovnkube-node", "ovn-controller", "ovnkube-controller", namespace="openshift-ovn-kubernetes")),
-        "ovn-kubernetes", False,
+        "ovn-kubernetes, in openshift-ovn-kubernetes", False,
     ),
-    "kindnet": (sets(plugin("kindnet", "kindnet-cni", labels={"app": "kindnet"})), "kindnet", False),
-    "flannel": (sets(plugin("kube-flannel-ds", "kube-flannel", namespace="kube-flannel")), "flannel alone", True),
+    "kindnet": (sets(plugin("kindnet", "kindnet-cni", labels={"app": "kindnet"})), "kindnet, in kube-system", False),
+    "flannel": (sets(plugin("kube-flannel-ds", "kube-flannel", namespace="kube-flannel")), "flannel, in kube-flannel, alone", True),
     "flannel with policies": (
         sets(plugin("kube-flannel-ds", "kube-flannel", "kube-network-policies", namespace="kube-flannel")),
-        "kube-network-policies", False,
+        "kube-network-policies, in kube-flannel", False,
     ),
 }  # fmt: skip
 """Objects of each network plugin, as its chart makes them; what is seen; whether there could be no gate."""
@@ -257,6 +276,34 @@ def test_dns_elsewhere_is_told_and_openshifts_is_known(operator, plane, render):
     }
     text = yaml.safe_dump(accepted(render)["NetworkPolicy", "binder-egress-reconciler"])
     assert str(plane.port) in text and "169.254.20.10/32" in text and "openshift-dns" in text and "kube-dns" not in text
+
+
+def test_tenant_of_the_cluster_decides_nothing(operator, plane):
+    """He creates all that `egress plan` reads in namespaces, in his own. Only administrators create the rest."""
+    his, above = of_tenant(), {"namespace", "nodes", "IngressClasses"}
+    assert {*his} == {*PATHS} - above
+    slices = [("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", each) for each in his["addresses of the API server"]]
+    policies = [
+        (below(group, kind).replace("/binder/", "/tenant/"), {"apiVersion": group, "kind": kind, "metadata": {"name": "eve"}})
+        for group, kinds in KINDS.items()
+        for kind, is_namespaced in kinds.items()
+        if is_namespaced and kind != "HTTPRoute"
+    ]
+    controller = workload("controller", "ingress-nginx", {"app.kubernetes.io/name": "ingress-nginx"}, release=OF_NGINX)
+    nginx = {
+        "Ingresses": [ingress(ingressClassName="nginx")], "Deployments": [TRAEFIK, controller],
+        "IngressClasses": [ingress_class("nginx", **OF_NGINX), ingress_class("traefik", **OF_TRAEFIK)],
+    }  # fmt: skip
+
+    def plans() -> Iterator[Any]:
+        for cluster in ({}, cilium(), nginx, {"Services": [], "Deployments": [], "nodes": [node()]}):
+            with operator.cluster(**cluster):
+                yield operator.plan("--overwrite", "--setting", "balanced"), written()
+
+    before = list(plans())
+    assert ["ingress-nginx/controller" in out for (_, out), _ in before] == [False, False, True, False]
+    with plane.kept([*places(his, "tenant"), *slices, *policies]):
+        assert list(plans()) == before
 
 
 def test_gateway_alone_is_a_route(operator, render):

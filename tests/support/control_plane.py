@@ -67,7 +67,7 @@ class ControlPlane:
                 f"--token-auth-file={folder / 'tokens'}", f"--service-account-key-file={self.authority}",
                 f"--service-account-signing-key-file={key}",
                 "--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.43.0.0/16",
-                "--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount",
+                "--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount", "--allow-privileged",
                 f"--audit-policy-file={folder / 'audit.yaml'}", f"--audit-log-path={self._audit_log}",
             ],
         ]  # fmt: skip

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from binder_egress.plan.findings import Given, Objects
+from binder_egress.plan.network_plugin import PLUGINS
 
 
 def workload(
@@ -12,14 +13,15 @@ def workload(
     labels: dict[str, str] | None = None,
     host_network: bool = False,
     containers: Sequence[dict[str, Any]] = (),
+    release: dict[str, str] | None = None,
     **container: Any,
 ) -> dict[str, Any]:
-    """A Deployment or DaemonSet with these containers, or with one of its own name."""
+    """A Deployment or DaemonSet with these containers, or with one of its own name; `release` are Helm's annotations."""
     labels = labels or {"k8s-app": name}
     named = [{"image": "registry.example.org/x", **each} for each in containers or [{"name": name, **container}]]
     pod = {"containers": named, **({"hostNetwork": True} if host_network else {})}
     return {
-        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "metadata": {"name": name, "namespace": namespace, "labels": labels, "annotations": release or {}},
         "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}},
     }
 
@@ -64,7 +66,19 @@ def policy(name: str, selector: dict[str, Any], **spec: Any) -> dict[str, Any]:
     return {"metadata": {"name": name}, "spec": {"podSelector": selector, "policyTypes": ["Egress"], **spec}}
 
 
-TRAEFIK = workload("traefik", labels={"app.kubernetes.io/name": "traefik", "app.kubernetes.io/instance": "traefik-kube-system"})
+def of_release(name: str, namespace: str) -> dict[str, str]:
+    """The annotations that Helm gives each object of a release."""
+    return {"meta.helm.sh/release-name": name, "meta.helm.sh/release-namespace": namespace}
+
+
+def ingress_class(name: str, **annotations: str) -> dict[str, Any]:
+    """An IngressClass with these annotations."""
+    return {"metadata": {"name": name, "annotations": annotations}, "spec": {"controller": "example.org/controller"}}
+
+
+OF_TRAEFIK = of_release("traefik", "kube-system")
+TRAEFIK_LABELS = {"app.kubernetes.io/name": "traefik", "app.kubernetes.io/instance": "traefik-kube-system"}
+TRAEFIK = workload("traefik", labels=TRAEFIK_LABELS, release=OF_TRAEFIK)
 
 
 def k3s(**instead: list[Any]) -> dict[str, list[Any]]:
@@ -75,6 +89,7 @@ def k3s(**instead: list[Any]) -> dict[str, list[Any]]:
         "user pods": [],
         "BinderHub's Deployment": [workload("binder", "binder", {"component": "binder"}, image=image)],
         "Ingresses": [ingress()],
+        "IngressClasses": [ingress_class("traefik", **OF_TRAEFIK, **{"ingressclass.kubernetes.io/is-default-class": "true"})],
         "HTTPRoutes": [],
         "ResourceQuotas": [],
         "namespace": [{"metadata": {"name": "binder", "labels": {}}}],
@@ -93,3 +108,49 @@ def k3s(**instead: list[Any]) -> dict[str, list[Any]]:
 def given(values: dict[str, Any] | None = None, setting: str = "open", **instead: list[Any]) -> Given:
     """k3s with its defaults, except what is named instead."""
     return Given(values or {}, Objects(k3s(**instead)), setting=setting)
+
+
+def of_tenant() -> dict[str, list[Any]]:
+    """What somebody creates who may create everything in a namespace of his own, so that `egress plan` believes it."""
+    eve = {"name": "eve"}
+    pods = {"component": "singleuser-server", "hub.jupyter.org/username": "eve"}
+    backend = {"matches": [{"path": {"value": "/"}}], "backendRefs": [{"name": "binder", "port": 80}]}
+    route = {"hostnames": ["eve.example.org"], "parentRefs": [{"name": "eve"}], "rules": [backend]}
+    # As if they were parts of Traefik in kube-system.
+    lures = [
+        workload(f"{name}-{number}", "tenant", {"app.kubernetes.io/name": name}, number == 2, release=OF_TRAEFIK)
+        for name in ("traefik", "ingress-nginx")
+        for number in (1, 2)
+    ]
+    caches = [
+        workload(name, "tenant", args=["-localip", address])
+        for name, address in (("node-local-dns", "203.0.113.53"), ("nodelocaldns", "10.66.66.66"))
+    ]
+    plugins = [
+        workload(name, "tenant", containers=[{"name": name, "securityContext": {"privileged": True}}])
+        for plugin in PLUGINS.values()
+        for name in plugin["daemon_sets"]
+    ]
+    services = [dns_service(name, "tenant", **{"k8s-app": "eve"}) for name in ("kube-dns", "coredns", "dns-default")]
+    for number, service in enumerate(services, 1):
+        service["spec"]["clusterIP"] = f"10.43.66.{number}"
+    killer = workload("killer", "tenant", containers=[{"name": "tcpflowkiller", "securityContext": {"privileged": True}}])
+    addresses = {"addressType": "IPv4", "endpoints": [{"addresses": ["203.0.113.7"]}]}
+    settings = {"enable-policy": "never", "policy-cidr-match-mode": "nodes", "identity-max-jitter": "0s"}
+    return {
+        "NetworkPolicies": [policy("open", {}, egress=[{}])],
+        "user pods": [
+            {"metadata": {**eve, "labels": pods}, "spec": {"hostNetwork": True, "containers": [{"name": "x", "image": "x"}]}}
+        ],
+        "BinderHub's Deployment": [workload("binder", "tenant", {"component": "binder"}, image="x:9.9.9")],
+        "Ingresses": [ingress(rules=[{**rule, "host": "eve.example.org"} for rule in ingress()["spec"]["rules"]])],
+        "HTTPRoutes": [{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": eve, "spec": route}],
+        "ResourceQuotas": [{"metadata": eve, "spec": {"hard": {"pods": "1"}}}],
+        "DaemonSets": [*plugins, *caches, *lures, workload("minesweeper", "tenant"), killer],
+        "Deployments": lures,
+        "Services": services,
+        "Cilium's settings": [{"metadata": {"name": "cilium-config", "namespace": "tenant"}, "data": settings}],
+        "addresses of the API server": [
+            {"metadata": {**eve, "labels": {"kubernetes.io/service-name": "kubernetes"}}, "ports": [{"port": 22}], **addresses}
+        ],
+    }

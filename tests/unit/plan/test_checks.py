@@ -2,14 +2,30 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from binder_egress.gatecheck.checklist import CHECKS, PLAN
 from binder_egress.plan.checks import LOOKS, examine
+from binder_egress.plan.cluster import PATHS
 from binder_egress.plan.findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED, Finding, Given, Objects
+from binder_egress.plan.network_plugin import PLUGINS
 from tests.support import TOP
-from tests.support.plan_objects import TRAEFIK, dns_service, given, ingress, node, policy, workload
+from tests.support.plan_objects import (
+    OF_TRAEFIK,
+    TRAEFIK,
+    TRAEFIK_LABELS,
+    dns_service,
+    given,
+    ingress,
+    ingress_class,
+    node,
+    of_release,
+    of_tenant,
+    policy,
+    workload,
+)
 
 
 def settings(finding: Finding) -> dict:
@@ -59,12 +75,21 @@ OURS["metadata"]["labels"] = {"app.kubernetes.io/name": "binder-egress"}
 RKE2_DNS = dns_service("rke2-coredns-rke2-coredns", **{"k8s-app": "kube-dns", "app.kubernetes.io/name": "rke2-coredns"})
 GRAFANA = ingress(rules=[{"host": "x.example.org", "http": {"paths": [{"backend": {"service": {"name": "grafana"}}}]}}])
 NGINX = {"app.kubernetes.io/name": "ingress-nginx", "app.kubernetes.io/component": "controller"}
-IN_NODE = workload("ingress-nginx-controller", "ingress-nginx", NGINX, host_network=True)
+OF_NGINX = of_release("ingress-nginx", "ingress-nginx")
+CONTROLLER = workload("ingress-nginx-controller", "ingress-nginx", NGINX, release=OF_NGINX)
+IN_NODE = workload("ingress-nginx-controller", "ingress-nginx", NGINX, host_network=True, release=OF_NGINX)
+"""An ingress controller in a namespace of its own, which the IngressClass names."""
+BY_NGINX = {"Deployments": [TRAEFIK], "Ingresses": [ingress(ingressClassName="nginx")],
+            "IngressClasses": [ingress_class("nginx", **OF_NGINX), ingress_class("traefik", **OF_TRAEFIK)]}  # fmt: skip
+BY = "the ingress controller of the IngressClass"
+CIDRS_OF_NODES = {"metadata": {"namespace": "kube-system"}, "data": {"policy-cidr-match-mode": "nodes pods"}}
+SECOND = workload("second", labels=TRAEFIK_LABELS, release=OF_TRAEFIK)
 TUNNELLED = node(notes={"projectcalico.org/IPv4VXLANTunnelAddr": "10.42.0.0"})
 CILIUM, CALICO, NEW = workload("cilium"), workload("calico-node"), workload("new-plugin")
 LOCAL = workload("binder", "binder", image="localhost/jupyterhub:1")
 BASELINE = {"pod-security.kubernetes.io/enforce": "baseline"}
-KILLER = workload("cryptnono", "support", command=["tcpflowkiller", "--threshold=24"])
+KILLER = workload("cryptnono", "support", command=["tcpflowkiller", "--threshold=24"], securityContext={"privileged": True})
+KILLER["status"] = {"numberReady": 1}
 WITH_KILLER = {"cryptnono": {"detectors": {"tcpFlowKiller": {"enabled": True}}}}
 TC_INIT = singleuser(initContainers=[{"name": "tc-init", "image": "x"}])
 SITE_PORTS = {"networkPolicy": {"egress": {"tcpPorts": [80, 443]}}}
@@ -86,7 +111,10 @@ def row(id, of, **says):
     [
         row("network plugin", given(), exactly="kube-router, in k3s"),
         row("network plugin", given(nodes=[OFF]), stops=True, seen="--disable-network-policy"),
-        row("network plugin", given(nodes=[OFF], DaemonSets=[CALICO]), exactly="calico"),
+        row("network plugin", given(nodes=[OFF], DaemonSets=[CALICO]), exactly="calico, in kube-system"),
+        row("network plugin", given(nodes=[OFF], DaemonSets=[CALICO, workload("antrea-agent")]), state=NOT_RECOGNISED,
+            seen="several network plugins: calico in kube-system, antrea in kube-system"),
+        row("network plugin", given(DaemonSets=[CALICO, workload("calico-node", "calico-system")]), state=NOT_RECOGNISED),
         row("network plugin", given(nodes=[k3s_node("no JSON")]), stops=False),
         row("network plugin", given(nodes=[node()], DaemonSets=[NEW]), state=NOT_RECOGNISED, do="helm test", stops=False),
         row("IP families", given(), exactly="pods have IPv4"),
@@ -120,6 +148,14 @@ def row(id, of, **says):
             row("DNS", given(DaemonSets=[workload("node-local-dns", args=arguments)]), settings=WITH_CACHE)
             for arguments in (["-localip", "169.254.20.10,10.43.0.10"], ["--localip=169.254.20.10"])
         ),
+        row("DNS", given(DaemonSets=[workload("nodelocaldns", args=["-localip", "10.0.0.1"])]), seen="kube-system/nodelocaldns"),
+        *(
+            row("DNS", given(DaemonSets=caches), state=NOT_RECOGNISED, seen=why, settings={}, do="dns.cidrs")
+            for caches, why in (
+                ([workload("node-local-dns", args=["-localip", "8.8.8.8"])], "8.8.8.8: a public address"),
+                ([workload(name, args=["-localip", "169.254.20.10"]) for name in ("node-local-dns", "nodelocaldns")], "several"),
+            )
+        ),
         *(
             row("DNS", given(Services=services), state=NOT_RECOGNISED, do="dns.cidrs")
             for services in ([], [dns_service("bind")], [dns_service(), dns_service("coredns")])
@@ -128,15 +164,25 @@ def row(id, of, **says):
         row("ingress", Given({}, Objects({"Ingresses": [GRAFANA]}, {"HTTPRoutes": "403"})), state=CANNOT_SEE),
         row("ingress", given(Ingresses=[GRAFANA]), state=NOT_RECOGNISED, do="publicUrl"),
         row("ingress", given(Ingresses=[ingress(tls=[])]), do="https"),
+        row("ingress", given(Ingresses=[ingress(), ingress()]), state=NOT_RECOGNISED, seen="several Ingresses", settings={}),
         # A controller in its node's network is known by the nodes, which Cilium does not match by default.
-        row("public port", given(Deployments=[], DaemonSets=[IN_NODE]), settings=from_nodes("10.1.0.1")),
-        row("public port", given(Deployments=[], DaemonSets=[IN_NODE, CILIUM]), state=NOT_RECOGNISED),
-        row("public port", given(Deployments=[], DaemonSets=[IN_NODE, CILIUM],
-            **{"Cilium's settings": [{"data": {"policy-cidr-match-mode": "nodes pods"}}]}), settings=from_nodes("10.1.0.1")),
-        row("public port", given(Deployments=[], DaemonSets=[IN_NODE, CALICO], nodes=[TUNNELLED]),
+        row("public port", given(**BY_NGINX, DaemonSets=[IN_NODE]), settings=from_nodes("10.1.0.1")),
+        row("public port", given(**BY_NGINX, DaemonSets=[IN_NODE, CILIUM]), state=NOT_RECOGNISED, do="Cilium"),
+        row("public port", given(**BY_NGINX, DaemonSets=[IN_NODE, CILIUM, CALICO]), state=NOT_RECOGNISED, do="Cilium"),
+        row("public port", given(**BY_NGINX, DaemonSets=[IN_NODE, CILIUM], **{"Cilium's settings": [CIDRS_OF_NODES]}),
+            settings=from_nodes("10.1.0.1")),
+        row("public port", given(**BY_NGINX, DaemonSets=[IN_NODE, CALICO], nodes=[TUNNELLED]),
             settings=from_nodes("10.1.0.1", "10.42.0.0")),
+        # The IngressClass of BinderHub's Ingress says which release its controller is in.
+        row("public port", given(**BY_NGINX, DaemonSets=[CONTROLLER]),
+            exactly=f"{BY} nginx is ingress-nginx/ingress-nginx-controller"),
+        row("public port", given(Ingresses=[ingress(ingressClassName=None)]), exactly=f"{BY} traefik is kube-system/traefik"),
+        row("public port", given(**BY_NGINX), state=NOT_RECOGNISED, seen="the IngressClass nginx"),
+        row("public port", given(IngressClasses=[ingress_class("traefik")]), state=NOT_RECOGNISED, settings={}),
+        row("public port", given(IngressClasses=[]), state=NOT_RECOGNISED, seen="no IngressClass"),
         row("public port", given(Deployments=[]), state=NOT_RECOGNISED),
-        row("public port", given(Deployments=[TRAEFIK, workload("x", "ingress-nginx", NGINX)]), state=NOT_RECOGNISED),
+        row("public port", given(Deployments=[TRAEFIK, SECOND]), state=NOT_RECOGNISED, settings={},
+            seen="kube-system/second, kube-system/traefik"),
         row("flow killer", given(DaemonSets=[KILLER]), stops=False),
         row("flow killer", given(setting="balanced", DaemonSets=[KILLER]), stops=True),
         row("flow killer", parent(**WITH_KILLER), stops=True),
@@ -153,7 +199,7 @@ def row(id, of, **says):
         row("ping", given(**{"API groups": [{"name": "kyverno.io"}]}), state=NOT_RECOGNISED, seen="Kyverno"),
         row("ping", given(singleuser(extraPodConfig={"hostNetwork": True})), stops=True, do="closePing"),
         row("ping", given(**{"user pods": [user_pod({"hostNetwork": True}, **USER_PODS)]}), stops=True, do="closePing"),
-        row("minesweeper", given(DaemonSets=[workload("minesweeper", "prod")]), do="binder-egress/gatecheck"),
+        row("minesweeper", given(DaemonSets=[workload("minesweeper", "binder")]), do="binder-egress/gatecheck"),
         row("Pod Security", given(namespace=[user_pod(**BASELINE)]), seen="enforces baseline"),
         row("quotas", given(ResourceQuotas=[{"metadata": {"name": "small"}}]), seen="small"),
         row("Prometheus", given(**{"API groups": [{"name": "monitoring.coreos.com"}]}), do="serviceMonitor"),
@@ -170,6 +216,44 @@ def test_check_finds(id, of, says):
     for what, expected in says.items():
         assert expected == whole[what] if what in whole else expected in getattr(finding, what), finding
     assert "secret" not in finding.seen
+
+
+CLUSTERS = {
+    "k3s": given(setting="balanced"),
+    "nothing known": given(nodes=[node()], Services=[], Deployments=[], IngressClasses=[]),
+    "Cilium": given(**BY_NGINX, DaemonSets=[IN_NODE, CILIUM]),
+    "AWS and Calico": given(DaemonSets=[workload("aws-node"), workload("calico-node", "calico-system")]),
+    "NodeLocal DNSCache": given(DaemonSets=[workload("node-local-dns", args=["-localip", "169.254.20.10"])]),
+    "named port": given(Services=[dns_service(target="dns")], DaemonSets=[
+        workload("kube-dns", labels={"k8s-app": "kube-dns"}, ports=[{"name": "dns", "containerPort": 5353}])
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+@pytest.mark.parametrize(
+    ("name", "one"),
+    [
+        pytest.param(name, one, id=f"{name}: {one['metadata']['name']}")
+        for name, (path, _) in PATHS.items()
+        if "/namespaces" not in path
+        for one in of_tenant().get(name, [])
+    ],
+)
+def test_objects_of_a_tenant_change_nothing(cluster, name, one):
+    """Of the kinds that are read in all namespaces. Of all kinds, at an API server: tests/chart/test_plan_cluster.py."""
+    before = CLUSTERS[cluster]
+    seen = {**before.objects.found, name: [*before.objects.found[name], one]}
+    first = {**before.objects.found, name: [one, *before.objects.found[name]]}
+    assert examine(replace(before, objects=Objects(seen))) == examine(before) == examine(replace(before, objects=Objects(first)))
+
+
+def test_each_network_plugin_is_known_in_its_namespaces():
+    for engine, plugin in PLUGINS.items():
+        for namespace in ("kube-system", *plugin.get("namespaces", [])):
+            of = given(nodes=[node()], DaemonSets=[workload(name, namespace) for name in plugin["daemon_sets"]])
+            (known,) = [finding for finding in examine(of) if finding.id == "network plugin"]
+            assert known.state == RECOGNISED and known.seen.startswith(f"{engine}, in {namespace}"), known
 
 
 def test_older_ingress_names_its_class_in_an_annotation():

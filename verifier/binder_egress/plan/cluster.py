@@ -11,6 +11,7 @@ PATHS: dict[str, tuple[str, dict[str, str]]] = {
     "user pods": ("/api/v1/namespaces/{namespace}/pods", {"labelSelector": "hub.jupyter.org/username", "limit": "500"}),
     "BinderHub's Deployment": ("/apis/apps/v1/namespaces/{namespace}/deployments", {"labelSelector": "component=binder"}),
     "Ingresses": ("/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses", {}),
+    "IngressClasses": ("/apis/networking.k8s.io/v1/ingressclasses", {}),
     "HTTPRoutes": ("/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes", {}),
     "ResourceQuotas": ("/api/v1/namespaces/{namespace}/resourcequotas", {}),
     "namespace": ("/api/v1/namespaces", {"fieldSelector": "metadata.name={namespace}"}),
@@ -21,7 +22,7 @@ PATHS: dict[str, tuple[str, dict[str, str]]] = {
     "Cilium's settings": ("/api/v1/configmaps", {"fieldSelector": "metadata.name=cilium-config"}),
     "addresses of the API server": (
         "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
-        {"labelSelector": "kubernetes.io/service-name=kubernetes"},
+        {"fieldSelector": "metadata.name=kubernetes"},  # The API server writes this one; the label would be anybody's.
     ),
 }
 """What is read: its name, the path, and the query."""

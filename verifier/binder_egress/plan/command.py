@@ -84,7 +84,7 @@ def plan(
         objects = Objects() if no_cluster else cluster.look(cluster.connect(context), namespace)
     except ConfigException as error:
         raise click.UsageError(f"{shown(error)} Name a --context, or look at the values alone: --no-cluster.") from None
-    given = Given(inner, objects, release, setting, values if parent else {})
+    given = Given(inner, objects, release, namespace, setting, values if parent else {})
     findings = examine(given)
     _show(findings)
     if check:

@@ -13,6 +13,10 @@ MAX_SHOWN = 300
 """The most characters of a text that are shown or written into a comment."""
 
 
+SYSTEM = "kube-system"
+"""The namespace that each cluster has from the beginning, and in which no tenant creates anything."""
+
+
 class CannotSee(Exception):
     """Something that a check needs cannot be read. The message is the reason."""
 
@@ -73,6 +77,14 @@ class Objects:
             return self.found[name]
         raise CannotSee(f"{name}: {self.unseen.get(name, 'not read')}")
 
+    def within(self, name: str, *namespaces: str) -> list[JSON]:
+        """The objects of a name in these namespaces. Anywhere else a tenant may have created them (D-510).
+
+        Raises:
+            CannotSee: they could not be read.
+        """
+        return [each for each in self.see(name) if each["metadata"].get("namespace") in namespaces]
+
 
 @dataclass(frozen=True)
 class Given:
@@ -82,6 +94,7 @@ class Given:
         values: the values of BinderHub's chart.
         objects: what was read from the cluster.
         release: the name of BinderHub's release.
+        namespace: BinderHub's namespace.
         setting: `open`, `balanced` or `strict`.
         parent: the values of the parent chart that has BinderHub as a dependency; empty without one.
     """
@@ -89,6 +102,7 @@ class Given:
     values: JSON
     objects: Objects = field(default_factory=Objects)
     release: str = "binder"
+    namespace: str = "binder"
     setting: str = "open"
     parent: JSON = field(default_factory=dict)
 
@@ -105,6 +119,11 @@ def _at(values: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         values = values.get(key) if isinstance(values, Mapping) else None
     return values
+
+
+def name_of(one: JSON) -> str:
+    """The namespace and the name of an object, `kube-system/coredns`."""
+    return f"{one['metadata']['namespace']}/{one['metadata']['name']}"
 
 
 def shown(text: object) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from ..gatecheck.checklist import CHECKS
 from .cluster_services import NAMESPACE_LABEL
-from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting
-from .network_plugin import engine_of, matches_nodes_by_address
+from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting, name_of
+from .network_plugin import SEVERAL, engine_of, matches_nodes_by_address
 
 HOST = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)+")
 """A host name, as the chart's values take it."""
@@ -16,6 +16,11 @@ CLASS = "kubernetes.io/ingress.class"
 
 CONTROLLERS = {"ingress-nginx", "rke2-ingress-nginx", "traefik", "haproxy-ingress", "kubernetes-ingress", "contour", "kong"}
 """The label `app.kubernetes.io/name` of ingress controllers, in their own charts."""
+
+IS_DEFAULT = "ingressclass.kubernetes.io/is-default-class"
+
+RELEASE, RELEASE_NAMESPACE = "meta.helm.sh/release-name", "meta.helm.sh/release-namespace"
+"""The annotations with which Helm says, on each object that it creates, which release it belongs to."""
 
 TUNNELS = ("projectcalico.org/IPv4IPIPTunnelAddr", "projectcalico.org/IPv4VXLANTunnelAddr", "projectcalico.org/IPv6VXLANTunnelAddr")
 """The annotations of nodes with the addresses from which a node's own packets come in Calico's overlay."""
@@ -28,6 +33,20 @@ ELSEWHERE = "Set ingress.enabled and ingress.hosts in BinderHub's values, or giv
 
 def ingress(given: Given) -> Iterator[Finding]:
     """How visitors reach BinderHub: from the cluster, and from the values where it cannot be seen."""
+    kind, leading = "Ingresses", _ingresses(given)
+    if not leading:
+        kind, leading = "HTTPRoutes", [each for each in given.objects.see("HTTPRoutes") if _route_leads_to_binderhub(each)]
+    if len(leading) > 1:
+        names = ", ".join(sorted(each["metadata"]["name"] for each in leading))
+        yield Finding("ingress", NOT_RECOGNISED, f"several {kind} lead to BinderHub: {names}", CHECKS["ingress"].do)
+    elif leading:
+        yield _of_ingress(leading[0]) if kind == "Ingresses" else _of_route(leading[0])
+    else:
+        yield Finding("ingress", NOT_RECOGNISED, "no Ingress and no HTTPRoute leads to BinderHub", ELSEWHERE)
+
+
+def _ingresses(given: Given) -> list[JSON]:
+    """The Ingresses in BinderHub's namespace that lead to it; the one of the values, if those cannot be seen."""
     try:
         objects = given.objects.see("Ingresses")
     except CannotSee:
@@ -35,15 +54,7 @@ def ingress(given: Given) -> Iterator[Finding]:
         if not wanted.get("enabled"):
             raise
         objects = [_rendered(wanted, given.release)]
-    leading = [each for each in objects if _leads_to_binderhub(each)]
-    if leading:
-        yield _of_ingress(leading[0])
-        return
-    routes = [each for each in given.objects.see("HTTPRoutes") if _route_leads_to_binderhub(each)]
-    if routes:
-        yield _of_route(routes[0])
-    else:
-        yield Finding("ingress", NOT_RECOGNISED, "no Ingress and no HTTPRoute leads to BinderHub", ELSEWHERE)
+    return [each for each in objects if _leads_to_binderhub(each)]
 
 
 def _rendered(wanted: JSON, release: str) -> JSON:
@@ -74,8 +85,7 @@ def _of_ingress(one: JSON) -> Finding:
     if not hosts:
         return Finding("ingress", NOT_RECOGNISED, "BinderHub's Ingress names no host", "Set ingress.enabled and ingress.hosts")
     settings = [Setting(("ingress", "enabled"), True), Setting(("ingress", "hosts"), hosts)]
-    named = spec.get("ingressClassName")
-    older = (one["metadata"].get("annotations") or {}).get(CLASS)
+    named, older = spec.get("ingressClassName"), _annotations(one).get(CLASS)
     if named:
         settings.append(Setting(("ingress", "ingressClassName"), named))
     elif older:
@@ -92,6 +102,10 @@ def _of_ingress(one: JSON) -> Finding:
         return Finding("ingress", RECOGNISED, text, settings=tuple(settings))
     do = "Without https browsers calculate nothing: make sure that something in front of it ends TLS"
     return Finding("ingress", RECOGNISED, f"{text} and no TLS", do, settings=tuple(settings))
+
+
+def _annotations(one: JSON) -> JSON:
+    return one["metadata"].get("annotations") or {}
 
 
 def _route_leads_to_binderhub(route: JSON) -> bool:
@@ -117,41 +131,60 @@ def _of_route(route: JSON) -> Finding:
 
 def public_port(given: Given) -> Iterator[Finding]:
     """Where an ingress controller's packets come from, which the verifier then accepts alone."""
-    found = [
-        workload
-        for kind in ("Deployments", "DaemonSets")
-        for workload in given.objects.see(kind)
-        for labels in [workload["spec"]["template"]["metadata"].get("labels") or {}]
-        if labels.get("app.kubernetes.io/name") in CONTROLLERS
-        and labels.get("app.kubernetes.io/component") not in ("default-backend", "defaultbackend")
-    ]
-    names = ", ".join(sorted(f"{each['metadata']['namespace']}/{each['metadata']['name']}" for each in found))
-    if len(found) != 1:
-        text = f"several ingress controllers: {names}" if found else "no ingress controller is known"
+    classes = [one for one in given.objects.see("IngressClasses") for each in _ingresses(given) if _is_class_of(one, each)]
+    controllers = {name_of(each): each for one in classes for each in _controllers(given, one)}
+    names, of_classes = ", ".join(sorted(controllers)), ", ".join(sorted({one["metadata"]["name"] for one in classes}))
+    if len(controllers) != 1:
+        text = f"no known ingress controller is in the Helm release of the IngressClass {of_classes}"
+        if not classes:
+            text = "no IngressClass belongs to an Ingress of BinderHub's"
+        elif controllers:
+            text = f"several ingress controllers: {names}"
         yield Finding("public port", NOT_RECOGNISED, text, CHECKS["public port"].advice)
         return
-    (workload,) = found
+    (workload,) = controllers.values()
+    text = f"the ingress controller of the IngressClass {of_classes} is {names}"
     if workload["spec"]["template"]["spec"].get("hostNetwork"):
-        yield _in_node_network(given, names)
+        yield _in_node_network(given, text)
         return
     peer = {
         "namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: workload["metadata"]["namespace"]}},
         "podSelector": {"matchLabels": dict(workload["spec"]["selector"]["matchLabels"])},
     }
     setting = Setting(("verifier", "networkPolicy", "publicFrom"), {"ingress-controller": peer})
-    yield Finding("public port", RECOGNISED, f"the ingress controller is {names}", settings=(setting,))
+    yield Finding("public port", RECOGNISED, text, settings=(setting,))
 
 
-def _in_node_network(given: Given, names: str) -> Finding:
-    text = f"the ingress controller {names} is in its node's network"
+def _is_class_of(one: JSON, ingress: JSON) -> bool:
+    """Whether an IngressClass is the one of an Ingress, which may leave it to the default."""
+    named = ingress["spec"].get("ingressClassName") or _annotations(ingress).get(CLASS)
+    return bool(one["metadata"]["name"] == named if named else _annotations(one).get(IS_DEFAULT) == "true")
+
+
+def _controllers(given: Given, ingress_class: JSON) -> Iterator[JSON]:
+    """The ingress controllers in the Helm release that an IngressClass, which no tenant may create, says it is of (D-511)."""
+    release = {name: _annotations(ingress_class).get(name, "") for name in (RELEASE, RELEASE_NAMESPACE)}
+    for kind in ("Deployments", "DaemonSets"):
+        for workload in given.objects.within(kind, release[RELEASE_NAMESPACE]):
+            labels = workload["spec"]["template"]["metadata"].get("labels") or {}
+            if (
+                release.items() <= _annotations(workload).items()
+                and labels.get("app.kubernetes.io/name") in CONTROLLERS
+                and labels.get("app.kubernetes.io/component") not in ("default-backend", "defaultbackend")
+            ):
+                yield workload
+
+
+def _in_node_network(given: Given, controller: str) -> Finding:
+    text = f"{controller}, in its node's network"
     engine, _ = engine_of(given)
-    if engine == "gke-dataplane-v2" or (engine == "cilium" and not matches_nodes_by_address(given)):
+    if engine in ("gke-dataplane-v2", SEVERAL) or (engine == "cilium" and not matches_nodes_by_address(given)):
         do = "Cilium matches no node by its addresses, unless its policy-cidr-match-mode is nodes: ask who runs the cluster"
         return Finding("public port", NOT_RECOGNISED, text, do)
     addresses = []
     for node in given.objects.see("nodes"):
         addresses += [each["address"] for each in node["status"].get("addresses") or [] if each["type"] == "InternalIP"]
-        notes = node["metadata"].get("annotations") or {}
+        notes = _annotations(node)
         addresses += [notes[name] for name in TUNNELS if engine == "calico" and notes.get(name)]
     if len(addresses) > MAX_NODES or not addresses:
         do = "Name the nodes' network in verifier.networkPolicy.publicFrom: `nodes: {ipBlock: {cidr: …}}`"

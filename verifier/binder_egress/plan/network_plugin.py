@@ -7,36 +7,48 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..gatecheck.checklist import CHECKS
-from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given
+from .findings import JSON, NOT_RECOGNISED, RECOGNISED, SYSTEM, CannotSee, Finding, Given
 
 PLUGINS: dict[str, JSON] = tomllib.loads((Path(__file__).parent / "network_plugins.toml").read_text(encoding="utf-8"))
 """What each network plugin does, by its id."""
 
 NOTHING_ENFORCES = "Nothing enforces policies, so there can be no gate: install a network plugin that does (docs/networks.md)"
 
+ONLY_PACKETS_TELL = "Whether it enforces policies, only packets tell (`helm test`, after the gate is shut)"
+
+SEVERAL = "several"
 
 ENFORCES_NOTHING = {"enable-policy": "never", "policy-audit-mode": "true", "enable-k8s-networkpolicy": "false"}
 """Settings of Cilium's with which it lets everything through, whatever NetworkPolicies say."""
 
 
+def _known(given: Given) -> list[tuple[str, JSON]]:
+    """The ids and DaemonSets of the network plugins, each once for each of its namespaces. Other namespaces do not count (D-510).
+
+    One that enforces policies hides those that may only give pods their addresses.
+    """
+    seen: dict[tuple[str, str], JSON] = {}
+    for engine, plugin in PLUGINS.items():
+        for each in given.objects.within("DaemonSets", SYSTEM, *plugin.get("namespaces", [])):
+            # Containers too: flannel's chart can have kube-network-policies in its own DaemonSet.
+            names = {each["metadata"]["name"], *(container["name"] for container in each["spec"]["template"]["spec"]["containers"])}
+            if names & set(plugin["daemon_sets"]):
+                seen.setdefault((engine, each["metadata"]["namespace"]), each)
+    enforcing = [(engine, each) for (engine, _), each in seen.items() if not PLUGINS[engine].get("may_give_addresses_alone")]
+    return enforcing or [(engine, each) for (engine, _), each in seen.items()]
+
+
 def engine_of(given: Given) -> tuple[str, JSON]:
     """The id of the network plugin that enforces policies, and its DaemonSet: `("kube-router", {})` for k3s, which has none.
 
-    Empty if none is known.
+    The id is empty if none is known, and `SEVERAL` if several are.
 
     Raises:
         CannotSee: neither DaemonSets nor nodes can be read.
     """
-    # Containers too: flannel's chart can have kube-network-policies in its own DaemonSet.
-    sets = {
-        name: each
-        for each in given.objects.see("DaemonSets")
-        for name in (each["metadata"]["name"], *(one["name"] for one in each["spec"]["template"]["spec"]["containers"]))
-    }
-    for engine, plugin in PLUGINS.items():
-        for name in plugin["daemon_sets"]:
-            if name in sets:
-                return engine, sets[name]
+    known = _known(given)
+    if known:
+        return known[0] if len(known) == 1 else (SEVERAL, {})
     if any("+k3s" in node["status"]["nodeInfo"]["kubeletVersion"] for node in given.objects.see("nodes")):
         return ("", {}) if "--disable-network-policy" in _k3s_arguments(given) else ("kube-router", {})
     return "", {}
@@ -56,43 +68,47 @@ def _k3s_arguments(given: Given) -> list[str]:
 def network_plugin(given: Given) -> Iterator[Finding]:
     """The network plugin, and whether it is set to enforce policies."""
     engine, daemon_set = engine_of(given)
-    if not engine:
-        if "--disable-network-policy" in _k3s_arguments(given):
-            text = "k3s runs with --disable-network-policy, and no other network plugin is known"
-            yield Finding("network plugin", RECOGNISED, text, NOTHING_ENFORCES, True)
-        else:
-            do = "Whether it enforces policies, only packets tell (`helm test`, after the gate is shut)"
-            yield Finding("network plugin", NOT_RECOGNISED, "no DaemonSet of a known network plugin", do)
-    elif engine == "flannel":
-        yield Finding("network plugin", RECOGNISED, "flannel alone", NOTHING_ENFORCES, True)
+    text = f"{engine}, in {daemon_set['metadata']['namespace'] if daemon_set else 'k3s'}"
+    if engine == SEVERAL:
+        names = ", ".join(f"{each} in {one['metadata']['namespace']}" for each, one in _known(given))
+        yield Finding("network plugin", NOT_RECOGNISED, f"several network plugins: {names}", ONLY_PACKETS_TELL)
     elif engine == "aws":
-        yield _aws(daemon_set)
+        yield _aws(daemon_set, text)
     elif engine == "cilium":
-        yield _cilium(given)
+        yield _cilium(given, text)
+    elif engine == "flannel":
+        yield Finding("network plugin", RECOGNISED, f"{text}, alone", NOTHING_ENFORCES, True)
+    elif engine:
+        yield Finding("network plugin", RECOGNISED, text, PLUGINS[engine].get("note", ""))
+    elif "--disable-network-policy" in _k3s_arguments(given):
+        text = "k3s runs with --disable-network-policy, and no other network plugin is known"
+        yield Finding("network plugin", RECOGNISED, text, NOTHING_ENFORCES, True)
     else:
-        embedded = "" if daemon_set else ", in k3s"
-        yield Finding("network plugin", RECOGNISED, f"{engine}{embedded}", PLUGINS[engine].get("note", ""))
+        text = "no DaemonSet of a known network plugin, where its chart puts it"
+        yield Finding("network plugin", NOT_RECOGNISED, text, ONLY_PACKETS_TELL)
 
 
-def _aws(daemon_set: JSON) -> Finding:
+def _aws(daemon_set: JSON, text: str) -> Finding:
     containers = daemon_set["spec"]["template"]["spec"]["containers"]
     agents = [container for container in containers if container["name"] in ("aws-eks-nodeagent", "aws-network-policy-agent")]
     if not any("--enable-network-policy=true" in (agent.get("args") or []) for agent in agents):
-        return Finding("network plugin", RECOGNISED, "aws, without --enable-network-policy=true", NOTHING_ENFORCES, True)
+        return Finding("network plugin", RECOGNISED, f"{text}, without --enable-network-policy=true", NOTHING_ENFORCES, True)
     variables = {item["name"]: item.get("value") for container in containers for item in container.get("env") or []}
     mode = variables.get("NETWORK_POLICY_ENFORCING_MODE") or "standard"
     late = "" if mode == "strict" else "In this mode new pods are open for a second or two, for which the start guard waits. "
     do = f"{late}{PLUGINS['aws']['note']}"
-    return Finding("network plugin", RECOGNISED, f"aws, NETWORK_POLICY_ENFORCING_MODE {mode}", do)
+    return Finding("network plugin", RECOGNISED, f"{text}, NETWORK_POLICY_ENFORCING_MODE {mode}", do)
 
 
 def cilium_settings(given: Given) -> dict[str, str]:
-    """The data of the ConfigMap cilium-config.
+    """The data of the ConfigMap cilium-config beside Cilium's DaemonSet.
 
     Raises:
         CannotSee: it cannot be read.
     """
-    return {key: value for found in given.objects.see("Cilium's settings") for key, value in (found.get("data") or {}).items()}
+    _, daemon_set = engine_of(given)
+    configs = given.objects.within("Cilium's settings", daemon_set["metadata"]["namespace"])
+    return {key: value for each in configs for key, value in (each.get("data") or {}).items()}
 
 
 def matches_nodes_by_address(given: Given) -> bool:
@@ -104,12 +120,12 @@ def matches_nodes_by_address(given: Given) -> bool:
     return "nodes" in re.split("[ ,]+", cilium_settings(given).get("policy-cidr-match-mode") or "")
 
 
-def _cilium(given: Given) -> Finding:
+def _cilium(given: Given, text: str) -> Finding:
     try:
         settings = cilium_settings(given)
     except CannotSee as error:
-        return Finding("network plugin", RECOGNISED, f"cilium; its settings cannot be read: {error}", "Ask who runs the cluster")
-    text = f"cilium, policy-cidr-match-mode {settings.get('policy-cidr-match-mode') or 'none'}"
+        return Finding("network plugin", RECOGNISED, f"{text}; its settings cannot be read: {error}", "Ask who runs the cluster")
+    text += f", policy-cidr-match-mode {settings.get('policy-cidr-match-mode') or 'none'}"
     if off := [f"{key} {value}" for key, value in ENFORCES_NOTHING.items() if settings.get(key) == value]:
         return Finding("network plugin", RECOGNISED, f"{text}, {', '.join(off)}", NOTHING_ENFORCES, True)
     return Finding("network plugin", RECOGNISED, text)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..gatecheck.checklist import CHECKS, FLOW_KILLER_CONTAINER
 from ..model.ping import SYSCTL
-from .findings import NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting
+from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting, name_of
 
 ENFORCED = "pod-security.kubernetes.io/enforce"
 
@@ -54,9 +54,9 @@ def pre_puller(given: Given) -> Iterator[Finding]:
 
 def minesweeper(given: Given) -> Iterator[Finding]:
     """mybinder.org's minesweeper, which deletes user pods that are older than servers may become."""
-    for each in given.objects.see("DaemonSets"):
+    for each in given.objects.within("DaemonSets", given.namespace):
         if each["metadata"]["name"] == "minesweeper":
-            seen = f"minesweeper runs in {each['metadata']['namespace']}"
+            seen = f"minesweeper runs in {given.namespace}"
             yield Finding("minesweeper", RECOGNISED, seen, CHECKS["minesweeper"].advice)
 
 
@@ -83,16 +83,20 @@ def flow_killer(given: Given) -> Iterator[Finding]:
         if not in_values:
             raise
         sets = []
-    running = sorted(
-        f"{each['metadata']['namespace']}/{each['metadata']['name']}"
-        for each in sets
-        if any(FLOW_KILLER_CONTAINER in str(container) for container in each["spec"]["template"]["spec"]["containers"])
-    )
+    running = sorted(name_of(each) for each in sets if _runs_flow_killer(each))
     if running or in_values:
         text = f"cryptnono's flow killer: {', '.join([*running, *in_values])}"
         needed = given.setting != "open"
         here = "--setting open does without the proxy" if needed else "this setting does without the proxy"
         yield Finding("flow killer", RECOGNISED, text, f"{CHECKS['flow killer'].advice}; {here}", needed)
+
+
+def _runs_flow_killer(daemon_set: JSON) -> bool:
+    """Whether a DaemonSet has a flow killer whose pods run, with all rights on their nodes: no tenant has those (D-510)."""
+    return (daemon_set.get("status") or {}).get("numberReady", 0) > 0 and any(
+        FLOW_KILLER_CONTAINER in str(container) and (container.get("securityContext") or {}).get("privileged")
+        for container in daemon_set["spec"]["template"]["spec"]["containers"]
+    )
 
 
 def _enabled(values: Any, word: str, path: str = "") -> Iterator[str]:

@@ -4,6 +4,7 @@ The command that writes them, without a cluster. With one: tests/chart/test_plan
 """
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,25 @@ def test_existing_files_are_kept(run):
     code, out = run("--no-cluster")
     assert code == 2 and "your-values.yaml exist" in out and written() == {"your-values.yaml"}
     assert run("--no-cluster", "--overwrite")[0] == 0 and written() == FILES
+
+
+def test_overwritten_files_are_for_their_owner_alone(run, tmp_path):
+    """Whoever could read the old file, or has it open, cannot read the new one."""
+    for name in FILES:
+        Path(name).write_text("old: 1\n")
+        Path(name).chmod(0o644)
+    os.link("your-values.yaml", tmp_path / "other")
+    with open("your-values.yaml") as still_open:
+        assert run("--no-cluster", "--overwrite", values="extraEnv: [{name: TOKEN, value: s3cret}]")[0] == 0
+        assert still_open.read() == (tmp_path / "other").read_text() == "old: 1\n"
+    assert {name: Path(name).stat().st_mode & 0o777 for name in FILES} == dict.fromkeys(FILES, 0o600)
+    assert "s3cret" in Path("your-values.yaml").read_text() and written() == FILES
+
+
+def test_file_that_cannot_be_written_is_told_and_leaves_nothing_behind(run):
+    Path("your-values.yaml").mkdir()
+    code, out = run("--no-cluster", "--overwrite")
+    assert code == 2 and "directory" in out and written() <= FILES
 
 
 def test_values_alone_are_enough(run):

@@ -98,7 +98,10 @@ def plan(
     }
     if there := [name for name in written if (output / name).exists() and not overwrite]:
         raise click.UsageError(f"{' and '.join(there)} exist: --overwrite replaces them, --output names another folder.")
-    files.write(output, written)
+    try:
+        files.write(output, written)
+    except OSError as error:
+        raise click.UsageError(f"{output}: {error.strerror}") from None
     click.echo(f"Written: {', '.join(str(output / name) for name in written)}")
     click.echo("\n".join(["Next:", *(f"  {command}" for command in _commands(given, namespace, parent))]))
     sys.exit(1 if any(finding.stops for finding in findings) else 0)

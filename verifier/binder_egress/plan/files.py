@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,13 +85,22 @@ def _dump(values: Mapping[str, Any], unicode: bool = False) -> str:
 def write(folder: Path, files: Mapping[str, str]) -> None:
     """Write files that only their owner may read: BinderHub's values may have tokens in them.
 
+    A file that exists is replaced whole. Whoever could read the old one, or has it open, cannot read the new one.
+
     Args:
         folder: where to.
         files: name → content.
+
+    Raises:
+        OSError: they cannot be written.
     """
-    for name, text in files.items():
-        with open(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".egress-plan-") as beside:
+        for name, text in files.items():
+            made = Path(beside, name)
+            made.touch(0o600)
+            made.write_text(text, encoding="utf-8")
+        for name in files:
+            os.replace(Path(beside, name), folder / name)
 
 
 def changes(text: str, findings: Iterable[Finding]) -> list[str]:

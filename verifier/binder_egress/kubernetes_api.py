@@ -102,4 +102,5 @@ def unavailable(error: Exception) -> ApiServerUnavailable:
     """The exception for one of `FAILURES`."""
     if isinstance(error, ApiException):
         return ApiServerUnavailable(f"{error.status} {error.reason}", error.status)
-    return ApiServerUnavailable(f"{type(error).__name__}: {error}")
+    name = type(error).__name__  # D-512: the text of a ValueError may be the header with the token.
+    return ApiServerUnavailable(name if isinstance(error, ValueError) else f"{name}: {error}")

@@ -5,6 +5,8 @@ The command that writes them, without a cluster. With one: tests/chart/test_plan
 
 import copy
 import os
+import traceback
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 from binder_egress import __version__
+from binder_egress.bans.values_file import ProposalRefused, with_bans
 from binder_egress.commands.egress import egress
 from binder_egress.plan.binderhub import rewritten
 from binder_egress.plan.checks import examine
@@ -98,12 +101,16 @@ def run(tmp_path, monkeypatch):
     away = {"name": "away", "cluster": {"server": f"http://127.0.0.1:{free_port()}"}}
     context = {"name": "here", "context": {"cluster": "away"}}
     config = {"current-context": "here", "contexts": [context], "clusters": [away]}
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
 
-    def run(*options, values="extraEnv: []"):
+    def run(*options, values="extraEnv: []", users=()):
+        if users:
+            context = {"name": "here", "context": {"cluster": "away", "user": "me"}}
+            kubeconfig.write_text(yaml.safe_dump({**config, "contexts": [context], "users": users}))
         done = CliRunner().invoke(egress, ["plan", "--from", "-", *options], input=values)
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         return done.exit_code, done.output
@@ -163,7 +170,51 @@ def test_parent_chart_has_both_below_their_keys(run):
     assert run("--no-cluster", "--parent", values="other: 1")[0] == 2
 
 
-@pytest.mark.parametrize("values", ["COMPUTED VALUES:\na: 1\n", "a: [", "text", "- 1", "a: !!python/object:os.x 1"])
+NOT_YAML = [
+    *("a: s3cret\na: other", "a: 1\nb: s3cret\n\tc: s3cret", "a: [s3cret", "a: 's3cret'x", "a: *s3cret", "a: %s3cret"),
+    *(f"a: !!{tag} s3cret!" for tag in ("bool", "int", "float", "binary", "timestamp")),
+    "%s3cret\n---", "a: s3cret\x00", "a: {<<: s3cret}", "s3cret: " + "[" * 5000,
+]  # fmt: skip
+"""Texts that YAML's reader refuses, each at another place of it."""
+
+
+@pytest.mark.parametrize("text", NOT_YAML)
+def test_no_error_shows_the_text_of_a_values_file(run, text):
+    code, out = run("--no-cluster", values=f"x: 1\n{text}\n")
+    assert code == 2 and "The values are no YAML" in out and "3cret" not in out, out
+    with pytest.raises(ProposalRefused, match="no YAML") as refused:
+        with_bans(f"x: 1\n{text}\n", "config", {"GitHubRepoProvider": ["^eve/.*"]}, {})
+    assert "3cret" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_errors_of_values_name_the_line(run):
+    assert "no YAML, line 3." in run("--no-cluster", values="a: 1\nb: 2\nc: 'x'y\n")[1]
+    assert "not UTF-8" in run("--no-cluster", values=b"a: \xff")[1]
+
+
+def test_no_warning_shows_the_text_of_a_values_file(run):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        code, out = run("--no-cluster", values="a: &x s3cret\nb: &x s3cret\n")
+    assert code == 0 and not warned and "s3cret" not in out
+
+
+@pytest.mark.parametrize(
+    "user",
+    [{"token": "s3cret"}, {"user": {"auth-provider": {"name": "oidc", "config": {"client-secret": "s3cret"}}}},
+     {"user": {"token": "s3cret\n"}}],
+)  # fmt: skip
+def test_no_error_shows_the_token_of_a_kubeconfig(run, user, caplog):
+    code, out = run(users=[{"name": "me", **user}])
+    assert "s3cret" not in out + caplog.text
+    assert code == 2 if "kubectl config view" in out else "NetworkPolicies: ValueError" in out
+
+
+NOT_HELMS = ["extraEnv: [text]", "extraEnv: [{value: x}]", "a: &x [*x]", "? [a, b]\n: 1"]
+"""Values that are YAML, and nothing that Helm would take."""
+
+
+@pytest.mark.parametrize("values", ["COMPUTED VALUES:\na: 1\n", "a: [", "text", "- 1", "a: !!python/object:os.x 1", *NOT_HELMS])
 def test_other_input_is_refused_with_a_sentence(run, values):
     code, out = run(values=values)
     assert code == 2 and "Error: The" in out and not written()

@@ -9,9 +9,11 @@ from typing import Any
 import click
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import CommentMark, YAMLError
+from ruamel.yaml.error import CommentMark
 from ruamel.yaml.scalarstring import SingleQuotedScalarString as Quoted
 from ruamel.yaml.tokens import CommentToken
+
+from ..operators_yaml import NotYaml, load
 
 _STYLES = [(mapping, mapping + offset, offset) for mapping in (2, 4) for offset in (0, 2)]
 """How lists may be indented: ruamel.yaml writes the whole file in one way, so the one that changes the least is used."""
@@ -55,11 +57,10 @@ def with_bans(text: str, where: str, specs: dict[str, list[str]], networks: dict
     for style in _STYLES:
         yaml = _yaml(style)
         try:
-            plain = _dumped(yaml, yaml.load(text))
-            changed = _add(yaml.load(text), where, specs, networks)
-        except YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            raise ProposalRefused(f"The values file is no YAML{f', line {mark.line + 1}' if mark else ''}.") from error
+            plain = _dumped(yaml, load(yaml, text))
+            changed = _add(load(yaml, text), where, specs, networks)
+        except NotYaml as error:
+            raise ProposalRefused(f"The values file is no YAML{error}.") from error
         except _Misplaced as error:
             raise ProposalRefused(f"The values file has something else {error}: bans cannot be added.") from error
         if not changed[0]:

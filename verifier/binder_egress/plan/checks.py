@@ -44,6 +44,6 @@ def examine(given: Given) -> list[Finding]:
             findings += look(given)
         except CannotSee as error:
             findings.append(Finding(id, CANNOT_SEE, str(error), CHECKS[id].do))
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             findings.append(Finding(id, NOT_RECOGNISED, "it has a form that this command does not know", CHECKS[id].do))
     return findings

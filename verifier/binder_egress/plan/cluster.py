@@ -41,8 +41,12 @@ def connect(context: str | None) -> client.ApiClient:
         ConfigException: there is no usable kubeconfig, or no such context.
     """
     configuration = client.Configuration()
-    config.load_kube_config(context=context, client_configuration=configuration)  # type: ignore[no-untyped-call]
-    return client_for(configuration)
+    try:
+        config.load_kube_config(context=context, client_configuration=configuration)  # type: ignore[no-untyped-call]
+        return client_for(configuration)
+    except Exception:  # D-512: some messages have a user's whole entry in them, and with it the token.
+        said = "The kubeconfig cannot be used, or has no such context: `kubectl config view` shows it without its secrets."
+        raise config.ConfigException(said) from None
 
 
 def look(api: client.ApiClient, namespace: str) -> Objects:

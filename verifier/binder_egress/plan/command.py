@@ -12,9 +12,9 @@ from typing import IO
 
 import click
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from .. import __version__
+from ..operators_yaml import NotYaml, load
 from . import files
 from .binderhub import VERSION, rewritten, version_of
 from .checks import examine
@@ -32,13 +32,16 @@ def _values(file: IO[str]) -> JSON:
     Raises:
         UsageError: they are no YAML map, or have the chart's defaults in them (D-486).
     """
-    text = file.read()
+    try:
+        text = file.read()
+    except ValueError:
+        raise click.UsageError("The values are not UTF-8.") from None
     if text.startswith("COMPUTED VALUES:"):
         raise click.UsageError("These are the chart's defaults too: run `helm get values` without --all.")
     try:
-        values = YAML(typ="safe", pure=True).load(text.removeprefix("USER-SUPPLIED VALUES:"))
-    except (YAMLError, ValueError) as error:
-        raise click.UsageError(f"The values are no YAML: {shown(error)}") from None
+        values = load(YAML(typ="safe", pure=True), text.removeprefix("USER-SUPPLIED VALUES:"))
+    except NotYaml as error:
+        raise click.UsageError(f"The values are no YAML{error}.") from None
     if not isinstance(values or {}, dict):
         raise click.UsageError("The values are no map.")
     return values or {}
@@ -91,11 +94,14 @@ def plan(
         differences = files.changes(_read(output / files.OURS), findings)
         click.echo("\n".join(differences or ["Nothing has changed."]))
         sys.exit(1 if differences or any(finding.stops for finding in findings) else 0)
-    wanted = rewritten(inner)
-    written = {
-        files.OURS: files.our_values(findings, _fixed(image, parent), OURS if parent else ""),
-        files.BINDERHUBS: files.binderhub_values({**values, BINDERHUB: wanted} if parent else wanted),
-    }
+    try:
+        wanted = rewritten(inner)
+        written = {
+            files.OURS: files.our_values(findings, _fixed(image, parent), OURS if parent else ""),
+            files.BINDERHUBS: files.binderhub_values({**values, BINDERHUB: wanted} if parent else wanted),
+        }
+    except (AttributeError, KeyError, RecursionError, TypeError):
+        raise click.UsageError("The values have a form that Helm does not take: variables in extraEnv have names.") from None
     if there := [name for name in written if (output / name).exists() and not overwrite]:
         raise click.UsageError(f"{' and '.join(there)} exist: --overwrite replaces them, --output names another folder.")
     try:

@@ -238,7 +238,7 @@ class UserPods:
         except ApiServerUnavailable as error:
             raise WatchEnded(str(error)) from None
         except kubernetes_api.FAILURES as error:
-            raise WatchEnded(f"{type(error).__name__}: {error}") from None
+            raise WatchEnded(str(kubernetes_api.unavailable(error))) from None
         raise WatchEnded("renewed", version)
 
     def read(self, name: str) -> Pod | None:

@@ -166,6 +166,17 @@ def test_document_is_valid_openapi_and_has_every_route(apps, name):
     assert {status for status in answers if status[0] in "45"} <= {str(status) for status, _ in TITLES.values()}
 
 
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_document_is_made_once_and_not_sent_to_a_client_that_has_it(apps, monkeypatch, name):
+    app, address = apps[name]
+    first = app.test_client().get(address)
+    monkeypatch.setattr("binder_egress.web.openapi.document", None)
+    again = app.test_client().get(address)
+    assert (again.status_code, again.data, again.headers["ETag"]) == (200, first.data, first.headers["ETag"])
+    known = app.test_client().get(address, headers={"If-None-Match": first.headers["ETag"]})
+    assert (known.status_code, known.data) == (304, b"")
+
+
 def test_document_has_the_base_path_as_server(_redis_server):
     made = create_services(make_settings(_redis_server, base_path="/a/b/"))
     document = create_public_app(made).test_client().get("/a/b/openapi.json").json

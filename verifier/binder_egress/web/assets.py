@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 
 STATIC = Path(__file__).parent / "static"
@@ -34,14 +35,26 @@ class Assets:
         return self._files[name]
 
     def read(self, file: str) -> bytes:
-        """The content of one of the built files.
+        """The content of one of the built files, which is read from the disk once.
 
         Args:
             file: its built name.
         """
-        return (self._folder / file).read_bytes()
+        return _content(self._folder / file)
 
     def integrity(self, name: str) -> str:
         """The value of the attribute `integrity` for a source file, `sha384-…`."""
-        digest = hashlib.sha384(self.read(self.file(name))).digest()
-        return f"sha384-{base64.b64encode(digest).decode()}"
+        return _integrity(self._folder / self.file(name))
+
+
+# Keyed by built names, so there is an entry for each file, and it cannot be out of date.
+
+
+@cache
+def _content(file: Path) -> bytes:
+    return file.read_bytes()
+
+
+@cache
+def _integrity(file: Path) -> str:
+    return f"sha384-{base64.b64encode(hashlib.sha384(_content(file)).digest()).decode()}"

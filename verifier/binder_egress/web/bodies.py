@@ -376,6 +376,20 @@ class KeysAnswer(BaseModel):
     keys: list[KeyRow]
 
 
+def unchanging(content: bytes, content_type: str, etag: str) -> Response:
+    """Content that does not change while the process runs, or 304 for a client that has it.
+
+    Args:
+        content: the whole content.
+        content_type: the value of `Content-Type`.
+        etag: names the content, and no other.
+    """
+    made = Response(content, content_type=content_type)
+    made.set_etag(etag)
+    made.make_conditional(request)
+    return made
+
+
 def answer(body: BaseModel) -> Response:
     """A model as a response in JSON. Fields that were not set are left out."""
     return Response(body.model_dump_json(exclude_unset=True) + "\n", mimetype="application/json")

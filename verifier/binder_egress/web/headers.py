@@ -126,14 +126,13 @@ def _joined(widgets: list[str], brand: list[str]) -> list[str]:
 
 
 def _cache_control(answer: Response) -> str:
-    """What browsers and proxies may cache: files whose names change with their content for a year, decisions never."""
-    if answer.status_code not in (200, 304):
+    """What browsers and proxies may cache: files whose names change with their content for a year, decisions never. What has an
+    ETag is kept, and asked for each time."""
+    if answer.status_code not in (200, 304) or "ETag" not in answer.headers:
         return "no-store"
-    if request.endpoint == LAUNCH_SCRIPT or (request.view_args or {}).get("file") in THIRD_PARTY:
-        return "no-cache"
-    if request.endpoint in (STATIC_FILES, THIRD_PARTY_SCRIPT):
+    if request.endpoint in (STATIC_FILES, THIRD_PARTY_SCRIPT) and (request.view_args or {}).get("file") not in THIRD_PARTY:
         return "public, max-age=31536000, immutable"
-    return "no-store"
+    return "no-cache"
 
 
 def _allow_origin(answer: Response, origin: str) -> None:

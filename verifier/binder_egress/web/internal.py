@@ -4,7 +4,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from typing import get_type_hints
 
-from flask import Blueprint, Response, current_app, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 from pydantic import BaseModel
 
 from ..model.records import Server
@@ -12,7 +12,7 @@ from ..operators import actions
 from ..operators.actions import ActionRefused, Operators, answers
 from . import bodies
 from .context import services
-from .openapi import Interface, Operation, Parameter, document, json_of
+from .openapi import Interface, Operation, Parameter, document_of_app, json_of
 from .problems import Problem, response
 
 internal = Blueprint("internal", __name__)
@@ -141,4 +141,4 @@ def revoke_key() -> tuple[Response, int]:
 @internal.get("/openapi.json")
 def openapi() -> Response:
     """This interface, as an OpenAPI document."""
-    return jsonify(document(INTERFACE, current_app, "/"))
+    return document_of_app(INTERFACE, "/")

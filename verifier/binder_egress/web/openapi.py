@@ -5,21 +5,25 @@
 def issue_pass(): …
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, TypeVar
 
-from flask import Flask
+from flask import Flask, Response, current_app, jsonify
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 from werkzeug.routing import Rule
 
 from .. import __version__
-from .bodies import ProblemDetails
+from .bodies import ProblemDetails, unchanging
 from .problems import TITLES
 
 COMPONENTS = "#/components/schemas/{model}"
+
+MADE = "binder-egress.openapi"
+"""The name under which an app's extensions have the document and its checksum, once somebody asked for it."""
 
 Schema = Mapping[str, object]
 View = TypeVar("View", bound=Callable[..., Any])
@@ -141,6 +145,21 @@ def document(interface: Interface, app: Flask, base_path: str) -> dict[str, obje
         "paths": paths,
         "components": {"schemas": schemas.components, "securitySchemes": dict(interface.security_schemes)},
     }
+
+
+def document_of_app(interface: Interface, base_path: str) -> Response:
+    """The current app's document, which is made once: it takes as long as ten challenges.
+
+    Args:
+        interface: what it says about the interface as a whole.
+        base_path: the path under which all routes are served.
+    """
+    made = current_app.extensions.get(MADE)
+    if made is None:
+        content = jsonify(document(interface, current_app, base_path)).get_data()
+        made = current_app.extensions[MADE] = content, hashlib.sha256(content).hexdigest()
+    content, etag = made
+    return unchanging(content, "application/json", etag)
 
 
 class _Schemas:

@@ -1,12 +1,12 @@
 """The scripts that pages load, and the public interface's OpenAPI document. A launch begins in `challenges`."""
 
-from flask import Blueprint, Response, current_app, jsonify, request
+from flask import Blueprint, Response
 from markupsafe import escape
 
 from . import bodies
 from .context import own_url, services
 from .headers import THIRD_PARTY
-from .openapi import DocumentedAnswer, Interface, Operation, Parameter, document, json_of
+from .openapi import DocumentedAnswer, Interface, Operation, Parameter, document_of_app, json_of
 from .problems import Problem
 
 INTERFACE = Interface(
@@ -19,7 +19,7 @@ public = Blueprint("public", __name__, static_folder="static", template_folder="
 @public.get("/openapi.json")
 def openapi() -> Response:
     """This interface, as an OpenAPI document."""
-    return jsonify(document(INTERFACE, current_app, services().settings.base_path))
+    return document_of_app(INTERFACE, services().settings.base_path)
 
 
 _SCRIPT = {
@@ -77,7 +77,5 @@ def third_party_script(file: str) -> Response:
 
 
 def _script(file: str) -> Response:
-    answer = Response(services().assets.read(file), content_type="text/javascript; charset=utf-8")
-    answer.set_etag(file)  # The name contains a checksum of the content.
-    answer.make_conditional(request)
-    return answer
+    # The name contains a checksum of the content.
+    return bodies.unchanging(services().assets.read(file), "text/javascript; charset=utf-8", file)

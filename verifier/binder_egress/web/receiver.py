@@ -16,7 +16,7 @@ from ..settings import ReceiverSettings
 from ..store.errors import StoreUnavailable
 from ..store.store import ReceiverStore
 from . import bodies, problems
-from .openapi import Interface, Operation, document, json_of
+from .openapi import Interface, Operation, document, document_of_app, json_of
 from .problems import Problem
 
 detections = Blueprint("detections", __name__)
@@ -165,4 +165,4 @@ def ready() -> Response:
 @detections.get("/openapi.json")
 def openapi() -> Response:
     """This interface, as an OpenAPI document."""
-    return jsonify(document(INTERFACE, current_app, "/"))
+    return document_of_app(INTERFACE, "/")

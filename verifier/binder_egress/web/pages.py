@@ -32,8 +32,9 @@ START = "#unlock"
 """The fragment of a page's address that starts the unlock without a click. A fragment is not sent to the server, and only a script
 in a visible page acts on it, so neither prefetching nor a preview of the link spends anything."""
 
-QR_LIMIT_CHARACTERS = 250
-"""The length of the longest address that gets a QR code. Longer codes are hard to scan, and a stranger's `Host` may make them."""
+QR_LIMIT_CHARACTERS = 160
+"""The length of the longest address that gets a QR code. Longer codes are hard to scan, and a stranger's `Host` may make them: with
+250 characters, a page and its code cost five pages."""
 
 QR_MASK = 2
 """The mask pattern of all QR codes. Readers know all eight; comparing them takes four times as long as the rest of the drawing."""

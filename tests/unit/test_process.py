@@ -98,8 +98,8 @@ def raw(address, request):
 POST = b"POST /egress/passes HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
-def chunks(body):
-    parts = [body[at : at + 4096] for at in range(0, len(body), 4096)] + [b""]
+def chunks(body, each=4096):
+    parts = [body[at : at + each] for at in range(0, len(body), each)] + [b""]
     return POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
 
 
@@ -112,6 +112,13 @@ def test_chunked_body_is_read_up_to_a_limit(verifier):
     assert raw(verifier[0], chunks(body % b"x")).startswith("HTTP/1.1 403 ")
     # The body is not read to its end, so it is not valid JSON.
     assert raw(verifier[0], chunks(body % (b"x" * 20_000))).startswith("HTTP/1.1 400 ")
+
+
+def test_chunks_have_a_number_that_a_body_needs(verifier):
+    """Reading one takes as long as reading thousands of bytes."""
+    body = b'{"provider": "altcha", "solution": "%s"}' % (b"x" * 1000)
+    assert raw(verifier[0], chunks(body, 2)).startswith("HTTP/1.1 403 ")
+    assert raw(verifier[0], chunks(body, 1)).startswith("HTTP/1.1 400 ")
 
 
 def test_malformed_request_does_not_disturb_others(verifier):

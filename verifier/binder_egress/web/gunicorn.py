@@ -18,6 +18,8 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from gunicorn.http import Request, RequestParser
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.errors import InvalidChunkSize
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from .. import logs
@@ -35,6 +37,9 @@ captcha provider answers late (`siteverify.ASK_LIMIT_SECONDS`)."""
 MAX_HEAD_BYTES = 32 * 1024
 """The most bytes of a request's headers. nginx passes on as many (`large_client_header_buffers`). gunicorn's limits allow 800 kB,
 with which 500 connections would fill this container's memory (D-408)."""
+
+MAX_CHUNKS = 1024
+"""The most chunks of a body. A megabyte arrives in so many packets; each takes microseconds, and may have one byte."""
 
 PUBLIC_CONNECTIONS = 500
 """The most connections of the public port with a request under way. gunicorn accepts 1,000 (`worker_connections`) on both ports
@@ -205,6 +210,18 @@ class _Head(Request):  # type: ignore[misc]  # gunicorn has no types
     def parse(self, unreader: Any) -> Any:
         self.max_buffer_headers = MAX_HEAD_BYTES
         return super().parse(unreader)
+
+    def set_body_reader(self) -> None:
+        super().set_body_reader()
+        if isinstance(self.body.reader, ChunkedReader):
+            self.body.reader.parser = _few(self.body.reader.parser)
+
+
+def _few(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    for number, chunk in enumerate(chunks):
+        if number == MAX_CHUNKS:
+            raise InvalidChunkSize(b"send fewer and longer chunks")
+        yield chunk
 
 
 class _Parser(RequestParser):  # type: ignore[misc]  # gunicorn has no types

@@ -2,7 +2,7 @@
 and for `ci/bench hostile`.
 
 Paths come from the routes of the apps, members of bodies and of the query from their OpenAPI documents, and members of a solution
-from a real one. Headers are those that the apps read.
+from a real one. Headers are those that any of the apps reads.
 """
 
 import base64
@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import altcha
 from flask import Flask
-from gunicorn.config import LimitRequestFieldSize, LimitRequestLine
+from gunicorn.config import LimitRequestLine
 from werkzeug.test import create_environ, run_wsgi_app
 
 from binder_egress.captcha.altcha import MAX_SOLUTION_BYTES
@@ -31,10 +32,13 @@ from binder_egress.model.passes import Pass
 from binder_egress.model.records import KnownServer, Server
 from binder_egress.model.repositories import MAX_URL_CHARACTERS
 from binder_egress.model.serialization import read_origin
+from binder_egress.settings import ReceiverSettings, load
 from binder_egress.store.connection import connect
 from binder_egress.store.promised_launches import promise_key
 from binder_egress.web.app import create_internal_app, create_public_app, create_services, internal_document, public_document
 from binder_egress.web.bodies import MAX_BODY_BYTES
+from binder_egress.web.gunicorn import MAX_HEAD_BYTES
+from binder_egress.web.receiver import create_receiver_app, create_receiver_services, receiver_document
 from tests.support.apps import API_TOKEN, RedisServer, make_settings
 from tests.support.fuzz import KEY, keys_file
 from tests.support.linear import FLOOR_SECONDS, MOST_TIMES
@@ -42,6 +46,14 @@ from tests.support.store import Store
 
 MAX_HOOK_BYTES = 64 * 1024
 """The most bytes of a stranger that the hook passes on: Tornado reads 64 KiB of a request's address and headers."""
+
+MAX_HEADER_BYTES = MAX_HEAD_BYTES - 1024
+"""The most bytes of a header: gunicorn joins lines that have the same name."""
+
+DOCUMENTS = {"public": public_document("/egress/"), "in-cluster": internal_document(), "receiver": receiver_document()}
+
+MOST_ORDINARY = 5
+"""The most ordinary requests that a request may cost."""
 
 Text = Callable[[int], str]
 
@@ -83,6 +95,7 @@ SHAPES: dict[str, Text] = {
 """What a field is filled with: name → text of a length in characters."""
 
 ORDINARY_HEADERS = {
+    "CONTENT_TYPE": "application/json;",
     "HTTP_HOST": "hub.example.org",
     "HTTP_ACCEPT": "text/html",
     "HTTP_ACCEPT_LANGUAGE": "de",
@@ -123,7 +136,8 @@ class Request:
         client = LAUNCHED_FROM if self.method == "GET" and PROMISE in self.path else next(NETWORKS)
         made |= {"HTTP_X_FORWARDED_FOR": client} | headers | {name: _wsgi(value) for name, value in self.headers}
         if self.body is not None:
-            made |= {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(self.body)), "wsgi.input": io.BytesIO(self.body)}
+            made |= {"CONTENT_LENGTH": str(len(self.body)), "wsgi.input": io.BytesIO(self.body)}
+            made.setdefault("CONTENT_TYPE", "application/json")
         return made
 
 
@@ -183,7 +197,7 @@ class _Noting(dict[str, Any]):
         return super().__contains__(name)
 
     def _note(self, name: str) -> None:
-        if name.startswith("HTTP_"):
+        if name.startswith("HTTP_") or name == "CONTENT_TYPE":
             self._read.add(name)
 
 
@@ -205,7 +219,12 @@ class Site:
         self.store = Store(self._client)
         self.store.ping()
         self.services = create_services(settings, self.store)
-        self.apps: dict[str, Flask] = {"public": create_public_app(self.services), "in-cluster": create_internal_app(self.services)}
+        receiving = load(ReceiverSettings, detections={"falco": {}, "agent": {}})
+        self.apps: dict[str, Flask] = {
+            "public": create_public_app(self.services),
+            "in-cluster": create_internal_app(self.services),
+            "receiver": create_receiver_app(create_receiver_services(receiving, self.store)),
+        }
         for number, (kind, what) in enumerate((("repository", "github.com/mining/*"), ("network", "192.0.2.0/24"))):
             self.store.add_block(Block(f"block-{number}", kind, what, read_origin("eve"), "mining", int(time.time()), None), [])
         key = promise_key(PROMISE, client_network(LAUNCHED_FROM, settings.client_ipv4_prefix, settings.client_ipv6_prefix))
@@ -218,24 +237,28 @@ class Site:
 
     def send(self, app: str, request: Request) -> float:
         """Send a request. Returns the processor time that it took, in seconds."""
-        if request.repository != self._published:
-            self._published = request.repository
-            self.store.publish(Server("alice", "lab"), KnownServer("uid-1", repository=request.repository, promise=PROMISE))
+        self._publish(request.repository)
         environ = request.environ(**({"HTTP_AUTHORIZATION": f"Bearer {API_TOKEN}"} if app == "in-cluster" else {}))
         began = time.process_time()
-        _, status, _ = run_wsgi_app(self.apps[app].wsgi_app, environ)
+        _, status, _ = run_wsgi_app(self.apps[app], environ)
         took = time.process_time() - began
         assert not status.startswith("5"), (status, request)
         return took
 
+    def _publish(self, repository: str) -> None:
+        if repository != self._published:
+            self._published = repository
+            self.store.publish(Server("alice", "lab"), KnownServer("uid-1", repository=repository, promise=PROMISE))
+
     def fields(self) -> Iterator[Field]:
         """Every field that a stranger chooses, of every address."""
-        for app, document in (("public", public_document("/egress/")), ("in-cluster", internal_document())):
-            for request, operation in self._requests(app, document):
+        for app, document in DOCUMENTS.items():
+            for request, operation in self.requests(app):
                 yield from self._fields_of(app, request, operation, document)
 
-    def _requests(self, app: str, document: dict[str, Any]) -> Iterator[tuple[Request, dict[str, Any]]]:
-        """The ordinary requests, each with what the OpenAPI document says about it."""
+    def requests(self, app: str) -> Iterator[tuple[Request, dict[str, Any]]]:
+        """The ordinary requests, each with what the OpenAPI document says about it. Operators' lack most of their body."""
+        document = DOCUMENTS[app]
         base = document["servers"][0]["url"].rstrip("/")
         for rule in self.apps[app].url_map.iter_rules():
             if rule.defaults:
@@ -243,9 +266,6 @@ class Site:
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
             for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
                 operation = document["paths"].get(path.removeprefix(base), {}).get(method.lower(), {})
-                # What operators send with the bearer token is no stranger's choice, and waits for the reconciler.
-                if app == "in-cluster" and method == "POST" and operation["operationId"] != "decideLaunch":
-                    continue
                 headers = (("HTTP_ACCEPT", "text/html"),) if method == "GET" and "{user}" in path else ()
                 parts = {name: PARTS.get(name, name) for name in sorted(rule.arguments)}
                 request = Request(method, path.format(**parts), headers=headers, parts=tuple(parts.values()))
@@ -254,6 +274,15 @@ class Site:
                 if not bodies or operation.get("operationId") == "createPass":
                     yield request, operation
         yield Request("GET", f"{base}/nowhere", headers=(("HTTP_ACCEPT", "text/html"),), parts=("nowhere",)), {}
+
+    def stuffed(self, app: str, request: Request, shape: Text) -> Request:
+        """The request with all headers and the query at once, each as long as the server takes it."""
+        # In the cluster, the token leads to the view; a proxy appends the address that it saw.
+        names = [name for name in self.headers if app != "in-cluster" or name != "HTTP_AUTHORIZATION"]
+        headers = {name: ORDINARY_HEADERS.get(name, "") for name in names} | dict(request.headers)
+        filled = {name: begins + shape(MAX_HEADER_BYTES - len(begins)) for name, begins in headers.items()}
+        filled["HTTP_X_FORWARDED_FOR"] += f", {next(NETWORKS)}"
+        return replace(request, query=shape(LimitRequestLine.default // 2), headers=tuple(filled.items()))
 
     def _bodies(self, operation: dict[str, Any]) -> list[dict[str, Any]]:
         settings = self.services.settings
@@ -302,24 +331,30 @@ class Site:
             name = parameter["name"]
             if parameter["in"] == "query" and app == "public":
                 yield field(f"query, {name}", line, lambda text, name=name: replace(request, query=f"{name}={text}"), in_bytes=True)
-        for name in sorted(self._headers_read(app, request)):
+        for name in self.headers:
             sent = dict(request.headers)
             yield field(
                 name.removeprefix("HTTP_").lower(),
-                LimitRequestFieldSize.default - len(name),
+                MAX_HEADER_BYTES,
                 lambda text, name=name, sent=sent: replace(request, headers=tuple((sent | {name: text}).items())),
                 ORDINARY_HEADERS.get(name, ""),
                 in_bytes=True,
             )
         if "alice" in request.path or (request.method == "GET" and PROMISE in request.path):
             yield field("repository", MAX_URL_CHARACTERS, lambda text: replace(request, repository=text), request.repository)
-        if request.body is not None:
+        # Operators send the other bodies, with the bearer token.
+        if request.body is not None and (app != "in-cluster" or operation["operationId"] == "decideLaunch"):
             yield from self._fields_of_body(app, request, operation, document, field)
 
-    def _headers_read(self, app: str, request: Request) -> set[str]:
+    @cached_property
+    def headers(self) -> list[str]:
+        """The headers that any app reads in any ordinary request, as WSGI names them."""
         read: set[str] = set()
-        run_wsgi_app(self.apps[app].wsgi_app, _Noting(request.environ(), read))
-        return read - {"HTTP_AUTHORIZATION"} if app == "in-cluster" else read
+        for app in self.apps:
+            for request, _ in self.requests(app):
+                self._publish(request.repository)
+                run_wsgi_app(self.apps[app], _Noting(request.environ(), read))
+        return sorted(read)
 
     def _fields_of_body(
         self, app: str, request: Request, operation: dict[str, Any], document: dict[str, Any], field: Callable[..., Field]

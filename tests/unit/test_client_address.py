@@ -104,6 +104,15 @@ def test_forged_forwarding_header_does_not_validate_a_solution(make_services, st
     assert_problem(answer, "solution-refused")
 
 
+def test_end_of_a_forwarding_header_counts_behind_as_many_proxies_as_there_can_be(make_services, store):
+    """Only so much of a header is read, and clients choose what stands in front."""
+    store.ping()
+    entries = [f"[2001:0db8:0001:000{number}:ffff:ffff:ffff:ffff]:65535" for number in range(10)]
+    client = public_client(make_services(trusted_proxies=10), ", ".join(["198.51.100.66"] * 500 + entries))
+    data = client.get("/egress/challenge").json["providers"][0]["challenge"]["parameters"]["data"]
+    assert data["network"] == "2001:db8:1::/64"
+
+
 @pytest.mark.parametrize("header", ["Forwarded", "X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Prefix", "CF-Connecting-IP"])
 def test_other_forwarding_headers_are_ignored(public, store, header):
     run_pod(store)

@@ -188,6 +188,14 @@ def test_bearer_token_is_accepted_and_probes_and_metrics_need_none(services):
     assert [client.get(path).status_code for path in ("/healthz", "/readyz", "/metrics", "/openapi.json")] == [200] * 4
 
 
+def test_bearer_token_may_be_longer_than_what_is_read_of_other_headers(make_services):
+    token = "t" * 2000
+    client = internal_client(make_services(api_token=token))
+    for sent, status in ((token, 200), (token[:-1], 401)):
+        client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {sent}"
+        assert client.get("/api/grants").status_code == status
+
+
 # -- faults and logs
 
 

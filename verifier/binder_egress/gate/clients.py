@@ -53,6 +53,7 @@ _WITH_PORT = re.compile(r"\[([^]]*)\](?::[0-9]+)?|([^:]*):[0-9]+")
 
 
 def _without_port(entry: str) -> str:
+    entry = entry.strip()
     found = _WITH_PORT.fullmatch(entry)
     return found[1] or found[2] or "" if found else entry
 
@@ -66,17 +67,15 @@ def client_of(sender: str | None, forwarded_for: str | None, trusted: int | Sequ
             to the left of that.
         trusted: the number of proxies, the last of which is the sender; or the networks of all proxies.
     """
-    entries = (
-        [_without_port(entry.strip()) for entry in forwarded_for.split(",")] if forwarded_for and forwarded_for.strip() else []
-    )
+    entries = forwarded_for.split(",") if forwarded_for and forwarded_for.strip() else []
     if isinstance(trusted, int):
         believed = 0 < trusted <= len(entries)
-        return Client(entries[-trusted] if believed else sender or "", believed)
+        return Client(_without_port(entries[-trusted]) if believed else sender or "", believed)
     client = Client(sender or "", False)
     for entry in reversed(entries):
         if not in_networks(client.address, trusted):
             break
-        client = Client(entry, True)
+        client = Client(_without_port(entry), True)
     return client
 
 

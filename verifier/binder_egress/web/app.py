@@ -21,8 +21,9 @@ from ..model.passes import Passes
 from ..settings import InvalidSettings, VerifierSettings
 from ..store.connection import connect
 from ..store.store import VerifierStore
-from . import headers, problems
+from . import headers
 from .assets import Assets
+from .base import App
 from .bodies import MAX_BODY_BYTES
 from .branding import Brand
 from .challenges import challenges
@@ -104,7 +105,7 @@ def create_services(settings: VerifierSettings, store: VerifierStore | None = No
 
 def create_public_app(services: Services) -> Flask:
     """The app that strangers reach, below `ingress.path`."""
-    app = _app(services, MAX_BODY_BYTES)
+    app = App(services, MAX_BODY_BYTES)
     # Functions that change answers run in reverse order: a problem becomes a page first, and then gets its headers.
     headers.register(app)
     show_problems_as_pages(app)
@@ -146,17 +147,8 @@ def _register_internal(app: Flask) -> None:
 
 def create_internal_app(services: Services) -> Flask:
     """The app that only the cluster can reach."""
-    app = _app(services, MAX_INTERNAL_BODY_BYTES)
+    app = App(services, MAX_INTERNAL_BODY_BYTES)
     _register_internal(app)
-    return app
-
-
-def _app(services: Services, max_body: int) -> Flask:
-    app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = max_body
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions["binder-egress"] = services
-    problems.register(app)
     return app
 
 

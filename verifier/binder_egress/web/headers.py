@@ -1,5 +1,4 @@
-"""The public port's headers: which sites' pages may send requests (CORS), what pages may load (CSP), what may be cached, and how
-much of `Accept` is read."""
+"""The public port's headers: which sites' pages may send requests (CORS), what pages may load (CSP), and what may be cached."""
 
 from urllib.parse import urlsplit
 
@@ -21,10 +20,6 @@ LAUNCH_SCRIPT, THIRD_PARTY_SCRIPT = "public.launch_script", "public.third_party_
 THIRD_PARTY = ("third-party.js", "third-party.mjs")
 """The script for third-party pages: plain, and as a module. The content under these names changes."""
 
-MAX_ACCEPT_CHARACTERS = 512
-"""How much of `Accept` and of `Accept-Language` is read. Browsers send 200 characters at most, and parsing takes microseconds for
-each entry."""
-
 CSP = {
     "default-src": ["'none'"],
     "script-src": ["'self'"],
@@ -42,15 +37,9 @@ PLAIN_CSP = "; ".join(" ".join([name, *sources]) for name, sources in CSP.items(
 
 
 def register(app: Flask) -> None:
-    """Cut and check the headers of every request to an app, and give every answer its headers."""
-    app.before_request(_cut_accept)
+    """Check the origin of every request to an app, and give every answer its headers."""
     app.before_request(_check_origin)
     app.after_request(_add_headers)
-
-
-def _cut_accept() -> None:
-    for name in ("HTTP_ACCEPT", "HTTP_ACCEPT_LANGUAGE"):
-        request.environ[name] = request.environ.get(name, "")[:MAX_ACCEPT_CHARACTERS]
 
 
 def _check_origin() -> Response | None:

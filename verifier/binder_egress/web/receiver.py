@@ -15,7 +15,8 @@ from ..model.networks import parse_address
 from ..settings import ReceiverSettings
 from ..store.errors import StoreUnavailable
 from ..store.store import ReceiverStore
-from . import bodies, problems
+from . import bodies
+from .base import App
 from .openapi import Interface, Operation, document, document_of_app, json_of
 from .problems import Problem
 
@@ -56,11 +57,7 @@ def create_receiver_services(settings: ReceiverSettings, store: ReceiverStore) -
 
 def create_receiver_app(services: Services) -> Flask:
     """The app for detectors. Nobody else has a reason to reach it."""
-    app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_REPORT_BYTES
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions["binder-egress"] = services
-    problems.register(app)
+    app = App(services, MAX_REPORT_BYTES)
     app.register_blueprint(detections)
     return app
 

@@ -260,6 +260,24 @@ async def test_scanner_reaches_few_hosts_and_those_that_it_knows_go_on(internet,
         assert f"binder_egress_proxy_new_hosts_total{{{row}" in metrics.text().decode()
 
 
+@pytest.mark.parametrize("tier", [UNVERIFIED, "verified"])
+async def test_name_with_dead_addresses_does_not_make_its_visitor_a_scanner(internet, clock, tier):
+    """Sixteen others in each answer of DNS, asked for again and again for a minute."""
+    turns = itertools.count()
+
+    def resolve(name):
+        return [f"198.51.100.{next(turns) % 250}" for _ in range(16)] if name == "dead.example" else [OTHER]
+
+    proxy = connections.Proxy(POLICY, Limits(1000, 1000), Resolver(resolve, clock), Metrics(), clock=clock)
+    async with served(proxy) as address:
+        for _ in range(9):
+            publish(proxy, tier)
+            assert await ask(address, "dead.example") == "502 The host does not answer"
+            clock.now += 6  # DNS is asked again
+        assert len(set(internet)) == new_hosts.NEW_ADDRESSES
+        assert (await ask(address, "other.example")).startswith("200 ") and proxy.new_hosts.beyond == set()
+
+
 async def test_unverified_servers_that_take_a_hosts_ports_are_refused_and_others_served(internet, clock, monkeypatch):
     monkeypatch.setattr(source_ports, "FEW", 0)  # They are for servers with few connections.
     limits = Limits(1000, 1000, source_ports=PORTS, new_hosts_per_minute=0, unverified_new_hosts_per_minute=0)

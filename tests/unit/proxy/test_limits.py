@@ -8,7 +8,7 @@ import pytest
 from binder_egress.proxy import source_ports as source_ports_module
 from binder_egress.proxy import upstream
 from binder_egress.proxy.limits import BURST_SECONDS, DEFAULT_PORTS, Bucket, Limits, Usage
-from binder_egress.proxy.new_hosts import WAIT_SECONDS, WINDOW_SECONDS, NewHosts
+from binder_egress.proxy.new_hosts import NEW_ADDRESSES, WAIT_SECONDS, WINDOW_SECONDS, NewHosts
 from binder_egress.proxy.source_ports import FEW, KEPT_SECONDS, SourcePorts, source_ports
 
 STEP = 262_144
@@ -124,12 +124,38 @@ def scan(hosts, clock, seconds, fails=False):
     """The number of addresses that a scan tries in this time if it does nothing but wait for its turns."""
     tried, ends = 0, clock.now + seconds
     while clock.now < ends:
-        pause = hosts.wait("uid", True, "", str(tried))
+        pause = hosts.wait("uid", True, f"{tried}.example", str(tried))
         clock.now += 0.5 if pause is None else pause or 0.01
         if fails and pause is not None:
             hosts.fail("uid", str(tried))
         tried += pause is not None
     return tried
+
+
+@pytest.mark.parametrize(("answers", "most"), [(False, NEW_ADDRESSES), (True, 1)])
+def test_name_with_sixteen_other_addresses_in_each_answer_leads_to_few_in_a_minute(hosts, clock, answers, most):
+    """The name's DNS server may belong to a scanner, or to somebody who wants the name's visitors to look like scanners."""
+    tried = set()
+    for answer in range(LIMIT):
+        addresses = [*hosts.of("uid", "a.example"), *(f"{answer} {number}" for number in range(16))]
+        for address in hosts.choose("uid", True, "a.example", addresses):
+            assert hosts.wait("uid", True, "a.example", address) == 0
+            tried.add(address)
+            if answers:
+                break
+            hosts.fail("uid", address)
+    assert len(tried) == most and hosts.beyond == set()
+    clock.now += WINDOW_SECONDS
+    assert len(hosts.choose("uid", True, "a.example", list("abcdefgh"))) == NEW_ADDRESSES
+
+
+def test_those_that_answered_come_first_then_both_families_in_turns_and_those_that_failed(hosts):
+    wait(hosts, 8), wait(hosts, 9)
+    hosts.fail("uid", "203.0.113.8")
+    addresses = ["203.0.113.8", *(f"2001:db8::{number}" for number in range(5)), "203.0.113.5", "203.0.113.6", "203.0.113.9"]
+    chosen = ["203.0.113.9", "2001:db8::0", "203.0.113.5", "2001:db8::1", "203.0.113.6", "203.0.113.8"]
+    assert hosts.choose("uid", True, "both.example", addresses) == chosen
+    assert sorted(NewHosts(0, 0).choose("uid", True, "both.example", addresses)) == sorted(addresses)
 
 
 @pytest.mark.parametrize(("verified", "limit"), [(True, LIMIT), (False, 5)])
@@ -164,7 +190,7 @@ def test_address_whose_turn_is_too_far_away_is_not_tried(hosts, clock):
 
 
 def test_scan_tries_half_as_many_again_in_a_minute_and_the_limit_in_each_later_one(hosts, clock):
-    """An address that does not answer counts twice."""
+    """A name that does not answer counts twice."""
     assert LIMIT < scan(hosts, clock, 60) <= 1.5 * LIMIT
     assert scan(hosts, clock, 600) <= 11 * LIMIT
     assert scan(NewHosts(LIMIT, 5, clock=clock), clock, 60, fails=True) < LIMIT

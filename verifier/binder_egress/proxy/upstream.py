@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from . import refusals
-from .new_hosts import NewHosts
+from .new_hosts import NEW_ADDRESSES, NewHosts
 from .requests import RequestRefused
 from .source_ports import SourcePorts
 
@@ -17,7 +17,7 @@ CONNECT_SECONDS = 10.0
 async def connect(
     ports: SourcePorts, new_hosts: NewHosts, name: str, addresses: list[str], port: int, server: str, verified: bool
 ) -> tuple[socket.socket, str, Callable[[], None]]:
-    """Connect to the first address that answers, among those that may have more connections.
+    """Connect to the first address that answers, among the few that the server may try and that may have more connections.
 
     Args:
         ports: counts the source ports.
@@ -35,9 +35,10 @@ async def connect(
         RequestRefused: no address answers, all of them have too many connections, or the server has tried too many addresses.
     """
     full = late = False
+    few = new_hosts.choose(server, verified, name, addresses)
     try:
         async with asyncio.timeout(CONNECT_SECONDS) as limit:
-            for number, address in enumerate(addresses):
+            for number, address in enumerate(few, 1):
                 pause = new_hosts.wait(server, verified, name, address)
                 if pause is None:
                     late = True
@@ -49,22 +50,20 @@ async def connect(
                 if not taken:
                     full = True
                     continue
-                last = number == len(addresses) - 1
                 try:
-                    connection = await _connected(address, port, None if last else CONNECT_SECONDS / 4)
-                    return connection, address, partial(ports.give_back, taken, connected=True)
+                    connection = await _connected(address, port, CONNECT_SECONDS / NEW_ADDRESSES if number < len(few) else None)
                 except BaseException as error:
                     ports.give_back(taken, connected=False)
                     new_hosts.fail(server, address)
                     if not isinstance(error, OSError):
                         raise
+                else:
+                    return connection, address, partial(ports.give_back, taken, connected=True)
     except TimeoutError:
         pass
     if late:
         raise RequestRefused(refusals.NEW_HOSTS)
-    if full:
-        raise RequestRefused(refusals.HOST_LIMIT)
-    raise RequestRefused(refusals.UNREACHABLE)
+    raise RequestRefused(refusals.HOST_LIMIT if full else refusals.UNREACHABLE)
 
 
 async def _connected(address: str, port: int, seconds: float | None) -> socket.socket:

@@ -161,6 +161,17 @@ def test_server_with_something_better_keeps_it(site, store, promise, make_reconc
     assert label(cluster) == "large" and store.pending(ALICE, set()).unlock is None
 
 
+@pytest.mark.parametrize("tiers", [("large", "verified"), ("verified", "large"), ("verified", "large", "verified")], ids="-".join)
+def test_largest_of_the_passes_that_keep_a_promise_counts(site, store, promise, tiers):
+    """Whoever knows the promise, behind the visitor's own address, would otherwise make the server smaller by keeping it again."""
+    public, internal, made = site(tiers={"verified": {"rank": 1}, "large": {"rank": 2}})
+    issued_at = float(store.use_solution("altcha", "id", 2e9, 60, lambda _: None))
+    for tier in tiers:
+        issued = made.passes.sign(Passes.new(tier, 1, issued_at, 300))
+        assert public.post(f"/egress/promises/{promise}", json={"token": issued}).json["state"] == "kept"
+    assert launch(internal, token=promise)["tier"] == "large"
+
+
 # -- whose it is
 
 
@@ -340,11 +351,13 @@ def test_pass_is_good_although_the_store_fails_while_it_keeps_the_promise(public
     assert keep(public, promise) is None
 
 
-def test_pass_that_cannot_be_read_keeps_nothing(public, internal, in_redis, promise):
-    for text in ("nonsense", "[]", '{"id": 1}', "[" * 100_000):
+def test_pass_that_cannot_be_read_keeps_nothing(public, internal, in_redis):
+    for text in ("nonsense", "[]", "null", '{"id": 1}', "[" * 100_000):
+        promise = new_promise()
         in_redis.hset(promise_key(promise, NETWORK), "pass", text)
         decision = launch(internal, token=promise)
         assert (decision["tier"], decision["pass_outcome"], state(public, promise)) == ("unverified", "invalid", "announced")
+        assert keep(public, promise)["state"] == "granted"
 
 
 def test_site_that_only_watches_says_nothing_of_access(site, promise):

@@ -18,6 +18,7 @@ from ..settings import VerifierSettings
 from ..store.errors import LaunchChanged, PassKeepsAnother
 from ..store.redeeming import REDEEMED
 from ..store.store import VerifierStore
+from . import leases
 from .presented import Judge
 from .refusals import Facts, refusal
 from .rules import launch_grant
@@ -80,7 +81,7 @@ class Promises:
             now: Unix time in seconds.
         """
         try:
-            server = self._store.keep(promise, network, issued)
+            server = self._store.keep(promise, network, issued, leases.outranking(issued.tier, self._settings, now))
         except PassKeepsAnother:
             return Kept(PassOutcome.USED_UP)
         if server is None:

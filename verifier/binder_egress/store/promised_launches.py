@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..model.passes import LEEWAY_SECONDS, Pass
@@ -61,8 +62,14 @@ class Promises(Operations):
             fields = as_texts(self._redis.hgetall(promise_key(promise, network)))
         return Promised(_server(fields.get("server")), "pass" in fields, _pass(fields.get("pass")))
 
-    def keep(self, promise: str, network: str, kept_by: Pass) -> Server | None:
-        """Remember the pass that keeps a promise. A later pass replaces an earlier one.
+    def keep(self, promise: str, network: str, kept_by: Pass, outranking: Sequence[str] = ()) -> Server | None:
+        """Remember the pass that keeps a promise. A later pass replaces an earlier one, unless that is for a larger tier.
+
+        Args:
+            promise: the promise.
+            network: the network of the client that keeps it.
+            kept_by: the pass.
+            outranking: the tiers of passes that stay (`leases.outranking`).
 
         Returns:
             The server that was announced with the promise; None: none was. One that is announced later finds the pass.
@@ -73,8 +80,9 @@ class Promises(Operations):
         keys = [promise_key(promise, network), redis_key(f"keeps:{kept_by.id}")]
         # As long as the pass can be presented, with clocks that differ.
         presentable = math.ceil(kept_by.exp - kept_by.iat) + 2 * LEEWAY_SECONDS
+        args = [json.dumps(vars(kept_by)), PROMISE_TTL_SECONDS, presentable, json.dumps(list(outranking))]
         with unavailable():
-            outcome, *server = self._run("keep", keys=keys, args=[json.dumps(vars(kept_by)), PROMISE_TTL_SECONDS, presentable])
+            outcome, *server = self._run("keep", keys=keys, args=args)
         if outcome == "used-up":
             raise PassKeepsAnother
         return _server(as_text(server[0]) if server else None)

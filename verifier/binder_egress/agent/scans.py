@@ -33,7 +33,7 @@ LOOK_SHARE = 0.005
 """The share of a core that looking at sockets may take."""
 
 RESENT_SHARE = 0.2
-"""The share of segments that are sent again from which on these are attempts that nobody answers. A bad line resends a few in a
+"""The share of all segments from which on SYNs that are sent again are attempts that nobody answers. A bad line resends a few in a
 hundred, and of an attempt every second segment is one."""
 
 MOST_REMEMBERED = 5000
@@ -42,12 +42,18 @@ MOST_REMEMBERED = 5000
 MOST_BYTES = 256 << 10
 """Bytes of a table of sockets that are read: 1,700 sockets, in the order of the kernel's hashes, which is as good as random."""
 
+MOST_LISTENING = 1000
+"""A pod of which so many sockets listen is reported. The kernel shows these first, so more would hide the others from the agent."""
+
 MOST_COUNTERS_BYTES = 16 << 10
-"""Bytes of a file of counters that are read; they have two."""
+"""Bytes of a file of counters that are read; they have four."""
 
 _STARTED = 19  # starttime in /proc/PID/stat, counted after the name of the program (proc(5))
 # ActiveOpens, AttemptFails, OutSegs and RetransSegs among the numbers of TCP in /proc/PID/net/snmp (RFC 1213)
 _OPENS, _FAILS, _SENT, _RESENT = 4, 6, 10, 11
+# In /proc/PID/net/netstat: handshakes that strangers began and broke off; SYNs and answers to SYNs that were sent again; time-outs
+# of sockets, while a handshake that a stranger began has no socket yet
+_ABOUT_HANDSHAKES = b"EmbryonicRsts", b"TCPSynRetrans", b"TcpTimeoutRehash"
 _SYN_SENT, _LISTEN, _INBOUND = b"02", b"0A", (b"03", b"0A", b"0C")  # states in /proc/PID/net/tcp: include/net/tcp_states.h
 _MAPPED = b"0000000000000000FFFF0000"  # before an IPv4 address in /proc/PID/net/tcp6
 _UID = re.compile(rb"^Uid:\t(\d+)", re.MULTILINE)
@@ -102,12 +108,15 @@ class _Pod:
         process: its number.
         started: when it started, in ticks.
         namespace: the inode by which its network namespace is known.
-        snmp, dev: the open files `/proc/PID/net/snmp` and `dev`. To open one takes three times as long as to read it (D-491).
-        last: opened and failed, as last read.
-        counters: opened, failed, sent and resent, and loopback's packets, when these last changed; None: not yet read.
+        snmp, netstat, dev: the open files of these names in `/proc/PID/net`. To open one takes three times as long as to read it
+            (D-491).
+        last: opened, failed and resent, as last read.
+        counters: opened, sent, loopback's packets, and what `_own` returns, when opened or failed last changed; None: not yet read.
         steps: when, opened, certainly opened and certainly failed outside of loopback.
         opened, outside, failed: the sums of these. To add them up each time costs more than to read the counters.
         peers: by address.
+        served: the ports to which others came, or may come.
+        listening: how many of its sockets listen.
         looked: when its sockets were last looked at, and how many were opened by then.
     """
 
@@ -115,15 +124,18 @@ class _Pod:
     started: int
     namespace: int
     snmp: FileIO
+    netstat: FileIO
     dev: FileIO
     is_user: bool = False
-    last: tuple[bytes, bytes] | None = None
+    last: tuple[bytes, ...] = ()
     counters: tuple[int, ...] | None = None
     steps: deque[tuple[float, float, float, float]] = field(default_factory=deque)
     opened: float = 0.0
     outside: float = 0.0
     failed: float = 0.0
     peers: dict[bytes, _Peer] = field(default_factory=dict)
+    served: set[bytes] = field(default_factory=set)
+    listening: int = 0
     looked: tuple[float, int] = (0.0, 0)
 
     def count(self, opened: float, outside: float, failed: float) -> None:
@@ -134,8 +146,8 @@ class _Pod:
 
     def close(self) -> None:
         """Close the files, which keep the network namespace."""
-        self.snmp.close()
-        self.dev.close()
+        for file in (self.snmp, self.netstat, self.dev):
+            file.close()
 
 
 class Scans:
@@ -216,11 +228,11 @@ class Scans:
             # Each namespace has its own files in /proc, so a number of one says which namespace it is. The link that says so may
             # only be read of processes of the same user, and the pause process is another's.
             namespace = os.stat(folder / "net/snmp").st_ino
-            snmp, dev = (FileIO(folder / "net" / name) for name in ("snmp", "dev"))
+            snmp, netstat, dev = (FileIO(folder / "net" / name) for name in ("snmp", "netstat", "dev"))
             was_user = bool(pod and pod.is_user)
             if pod:
                 pod.close()
-            pod = self._pods[uid] = _Pod(process, started, namespace, snmp, dev, was_user)
+            pod = self._pods[uid] = _Pod(process, started, namespace, snmp, netstat, dev, was_user)
         owner = _UID.search((folder / "status").read_bytes())
         pod.is_user = (pod.is_user or bool(owner and owner[1] == self._uid)) and pod.namespace != self._host()
         return uid
@@ -242,15 +254,17 @@ class Scans:
             _, opened, outside, failed = pod.steps.popleft()
             pod.count(-opened, -outside, -failed)
         numbers = os.pread(pod.snmp.fileno(), MOST_COUNTERS_BYTES, 0).split(b"Tcp:", 2)[2].split(None, _RESENT + 1)
-        if pod.last == (last := (numbers[_OPENS], numbers[_FAILS])):
+        last = numbers[_OPENS], numbers[_FAILS], numbers[_RESENT]
+        if last[:2] == pod.last[:2]:
             return
-        pod.last = last
-        read = tuple(int(numbers[index]) for index in (_OPENS, _FAILS, _SENT, _RESENT))
         # Loopback is the first interface.
-        read += (int(os.pread(pod.dev.fileno(), MOST_COUNTERS_BYTES, 0).partition(b"lo:")[2].split(None, 2)[1]),)
+        loopback = os.pread(pod.dev.fileno(), MOST_COUNTERS_BYTES, 0).partition(b"lo:")[2].split(None, 2)[1]
+        own = pod.counters[3:] if pod.counters and last[1:] == pod.last[1:] else _own(pod, *map(int, last[1:]))
+        pod.last, read = last, (int(last[0]), int(numbers[_SENT]), int(loopback), *own)
         if pod.counters:
-            new, refused, sent, resent, inside = (after - before for after, before in zip(read, pod.counters, strict=True))
+            new, sent, inside, refused, syns, timed_out = (after - then for after, then in zip(read, pod.counters, strict=True))
             outside = max(0.0, new - inside / 2)
+            resent = min(syns, timed_out)
             # Those that nobody answers; nothing is sent again over loopback.
             silent = min(outside, resent) if resent >= RESENT_SHARE * sent else 0.0
             step = float(new), outside, max(silent, refused - inside / 2)
@@ -263,22 +277,23 @@ class Scans:
         pod.looked = now, pod.counters[0] if pod.counters else 0
         if os.stat(self._root / pod.process / "net/snmp").st_ino != pod.namespace:  # The number is another process's by now.
             raise FileNotFoundError
-        rows = [row.split(None, 4)[1:4] for name in ("tcp", "tcp6") for row in self._read(pod, name).splitlines()[1:]]
-        listening = {local.rpartition(b":")[2] for local, _, state in rows if state == _LISTEN}
+        sockets = [_socket(row) for name in ("tcp", "tcp6") for row in self._read(pod, name).splitlines()[1:]]
+        listening = [port for _, port, _, _, state in sockets if state == _LISTEN]
+        pod.listening = len(listening)
+        # A server's connections outlive it. A port from which the pod begins connections is no server's, or it would hide a scan.
+        pod.served = set(listening) | (pod.served & {port for _, port, *_ in sockets})
+        pod.served -= {port for _, port, _, _, state in sockets if state == _SYN_SENT}
         pod.peers = {address: peer for address, peer in pod.peers.items() if peer.at > now - WINDOW_SECONDS}
         for peer in pod.peers.values():
             peer.ports = {port: at for port, at in peer.ports.items() if at > now - WINDOW_SECONDS}
         remembered = sum(len(peer.ports) for peer in pod.peers.values())
         connections: defaultdict[bytes, int] = defaultdict(int)
-        for local, remote, state in rows:
-            here, _, own_port = local.removeprefix(_MAPPED).rpartition(b":")
-            address, _, port = remote.removeprefix(_MAPPED).rpartition(b":")
-            if _is_loopback(address) or address == here or state in _INBOUND:
+        for own, own_port, address, port, state in sockets:
+            # Who has come to a server in the pod is not a destination.
+            if _is_loopback(address) or address == own or state in _INBOUND or own_port in pod.served:
                 continue
-            # Who has come to a server in the pod is not a destination, but an attempt always is one.
-            came = own_port in listening and state != _SYN_SENT
             is_new = address not in pod.peers or port not in pod.peers[address].ports
-            if came or (is_new and remembered >= MOST_REMEMBERED):
+            if is_new and remembered >= MOST_REMEMBERED:
                 continue
             remembered += is_new
             peer = pod.peers.setdefault(address, _Peer())
@@ -295,7 +310,7 @@ class Scans:
         limits, found = self._unusual, []
         peers = [peer for peer in pod.peers.values() if peer.at > now - WINDOW_SECONDS]
         silent = sum(len(peer.ports) for peer in peers if not peer.answered)
-        failed = max(silent, pod.failed)
+        failed = max(silent, min(pod.failed, pod.outside))
         opened = max(failed, pod.outside)
         if failed >= limits.failed and failed >= limits.failed_share * opened:
             found.append(f"{limits.failed} connections failed in a minute")
@@ -303,7 +318,37 @@ class Scans:
         ports = max((len(peer.ports) for peer in peers if peer.connections <= limits.connections_each * len(peer.ports)), default=0)
         if max(few, ports) >= limits.destinations:
             found.append(f"{limits.destinations} destinations in a minute")
+        if pod.listening >= MOST_LISTENING:
+            found.append(f"{MOST_LISTENING} sockets listen")
         return found
+
+
+def _own(pod: _Pod, failed: int, resent: int) -> tuple[int, int, int]:
+    """What failed of the attempts that the pod itself began, since its network exists (D-505).
+
+    Args:
+        pod: the pod.
+        failed: attempts that failed, its own and strangers'.
+        resent: its segments that were sent again.
+
+    Returns:
+        The attempts that were refused, and two upper limits for its SYNs that were sent again: SYNs and answers to strangers' SYNs
+        that were sent again; time-outs of sockets, less the data that was sent again.
+    """
+    names, values = os.pread(pod.netstat.fileno(), MOST_COUNTERS_BYTES, 0).split(b"\n", 2)[:2]
+    read = dict(zip(names.split(), values.split(), strict=False))
+    broken_off, syns, timed_out = (int(read.get(name, 0)) for name in _ABOUT_HANDSHAKES)
+    # Read after `failed`, so it may be ahead: no step counts less than nothing.
+    refused = max(failed - broken_off, pod.counters[3] if pod.counters else 0)
+    return refused, syns, timed_out - (resent - syns)
+
+
+def _socket(row: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """The own address and port, the other end's address and port, and the state in a row of `/proc/PID/net/tcp`."""
+    local, remote, state = row.split(None, 4)[1:4]
+    own, _, own_port = local.removeprefix(_MAPPED).rpartition(b":")
+    address, _, port = remote.removeprefix(_MAPPED).rpartition(b":")
+    return own, own_port, address, port, state
 
 
 def _is_loopback(address: bytes) -> bool:

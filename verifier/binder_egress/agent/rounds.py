@@ -178,14 +178,7 @@ class Watcher:
         read: Counter[str] = Counter()
         spent: defaultdict[str, float] = defaultdict(float)
         put_off: set[FileKey] = set()
-        # The order among files that are new at the same time is random, so that nobody can come last on purpose.
-        waited = sorted(fresh, key=lambda key: (self._waiting.get(key, self._number), random.random()))
-        turns: Counter[str] = Counter()
-        turn: dict[FileKey, int] = {}
-        for key in waited:
-            turn[key] = turns[fresh[key][0]]
-            turns[fresh[key][0]] += 1
-        order = sorted(waited, key=lambda key: turn[key])
+        order = self._in_turns(fresh)
         with ExitStack() as stack:
             scanner: list[Scanner] = []
             for key in order:
@@ -198,33 +191,51 @@ class Watcher:
                     put_off.add(key)
                     order.append(key)
                     continue
-                started, descriptor = self._clock(), None
-                try:
-                    descriptor = file.open()
-                    now = FileKey.of(os.fstat(descriptor))
-                    # The times may differ: a pod that touches a program again and again must not hide it.
-                    if (now.device, now.inode) != (key.device, key.inode):
-                        done.counts["gone"] += 1
-                        continue
-                    before = done.counts["bytes"]
-                    self._known[key] = self._matches(descriptor, now, done, scanner, stack)
-                    read[pod] += done.counts["bytes"] - before
-                except OSError as error:
-                    # In the next round it comes after those that have waited for longer than that.
-                    self._waiting[key] = self._number + 1
-                    if descriptor is not None:
-                        log.warning("a file cannot be read: %s", error.strerror)
-                        continue
-                    done.counts["gone"] += 1
-                    if isinstance(error, PermissionError) and file.is_program:
-                        # The kernel hides a process whose program was unreadable from the start, so this one is hidden, too.
-                        done.unseen[HIDDEN] += 1
-                        unseen.add((pod, UNSEEN[HIDDEN]))
-                finally:
-                    if descriptor is not None:
-                        os.close(descriptor)
-                    spent[pod] += self._clock() - started
+                started, before = self._clock(), done.counts["bytes"]
+                if self._examine(key, file, done, scanner, stack):
+                    done.unseen[HIDDEN] += 1
+                    unseen.add((pod, UNSEEN[HIDDEN]))
+                read[pod] += done.counts["bytes"] - before
+                spent[pod] += self._clock() - started
         return unseen
+
+    def _in_turns(self, fresh: Mapping[FileKey, tuple[str, RunFile]]) -> list[FileKey]:
+        """New files in the order in which they are looked at. See `_look_at` for the argument."""
+        # The order among files that are new at the same time is random, so that nobody can come last on purpose.
+        waited = sorted(fresh, key=lambda key: (self._waiting.get(key, self._number), random.random()))
+        turns: Counter[str] = Counter()
+        turn: dict[FileKey, int] = {}
+        for key in waited:
+            turn[key] = turns[fresh[key][0]]
+            turns[fresh[key][0]] += 1
+        return sorted(waited, key=lambda key: turn[key])
+
+    def _examine(self, key: FileKey, file: RunFile, done: Round, scanner: list[Scanner], stack: ExitStack) -> bool:
+        """Look at a file, and remember its matches. Returns whether it is a program that its pod has made unreadable."""
+        try:
+            descriptor = file.open()
+        except OSError as error:
+            self._wait(key)
+            done.counts["gone"] += 1
+            # The kernel hides a process whose program was unreadable from the start, so this one is hidden, too.
+            return isinstance(error, PermissionError) and file.is_program
+        try:
+            now = FileKey.of(os.fstat(descriptor))
+            # The times may differ: a pod that touches a program again and again must not hide it.
+            if (now.device, now.inode) == (key.device, key.inode):
+                self._known[key] = self._matches(descriptor, now, done, scanner, stack)
+            else:
+                done.counts["gone"] += 1
+        except OSError as error:
+            self._wait(key)
+            log.warning("a file cannot be read: %s", error.strerror)
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _wait(self, key: FileKey) -> None:
+        """Let a file that failed come last among the files that wait for the next round."""
+        self._waiting[key] = self._number + 1
 
     def _matches(self, file: int, key: FileKey, done: Round, scanner: list[Scanner], stack: ExitStack) -> list[Match]:
         digest = beginning = ""

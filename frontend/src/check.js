@@ -27,6 +27,8 @@ export class Check {
   reach;
   /** @type {?Error} why there is no pass, if that is known */
   error = null;
+  /** @type {number} when the first build request of this check went out, in ms of `performance.now`; missing until then */
+  since;
   /** Whether a person has to do something. */
   interactive = false;
   /** Whether the person can choose another offer. */
@@ -86,21 +88,16 @@ export class Check {
     return this.state === "passed" && !this.token;
   }
 
-  /**
-   * How long a server that is ready may wait for this check: longer once a person has seen a widget.
-   *
-   * @param {number} since when its build request went out, in ms of `performance.now`
-   * @returns {number} ms; zero or less: it waits for nothing
-   */
-  left(since) {
-    return this.running ? since + (this._shown ? this._interactiveHold : this._hold) * 1000 - performance.now() : 0;
+  /** Milliseconds that a ready server may wait for this check, longer once a person has seen a widget. Zero or less: none. */
+  get left() {
+    return this.running ? this.since + (this._shown ? this._interactiveHold : this._hold) * 1000 - performance.now() : 0;
   }
 
   /** Wait as long as `left` says. Never rejects. */
-  async wait(since) {
-    for (let left = this.left(since); left > 0; left = this.left(since)) {
+  async wait() {
+    while (this.left > 0) {
       await new Promise((resolve) => {
-        const timer = setTimeout(resolve, left);
+        const timer = setTimeout(resolve, this.left);
         this._resume = () => { clearTimeout(timer); resolve(); };
       });
     }

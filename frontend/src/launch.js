@@ -70,6 +70,8 @@ function sent(launch) {
   const { answer, address } = launch;
   Object.assign(launch, { read: eventReader(), verifier: ours.base, said: null, brought: false, starting: false, failed: false });
   if (!launch.check || launch.check.expired) launch.check = newCheck(launch);
+  // A retry does not begin its time anew.
+  launch.check.since ??= launch.since;
   current = launch;
   show(launch);
   answer?.then(({ ok, url }) => {
@@ -155,9 +157,9 @@ async function ready(launch, url) {
   ours.launches = ours.launches.filter((one) => one !== launch);
   const { check } = launch;
   launch.page = unlockPage(launch.verifier, new URL(url, (await launch.answer).url));
-  launch.waiting = !decided(launch) && check.left(launch.since) > 0;
+  launch.waiting = !decided(launch) && check.left > 0;
   show(launch);
-  if (launch.waiting) await check.wait(launch.since);
+  if (launch.waiting) await check.wait();
   launch.waiting = false;
   check.stop();
   show(launch);

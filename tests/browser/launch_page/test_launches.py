@@ -137,6 +137,23 @@ def test_ready_server_waits_for_nothing_after_the_hold(why, start, tab):
     assert "holding" not in opened.states
 
 
+def test_retry_waits_for_the_rest_of_the_hold(hub, tab):
+    """The calculation goes on between two requests of a launch, so its time does, too."""
+    hub.failures = 1
+    hub.gates["passes"].close()
+    opened = home(hub, tab)
+    opened.noise += ["503", CLIENT_ERRORS]
+    opened.page.wait_for_function(LOADED)
+    press_launch(opened)
+    opened.expect_phase("failed")
+    eventually(lambda: hub.count("POST /egress/passes"), what="nothing is solved")
+    opened.time.let_pass(3)
+    press_launch(opened)
+    opened.expect("holding")
+    end_wait(opened, 1)
+    opened.server("user-2")
+
+
 def test_ready_server_of_a_site_that_gives_everybody_access_waits_for_nothing(start, tab):
     hub = start(mode="allow")
     hub.ready.close()

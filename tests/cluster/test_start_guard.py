@@ -1,6 +1,7 @@
 """The first moments of a pod: the packets that get out before its policies are in force, with and without the start guard."""
 
 import json
+import re
 
 import pytest
 
@@ -48,6 +49,14 @@ def test_pod_that_is_never_isolated_starts_after_the_timeout(stage, guard):
     (pod,) = attempts(stage).values()
     # `unclear` if a connection took too long at the very end, on a busy machine.
     assert pod.said["outcome"] in ("open", "unclear") and 1.5 <= pod.said["seconds"] <= POD_SECONDS and all(pod.reached)
+
+
+@pytest.mark.any_network
+def test_command_of_the_image_starts_without_a_library(stage):
+    """What pip writes around it runs in every new pod."""
+    lines = stage.kubectl("exec", "deployment/binder-egress-verifier", "--", "cat", "/opt/venv/bin/binder-egress").splitlines()
+    imported = [line for line in lines if re.match(r"\s*(import|from)\b", line)]
+    assert imported == ["import sys", "from binder_egress.commands.binder_egress import main"]
 
 
 LAB = "/usr/local/share/jupyter/labextensions/binder-egress"

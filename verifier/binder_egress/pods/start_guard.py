@@ -10,18 +10,22 @@ outcome is in the termination message, and the reconciler counts it.
 If the egress proxy is on, the guard then asks the proxy which pod this is, again and again until the proxy knows: the pod's address
 may have been another pod's before.
 
-It runs in every user pod, after other init containers and before the user's containers. It imports only the standard library, so
-that it starts fast.
+It runs in every user pod, after other init containers and before the user's containers. It imports almost nothing, so that it
+starts fast.
 
-Decisions: D-008, D-009, D-010, D-012, D-256, D-301, D-382, D-383.
+Decisions: D-008, D-009, D-010, D-012, D-256, D-301, D-382, D-383, D-525.
 """
 
-import json
+from __future__ import annotations
+
+# D-525
+import _socket
 import os
-import socket
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 ISOLATED_VARIABLE = "BINDER_EGRESS_ISOLATED"
 """Whether there are policies to wait for: `true`; `false` in mode `observe`; empty in mode `off`, or if the chart is gone."""
@@ -80,10 +84,30 @@ MESSAGE_FILE = "/dev/termination-log"
 Target = tuple[str, int]
 
 
+def connected(target: Target, timeout: float) -> _socket.socket:
+    """A TCP connection to a target.
+
+    Args:
+        target: its address and port.
+        timeout: seconds.
+
+    Raises:
+        OSError: there is none within the timeout.
+    """
+    one = _socket.socket(_socket.AF_INET6 if ":" in target[0] else _socket.AF_INET, _socket.SOCK_STREAM)
+    try:
+        one.settimeout(timeout)
+        one.connect(target)
+    except OSError:
+        one.close()
+        raise
+    return one
+
+
 def connects(target: Target, timeout: float = CONNECT_TIMEOUT_SECONDS) -> bool:
     """Whether a target accepts a TCP connection within a timeout, in seconds."""
     try:
-        socket.create_connection(target, timeout).close()
+        connected(target, timeout).close()
     except OSError:
         return False
     return True
@@ -91,10 +115,13 @@ def connects(target: Target, timeout: float = CONNECT_TIMEOUT_SECONDS) -> bool:
 
 def able(connects: Callable[[Target], bool] = connects) -> bool:
     """Whether this container can connect to itself. If it cannot, every target looks blocked."""
-    with socket.socket() as listener:
+    listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    try:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         return connects(listener.getsockname())
+    finally:
+        listener.close()
 
 
 def watch(
@@ -174,7 +201,10 @@ def ask_proxy(proxy: Target, timeout: float) -> dict[str, object]:
         ValueError: its answer has another form.
     """
     end, answer = time.monotonic() + min(timeout, ASK_ANSWER_SECONDS), b""
-    with socket.create_connection(proxy, min(timeout, ASK_CONNECT_SECONDS)) as asking:
+    import json
+
+    asking = connected(proxy, min(timeout, ASK_CONNECT_SECONDS))
+    try:
         asking.sendall(b"GET / HTTP/1.0\r\n\r\n")
         # The launch waits: neither an answer that trickles nor one without an end may take longer, or fill the memory.
         while (left := end - time.monotonic()) > 0 and len(answer) < MAX_ANSWER_BYTES:
@@ -182,6 +212,8 @@ def ask_proxy(proxy: Target, timeout: float) -> dict[str, object]:
             if not (part := asking.recv(MAX_ANSWER_BYTES)):
                 break
             answer += part
+    finally:
+        asking.close()
     said = json.loads(answer.partition(b"\r\n\r\n")[2])
     if not isinstance(said, dict) or "address" not in said:
         raise ValueError("no answer of the egress proxy")
@@ -211,9 +243,11 @@ def introduce(
     """
     end, row, outcome = clock() + timeout, 0, "unknown_to_proxy"
     while row < ANSWERS and (left := end - clock()) > 0:
-        # A missing answer, or one from a limit, does not say which pod the proxy takes this one for.
-        with suppress(OSError, ValueError):
+        try:
             said = ask(proxy, left).get("uid")
+        except (OSError, ValueError):
+            pass  # A missing answer, or one from a limit, does not say which pod the proxy takes this one for.
+        else:
             if said == uid:
                 row += 1
                 continue
@@ -272,7 +306,7 @@ def lay_lab(environment: Mapping[str, str], source: str = LAB) -> str:
         address = environment.get(ADDRESS_VARIABLE, "")
         if not address.startswith(("http://", "https://")):
             raise ValueError(f"{ADDRESS_VARIABLE} is {address!r}, which is no address")
-        _write(target, "address.json", json.dumps({"url": address}).encode())
+        _write(target, "address.json", as_json({"url": address}).encode())
         static = os.path.join("static", "")
         os.makedirs(os.path.join(target, static), exist_ok=True)
         for name in [static + file for file in os.listdir(os.path.join(source, static))] + ["package.json"]:
@@ -288,6 +322,17 @@ def _write(folder: str, name: str, content: bytes) -> None:
         file.write(content)
 
 
+def as_json(values: Mapping[str, object]) -> str:
+    """Values as JSON, without its library unless a text needs more than quotes around it (D-525)."""
+    texts = [value for value in values.values() if isinstance(value, str)]
+    if not all(text.isascii() and text.isprintable() and not {'"', "\\"} & {*text} for text in texts):
+        import json
+
+        return json.dumps(values)
+    pairs = (f'"{name}": "{value}"' if isinstance(value, str) else f'"{name}": {value}' for name, value in values.items())
+    return "{" + ", ".join(pairs) + "}"
+
+
 def main() -> None:
     """Copy the extension, wait, and write the outcome into the termination message."""
     began = time.monotonic()
@@ -296,7 +341,10 @@ def main() -> None:
         timeout = float(os.environ[TIMEOUT_VARIABLE])
     except (KeyError, ValueError):
         timeout = TIMEOUT_SECONDS
-    text = json.dumps(guard(os.environ, timeout) | {"seconds": round(time.monotonic() - began, 3), "lab": lab})
+    text = as_json(guard(os.environ, timeout) | {"seconds": round(time.monotonic() - began, 3), "lab": lab})
     print(f"start guard: {text}", flush=True)
-    with suppress(OSError), open(MESSAGE_FILE, "w") as message:
-        message.write(text)
+    try:
+        with open(MESSAGE_FILE, "w") as message:
+            message.write(text)
+    except OSError:
+        pass

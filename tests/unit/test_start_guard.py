@@ -1,6 +1,7 @@
 """The start guard: its waits, its reports, and how the hub adds it to user pods."""
 
 import asyncio
+import itertools
 import json
 import os
 import socket
@@ -77,10 +78,23 @@ def test_guard_waits_until_no_target_is_open(open, until):
     assert (seen["outcome"], seen["seconds"] > until) == ("closed", True)
 
 
-def test_target_that_never_answers_must_be_blocked_longer():
-    seen = Network(lambda *_: False).watch()
-    assert seen["outcome"] == "blocked"
-    assert seen["seconds"] == pytest.approx((start_guard.BLOCKED_FROM_THE_START - 1) * start_guard.PAUSE_SECONDS)
+@pytest.mark.parametrize(
+    ("answers", "tries"),
+    [
+        pytest.param([False], 6, id="refused"),
+        pytest.param([None], 3, id="dropped"),
+        pytest.param([None, False], 4, id="dropped and refused by turns"),
+    ],
+)
+def test_target_that_is_blocked_from_the_start_is_looked_at_longer(answers, tries):
+    answer = itertools.cycle(answers)
+    seen = Network(lambda *_: next(answer)).watch(targets=TARGETS[:1])
+    assert (seen["outcome"], seen["tries"]) == ("blocked", tries)
+
+
+def test_silence_counts_once_after_an_open_look_and_beside_a_refusal():
+    assert Network(lambda now, _: None if now else True).watch()["tries"] == 1 + start_guard.BLOCKED_AFTER_OPEN
+    assert Network(lambda _, target: None if target == TARGETS[0] else False).watch()["tries"] == 6
 
 
 def test_guard_waits_no_longer_than_its_timeout():
@@ -94,6 +108,15 @@ def test_guard_waits_no_longer_than_its_timeout():
 def test_guard_knows_whether_it_can_connect_at_all():
     assert start_guard.able()
     assert not start_guard.able(lambda _: False)
+    assert not start_guard.able(lambda _: None)
+
+
+def test_look_tells_refusal_from_silence():
+    assert start_guard.connects(("127.0.0.1", 9)) is False
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
+        assert start_guard.connects(full.getsockname()) is None
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        assert start_guard.connects(listener.getsockname()[:2]) is True
 
 
 # -- the egress proxy's view of the pod

@@ -27,14 +27,47 @@ if the base policy opens them.
 {{ toJson $targets }}
 {{- end }}
 
-{{- /* binder-egress.canaryLabels: the labels by which policies select the canary. */}}
-{{- define "binder-egress.canaryLabels" -}}
-{{ set (deepCopy .Values.userPods.labels) "binder-egress/gatecheck" "canary" | toYaml }}
+{{- /*
+binder-egress.canary.spec: the spec of a canary's pod. Takes (list root command readiness), readiness being whether the pod is ready
+only while everything is shut.
+*/}}
+{{- define "binder-egress.canary.spec" -}}
+{{- $root := index . 0 -}}
+{{- $interval := $root.Values.canary.interval -}}
+{{- $env := list (dict "name" "BINDER_EGRESS_PROBE_INTERVAL" "value" (toString $interval)) -}}
+{{- /* Three missed rounds, and as many time-outs. Otherwise a canary that hangs would go on reporting its last result. */ -}}
+{{- $limit := add (mul 3 $interval) 120 -}}
+{{- $alive := printf "test $(($(date +%%s) - $(stat -c %%Y /tmp/beat))) -lt %d" $limit -}}
+{{- $command := dict "command" (list "sh" "-c" $alive) -}}
+{{- $liveness := dict "exec" $command "initialDelaySeconds" 120 "periodSeconds" 60 "timeoutSeconds" 10 -}}
+{{- $probes := dict "livenessProbe" $liveness -}}
+{{- /* D-185 */ -}}
+{{- if index . 2 -}}
+{{- $shut := dict "command" (list "test" "-e" "/tmp/shut") -}}
+{{- $_ := set $probes "readinessProbe" (dict "exec" $shut "periodSeconds" 5 "timeoutSeconds" 5) -}}
+{{- end -}}
+{{- $targets := include "binder-egress.probe.shut" $root | fromJson -}}
+{{- $more := dict "restartPolicy" "Always" "isolated" "true" "targets" $targets "env" $env "probes" $probes -}}
+{{ include "binder-egress.probe.spec" (merge (dict "root" $root "command" (index . 1)) $more) }}
+{{- end }}
+
+{{- /* binder-egress.nodeCanaries: "true" if there is a canary on each node, else nothing: the reconciler asks them. */}}
+{{- define "binder-egress.nodeCanaries" -}}
+{{- if and .Values.canary.onEachNode (include "binder-egress.canary" .) (include "binder-egress.running" .) }}true{{ end }}
+{{- end }}
+
+{{- /* binder-egress.canarySelector: selects the canaries, and no other pod that stands in for a user's. Takes (list root labels),
+labels being more that they must have. */}}
+{{- define "binder-egress.canarySelector" -}}
+matchLabels:
+  {{- merge (deepCopy (index . 1)) (index . 0).Values.userPods.labels | toYaml | nindent 2 }}
+matchExpressions:
+  - {key: binder-egress/gatecheck, operator: In, values: [canary, node-canary]}
 {{- end }}
 
 {{- /*
 binder-egress.probe.labels: the labels of a pod that stands in for a user pod, but without `app: jupyterhub`, by which BinderHub
-counts servers. Takes (list root canary|test).
+counts servers. Takes (list root canary|node-canary|test).
 */}}
 {{- define "binder-egress.probe.labels" -}}
 {{- $root := index . 0 -}}
@@ -43,7 +76,7 @@ counts servers. Takes (list root canary|test).
 {{- end }}
 
 {{- /*
-binder-egress.probe.spec: the spec of a pod that tries targets. Takes a dict: root, command (canary, once, shut or control),
+binder-egress.probe.spec: the spec of a pod that tries targets. Takes a dict: root, command (canary, node, once, shut or control),
 restartPolicy, isolated ("true" if policies select the pod), targets (name → target), env (more variables), probes (of the
 container).
 */}}

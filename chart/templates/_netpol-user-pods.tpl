@@ -74,13 +74,12 @@ egress: []
 {{- end }}
 
 {{- /*
-binder-egress.policies.labelDelay: opens one port of the canary to the reconciler while the canary has a label that no tier has. The
+binder-egress.policies.labelDelay: opens one port of a canary to the reconciler while the canary has a label that no tier has. The
 reconciler measures how late that takes effect (D-475).
 */}}
 {{- define "binder-egress.policies.labelDelay" -}}
 podSelector:
-  matchLabels:
-    {{- set (include "binder-egress.canaryLabels" . | fromYaml) "binder-egress/tier" "label.delay" | toYaml | nindent 4 }}
+  {{- include "binder-egress.canarySelector" (list . (dict "binder-egress/tier" "label.delay")) | nindent 2 }}
 policyTypes: [Ingress]
 ingress:
   - from:

@@ -71,6 +71,28 @@ SEEN = {
         {"canary_shut{target='hub',pod='a'}": "0x60", "canary_shut{target='hub',pod='b'}": "1x60"},
         {"canary_shut{target='hub'}": "1 0 1 1 0 1x60", "canary_shut{target='verifier'}": "1x60"},
     ),
+    "BinderEgressNodeOpen": (
+        {"node": "n2"},
+        {"node_shut{node='n1'}": "1x60", "node_shut{node='n2',pod='a'}": "0x60", "node_shut{node='n2',pod='b'}": "1x60"},
+        {"node_shut{node='n1'}": "1x60"},
+    ),
+    "BinderEgressNodeNotKnown": (
+        {"node": "n2"},
+        {"node_shut{node='n1'}": "1x60", "node_user_pods{node='n1'}": "3x60", "node_user_pods{node='n2'}": "1x60"},
+        # A node without user pods has nothing to show, and a node that is open has an alert of its own.
+        {
+            "node_user_pods{node='n1'}": "0x60",
+            "node_user_pods{node='n2'}": "2x60",
+            "node_shut{node='n2'}": "0x60",
+            "node_user_pods{node='n3'}": "2x60",
+            "node_shut{node='n3'}": "1 _ 1 1 1x60",
+        },
+    ),
+    "BinderEgressNodeWithoutAgent": (
+        {"node": "n2"},
+        {"node_agent{node='n1'}": "1x60", "node_agent{node='n2'}": "0x60", "node_user_pods{node='n2'}": "1x60"},
+        {"node_agent{node='n1'}": "0x60", "node_user_pods{node='n1'}": "0x60", "node_user_pods{node='n3'}": "1x60"},
+    ),
     "BinderEgressCanarySilent": ({"namespace": "binder"}, {"store_up": "1x60"}, {"canary_shut{target='hub'}": "0x60"}),
     "BinderEgressLabelsLate": (
         {"change": "off"},

@@ -99,7 +99,7 @@ def of_user_pods(objects):
         name
         for name in policies(objects)
         if "component" in objects["NetworkPolicy", name]["spec"]["podSelector"].get("matchLabels", {})
-    } - {"binder-egress-label-delay"}
+    } - {"binder-egress-label-delay", "binder-egress-node-canary"}
 
 
 def assert_shut(objects):

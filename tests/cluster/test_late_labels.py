@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 import requests
 
+from binder_egress.gatecheck.canaries import SELECTOR
 from binder_egress.gatecheck.label_delay import REMEMBERED
 from binder_egress.store.health import SLOW_LABELS_SECONDS
 from tests.support.cluster.commands import egress
@@ -51,25 +52,20 @@ def late(stage: Stage, local_cluster: str) -> Iterator[None]:
 
 
 def measured(stage: Stage) -> bool:
-    """Stop the plugin while the reconciler measures next. Returns whether a long time was published for both directions."""
-    with stopped():
-        eventually(lambda: is_marked(stage), RECONCILER_SECONDS, "nothing is measured")
-        time.sleep(LATE_SECONDS)
-    # The label comes off as soon as the plugin has acted on it, so in between the plugin runs for as long as two signals take.
-    off = False
-    while not off:
+    """Stop the plugin while the reconciler measures its next two changes. Returns whether a long time was published for both."""
+    for _ in range(2):
+        before = is_marked(stage)
         with stopped():
-            time.sleep(1)
-            off = not is_marked(stage)
-            time.sleep(LATE_SECONDS if off else 0)
-    # Stopped again before it has acted, the plugin would keep the canary open, and the reconciler would measure nothing more.
-    time.sleep(LATE_SECONDS)
+            eventually(lambda before=before: is_marked(stage) != before, RECONCILER_SECONDS, "nothing is measured")
+            time.sleep(LATE_SECONDS)
+        # Stopped again before it has acted, the plugin would keep the canary as it is, and nothing more would be measured.
+        time.sleep(LATE_SECONDS)
     return all(seconds > SLOW_LABELS_SECONDS for seconds in delays(stage))
 
 
 def is_marked(stage: Stage) -> bool:
     """Whether the canary has the label with which the reconciler measures."""
-    return bool(stage.get("pods", "-l", "binder-egress/gatecheck=canary,binder-egress/tier")["items"])
+    return bool(stage.get("pods", "-l", f"{SELECTOR},binder-egress/tier")["items"])
 
 
 def delays(stage: Stage) -> list[float]:

@@ -471,6 +471,7 @@ class ReconcilerSettings(CommonSettings):
     """The `spec` of each of our NetworkPolicies for user pods, by name, as the chart renders it; none in mode `observe`.
     Or the path of a file that contains it: a variable holds 128 KiB at most, and thousands of banned addresses take more."""
     canary: bool = Field(False, json_schema_extra=_value("canary.enabled"))
+    node_canaries: bool = Field(False, json_schema_extra=_value("canary.onEachNode"))
     random_secrets: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
         [], json_schema_extra=_value("secret.existingSecret")
     )

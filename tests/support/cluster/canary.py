@@ -7,7 +7,7 @@ from tests.support.waiting import eventually
 
 
 def canary(stage: Stage) -> Canary:
-    """The canary, read from its pod, as the reconciler reads it once a minute and when it starts."""
+    """The canary, read from its pod, as the reconciler reads it."""
     return canary_of(stage.get("pods", "-l", "binder-egress/gatecheck=canary")["items"])
 
 

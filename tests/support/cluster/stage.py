@@ -596,8 +596,12 @@ def restart_component(name: str) -> None:
 
 def signal_component(name: str, signal: str) -> None:
     """Send a signal to a component of the local cluster: STOP makes it hang, and CONT lets it go on."""
-    script = '. "$1"; on_node kill "-$2" "$(on_node cat "$state/pid/$3")"'
-    command = ["bash", "-euc", script, "-", str(TOP / "ci/cluster/env.sh"), signal, name]
+    on_node('on_node kill "-$1" "$(on_node cat "$state/pid/$2")"', signal, name)
+
+
+def on_node(script: str, *arguments: str) -> None:
+    """Run a shell script with the functions of ci/cluster/env.sh; its `on_node` runs a command on the node of users' servers."""
+    command = ["bash", "-euc", f'. "$0"; {script}', str(TOP / "ci/cluster/env.sh"), *arguments]
     subprocess.run(command, check=True, capture_output=True, timeout=COMMAND_SECONDS)
 
 

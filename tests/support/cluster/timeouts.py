@@ -31,10 +31,10 @@ ROLLOUT_SECONDS = 300
 """A `helm upgrade --wait`, `helm test` or `kubectl rollout status`."""
 
 RECONCILER_SECONDS = 180
-"""Things that the reconciler reads once a minute (policies, the canary), or publishes after a restart."""
+"""Things that the reconciler reads every ten seconds (policies, the canary), or publishes after a restart."""
 
 CANARY_SECONDS = 400
-"""Until the canary has tried its targets and its metric says so: it starts, tries them every 30 s, and is read once a minute."""
+"""Until the canary has tried its targets and its metric says so: it starts, tries them every 15 s, and is read every 10 s."""
 
 SECRET_SECONDS = 240
 """Until the kubelet has updated a changed Secret in a pod: it syncs a pod once a minute."""
@@ -47,7 +47,7 @@ COMMAND_SECONDS = 400
 
 ALERT_SECONDS = 600
 """Until Prometheus has seen a fault and its alert fires. The canary repeats a lost result after forty rounds (D-375), which take
-four minutes here and more on a busy machine; the reconciler reads it once a minute."""
+four minutes here and more on a busy machine."""
 
 GUARD_SECONDS = 30
 """For `custom.binderEgress.startGuard.timeout`, instead of the chart's 10 s: after this time a pod starts although it is not

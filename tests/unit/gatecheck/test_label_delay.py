@@ -1,30 +1,29 @@
-"""How long labels take to act: measured with the canary, published, and said by doctor and metrics."""
+"""How long labels take to act on each node: measured with the canaries, published, and said by doctor and metrics."""
 
 import socket
-import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from unittest.mock import Mock
 
 import pytest
 
 from binder_egress.gatecheck import probe
+from binder_egress.gatecheck.canaries import SELECTOR, Canaries
 from binder_egress.gatecheck.check import Findings
 from binder_egress.gatecheck.label_delay import (
-    HURRY_SECONDS,
     LIMIT_SECONDS,
     MARK,
-    MARK_PORT,
-    PERIOD_SECONDS,
+    PATCH_SECONDS,
     REMEMBERED,
-    Canary,
-    LabelDelay,
     LabelDelays,
     NotMeasured,
     measure,
 )
+from binder_egress.gatecheck.probe import MARK_PORT
 from binder_egress.kubernetes_api import ApiServerUnavailable
 from binder_egress.model.labels import TIER_LABEL
 from tests.support.api_server import ApiServer
+from tests.support.canaries import pod
 
 
 class Network:
@@ -33,19 +32,17 @@ class Network:
 
     def __init__(self, on=0.5, off=0.25):
         self.late = {True: on, False: off}
-        self.pod = {
-            "metadata": {"uid": "u", "name": "canary", "labels": {}},
-            "status": {"podIP": "10.0.0.1", "containerStatuses": [{"state": {"running": {}}, "restartCount": 1}]},
-        }
-        self.now, self.changed_at, self.tries = 100.0, -1000.0, 0
+        self.pod = pod()
+        self.now, self.changed_at, self.tries, self.stuck = 100.0, -1000.0, 0, False
         self.flaws: set[int] = set()
 
-    def read(self):
-        return {"metadata": {**self.pod["metadata"], "labels": dict(self.pod["metadata"]["labels"])}, "status": self.pod["status"]}
+    def running(self):
+        return [self.pod]
 
     def mark(self, pod, value):
-        assert pod["metadata"]["uid"] == "u"
-        self.pod["metadata"]["labels"] = {TIER_LABEL: value} if value else {}
+        assert pod["metadata"]["uid"] == self.pod["metadata"]["uid"]
+        labels = {key: kept for key, kept in self.pod["metadata"]["labels"].items() if key != TIER_LABEL}
+        self.pod["metadata"]["labels"] = labels | ({TIER_LABEL: value} if value else {})
         self.changed_at = self.now
 
     def answers(self, pod):
@@ -62,23 +59,36 @@ class Network:
         self.now += seconds
 
     def measured(self):
-        return measure(self, self.clock, self.sleep)
+        return measure(self, self.pod, self.clock, self.sleep)
 
 
-@pytest.mark.parametrize(
-    ("late", "measured"), [((11.0, 25.0), (11, 25)), ((1000.0, 0.25), (LIMIT_SECONDS, LIMIT_SECONDS))], ids=["both", "never acts"]
-)
-def test_both_times_are_measured_and_the_label_is_off_afterwards(late, measured):
-    network = Network(*late)
+def test_each_turn_measures_one_direction_with_one_change():
+    network = Network(11.0, 25.0)
     network.flaws = {300, 301, 310}  # Connections that fail by chance do not look like a refusal.
-    found = network.measured()
-    assert (found.on, found.off) == (pytest.approx(measured[0], abs=0.1), pytest.approx(measured[1], abs=0.1))
-    assert found.longest <= LIMIT_SECONDS and network.pod["metadata"]["labels"] == {}
+    for way, seconds in (("on", 11), ("off", 25), ("on", 11)):
+        measured_way, measured_seconds = network.measured()
+        assert (measured_way, measured_seconds) == (way, pytest.approx(seconds, abs=0.1))
+
+
+@pytest.mark.parametrize("way", ["on", "off"])
+def test_label_that_never_acts_ends_at_the_limit_and_is_not_changed_again(way):
+    network = Network()
+    if way == "off":
+        network.measured()
+    network.late[way == "on"] = 1000.0
+    assert network.measured() == (way, LIMIT_SECONDS)
+    before = dict(network.pod["metadata"]["labels"])
+    with pytest.raises(NotMeasured):
+        network.measured()
+    assert network.pod["metadata"]["labels"] == before
+    network.now += 1000  # The plugin goes on.
+    assert network.measured()[0] == {"on": "off", "off": "on"}[way]
 
 
 def test_refusal_counts_from_the_beginning_of_a_connection(monkeypatch):
     """A plugin that drops packets lets each connection run into its time limit."""
     network = Network(on=0.5, off=3.0)
+    network.measured()
     before = network.answers
 
     def answers(pod):
@@ -87,106 +97,105 @@ def test_refusal_counts_from_the_beginning_of_a_connection(monkeypatch):
         return answered
 
     monkeypatch.setattr(network, "answers", answers)
-    assert network.measured().off == pytest.approx(3, abs=0.1)
+    assert network.measured() == ("off", pytest.approx(3, abs=0.1))
 
 
-@pytest.mark.parametrize(
-    ("fault", "says"),
-    [
-        ("answers without the label", "no policy keeps the reconciler"),
-        ("started again", "started again"),
-        ("has the label of a killed reconciler", "earlier"),
-        ("cannot be tried", "no route"),
-    ],
-)
-def test_nothing_is_measured_with_a_canary_that_has_a_fault(monkeypatch, fault, says):
+def test_open_port_of_an_unmarked_canary_is_no_measurement():
     network = Network()
-    before = network.answers
-
-    def answers(pod):
-        if fault == "started again":
-            network.pod["status"] = {"podIP": "10.0.0.1", "containerStatuses": [{"state": {"running": {}}, "restartCount": 2}]}
-        if fault == "cannot be tried" and network.pod["metadata"]["labels"]:
-            raise NotMeasured("no route")
-        return fault == "answers without the label" or before(pod)
-
-    monkeypatch.setattr(network, "answers", answers)
-    if fault.startswith("has the label"):
-        network.mark(network.pod, MARK)
-    with pytest.raises(NotMeasured, match=says):
+    network.answers = lambda pod: True
+    with pytest.raises(NotMeasured, match="nothing keeps the reconciler"):
         network.measured()
-    assert network.pod["metadata"]["labels"] == {}
+    assert TIER_LABEL not in network.pod["metadata"]["labels"]
 
 
 # -- the latest measurements
 
 
-def test_longest_of_the_latest_measurements_count(store):
+def measured(delays, *results, node="n1"):
+    for result in results:
+        delays.measure(node, Network(), pod(node=node), Mock(side_effect=[result]))
+
+
+def test_longest_of_the_latest_measurements_count_on_each_node(store):
     delays = LabelDelays(Network(), store)
-    assert delays.findings() == {"reason": ""}
-    for found in (LabelDelay(20.0, 1.0), LabelDelay(3.0, 2.0), *[LabelDelay(1.0, 1.0)] * (REMEMBERED - 2)):
-        delays.run_once(Network(), lambda _, found=found: found)
-    assert delays.findings() == {"on": 20.0, "off": 2.0}
-    delays.run_once(Network(), lambda _: LabelDelay(1.0, 1.0))
-    assert delays.findings() == {"on": 3.0, "off": 2.0}
+    assert delays.worst() == {} and delays.of("n1") == {}
+    measured(delays, ("on", 20.0), ("on", 3.0), *[("on", 1.0)] * (REMEMBERED - 2), ("off", 2.0))
+    measured(delays, ("on", 4.0), node="n2")
+    assert (delays.of("n1")["on"], delays.of("n2")["on"], delays.worst()) == (20.0, 4.0, {"on": 20.0, "off": 2.0})
+    measured(delays, ("on", 1.0))
+    assert delays.worst() == {"on": 4.0, "off": 2.0}
     # A restarted reconciler knows what was measured before.
-    delays.run_once(Network(), lambda _: LabelDelay(26.4, 2.0))
-    store.publish_gatecheck(Findings(1.0, label_delay=delays.findings()).dumps())
+    measured(delays, ("on", 26.4))
+    store.publish_gatecheck(Findings(1.0, nodes={node: {"labels": delays.of(node)} for node in ("n1", "n2")}).dumps())
     after = LabelDelays(Network(), store)
-    assert (after.findings(), after.opening_seconds()) == ({"on": 26.4, "off": 2.0}, 26)
+    assert (after.worst(), after.of("n2")["on"], after.opening_seconds()) == ({"on": 26.4, "off": 2.0}, 4.0, 26)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"label_delay": {"reason": "no canary"}}', '{"label_delay": {"on": [], "off": 1}}'])
+@pytest.mark.parametrize("text", ["[]", "{}", '{"nodes": {"n": 1}}', '{"nodes": {"n": {"labels": {"on": []}}}}', '{"nodes": []}'])
 def test_findings_without_a_measurement_say_nothing(store, redis_server, text):
     store.publish_gatecheck(text)
-    assert LabelDelays(Network(), store).worst() is None
+    assert LabelDelays(Network(), store).worst() == {}
     redis_server.stop()
-    assert LabelDelays(Network(), store).worst() is None
+    assert LabelDelays(Network(), store).worst() == {}
 
 
 @pytest.mark.parametrize(("on", "said"), [(0.2, 0), (5.0, 0), (26.4, 26), (LIMIT_SECONDS, 0)])
 def test_people_wait_where_labels_are_slow(on, said, store):
     delays = LabelDelays(Network(), store)
-    delays.run_once(Network(), lambda _: LabelDelay(on, 0.1))
+    measured(delays, ("on", on))
     assert delays.opening_seconds() == said
 
 
-@pytest.mark.parametrize(
-    "error", [NotMeasured("the canary does not run"), ApiServerUnavailable("403 Forbidden"), KeyError("podIP")]
-)
+@pytest.mark.parametrize("error", [NotMeasured("not acted"), ApiServerUnavailable("403 Forbidden"), KeyError("podIP")])
 def test_failed_measurement_says_why_and_keeps_what_was_measured(error, store):
-    delays, fails = LabelDelays(Network(), store), Mock(side_effect=error)
-    delays.run_once(Network(), fails)
-    assert delays.findings()["reason"]
-    delays.run_once(Network(), lambda _: LabelDelay(9.0, 1.0))
-    delays.run_once(Network(), fails)
-    assert delays.findings() == {"on": 9.0, "off": 1.0}
+    delays = LabelDelays(Network(), store)
+    measured(delays, ("on", 9.0), error)
+    known = delays.of("n1")
+    assert known["on"] == 9.0 and known["reason"] and known["at"]
+    measured(delays, ("off", 1.0))
+    assert "reason" not in delays.of("n1")
 
 
 def test_late_labels_are_logged_once(caplog, store):
-    delays = LabelDelays(Network(), store)
-    for on in (1.0, 9.0, 12.0):
-        delays.run_once(Network(), lambda _, on=on: LabelDelay(on, 1.0))
+    measured(LabelDelays(Network(), store), ("on", 1.0), ("on", 9.0), ("on", 12.0))
     assert [record.message for record in caplog.records] == ["labels act late: docs/gatecheck.md says what to do"]
 
 
-def test_first_measurements_are_in_quick_succession(monkeypatch, store):
-    delays, sleep = LabelDelays(Network(), store), Mock(side_effect=[None] * REMEMBERED + [KeyboardInterrupt])
-    monkeypatch.setattr(delays, "run_once", lambda canary: delays._measured.append(LabelDelay(1, 1)))
-    monkeypatch.setattr(time, "sleep", sleep)
-    with pytest.raises(KeyboardInterrupt):
-        delays.run()
-    assert [call.args[0] for call in sleep.call_args_list] == [HURRY_SECONDS] * (REMEMBERED - 1) + [PERIOD_SECONDS] * 2
+def test_nodes_are_measured_one_change_a_second_and_a_stuck_one_holds_up_no_other(store):
+    network, changes, pauses = Network(), [], []
+    network.running = lambda: [pod(f"c{number}", f"n{number}") for number in range(3)]
+    now = [0.0]
+    delays = LabelDelays(network, store, lambda: now[0])
+    delays.begin = lambda node, *_: (changes.append(node), delays._began.__setitem__(node, now[0]))
+    with ThreadPoolExecutor(1) as pool:
+        delays.turn(network, pool, pauses.append)
+        assert changes == ["n0", "n1", "n2"] and pauses == [PATCH_SECONDS] * 3
+        del delays._began["n0"], delays._began["n2"]
+        now[0] = 40.0
+        delays.turn(network, pool, pauses.append)
+    assert changes[3:] == ["n0", "n2"]
+    assert delays.of("n1")["waiting"] == 40.0
+
+
+def test_node_that_ended_is_forgotten(store):
+    network = Network()
+    delays = LabelDelays(network, store)
+    delays.begin = Mock()
+    measured(delays, ("on", 9.0), node="gone")
+    measured(delays, ("on", 1.0), NotMeasured("x"), node="n1")
+    with ThreadPoolExecutor(1) as pool:
+        delays.turn(network, pool, Mock())
+    assert delays.of("gone") == {} and delays.of("n1")["on"] == 1.0 and delays.worst() == {"on": 1.0}
 
 
 def test_without_a_canary_nothing_is_measured(store):
-    store.publish_gatecheck('{"label_delay": {"on": 26.4, "off": 2.0}}')
+    store.publish_gatecheck('{"nodes": {"n": {"labels": {"on": 26.4, "off": 2.0}}}}')
     delays = LabelDelays(None, store)
     delays.run()
-    assert delays.findings() == {"reason": "there is no canary"} and delays.opening_seconds() == 0
+    assert delays.worst() == {} and delays.opening_seconds() == 0
 
 
-# -- the canary's pod
+# -- the canaries' pods
 
 
 def test_canary_listens_over_both_families():
@@ -195,25 +204,28 @@ def test_canary_listens_over_both_families():
         socket.create_connection((address, port), 5).close()
 
 
-def test_running_canary_is_found_and_marked_by_its_uid():
-    ending = {"metadata": {"name": "old", "uid": "o", "deletionTimestamp": "now"}, "status": {}}
-    ended = {"metadata": {"name": "ended", "uid": "e"}, "status": {"containerStatuses": [{"state": {"terminated": {}}}]}}
-    runs = {"metadata": {"name": "c", "uid": "u"}, "status": {"containerStatuses": [{"state": {"running": {}}}]}}
+def test_running_canaries_are_found_and_marked_by_their_uid():
+    pods = [
+        pod("old", "n1", deletionTimestamp="now"),
+        pod("ended", "n2", state="terminated"),
+        pod("single", "n3", "canary"),
+        pod("single-beside", "n4", "canary"),
+        pod("own", "n4"),
+    ]
     with closing(ApiServer()) as api:
-        api.answer = lambda *_: (200, {"items": [ending, ended, runs]})
-        canary = Canary("hub", api.client)
-        canary.mark(canary.read(), MARK)
-        canary.mark(runs, None)
-        api.answer = lambda *_: (200, {"items": [ending, ended]})
-        with pytest.raises(NotMeasured, match="does not run"):
-            canary.read()
-    listed = ("GET", "/api/v1/namespaces/hub/pods", {"labelSelector": "binder-egress/gatecheck=canary"})
-    assert api.asked == [listed, *[("PATCH", "/api/v1/namespaces/hub/pods/c", {})] * 2, listed]
-    assert api.bodies == [{"metadata": {"uid": "u", "labels": {TIER_LABEL: value}}} for value in (MARK, None)]
+        api.answer = lambda *_: (200, {"items": pods})
+        canaries = Canaries("hub", api.client)
+        running = canaries.running()
+        assert [one["metadata"]["name"] for one in running] == ["single", "own"]
+        canaries.mark(running[0], MARK)
+        canaries.mark(running[0], None)
+    listed = ("GET", "/api/v1/namespaces/hub/pods", {"labelSelector": SELECTOR})
+    assert api.asked == [listed, *[("PATCH", "/api/v1/namespaces/hub/pods/single", {})] * 2]
+    assert api.bodies == [{"metadata": {"uid": "uid-single", "labels": {TIER_LABEL: value}}} for value in (MARK, None)]
 
 
 def test_canary_answers_at_the_port_that_the_mark_opens(monkeypatch):
     tried = []
     monkeypatch.setattr("binder_egress.pods.start_guard.connects", lambda target, timeout: tried.append(target) or True)
-    assert Canary("hub", object()).answers({"status": {"podIP": "10.0.0.1"}}) is True
+    assert Canaries("hub", object()).answers({"status": {"podIP": "10.0.0.1"}}) is True
     assert tried == [("10.0.0.1", MARK_PORT)]

@@ -41,8 +41,10 @@ def verifier() -> None:
 @cli.command(help="Run the reconciler: it labels user pods with the tier that was decided.")
 def reconciler() -> None:
     # Not at the top: the verifier must not load the Kubernetes client.
+    from ..gatecheck.canaries import Canaries
     from ..gatecheck.check import Namespace, Watcher
-    from ..gatecheck.label_delay import Canary, LabelDelays
+    from ..gatecheck.label_delay import LabelDelays
+    from ..gatecheck.nodes import Nodes
     from ..reconciler.agents import Agents
     from ..reconciler.loop import Reconciler
     from ..reconciler.proxy_variables import ProxyVariables
@@ -54,15 +56,25 @@ def reconciler() -> None:
         Agents(settings.namespace, settings.agent_labels, ReconcilerStore(connect(settings))) if settings.agent_labels else None
     )
     user_pods = UserPods(settings.namespace, settings.user_pod_labels)
-    delays = LabelDelays(Canary(settings.namespace) if settings.canary else None, ReconcilerStore(connect(settings)))
+    canaries = Canaries(settings.namespace) if settings.canary else None
+    delays = LabelDelays(canaries, ReconcilerStore(connect(settings)))
     process = Reconciler(
         settings, user_pods, ReconcilerStore(connect(settings)), agents=agents, opening_seconds=delays.opening_seconds
     )
     if agents:
         threading.Thread(target=agents.run, name="agents", daemon=True).start()
+    nodes = None
+    if canaries and settings.node_canaries:
+        nodes = Nodes(canaries, delays, process.by_node, agents.nodes if agents else lambda: None)
+        threading.Thread(target=nodes.run, name="nodes", daemon=True).start()
     # The gate check has its own connection and thread, so that it never slows down the reconciler.
     watcher = Watcher(
-        settings, Namespace(settings.namespace), ReconcilerStore(connect(settings)), process.label_sets, delays.findings
+        settings,
+        Namespace(settings.namespace),
+        ReconcilerStore(connect(settings)),
+        process.label_sets,
+        delays.worst,
+        nodes.rows if nodes else dict,
     )
     threading.Thread(target=watcher.run, name="gatecheck", daemon=True).start()
     threading.Thread(target=delays.run, name="label-delay", daemon=True).start()

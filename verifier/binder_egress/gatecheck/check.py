@@ -1,4 +1,4 @@
-"""The gate check: is the gate shut? The reconciler runs it every minute alongside its own work.
+"""The gate check: is the gate shut? The reconciler runs it every ten seconds alongside its own work.
 
 It judges the namespace's NetworkPolicies and reads the canary, publishes the findings in Redis for the metrics, and logs what
 changed and whether Redis is nearly full. `doctor` uses the same functions.
@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 from kubernetes import client
 
@@ -22,10 +21,11 @@ from ..store.errors import StoreUnavailable
 from ..store.health import NEARLY_FULL
 from ..store.store import ReconcilerStore
 from .netpol import OTHER_KINDS, Judgement, Labels, judge, usual_labels
+from .nodes import SHUT, Node
 
 log = logging.getLogger("binder-egress")
 
-PERIOD_SECONDS = 60.0
+PERIOD_SECONDS = 10.0
 """Seconds between two checks. A check is two small requests to the API server."""
 
 MAX_LABEL_SETS = 50
@@ -136,14 +136,16 @@ class Findings:
         at: Unix time in seconds.
         judgement: the judgement of the NetworkPolicies; None if they could not be read.
         canary: the canary; None if it could not be read, or if there should be none.
-        label_delay: how long labels take to act (`LabelDelays.findings`); empty: nobody measures it.
+        label_delay: the longest times that labels take to act on any node (`LabelDelays.worst`).
+        nodes: what is known of each node (`nodes.Nodes.rows`); empty if no canary runs on each.
         unread: the part that could not be read (`policies` or `canary`), and the reason.
     """
 
     at: float
     judgement: Judgement | None = None
     canary: Canary | None = None
-    label_delay: dict[str, Any] = field(default_factory=dict)
+    label_delay: dict[str, float] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
 
     def dumps(self) -> str:
@@ -182,7 +184,7 @@ class Watcher:
         namespace: the release's namespace.
         store: Redis.
         label_sets: returns the labels of the running user pods, each set once.
-        label_delay: returns how long labels take to act, as the findings have it.
+        label_delay, nodes: return what the findings have of them.
     """
 
     def __init__(
@@ -191,13 +193,15 @@ class Watcher:
         namespace: Namespace,
         store: ReconcilerStore,
         label_sets: Callable[[], list[LabelSet]],
-        label_delay: Callable[[], dict[str, Any]] = dict,
+        label_delay: Callable[[], dict[str, float]] = dict,
+        nodes: Callable[[], dict[str, Node]] = dict,
     ):
         self._settings = settings
         self._namespace = namespace
         self._store = store
         self._label_sets = label_sets
         self._label_delay = label_delay
+        self._nodes = nodes
         self._last: dict[str, object] = {}  # the last finding logged about each topic
 
     def run(self) -> None:
@@ -212,7 +216,7 @@ class Watcher:
     def run_once(self) -> Findings:
         """Check once, publish the findings, and log what changed since the last check."""
         findings = check(self._settings, self._namespace, self._label_sets(), time.time())
-        findings.label_delay = self._label_delay()
+        findings.label_delay, findings.nodes = self._label_delay(), self._nodes()
         try:
             # Before the findings are published: a full Redis refuses them.
             self._report_memory(self._store.memory_used())
@@ -235,6 +239,11 @@ class Watcher:
             self._log_change("altered", tuple(altered), "policies are not as the chart renders them", policies=altered)
             self._log_change("by tier", tuple(by_tier), "policies of others select by our tier", policies=by_tier)
             self._log_change("bypasses", tuple(judgement.bypasses), "policies open the gate", rules=bypasses)
+        for topic in [topic for topic in self._last if topic.startswith("node ") and topic[5:] not in findings.nodes]:
+            del self._last[topic]
+        for node, row in findings.nodes.items():
+            state = row["state"] if row["user_pods"] and row["state"] != SHUT else ""
+            self._log_change(f"node {node}", state, "a node with user pods is not shut", node=node, state=state, why=row["why"])
         if (canary := findings.canary) is not None:
             targets, pod = canary.open, canary.pod
             self._log_change("open", tuple(targets), "the canary reached what must be shut", targets=targets, pod=pod)

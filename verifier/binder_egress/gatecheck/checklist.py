@@ -98,6 +98,8 @@ _LIST = {
         ("pods of the egress proxy", "Programs need the proxy, in pods with a tier too", "Look at its pods"),
         ("pod of the receiver", "Without a receiver, reports of detectors and agents are lost", "Look at its pods"),
         ("policies", "Our policies shut the gate", "`helm upgrade` restores them from the values"),
+        ("nodes", "New servers there may have egress that nobody granted",
+         "See the node's network plugin and the pod of its canary (docs/gatecheck.md)"),
         ("canary", "The canary's packets show that the gate is shut", "docs/gatecheck.md says what to do"),
         ("egress proxy", "It serves pods whose own address it sees", "Look at its pods; docs/proxy-reference.md has a table"),
     ),

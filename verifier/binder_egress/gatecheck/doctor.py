@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from .check import Canary, Findings, Namespace, check
 from .checklist import CHECKS, CRYPTNONO, FLOW_KILLER_CONTAINER
 from .label_delay import LIMIT_SECONDS
 from .netpol import OTHER_KINDS, Labels, admits_anybody
+from .nodes import SHUT, Node
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -53,6 +55,8 @@ VERIFIER_LABELS: Labels = {
 
 SIGKILLED = 137
 """The exit code of a container that SIGKILL ended."""
+
+PROXY_HIDDEN = "docs/proxy-reference.md has a table of what changes addresses between pods and the proxy"
 
 MAX_PODS = 500
 """The most user pods whose labels are read."""
@@ -108,6 +112,7 @@ def examine(
         checks.append(_access(counters))
         checks.append(_start_guard(counters))
         checks.append(_label_delay(settings, published.get("label_delay") or {}))
+        checks += _nodes(published.get("nodes") or {}, now())
         checks.append(_public_port(namespace, health["verifiers"]))
     try:
         checks.append(_clock("clock of the API server", namespace.clock()))
@@ -341,12 +346,55 @@ def _label_delay(settings: ReconcilerSettings, found: dict[str, Any]) -> Line:
     """How long the network plugin takes to act on a label, as the reconciler measured it."""
     if not settings.canary:
         return _line("labels", WARNING, "how long they take to act is not measured, as there is no canary", "See canary.enabled")
-    if "on" not in found:
-        reason = found.get("reason") or "the reconciler has not tried yet"
-        return _line("labels", OK, f"how long they take to act is not measured yet: {reason}")
-    on, off = (f"{found[way]:.1f}" if found[way] < LIMIT_SECONDS else f"more than {LIMIT_SECONDS:.0f}" for way in ("on", "off"))
-    text = f"act {on} s after they were set, and {off} s after they were taken off"
-    return _line("labels", OK if max(found["on"], found["off"]) <= SLOW_LABELS_SECONDS else WARNING, text)
+    if not found:
+        return _line("labels", WARNING, "how long they take to act is not measured yet", "")
+    on, off = (_delay(found.get(way)) for way in ("on", "off"))
+    text = f"act {on} after they were set, and {off} after they were taken off"
+    return _line("labels", OK if max(found.values()) <= SLOW_LABELS_SECONDS else WARNING, text)
+
+
+def _delay(seconds: float | None) -> str:
+    """A time that a label takes to act."""
+    if seconds is None:
+        return "in an unknown time"
+    return f"more than {LIMIT_SECONDS:.0f} s" if seconds >= LIMIT_SECONDS else f"{seconds:.1f} s"
+
+
+def _nodes(nodes: dict[str, Node], now: float) -> list[Line]:
+    """A line for each node with user pods that is not shut, or one if all are."""
+    with_pods = {name: row for name, row in nodes.items() if row["user_pods"]}
+    checks = []
+    for name, row in with_pods.items():
+        seen, since = f"{name} ({row['user_pods']} user pods)", f"for {_age(now - row['since'])}"
+        if row["state"] != SHUT:
+            checks.append(_line("nodes", PROBLEM, f"{seen} is {row['state']} {since}: {row['why']}"))
+        if row["proxy"] == "hidden":
+            checks.append(_line("nodes", PROBLEM, f"{seen}: the egress proxy sees another address than a pod's", PROXY_HIDDEN))
+        elif row["proxy"] == "silent":
+            checks.append(_line("nodes", WARNING, f"{seen}: the egress proxy does not answer pods", PROXY_HIDDEN))
+        if row["agent"] is False:
+            checks.append(_line("nodes", WARNING, f"{seen} has no agent", "See agent.tolerations and agent.nodeSelector"))
+    if not checks and with_pods:
+        checks.append(_line("nodes", OK, f"{len(with_pods)} with user pods, and each is shut"))
+    return checks
+
+
+def table(nodes: dict[str, Node], now: float) -> list[list[str]]:
+    """What is known of each node, as rows of words, with a head.
+
+    Args:
+        nodes: the nodes (`nodes.Nodes.rows`).
+        now: Unix time in seconds.
+    """
+    rows = [["node", "user pods", "state", "canary", "label acts, ends", "start guards", "agent"]]
+    for name, row in nodes.items():
+        labels = row["labels"]
+        delays = "not acting" if "reason" in labels else f"{_delay(labels.get('on'))}, {_delay(labels.get('off'))}"
+        guards = ", ".join(f"{outcome} {number}" for outcome, number in row["guards"].items())
+        said = "silent" if row["said"] is None else f"{_age(now - row['said'])} ago"
+        agent = "" if row["agent"] is None else "yes" if row["agent"] else "none"
+        rows.append([name, str(row["user_pods"]), row["state"], said, delays if labels else "", guards, agent])
+    return rows
 
 
 def _gate(settings: ReconcilerSettings, namespace: Namespace, now: float) -> list[Line]:
@@ -466,7 +514,8 @@ def show(as_json: bool) -> bool:
         InvalidSettings: the environment does not have valid settings.
     """
     settings = load(ReconcilerSettings)
-    checks = examine(settings, ReconcilerStore(connect(settings)), Namespace(settings.namespace))
+    store = ReconcilerStore(connect(settings))
+    checks = examine(settings, store, Namespace(settings.namespace))
     if as_json:
         click.echo(json.dumps([asdict(check) for check in checks]))
     else:
@@ -474,4 +523,15 @@ def show(as_json: bool) -> bool:
         colours = {OK: "green", WARNING: "yellow", PROBLEM: "red"}
         for check in checks:
             click.echo(f"{click.style(check.state.ljust(7), fg=colours[check.state])}  {check.name.ljust(width)}  {check.text}")
+        _echo_table(store)
     return all(check.state != PROBLEM for check in checks)
+
+
+def _echo_table(store: ReconcilerStore) -> None:
+    with suppress(StoreUnavailable):
+        if nodes := (store.gatecheck() or {}).get("nodes"):
+            rows = table(nodes, time.time())
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            click.echo()
+            for row in rows:
+                click.echo("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())

@@ -1,29 +1,28 @@
-"""Measures how long this cluster's network plugin takes to act on a changed label, which nobody can read from the API server.
+"""Measures how long each node's network plugin takes to act on a changed label, which nobody can read from the API server.
 
-The reconciler gives the canary the tier label with a value that no tier can have, and connects to it until that succeeds; then it
-takes the label off, and connects until that fails. The chart has a policy for that value, which opens one port of the canary to
-the reconciler alone. A pod's label selects the policies of both directions, so what is measured holds for egress too.
+The reconciler gives a canary the tier label with a value that no tier can have, and connects to it until that succeeds; at its next
+turn it takes the label off, and connects until that fails. The chart has a policy for that value, which opens one port of a canary
+to the reconciler alone. A pod's label selects the policies of both directions, so what is measured holds for egress too.
 
-Decisions: D-475, D-476.
+A network plugin that hangs changes nothing for pods that it knows, so no canary's packets show it. A label does.
+
+Decisions: D-475, D-476, D-541.
 """
 
 import logging
+import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
-from kubernetes import client
-
-from .. import kubernetes_api
 from ..kubernetes_api import ApiServerUnavailable
-from ..model.labels import GATECHECK_LABEL, TIER_LABEL
-from ..pods import start_guard
+from ..model.labels import TIER_LABEL
 from ..store.errors import StoreUnavailable
 from ..store.health import SLOW_LABELS_SECONDS, Health
-from .probe import MARK_PORT
+from .canaries import Canaries
 
 log = logging.getLogger("binder-egress")
 
@@ -33,17 +32,17 @@ MARK = "label.delay"
 LIMIT_SECONDS = 60.0
 """Seconds after which a measurement ends: twice the longest wait that Cilium has by default."""
 
-PERIOD_SECONDS = 600.0
-"""Seconds between two measurements."""
+PERIOD_SECONDS = 20.0
+"""Seconds between two measurements on a node, if there are few nodes."""
 
-HURRY_SECONDS = 30.0
-"""Seconds between two attempts until `REMEMBERED` of them have measured something."""
+PATCH_SECONDS = 1.0
+"""Seconds between two changes of a label, wherever: with 500 nodes, each is measured every eight minutes."""
+
+AT_ONCE = 32
+"""How many nodes may be measured at the same time: one whose network plugin hangs takes `LIMIT_SECONDS`."""
 
 REMEMBERED = 6
-"""How many measurements count, the latest ones. Cilium waits for a random time, so one of them says little."""
-
-TRY_SECONDS = 0.3
-"""Time limit for one connection: some plugins drop packets without an answer."""
+"""How many measurements of each direction count, the latest ones. Cilium waits for a random time, so one of them says little."""
 
 PAUSE_SECONDS = 0.05
 """Seconds between two connections."""
@@ -56,167 +55,178 @@ class NotMeasured(Exception):
     """Why nothing was measured, as a sentence without a full stop."""
 
 
-@dataclass(frozen=True)
-class LabelDelay:
-    """How long a change of a label took to act. `LIMIT_SECONDS` stands for more.
+class Measured(TypedDict, total=False):
+    """What is known of a node: as the gate check publishes it. A direction that was not measured yet is missing.
 
     Attributes:
-        on: seconds from the label to the first packet.
+        on: seconds from a label to the first packet, the longest of the latest measurements. `LIMIT_SECONDS` stands for more.
         off: seconds from taking it off to the first refusal.
+        waiting: seconds since a change of the label that has not acted yet; missing: there is none.
+        at: when a change was last seen to act, Unix time in seconds.
+        reason: why the last attempt measured nothing; missing: it did.
     """
 
     on: float
     off: float
-
-    @property
-    def longest(self) -> float:
-        """The longer of the two, in seconds."""
-        return max(self.on, self.off)
-
-
-class Canary:
-    """The canary's pod, as it is measured with. Every method may raise `ApiServerUnavailable`.
-
-    Args:
-        namespace: the release's namespace.
-        api: the client; by default one with this pod's ServiceAccount.
-    """
-
-    def __init__(self, namespace: str, api: client.ApiClient | None = None):
-        self._api = api or kubernetes_api.in_cluster_client()
-        self._path = f"/api/v1/namespaces/{namespace}/pods"
-
-    def read(self) -> dict[str, Any]:
-        """The pod as JSON.
-
-        Raises:
-            NotMeasured: none runs.
-        """
-        pods = kubernetes_api.read(self._api, "GET", self._path, query={"labelSelector": f"{GATECHECK_LABEL}=canary"})["items"]
-        for pod in pods:
-            statuses = pod["status"].get("containerStatuses") or []
-            if "deletionTimestamp" not in pod["metadata"] and any("running" in status["state"] for status in statuses):
-                return dict(pod)
-        raise NotMeasured("the canary does not run")
-
-    def mark(self, pod: dict[str, Any], value: str | None) -> None:
-        """Give the pod the tier label with a value; None takes it off."""
-        metadata = {"uid": pod["metadata"]["uid"], "labels": {TIER_LABEL: value}}
-        path = f"{self._path}/{pod['metadata']['name']}"
-        kubernetes_api.read(self._api, "PATCH", path, body={"metadata": metadata}, content_type=kubernetes_api.MERGE_PATCH)
-
-    def answers(self, pod: dict[str, Any]) -> bool:
-        """Whether the pod accepts a connection now."""
-        return start_guard.connects((pod["status"]["podIP"], MARK_PORT), TRY_SECONDS)
+    waiting: float
+    at: float
+    reason: str
 
 
 def measure(
-    canary: Canary, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep
-) -> LabelDelay:
-    """Measure once. The label is off afterwards, whatever happens.
+    canaries: Canaries,
+    pod: dict[str, Any],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> tuple[str, float]:
+    """Change a canary's label once: set it, or take it off if it is on.
 
     Args:
-        canary: the pod to measure with.
+        canaries: the canaries.
+        pod: the one to measure with, as it was listed.
         clock: monotonic time in seconds.
         sleep: waits for a number of seconds.
 
+    Returns:
+        `on` or `off`, and the seconds until that acted, `LIMIT_SECONDS` at most.
+
     Raises:
-        NotMeasured: there is nothing to measure with.
+        NotMeasured: an earlier change has not acted yet, or nothing keeps the reconciler from the canary.
         ApiServerUnavailable: the API server does not answer, or refuses the request.
     """
-
-    def until(done: Callable[[], bool], began: float, in_a_row: int = 1) -> float:
-        """Seconds from `began` to the first of so many successes in a row, `LIMIT_SECONDS` at most."""
-        first, count = 0.0, 0
-        while clock() - began < LIMIT_SECONDS:
-            now = clock()
-            if not done():
-                count = 0
-            elif (count := count + 1) == 1:
-                # A connection that succeeds is seen when it does; one that fails failed from its beginning on.
-                first = clock() if in_a_row == 1 else now
-            if count == in_a_row:
-                return round(first - began, 2)
-            sleep(PAUSE_SECONDS)
-        return LIMIT_SECONDS
-
-    pod = canary.read()
-    if TIER_LABEL in pod["metadata"]["labels"]:
-        canary.mark(pod, None)
-        raise NotMeasured("an earlier measurement had not ended")
-    if canary.answers(pod):
-        raise NotMeasured("no policy keeps the reconciler from the canary")
-    try:
-        began = clock()
-        canary.mark(pod, MARK)
-        on = until(lambda: canary.answers(pod), began)
-    finally:
-        began = clock()
-        canary.mark(pod, None)
-    off = until(lambda: not canary.answers(pod), began, REFUSALS) if on < LIMIT_SECONDS else LIMIT_SECONDS
-    # The canary's container ends after each change of its results, and then nobody listens.
-    if _restarts(canary.read()) != _restarts(pod):
-        raise NotMeasured("the canary started again meanwhile")
-    return LabelDelay(on, off)
-
-
-def _restarts(pod: dict[str, Any]) -> tuple[str, int]:
-    return pod["metadata"]["uid"], sum(status["restartCount"] for status in pod["status"].get("containerStatuses") or [])
+    marked = pod["metadata"]["labels"].get(TIER_LABEL) == MARK
+    if canaries.answers(pod) != marked:
+        raise NotMeasured(
+            "the network plugin has not acted on the label" if marked else "nothing keeps the reconciler from the canary's port"
+        )
+    began = clock()
+    canaries.mark(pod, None if marked else MARK)
+    in_a_row, first, count = REFUSALS if marked else 1, 0.0, 0
+    while clock() - began < LIMIT_SECONDS:
+        now = clock()
+        if canaries.answers(pod) == marked:
+            count = 0
+        elif (count := count + 1) == 1:
+            # A connection succeeds when its answer comes. One that fails was refused from its first packet on.
+            first = now if marked else clock()
+        if count == in_a_row:
+            return ("off" if marked else "on"), round(first - began, 2)
+        sleep(PAUSE_SECONDS)
+    return ("off" if marked else "on"), LIMIT_SECONDS
 
 
 class LabelDelays:
-    """Measures again and again, and remembers the latest results.
+    """Measures on each node again and again, and remembers the latest results.
 
     Args:
-        canary: the pod to measure with; None: there is no canary, and nothing is measured.
+        canaries: the pods to measure with; None: there are none, and nothing is measured.
         store: Redis, which has what an earlier process published last. That counts as one measurement.
+        clock: monotonic time in seconds.
     """
 
-    def __init__(self, canary: Canary | None, store: Health):
-        self._canary = canary
-        self._measured: deque[LabelDelay] = deque(maxlen=REMEMBERED)
-        if canary:
-            with suppress(StoreUnavailable, KeyError, TypeError, ValueError):
-                before = (store.gatecheck() or {})["label_delay"]
-                self._measured.append(LabelDelay(float(before["on"]), float(before["off"])))
-        self.reason = "" if canary else "there is no canary"
-        """Why the last attempt measured nothing; empty: it did, or there was none yet."""
+    def __init__(self, canaries: Canaries | None, store: Health, clock: Callable[[], float] = time.monotonic):
+        self._canaries = canaries
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._measured: dict[str, dict[str, deque[float]]] = {}  # by node and direction
+        self._states: dict[str, Measured] = defaultdict(Measured)  # `at` and `reason` by node
+        self._began: dict[str, float] = {}  # since when a node is being measured, by `clock`
+        if canaries:
+            with suppress(StoreUnavailable, KeyError, TypeError, ValueError, AttributeError):
+                for node, row in (store.gatecheck() or {})["nodes"].items():
+                    for way in {"on", "off"} & set(row["labels"]):
+                        self._remember(node, way, float(row["labels"][way]))
 
-    def worst(self) -> LabelDelay | None:
-        """The longest times of the latest measurements; None: nothing was measured yet."""
-        measured = list(self._measured)
-        return LabelDelay(max(one.on for one in measured), max(one.off for one in measured)) if measured else None
+    def _remember(self, node: str, way: str, seconds: float) -> None:
+        ways = self._measured.setdefault(node, {})
+        ways.setdefault(way, deque(maxlen=REMEMBERED)).append(seconds)
+
+    def of(self, node: str) -> Measured:
+        """What is known of a node."""
+        with self._lock:
+            state = Measured(**self._states.get(node, {}))
+            for way, measured in self._measured.get(node, {}).items():
+                state[way] = max(measured)  # type: ignore[literal-required]
+            if node in self._began:
+                state["waiting"] = round(self._clock() - self._began[node], 1)
+            return state
+
+    def worst(self) -> dict[str, float]:
+        """The longest times of all nodes, `on` and `off`; a direction that was measured nowhere is missing."""
+        with self._lock:
+            ways = [(way, max(measured)) for node in self._measured.values() for way, measured in node.items()]
+        return {way: max(seconds for other, seconds in ways if other == way) for way, _ in ways}
 
     def opening_seconds(self) -> int:
         """Seconds for which people are told to wait after a label was set; 0 where labels are not slow.
 
         More than `LIMIT_SECONDS` is not known, so nobody is told to wait for that.
         """
-        worst = self.worst()
-        return round(worst.on) if worst and SLOW_LABELS_SECONDS < worst.on < LIMIT_SECONDS else 0
-
-    def findings(self) -> dict[str, Any]:
-        """What the gate check publishes: `on` and `off`, or the reason why nothing was measured."""
-        worst = self.worst()
-        return asdict(worst) if worst else {"reason": self.reason}
+        with self._lock:
+            on = [seconds for ways in self._measured.values() for seconds in ways.get("on", ()) if seconds < LIMIT_SECONDS]
+        return round(max(on)) if on and max(on) > SLOW_LABELS_SECONDS else 0
 
     def run(self) -> None:
-        """Measure every `PERIOD_SECONDS`, for ever. A fault here does not stop the reconciler."""
-        while self._canary:
-            self.run_once(self._canary)
-            time.sleep(PERIOD_SECONDS if len(self._measured) == REMEMBERED else HURRY_SECONDS)
+        """Measure, for ever. A fault here does not stop the reconciler."""
+        with ThreadPoolExecutor(AT_ONCE, "label-delay") as pool:
+            while self._canaries:
+                began = time.monotonic()
+                try:
+                    self.turn(self._canaries, pool)
+                except ApiServerUnavailable as error:
+                    log.warning("the canaries cannot be listed: %s", error)
+                except Exception:
+                    log.exception("fault while measuring the delay of labels")
+                time.sleep(max(PATCH_SECONDS, began + PERIOD_SECONDS - time.monotonic()))
 
-    def run_once(self, canary: Canary, measure: Callable[[Canary], LabelDelay] = measure) -> None:
-        """Measure once, and log it if labels turn out to be slow."""
-        before = self.worst()
+    def turn(self, canaries: Canaries, pool: ThreadPoolExecutor, sleep: Callable[[float], object] = time.sleep) -> None:
+        """Begin to measure on each node that is not being measured, one after the other.
+
+        Args:
+            canaries: the pods to measure with.
+            pool: the threads that measure.
+            sleep: waits for a number of seconds.
+
+        Raises:
+            ApiServerUnavailable: the API server does not answer, or refuses the request.
+        """
+        pods = {pod["spec"]["nodeName"]: pod for pod in canaries.running()}
+        with self._lock:
+            for node in [node for node in self._measured.keys() | self._states.keys() if node not in pods]:
+                self._measured.pop(node, None)
+                self._states.pop(node, None)
+            due = [node for node in pods if node not in self._began]
+        for node in due:
+            self.begin(node, canaries, pods[node], pool)
+            sleep(PATCH_SECONDS)
+
+    def begin(self, node: str, canaries: Canaries, pod: dict[str, Any], pool: ThreadPoolExecutor) -> None:
+        """Begin to measure on a node."""
+        with self._lock:
+            self._began[node] = self._clock()
+        pool.submit(self.measure, node, canaries, pod)
+
+    def measure(
+        self, node: str, canaries: Canaries, pod: dict[str, Any], measure: Callable[..., tuple[str, float]] = measure
+    ) -> None:
+        """Measure on a node once, and log it if labels turn out to be slow there."""
+        before, reason = self.of(node), ""
         try:
-            self._measured.append(measure(canary))
-            self.reason = ""
+            way, seconds = measure(canaries, pod)
         except (NotMeasured, ApiServerUnavailable) as error:
-            self.reason = str(error)
+            reason = str(error)
         except Exception:
             log.exception("fault while measuring the delay of labels")
-            self.reason = "a fault: see the reconciler's log"
-        worst = self.worst()
-        if worst and worst.longest > SLOW_LABELS_SECONDS and not (before and before.longest > SLOW_LABELS_SECONDS):
-            log.warning("labels act late: docs/gatecheck.md says what to do", extra={"fields": asdict(worst)})
+            reason = "a fault: see the reconciler's log"
+        with self._lock:
+            self._began.pop(node, None)
+            if reason:
+                self._states[node]["reason"] = reason
+                return
+            self._remember(node, way, seconds)
+            if seconds < LIMIT_SECONDS:
+                self._states[node] = Measured(at=time.time())
+            else:
+                self._states[node]["reason"] = "the network plugin has not acted on the label"
+        if seconds > SLOW_LABELS_SECONDS >= max(before.get("on", 0.0), before.get("off", 0.0)):
+            log.warning("labels act late: docs/gatecheck.md says what to do", extra={"fields": {"node": node, way: seconds}})

@@ -1,8 +1,8 @@
 """The probe: tries, from inside a pod, targets that must be open and targets that must be shut. The canary and `helm test` run it.
 
 A pod without egress cannot report to anybody, so the result goes into the container's termination message, and Kubernetes shows
-it in the pod's status. The canary ends after each change in its result, and occasionally without one, and the kubelet starts it
-again.
+it in the pod's status. The canary without a controller ends after each change in its result, and occasionally without one, and the
+kubelet starts it again. The canary of a node goes on, and the reconciler asks it.
 
 It imports only the standard library, and needs no privileges.
 """
@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -57,6 +57,9 @@ which the proxy waits for a pod that it does not know."""
 
 MARK_PORT = 8085
 """The canary's port, on which the reconciler measures how late labels act (`label_delay`)."""
+
+WORD_PORT = 8086
+"""The port on which the canary of a node tells its last result to the reconciler (D-540)."""
 
 TIMEOUT_SECONDS = 1.0
 """Time limit for one try, in seconds."""
@@ -298,14 +301,20 @@ def _wait_for_isolation(environment: Mapping[str, str]) -> None:
     print(f"start guard: {json.dumps(start_guard.guard(environment, start_guard.TIMEOUT_SECONDS))}", flush=True)
 
 
-def listen(port: int = MARK_PORT) -> int:
-    """Accept connections on a port of every address from now on, and close them at once. Returns the port."""
+def listen(port: int = MARK_PORT, say: Callable[[], str] = str) -> int:
+    """Accept connections on a port of every address from now on, say something to each, and close it. Returns the port.
+
+    Args:
+        port: the port; 0 chooses one.
+        say: what is said, some hundred bytes; by default nothing.
+    """
     both = socket.has_dualstack_ipv6()  # not where the kernel has no IPv6
     listener = socket.create_server(("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
 
     def serve() -> None:
         while True:
-            listener.accept()[0].close()
+            with suppress(OSError), listener.accept()[0] as connection:
+                connection.sendall(say().encode())
 
     threading.Thread(target=serve, daemon=True).start()
     return int(listener.getsockname()[1])
@@ -345,6 +354,32 @@ def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESS
         if now != before or number >= ROUNDS_UNTIL_SAID_AGAIN:
             SEEN_FILE.write_text(now)
             return
+        time.sleep(interval)
+
+
+def node(environment: Mapping[str, str], port: int = WORD_PORT, rounds: Callable[[], Iterable[int]] = itertools.count) -> None:
+    """Try all targets again and again, and tell the reconciler the last result, and its age, when it asks.
+
+    Args:
+        environment: the container's environment, which has the targets and the interval.
+        port: the port at which it asks.
+        rounds: one item for each round.
+
+    Raises:
+        SystemExit: as `canary`.
+    """
+    _wait_for_isolation(environment)
+    targets, interval = targets_of(environment), float(environment.get(INTERVAL_VARIABLE) or 30)
+    last: dict[str, Any] = {}
+    listen(port, lambda: json.dumps(last | {"age": round(time.monotonic() - last["at"], 1)}) if last else "")
+    for _ in rounds():
+        HEARTBEAT_FILE.touch()
+        if not start_guard.able():
+            raise SystemExit("this container cannot even connect to itself")
+        began = time.monotonic()
+        reached, proxy = try_all(targets), seen_by_proxy(environment)
+        tried = {name: not got for name, got in reached.items() if got is not None}
+        last = {"shut": tried, "proxy": proxy, "at": began}
         time.sleep(interval)
 
 
@@ -396,6 +431,7 @@ def control(environment: Mapping[str, str], message: Path = Path(start_guard.MES
 def main() -> None:
     """Run the command that the last argument names."""
     command = sys.argv[-1]
-    if command == "canary":
+    if command in ("canary", "node"):
         listen()
-    {"canary": canary, "once": once, "shut": shut, "control": control}[command](os.environ)
+    run: dict[str, Callable[[Mapping[str, str]], object]] = {"canary": canary, "node": node, "once": once, "shut": shut}
+    (run | {"control": control})[command](os.environ)

@@ -46,6 +46,10 @@ class Agents:
         """The node of the agent with an address, from the list of the pods; None: no agent has it."""
         return (self._nodes or {}).get(address)
 
+    def nodes(self) -> set[str] | None:
+        """The nodes that have an agent; None: the pods were not listed yet."""
+        return None if self._nodes is None else set(self._nodes.values())
+
     def publish(self) -> None:
         """List the pods, and publish their addresses.
 

@@ -1,6 +1,7 @@
 """The user pods that are known from the list and the watch."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterable
 
 from ..model.labels import LabelSet
@@ -100,6 +101,14 @@ class PodCache:
     def label_sets(self) -> list[LabelSet]:
         """The labels of the running pods, each set once (`labels.shared_labels`)."""
         return sorted({pod.shared_labels for pod in self.all() if pod.shared_labels and not pod.ended}, key=str)
+
+    def by_node(self) -> dict[str, Counter[str]]:
+        """Node → its running user pods by the outcome of their start guards; empty for those whose guard has not ended."""
+        nodes: dict[str, Counter[str]] = {}
+        for pod in self.all():
+            if pod.node and not pod.ended:
+                nodes.setdefault(pod.node, Counter())[pod.guard[0] if pod.guard else ""] += 1
+        return nodes
 
     def _add(self, pod: Pod) -> None:
         self._remove(pod.uid)

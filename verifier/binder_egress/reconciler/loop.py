@@ -142,6 +142,10 @@ class Reconciler:
         self._stopped.set()
         self.queue.close()
 
+    def by_node(self) -> dict[str, Counter[str]]:
+        """Node → its running user pods by the outcome of their start guards (`PodCache.by_node`)."""
+        return self._cache.by_node()
+
     def label_sets(self) -> list[LabelSet]:
         """The labels of the running user pods, each set once (`labels.shared_labels`)."""
         return self._cache.label_sets()

@@ -11,7 +11,7 @@ from .revoked_keys import RevokedKeys
 from .verifiers import Verifiers
 
 GATECHECK_TTL_SECONDS = 600
-"""Seconds for which findings count. New ones come every minute."""
+"""Seconds for which findings count. New ones come every ten seconds."""
 
 SLOW_LABELS_SECONDS = 5.0
 """Above this delay of labels, people are told to wait, and an alert fires. Most plugins need less than a second."""

@@ -374,16 +374,16 @@ def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
     for target, stopped in sorted((canary or {}).get("targets", {}).items()):
         shut.add_metric([target], stopped)
     yield shut
+    yield from _nodes(findings.get("nodes") or {})
     delay = GaugeMetricFamily(
         "binder_egress_label_delay_seconds",
-        "Time until the network plugin acts on the canary's label, the longest of the last six measurements. on: until the first "
-        "packet after it was set; off: until the first refusal after it was taken off. 60: longer than that. No sample before the "
-        "first measurement.",
+        "Time until a network plugin acts on a canary's label, on the slowest node, the longest of the last six measurements. on: "
+        "until the first packet after it was set; off: until the first refusal after it was taken off. 60: longer than that. No "
+        "sample before the first measurement.",
         labels=["change"],
     )
-    for change in ("on", "off"):
-        if change in (measured := findings.get("label_delay") or {}):
-            delay.add_metric([change], measured[change])
+    for change, seconds in sorted((findings.get("label_delay") or {}).items()):
+        delay.add_metric([change], seconds)
     yield delay
     seen = (canary or {}).get("proxy")
     yield GaugeMetricFamily(
@@ -392,6 +392,41 @@ def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
         "is not known.",
         value=seen == "hidden" if seen in ("shown", "hidden") else None,
     )
+
+
+def _nodes(nodes: dict[str, Any]) -> Iterator[Metric]:
+    """What the reconciler knows of each node."""
+    pods = GaugeMetricFamily("binder_egress_node_user_pods", "User pods that run on a node.", labels=["node"])
+    shut = GaugeMetricFamily(
+        "binder_egress_node_shut",
+        "1 if a node is shut for pods without a tier; 0 if something there is open; no sample if that is not known.",
+        labels=["node"],
+    )
+    labels = GaugeMetricFamily(
+        "binder_egress_node_label_delay_seconds",
+        "As binder_egress_label_delay_seconds, by node.",
+        labels=["node", "change"],
+    )
+    hidden = GaugeMetricFamily(
+        "binder_egress_node_proxy_addresses_hidden",
+        "As binder_egress_proxy_addresses_hidden, by node.",
+        labels=["node"],
+    )
+    agent = GaugeMetricFamily(
+        "binder_egress_node_agent", "1 if an agent runs on a node; 0 if not; no sample if agents are off.", labels=["node"]
+    )
+    for node, row in sorted(nodes.items()):
+        pods.add_metric([node], row["user_pods"])
+        if row["state"] != "not known":
+            shut.add_metric([node], row["state"] == "shut")
+        for change in ("on", "off"):
+            if change in row["labels"]:
+                labels.add_metric([node, change], row["labels"][change])
+        if row["proxy"] in ("shown", "hidden"):
+            hidden.add_metric([node], row["proxy"] == "hidden")
+        if row["agent"] is not None:
+            agent.add_metric([node], row["agent"])
+    yield from (pods, shut, labels, hidden, agent)
 
 
 def _memory(share: float | None) -> Metric:

@@ -1,0 +1,156 @@
+"""What is known of each node: is it shut, open, or not known, and since when.
+
+Three parts tell something that the others cannot. The node's canary tries what must be shut. The label delay shows that the network
+plugin still acts, which pods that it knows already do not show. The start guards saw how the node's user pods began.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypedDict
+
+from ..kubernetes_api import ApiServerUnavailable
+from ..store.health import SLOW_LABELS_SECONDS
+from ..store.reconciler_counters import NOT_ISOLATED
+from .canaries import Canaries, Word, ask_all, is_of_node
+from .label_delay import LabelDelays, Measured
+
+log = logging.getLogger("binder-egress")
+
+ASK_PERIOD_SECONDS = 10.0
+"""Seconds between two questions to each canary."""
+
+FRESH_SECONDS = 60.0
+"""The age up to which a canary's word counts. It tries its targets every 15 s by default."""
+
+SHUT, OPEN, NOT_KNOWN = "shut", "open", "not known"
+
+
+class Node(TypedDict):
+    """A node, as the gate check publishes it.
+
+    Attributes:
+        state: `shut`, `open` or `not known`.
+        since: since when it is in that state, Unix time in seconds.
+        why: what was seen, as a sentence without a full stop; empty if it is shut.
+        user_pods: the user pods that run there.
+        guards: start guards of these pods by outcome.
+        said: when the canary last tried its targets, Unix time in seconds; None: never, or there is none.
+        targets: each target that it could try → whether it was shut.
+        proxy: what the egress proxy sees of the canary; empty if that is not known.
+        agent: whether an agent runs there; None: agents are off.
+        labels: how long labels take to act there.
+    """
+
+    state: str
+    since: float
+    why: str
+    user_pods: int
+    guards: dict[str, int]
+    said: float | None
+    targets: dict[str, bool]
+    proxy: str
+    agent: bool | None
+    labels: Measured
+
+
+def judged(word: Word | None, has_canary: bool, labels: Measured, guards: Mapping[str, int], now: float) -> tuple[str, str]:
+    """Whether a node is shut, and what says otherwise.
+
+    Args:
+        word: what the node's canary said last; None: nothing.
+        has_canary: whether a canary runs there.
+        labels: how long labels take to act there.
+        guards: the start guards of its user pods, by outcome.
+        now: Unix time in seconds.
+    """
+    opened = sum(guards.get(outcome, 0) for outcome in NOT_ISOLATED)
+    is_fresh = word is not None and now - word.at <= FRESH_SECONDS
+    if word and is_fresh and (reached := sorted(name for name, shut in word.targets.items() if not shut)):
+        return OPEN, f"its canary reached {', '.join(reached)}"
+    if opened and not is_fresh:
+        return OPEN, f"the start guards of {opened} pods saw no isolation, and no canary says otherwise"
+    if not word or not is_fresh:
+        return NOT_KNOWN, "its canary does not answer" if has_canary else "it has no canary"
+    if not word.targets:
+        return NOT_KNOWN, "its canary can try none of its targets"
+    # A change that has no effect for longer than usual: twice as long as ever before, on a node whose labels are late.
+    if (seconds := labels.get("waiting", 0.0)) > max(SLOW_LABELS_SECONDS, 2 * max(labels.get("on", 0.0), labels.get("off", 0.0))):
+        return NOT_KNOWN, f"the network plugin has not acted on a label for {seconds:.0f} s: new pods may be open"
+    if reason := labels.get("reason"):
+        return NOT_KNOWN, f"{reason}: new pods may be open"
+    return SHUT, ""
+
+
+class Nodes:
+    """Asks the canaries, and puts together what is known of each node.
+
+    Args:
+        canaries: the canaries' pods.
+        delays: how long labels take to act.
+        user_pods: returns node → its running user pods by the outcome of their start guards.
+        agents: returns the nodes with an agent, or None if agents are off or were not listed yet.
+        now: Unix time in seconds.
+        ask: asks canaries.
+    """
+
+    def __init__(
+        self,
+        canaries: Canaries,
+        delays: LabelDelays,
+        user_pods: Callable[[], Mapping[str, Counter[str]]],
+        agents: Callable[[], Iterable[str] | None] = lambda: None,
+        now: Callable[[], float] = time.time,
+        ask: Callable[..., dict[str, Word]] = ask_all,
+    ):
+        self._canaries, self._delays, self._user_pods, self._agents = canaries, delays, user_pods, agents
+        self._now, self._ask = now, ask
+        self._running: set[str] = set()  # nodes whose canary runs
+        self._words: dict[str, Word] = {}
+        self._states: dict[str, tuple[str, float]] = {}  # by node, and since when
+
+    def run(self) -> None:
+        """Ask all canaries again and again, for ever. A fault here does not stop the reconciler."""
+        while True:
+            try:
+                self.turn()
+            except ApiServerUnavailable as error:
+                log.warning("the canaries cannot be listed: %s", error)
+            except Exception:
+                log.exception("fault while asking the canaries")
+            time.sleep(ASK_PERIOD_SECONDS)
+
+    def turn(self) -> None:
+        """Ask each canary once.
+
+        Raises:
+            ApiServerUnavailable: the API server does not answer, or refuses the request.
+        """
+        pods = [pod for pod in self._canaries.running() if is_of_node(pod)]
+        self._running = {pod["spec"]["nodeName"] for pod in pods}
+        words = {node: word for node, word in self._words.items() if node in self._running}
+        self._words = words | self._ask(pods)
+
+    def rows(self) -> dict[str, Node]:
+        """Each node that has user pods or a canary, by name."""
+        now, user_pods, agents = self._now(), self._user_pods(), self._agents()
+        rows = {}
+        for node in sorted(user_pods.keys() | self._running):
+            guards, word, labels = user_pods.get(node, Counter()), self._words.get(node), self._delays.of(node)
+            state, why = judged(word, node in self._running, labels, guards, now)
+            before, since = self._states.get(node, ("", now))
+            rows[node] = Node(
+                state=state,
+                since=since if state == before else now,
+                why=why,
+                user_pods=guards.total(),
+                guards={outcome: number for outcome, number in sorted(guards.items()) if outcome},
+                said=word.at if word else None,
+                targets=word.targets if word else {},
+                proxy=word.proxy if word and now - word.at <= FRESH_SECONDS else "",
+                agent=None if agents is None else node in agents,
+                labels=labels,
+            )
+        self._states = {node: (row["state"], row["since"]) for node, row in rows.items()}
+        return rows

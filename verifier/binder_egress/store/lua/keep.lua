@@ -1,7 +1,7 @@
 -- Keep a promise with a pass. A pass keeps one promise: otherwise one solution could fill Redis with promises.
 -- KEYS: promise (a hash), the promise that the pass keeps
--- ARGV: the pass as JSON, seconds for which the promise waits for its launch, seconds for which the pass can be presented, the tiers
---       (a JSON array) whose pass stays, because the tier of this one is not larger
+-- ARGV: the pass as JSON, seconds for which the promise waits for its launch, seconds for which the pass can be presented, the
+--       tiers (a JSON array) whose pass stays, because the tier of this one is not larger
 -- Returns {used-up} if the pass keeps another promise, or {kept, the server that was announced with the promise, or false}.
 local kept = redis.call('GET', KEYS[2])
 if kept and kept ~= KEYS[1] then

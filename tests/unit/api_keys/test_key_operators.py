@@ -24,7 +24,7 @@ def test_create_keeps_the_key_nowhere_and_logs_who_made_it(run, store, in_redis)
     done = run(*CREATE, "--as", "eve", "--why", "a course", "--json")
     key = json.loads(done.stdout)["key"]
     (action,) = store.woken(0.01).actions
-    said = {"event": "create-key", "by": "eve", "why": "a course", "key": "course", "tier": "small"}
+    said = {"event": "create-key", "by": "eve", "by_kind": "operator", "why": "a course", "key": "course", "tier": "small"}
     assert said.items() <= action.items()
     dump = str([in_redis.dump(name) for name in in_redis.scan_iter()]) + str(action)
     assert key[-40:] not in dump

@@ -100,17 +100,18 @@ def test_ref_of_a_gist_is_no_part_of_its_name():
 
 
 def test_revocations_by_operators_are_tied_to_repositories():
-    """The reconciler writes the same line for a detector."""
+    """The reconciler writes the same line for a detector. Earlier versions wrote no kind."""
     lines = [revoke(AT, "a"), revoke(AT, "a"), revoke(AT, "b", by="detector cryptnono"), revoke(AT, "c", by="detective")]
-    found = traffic(*lines, launch("a"), launch("b"), launch("c"), launch("d"))
-    assert (found.repositories[REPOSITORY].revoked, found.untied) == ({"a", "c"}, 0)
+    lines += [revoke(AT, kind, by="detector agent", by_kind=kind) for kind in ("operator", "detector")]
+    found = traffic(*lines, *map(launch, ("a", "b", "c", "d", "operator", "detector")))
+    assert (found.repositories[REPOSITORY].revoked, found.untied) == ({"a", "c", "operator"}, 0)
 
 
 COURSE = "github.com/org/course"
 
 
-def revoke(at, user="a", server="", by="eve"):
-    return decision("revoke", at, user=user, server=server, by=by, why="x", stop=False, block="b")
+def revoke(at, user="a", server="", by="eve", **fields):
+    return decision("revoke", at, user=user, server=server, by=by, why="x", stop=False, block="b", **fields)
 
 
 def seen(*lines):

@@ -199,6 +199,17 @@ def test_limit_outlives_the_process(worker, make_reconciler, cluster, store, now
     assert outcome_of_a_new_process() == ["limited"]
 
 
+def test_operator_who_is_called_as_a_detector_uses_up_no_share(make_reconciler, cluster, store, redis_server, impatient):
+    worker = make_reconciler(may_stop_pods=True, detections=SOURCES, clock=time.time)
+    add_many(cluster, 20)
+    list_and_converge(worker)
+    for one in range(ALWAYS):
+        actions.revoke(CommandOperators(make_settings(redis_server), store), Server(f"user{one}"), "detector agent", "mining")
+    worker.take(store.woken(0.01))
+    converge_due(worker)
+    assert report(worker, store, about("user-19", at=time.time())) == ["revoked"]
+
+
 def test_unreadable_or_failing_report_holds_up_nothing(worker, alice, store, in_redis, internal, monkeypatch, caplog):
     in_redis.xadd("binder-egress:detections", {"report": "{"})
     in_redis.xadd("binder-egress:detections", {"other": "x"})

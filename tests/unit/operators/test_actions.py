@@ -281,7 +281,8 @@ def test_http_action_is_logged_by_the_verifier_and_the_wake_list_forges_no_line(
     caplog.set_level(logging.INFO)
     internal = internal_client(create_services(make_settings(redis_server), store))
     assert internal.post("/api/blocks", json={"kind": "network", "what": "192.0.2.1", "by": "eve", "why": "w"}).json["block"]
-    assert [record.fields["by"] for record in caplog.records if record.getMessage() == "block"] == ["eve"]
+    (said,) = [record.fields for record in caplog.records if record.getMessage() == "block"]
+    assert (said["by"], said["by_kind"]) == ("eve", "operator")
     assert store.woken(0.01).actions == []
     in_redis.rpush("binder-egress:wake", json.dumps({"event": "unblock", "by": "eve", "why": "forged"}))
     serve(reconciler, store)

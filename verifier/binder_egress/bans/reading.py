@@ -237,8 +237,10 @@ class Traffic:
             self._pods[_text(line, "pod")] = user
         elif event == "unlock" and _text(line, "tier") != UNVERIFIED:
             self._unlocked.add((user, server, at))
-        elif event == "revoke" and read_origin(_text(line, "by")).kind != "detector":  # a detection, which counts by itself
-            self._revoked.add((user, server, at))
+        elif event == "revoke":
+            by = read_origin(_text(line, "by"), _text(line, "by_kind"))
+            if by.kind != "detector":  # a detection, which counts by itself
+                self._revoked.add((user, server, at))
 
     def _detection(self, line: Content, at: float | None) -> str:
         pod = _text(line, "pod") or _text(kubelet_labels(line), "io.kubernetes.pod.name")

@@ -41,17 +41,21 @@ class Rule(StrEnum):
     EXPIRED = "expired"  # the lease is over
 
 
+OriginKind = Literal["rule", "key", "operator", "detector"]
+"""Who can be behind a decision; `rule`: nobody, as a rule alone decided."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Who is behind a decision.
 
     Attributes:
-        kind: who it is; `rule`: nobody, as a rule alone decided.
+        kind: who it is.
         id: the id of the API key, or the name of the detector's source; empty for others.
         text: who it is, as people read it; empty for a rule.
     """
 
-    kind: Literal["rule", "key", "operator", "detector"]
+    kind: OriginKind
     id: str = ""
     text: str = ""
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from sys import intern
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 
@@ -28,6 +28,7 @@ from .grants import (
     Grant,
     NoEgress,
     Origin,
+    OriginKind,
     Rule,
 )
 from .records import MAX_TIME, AddressChange, AddressVersion, KnownServer, PodAddresses, Record, RevokedKey
@@ -52,6 +53,8 @@ class _Grant(BaseModel):
     rule: _Word
     at: _Time
     by: _Reason = ""
+    by_kind: _Word = ""
+    by_id: _Word = ""
     why: _Reason = ""
     until: _Time | None = None
     may_stop: Annotated[bool, BeforeValidator(lambda value: value is True)] = False
@@ -132,8 +135,18 @@ def by_detector(source: str) -> Origin:
     return Origin("detector", source, f"detector {source}")
 
 
-def read_origin(by: str) -> Origin:
-    """Who is behind a decision, by the field `by` of a text or of a line in the log."""
+def fields_of_origin(origin: Origin) -> dict[str, str]:
+    """The fields that a text has of who is behind a decision."""
+    kind = {"by_kind": origin.kind, "by_id": origin.id} if origin.kind != "rule" else {}
+    return {"by": origin.text, **kind}
+
+
+def read_origin(by: str, kind: str = "", identity: str = "") -> Origin:
+    """Who is behind a decision, by these fields of a text or of a line in the log. A version that wrote no kind had it only in the
+    words of `by`, which an operator may choose, too (D-515)."""
+    for known in get_args(OriginKind):
+        if kind == known:
+            return Origin(known, identity, by)
     if by.startswith("detector "):
         return by_detector(by.removeprefix("detector "))
     if key := re.fullmatch(r"key \S+ \(([0-9a-f]{16})\)", by):
@@ -146,7 +159,7 @@ def read_origin(by: str) -> Origin:
 
 def fields_of(grant: Grant) -> dict[str, Any]:
     """The fields that a text has of a grant. Every kind has all of them."""
-    common = {"id": grant.id, "tier": grant.tier, "rule": grant.rule, "at": grant.at, "by": grant.origin.text}
+    common = {"id": grant.id, "tier": grant.tier, "rule": grant.rule, "at": grant.at, **fields_of_origin(grant.origin)}
     match grant:
         case Egress():
             return {**common, "why": grant.why, "until": grant.until, "may_stop": grant.may_stop}
@@ -162,7 +175,7 @@ def _grant(content: Any) -> Grant | None:
     found = _checked(_GRANT, content)
     if found is None:
         return None
-    origin = read_origin(found.by)
+    origin = read_origin(found.by, found.by_kind, found.by_id)
     if found.tier != UNVERIFIED:
         return Egress(found.id, found.tier, found.rule, found.at, origin, found.why, found.until, found.may_stop)
     if found.rule == Rule.BLOCKED:
@@ -217,8 +230,8 @@ def read_known(text: str | None) -> KnownServer | None:
 
 def write_block(block: Block) -> str:
     """The text of a block."""
-    named = {"id": block.id, "kind": block.kind, "what": block.what}
-    return json.dumps({**named, "by": block.origin.text, "why": block.why, "at": block.at, "until": block.until, "uid": block.uid})
+    named = {"id": block.id, "kind": block.kind, "what": block.what, **fields_of_origin(block.origin)}
+    return json.dumps({**named, "why": block.why, "at": block.at, "until": block.until, "uid": block.uid})
 
 
 def read_block(text: str | None) -> Block | None:
@@ -226,7 +239,8 @@ def read_block(text: str | None) -> Block | None:
     found = _checked(_BLOCK, from_json(text))
     if found is None:
         return None
-    return Block(found.id, found.kind, found.what, read_origin(found.by), found.why, found.at, found.until, found.uid)
+    origin = read_origin(found.by, found.by_kind, found.by_id)
+    return Block(found.id, found.kind, found.what, origin, found.why, found.at, found.until, found.uid)
 
 
 def write_revoked_key(revoked: RevokedKey) -> str:

@@ -144,7 +144,7 @@ class Responder:
         self._store.cut_off(pod.server, pod.uid, new, stop)
         self._queue.put(pod.server)
         fields = {"user": pod.server.user, "server": pod.server.name, "stop": stop, "block": own.id}
-        logs.decision("revoke", by=by.text, why=report.reason, **fields)
+        logs.decision("revoke", by=by.text, by_kind=by.kind, why=report.reason, **fields)
 
     def _follows(self, report: Report) -> OnMatch:
         """What follows from a report. A source that was removed from the values meanwhile is only observed, and so is every source

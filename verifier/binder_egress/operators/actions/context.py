@@ -95,7 +95,7 @@ class Operators:
 
     def log(self, event: str, by: str, why: str, **fields: object) -> None:
         """Log an action."""
-        logs.decision(event, by=by, why=why, **fields)
+        logs.decision(event, by=by, by_kind="operator", why=why, **fields)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class CommandOperators(Operators):
 
     def log(self, event: str, by: str, why: str, **fields: object) -> None:
         """Have the reconciler log an action, as its log is kept."""
-        self.store.log({"event": event, "by": by, "why": why, **fields})
+        self.store.log({"event": event, "by": by, "by_kind": "operator", "why": why, **fields})
 
 
 def network_of(text: str) -> IPNetwork:

@@ -18,7 +18,7 @@ reconciler,ping time multi exec discard evalsha script|load script|exists info p
 reconciler,type get set mget exists expire del scan hgetall hexists hset hsetnx hget hdel hincrby hkeys
 reconciler,rpush lpop blpop xadd xdel xrange xrevrange
 reconciler,,%R~,*
-reconciler,,~,epoch charges:key:* launch:* unlock:* withdrawn:* server:* stop:* lifted:* blocks revoked wake actions
+reconciler,,~,epoch charges:key:* launch:* unlock:* withdrawn:* server:* stop:* lifted:* blocks revoked wake commands actions
 reconciler,,~,reconciler counters tiers gatecheck addresses changes detections detected agents lines scans
 reconciler,,&,addresses
 receiver,ping multi exec

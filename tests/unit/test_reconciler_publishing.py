@@ -243,7 +243,7 @@ def test_gone_pods_leave_nothing_in_memory_or_in_redis(make_reconciler, cluster,
     for number in range(20):
         pod = cluster.add(f"user-{number}", f"uid-{number}", label="forged")
         list_and_converge(reconciler)
-        assert len(caches[0]) == 4  # the pod, its server, and the marks that it was counted and patched
+        assert len(caches[0]) == 5  # the pod, its server, the key of that, and the marks that it was counted and patched
         cluster.remove(pod)
         if number % 2:
             reconciler.observe("DELETED", pod)

@@ -149,6 +149,7 @@ REFUSED = {
         *("SET {}stop:alice/ uid-1", "SET {}lifted:x 1", "SET {}server:alice/ x", "SET {}gatecheck x", "SET {}reconciler 1"),
         *("HDEL {}blocks x", "HSET {}blocks x y", "DEL {}blocks", "EXPIRE {}blocks 1", "RENAME {}blocks {}launch:x"),
         *("RPUSH {}actions x", "LPOP {}actions", "DEL {}wake", "LPOP {}wake", "HSET {}revoked x y", "HDEL {}revoked x"),
+        *("RPUSH {}commands *", "LPOP {}commands"),
         *("EXPIRE {}detections 1", "XRANGE {}detections - +", "XDEL {}detections 1-1", "DEL {}detections"),
         *("XTRIM {}detections MAXLEN 0", "XADD {}detected * row x", "RPUSH {}scans uid-1", "GET {}unreadable"),
         *("HSET {}counters x 1", "PUBLISH {}addresses x", "HGETALL {}addresses", "HSET {}addresses alice/ x"),
@@ -160,7 +161,14 @@ REFUSED = {
     ],
     "receiver": [
         *("XRANGE {}detections - +", "XDEL {}detections 1-1", "DEL {}detections", "XADD {}detected * row x"),
-        *("XREVRANGE {}detected + -", "GET {}unreadable", "RPUSH {}wake *", "SET {}reconciler 1", "HINCRBY {}counters x 1"),
+        *(
+            "XREVRANGE {}detected + -",
+            "GET {}unreadable",
+            "RPUSH {}wake *",
+            "RPUSH {}commands *",
+            "SET {}reconciler 1",
+            "HINCRBY {}counters x 1",
+        ),
         *("HGETALL {}agents", "HSET {}agents 10.42.0.7 node-1", "DEL {}agents", "SET {}stop:alice/ uid-1"),
         *("SET {}unlock:alice/ x", "HGETALL {}blocks", "HSETNX {}blocks x y", "GET {}server:alice/", "SCRIPT LOAD return(1)"),
     ],
@@ -168,7 +176,13 @@ REFUSED = {
         *FORGERIES,
         *("HSET {}addresses alice/ x", "HDEL {}addresses alice/", "EXPIRE {}addresses 1", "PUBLISH {}addresses x"),
         *("SET {}changes 1", "SUBSCRIBE {}other", "GET {}server:alice/", "HGETALL {}blocks", "SET {}unlock:alice/ x"),
-        *("SET {}launch:alice/ x", "RPUSH {}wake *", "SET {}hub https://other.example/", "HINCRBY {}wiring launches 1"),
+        *(
+            "SET {}launch:alice/ x",
+            "RPUSH {}wake *",
+            "RPUSH {}commands *",
+            "SET {}hub https://other.example/",
+            "HINCRBY {}wiring launches 1",
+        ),
         *("GET {}wanted:proxy-1", "DEL {}wanted:proxy-1", "LPOP {}scans", "GET {}epoch", "SCRIPT LOAD return(1)", "SCAN 0"),
     ],
 }

@@ -67,3 +67,33 @@ def test_put_during_the_pause_makes_the_retry_due_at_once(queue, clock):
     assert queue.get(100, wait=False) == [("a", -1.0)]
     clock.now = 2 * PAUSE
     assert take(queue) == [], "one put and one retry are one piece of work"
+
+
+def test_keys_put_first_are_handed_out_before_those_that_are_due_longer(queue, clock):
+    for key in "abc":
+        queue.put(key)
+    clock.now = 5
+    queue.put("d", first=True)
+    queue.put("c", first=True)
+    assert queue.get(1, wait=False) == [("c", 0.0)], "it keeps its date"
+    assert queue.get(100, wait=False, only_first=True) == [("d", 5.0)]
+    assert queue.get(100, wait=False, only_first=True) == []
+    assert take(queue) == ["a", "b"] and len(queue) == 0
+
+
+def test_key_put_first_is_first_after_a_retry_too(queue, clock):
+    queue.put("a", first=True)
+    queue.put("b")
+    assert take(queue) == ["a", "b"]
+    queue.retry("b", 0.0)
+    queue.retry("a", 0.0)
+    clock.now = PAUSE
+    assert take(queue) == ["a", "b"]
+    queue.put("a")
+    queue.put("b")
+    queue.put("a", first=True)
+    assert take(queue, 1) == ["a"] and take(queue) == ["b"]
+    queue.retry("b", PAUSE)
+    queue.put("c")
+    clock.now += PAUSE
+    assert take(queue) == ["c", "b"], "only what was put first"

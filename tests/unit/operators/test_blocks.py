@@ -55,13 +55,13 @@ def test_block_of_one_server_queues_no_other(alice, reconciler, cluster, store, 
     start(cluster, reconciler, "bob", "uid-2")
     actions.revoke(operators, ALICE, "eve", "mining")
     woken = store.woken(0.01)
-    assert (woken.servers, woken.everything) == ({ALICE}, False)
+    assert (woken.commanded, woken.everything_first) == ({ALICE.key}, False)
     reconciler.take(woken)
     converge_due(reconciler)
     assert pod(cluster).grant.rule == Rule.BLOCKED
     # A block of a repository is about an unknown number of servers.
     actions.block(operators, "repository", "github.com/owner/name", "eve", "mining")
-    assert store.woken(0.01).everything
+    assert store.woken(0.01).everything_first
 
 
 @pytest.mark.parametrize("late", ["", "unlock", "withdrawal"])

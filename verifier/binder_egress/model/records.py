@@ -247,15 +247,19 @@ class WantedHost(TypedDict):
 
 @dataclass
 class Woken:
-    """The content of the lists `wake` and `actions`.
+    """The content of the lists `commands`, `wake` and `actions`. Servers are keys: all may be made up, and parsing costs time.
 
     Attributes:
+        commanded: the servers to reconcile first, because a command acted on them.
+        everything_first: whether a command acted on any server.
         servers: the servers to reconcile.
         everything: whether to reconcile all servers.
         actions: what operators did, for the log.
     """
 
-    servers: set[Server] = field(default_factory=set)
+    commanded: set[str] = field(default_factory=set)
+    everything_first: bool = False
+    servers: set[str] = field(default_factory=set)
     everything: bool = False
     actions: list[dict[str, Any]] = field(default_factory=list)
 

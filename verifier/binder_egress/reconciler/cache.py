@@ -19,6 +19,7 @@ class PodCache:
         self._lock = threading.Lock()
         self._pods: dict[str, Pod] = {}  # by uid
         self._uids: dict[Server, set[str]] = {}
+        self._keys: dict[str, Server] = {}
         self._noted: dict[str, set[str]] = {}  # topics by uid, of `note`
         self._listed = False
         self._updated: set[str] = set()  # uids: `update` since the last list began
@@ -26,7 +27,7 @@ class PodCache:
     def __len__(self) -> int:
         """The number of entries of any kind."""
         with self._lock:
-            return len(self._pods) + len(self._uids) + len(self._noted) + len(self._updated)
+            return len(self._pods) + len(self._uids) + len(self._keys) + len(self._noted) + len(self._updated)
 
     @property
     def is_listed(self) -> bool:
@@ -46,7 +47,7 @@ class PodCache:
         """
         with self._lock:
             before, updated = set(self._uids), {uid: self._pods[uid] for uid in self._updated & self._pods.keys()}
-            self._pods, self._uids = {}, {}
+            self._pods, self._uids, self._keys = {}, {}, {}
             for pod in pods:
                 known = updated.get(pod.uid)
                 # Only of these, because a list after a restore of etcd has lower versions.
@@ -98,6 +99,11 @@ class PodCache:
         with self._lock:
             return set(self._uids)
 
+    def named(self, keys: Iterable[str]) -> list[Server]:
+        """The servers with these keys that have a pod."""
+        with self._lock:
+            return [self._keys[key] for key in keys if key in self._keys]
+
     def label_sets(self) -> list[LabelSet]:
         """The labels of the running pods, each set once (`labels.shared_labels`)."""
         return sorted({pod.shared_labels for pod in self.all() if pod.shared_labels and not pod.ended}, key=str)
@@ -114,9 +120,10 @@ class PodCache:
         self._remove(pod.uid)
         self._pods[pod.uid] = pod
         self._uids.setdefault(pod.server, set()).add(pod.uid)
+        self._keys[pod.server.key] = pod.server
 
     def _remove(self, uid: str) -> None:
         if pod := self._pods.pop(uid, None):
             self._uids[pod.server].remove(uid)
             if not self._uids[pod.server]:
-                del self._uids[pod.server]
+                del self._uids[pod.server], self._keys[pod.server.key]

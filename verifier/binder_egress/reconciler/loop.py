@@ -5,7 +5,7 @@ Three threads:
 - **list and watch** reads events of user pods, and publishes for the egress proxy that a pod has ended. It lists them at the start
   and after a watch that lost events; a watch that only ended continues where it was.
 - **the listener** sends the heartbeat, and queues servers that are due: those whose lease is over, and at a resync once a minute,
-  every server. It also reads notifications from Redis' lists `wake` and `actions`, and the reports of detectors.
+  every server. It also reads notifications from Redis' lists `commands`, `wake` and `actions`, and the reports of detectors.
 - **the worker** takes servers from the work queue and converges one at a time (`converge`).
 
 The process has up to three more, which `cli.reconciler` starts: the gate check, the list of agents, and the variables of the egress
@@ -125,7 +125,9 @@ class Reconciler:
             Responder(settings, self._cache, store, self._tally, agents, self.queue, clock) if settings.detections else None
         )
         self._said: dict[int | str, float] = {}  # when each kind of line about failed attempts was last logged, steady seconds
-        self._beaten_at = self._checked_at = self._resynced_at = -math.inf  # the listener's last turns, steady seconds
+        # The listener's last turns, in steady seconds.
+        self._beaten_at = self._checked_at = self._resynced_at = self._woken_at = -math.inf
+        self._resync_is_due = False  # `wake` asked for a resync
         self._stopped = threading.Event()
         self._redis_is_lost = True  # until the first heartbeat, as an earlier process may have published outdated data
 
@@ -175,8 +177,13 @@ class Reconciler:
             # others go on.
             if self._may_say("fault while asking Redis"):
                 log.exception("fault while asking Redis")
+        commanded: set[Server] = set()
         for server, due in batch:
-            self._work_on(server, pending.get(server), lost, due)
+            for other, since in self.queue.get(SERVERS_AT_ONCE, wait=False, only_first=True):
+                self._work_on(other, None, None, since)
+                commanded.add(other)
+            if server not in commanded:
+                self._work_on(server, pending.get(server), lost, due)
         return True
 
     def _work_on(self, server: Server, pending: Pending | None, lost: StoreUnavailable | None, due: float) -> None:
@@ -332,21 +339,32 @@ class Reconciler:
         if self._steady() - self._checked_at >= DUE_CHECK_SECONDS:
             self._checked_at = self._steady()
             self.enqueue_due()
+        self._resync_if_due()
         if self._steady() - self._resynced_at >= RESYNC_SECONDS:
             self._resynced_at = self._steady()
             self.resync(RESYNC_SECONDS / 2)
             self.forget_blocks()
 
+    def _resync_if_due(self) -> None:
+        """Queue every server if `wake` asked for it, once in `DUE_CHECK_SECONDS`: a verifier that is taken over may ask all the
+        time (D-516)."""
+        if self._resync_is_due and self._steady() - self._woken_at >= DUE_CHECK_SECONDS:
+            self._resync_is_due, self._woken_at = False, self._steady()
+            self.resync()
+
     def _take_woken(self) -> None:
         self.take(self._store.woken(NOTIFICATION_WAIT_SECONDS))
 
     def take(self, notifications: Woken) -> None:
-        """Queue the servers that notifications name, and log what operators did."""
+        """Queue the servers that notifications name, if they have a pod, and log what operators did. Another server is queued by an
+        event of its pod, or by the next list."""
         for action in notifications.actions:
             logs.decision(**action)
-        self._enqueue(notifications.servers)
-        if notifications.everything:
-            self.resync()
+        for server in self._cache.servers() if notifications.everything_first else self._cache.named(notifications.commanded):
+            self.queue.put(server, first=True)
+        self._enqueue(self._cache.named(notifications.servers))
+        self._resync_is_due |= notifications.everything
+        self._resync_if_due()
 
     def respond(self) -> None:
         """Act on the waiting reports of detectors."""

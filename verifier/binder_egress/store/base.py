@@ -28,11 +28,15 @@ _said: dict[str, float] = {}  # by kind: when such a line was last logged, monot
 class Operations:
     """Operations on Redis. Each subject derives classes from this; `store.py` says which a process has.
 
+    `_wakes` is the list by which the process wakes the reconciler.
+
     Every method raises `StoreUnavailable` if Redis fails.
 
     Args:
         client: a connection with `decode_responses`.
     """
+
+    _wakes = "wake"
 
     def __init__(self, client: redis.Redis):
         self._redis = client

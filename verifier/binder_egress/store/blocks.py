@@ -66,7 +66,7 @@ class Blocks(Operations):
             (pipe.hset if replace else pipe.hsetnx)(redis_key("blocks"), block.id, write_block(block))
             # D-063
             others = [block.what] if block.kind == "server" else [EVERYTHING]
-            pipe.rpush(redis_key("wake"), *(server.key for server in servers), *others)
+            pipe.rpush(redis_key(self._wakes), *(server.key for server in servers), *others)
             pipe.execute()
 
     def lifted(self, blocks: Iterable[str]) -> set[str]:
@@ -98,7 +98,7 @@ class ReconcilerBlocks(Blocks):
             pipe = self._redis.pipeline()
             pipe.hdel(redis_key("blocks"), block)
             pipe.set(redis_key(f"lifted:{block}"), 1, ex=WITHDRAWN_TTL_SECONDS)
-            pipe.rpush(redis_key("wake"), EVERYTHING)
+            pipe.rpush(redis_key(self._wakes), EVERYTHING)
             pipe.execute()
 
     def forget_ended_blocks(self, now: float, pods: Container[str] | None = None) -> None:

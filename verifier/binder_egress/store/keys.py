@@ -19,6 +19,7 @@
 | `lifted:<block>` | a block that an operator removed, which pods may carry | `WITHDRAWN_TTL_SECONDS` |
 | `withdrawn:<grant>` | a grant that no longer counts (D-005) | `WITHDRAWN_TTL_SECONDS` |
 | `wake` | a list: servers to reconcile | until read |
+| `commands` | a list: servers to reconcile first, for the command `egress` | until read |
 | `actions` | a list: actions of the command `egress`, for the reconciler's log | until read |
 | `detections` | a stream: detectors' reports, `MAX_REPORTS` at most | until read, or `REPORT_TTL_SECONDS` after the last |
 | `detected` | a stream: the outcomes of the last `KEPT_DETECTIONS` of them | `DETECTED_TTL_SECONDS` after the last |
@@ -51,15 +52,19 @@ PREFIX = "binder-egress:"
 
 VERIFIER_TYPES = {"wiring": "hash", "hub": "string", "verifiers": "hash"}
 RECONCILER_TYPES = {
-    "blocks": "hash", "revoked": "hash", "wake": "list", "actions": "list", "reconciler": "string", "counters": "hash",
-    "gatecheck": "string", "addresses": "hash", "changes": "string", "detections": "stream", "detected": "stream",
-    "lines": "hash", "scans": "list",
+    "blocks": "hash", "revoked": "hash", "wake": "list", "commands": "list", "actions": "list", "reconciler": "string",
+    "counters": "hash", "gatecheck": "string", "addresses": "hash", "changes": "string", "detections": "stream",
+    "detected": "stream", "lines": "hash", "scans": "list",
 }  # fmt: skip
 """The types of the keys that the process may write, and that somebody reads whose work would end with an error if they had another
 type. It removes those that do (D-415). Keys that are only replaced are not here, and neither are keys of one server or client."""
 
 EVERYTHING = "*"
-"""On the wake list: reconcile all servers. It cannot be a server: `Server.key` has a slash."""
+"""On the lists `wake` and `commands`: reconcile all servers. It cannot be a server: `Server.key` has a slash."""
+
+MAX_SERVER_BYTES = 2 * 255 * 12 + 1
+"""The longest `Server.key`: a name in JupyterHub has 255 characters at most, and a character takes 12 bytes at most, as in
+`%F0%9F%98%80`."""
 
 WITHDRAWN_TTL_SECONDS = 7 * 86400
 """Seconds that a withdrawal is remembered: far longer than the culler lets a pod live (6 h on mybinder.org)."""

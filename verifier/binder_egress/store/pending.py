@@ -25,7 +25,7 @@ class PendingDecisions(Operations):
         with unavailable():
             pipe = self._redis.pipeline()
             pipe.set(redis_key(f"unlock:{server.key}"), write_record(record), ex=UNLOCK_TTL_SECONDS)
-            pipe.rpush(redis_key("wake"), server.key)
+            pipe.rpush(redis_key(self._wakes), server.key)
             pipe.execute()
 
     def pending(self, server: Server, grants: set[str]) -> Pending:
@@ -101,7 +101,7 @@ class ReconcilerPendingDecisions(PendingDecisions):
         with unavailable():
             pipe = self._redis.pipeline()
             pipe.set(redis_key(f"stop:{server.key}"), uid, ex=STOP_TTL_SECONDS)
-            pipe.rpush(redis_key("wake"), server.key)
+            pipe.rpush(redis_key(self._wakes), server.key)
             pipe.execute()
 
     def cut_off(self, server: Server, uid: str, block: Block | None, stop: bool) -> None:

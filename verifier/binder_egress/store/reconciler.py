@@ -1,16 +1,23 @@
 """What the reconciler is told, and its heartbeat and counters."""
 
 import json
+import time
 from typing import Any
 
-from ..model.records import Server, Woken
+from ..model.records import Woken
 from .base import Operations, as_number, as_numbers, json_object, readable, unavailable
-from .keys import EVERYTHING, RECONCILER_TYPES, redis_key
+from .keys import EVERYTHING, MAX_SERVER_BYTES, RECONCILER_TYPES, redis_key
 from .reconciler_counters import FAILED_AT, FAILURES
 
 HEARTBEAT_TTL_SECONDS = 30
 """Seconds without a heartbeat after which the reconciler counts as gone. One comes every second
 (`reconciler.loop.HEARTBEAT_SECONDS`)."""
+
+MAX_WOKEN = 1000
+"""The most entries of `wake` that are read at once, every `WAKE_POLL_SECONDS`. A verifier writes a few dozen a second."""
+
+WAKE_POLL_SECONDS = 0.1
+"""Seconds between two looks at `wake`. An unlock waits for it; commands do not."""
 
 
 class ReconcilerState(Operations):
@@ -19,7 +26,7 @@ class ReconcilerState(Operations):
     def wake_all(self) -> None:
         """Have the reconciler reconcile all servers."""
         with unavailable():
-            self._redis.rpush(redis_key("wake"), EVERYTHING)
+            self._redis.rpush(redis_key(self._wakes), EVERYTHING)
 
     def reconciler_state(self) -> tuple[float | None, dict[str, int], dict[str, int]]:
         """The time of the reconciler's last heartbeat (Unix seconds, or None), its counters, and its pods by tier."""
@@ -33,7 +40,12 @@ class ReconcilerState(Operations):
 
 
 class ReconcilerWork(ReconcilerState):
-    """What the reconciler is told to do and to log, and its heartbeat."""
+    """What the reconciler is told to do and to log, and its heartbeat.
+
+    Operators' commands use this store, too. They wake the reconciler by a list that no other process may write, because whoever
+    takes over a verifier can fill `wake` (D-516)."""
+
+    _wakes = "commands"
 
     def log(self, action: dict[str, object]) -> None:
         """Have the reconciler log an operator's action. What a command logs itself only reaches the operator's terminal."""
@@ -41,25 +53,39 @@ class ReconcilerWork(ReconcilerState):
             self._redis.rpush(redis_key("actions"), json.dumps(action))
 
     def woken(self, wait: float) -> Woken:
-        """Wait for the lists `wake` and `actions`.
+        """Wait for the lists `commands`, `actions` and `wake`.
 
         Args:
             wait: seconds, less than the connection's time-out.
 
         Returns:
-            Their content; nothing if the time is up first.
+            Their content; nothing if the time is up first. If there is more on `wake` than is read at once, the rest is dropped,
+            and counts as `EVERYTHING`.
         """
-        lists: dict[str, list[str]] = {redis_key("actions"): [], redis_key("wake"): []}
+        lists: dict[str, list[str]] = {redis_key("commands"): [], redis_key("actions"): []}
+        ends = time.monotonic() + wait
         with unavailable():
-            first = self._redis.blpop(list(lists), timeout=wait)
+            # Redis would hand out an entry of `wake` as it is, of any length, so nobody waits for that list.
+            while True:
+                first = self._redis.blpop(list(lists), timeout=min(wait, WAKE_POLL_SECONDS))
+                woken, left = self._run("take", [redis_key("wake")], [MAX_WOKEN, MAX_SERVER_BYTES])
+                if first or woken or time.monotonic() >= ends:
+                    break
+            if left:
+                self._redis.delete(redis_key("wake"))
             if first:
                 name, text = map(str, first)
                 lists[name].append(text)
                 for name, texts in lists.items():
                     texts += map(str, self._redis.lpop(name, 1000) or [])
-        actions, woken = lists.values()
-        servers = {Server.from_key(text) for text in woken if text != EVERYTHING}
-        return Woken(servers, EVERYTHING in woken, list(filter(None, (readable(text, _action, "actions") for text in actions))))
+        commands, actions = lists.values()
+        return Woken(
+            set(commands) - {EVERYTHING},
+            EVERYTHING in commands,
+            set(woken) - {EVERYTHING},
+            bool(left) or EVERYTHING in woken,
+            list(filter(None, (readable(text, _action, "actions") for text in actions))),
+        )
 
     def heartbeat(self, now: float, tiers: dict[str, int], counts: dict[str, int] | None = None) -> bool:
         """Write the reconciler's heartbeat.

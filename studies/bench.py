@@ -45,7 +45,7 @@ from tests.support.apps import (
     solve,
 )
 from tests.support.cluster.stage import TOP, Stage
-from tests.support.cluster.start_guard_pods import attempts, guard_of, start_pod
+from tests.support.cluster.start_guard_pods import Attempts, attempts, guard_of, start_pod
 from tests.support.hostile import Cost, costs, site
 from tests.support.ports import free_port
 from tests.support.processes import children
@@ -311,25 +311,59 @@ def first_packet(stage: Stage, user: str | None, address: str, act: Callable[[],
         watch.wait()
 
 
+MEASURED = """
+import json, os, sys, time
+began = time.time()
+used = os.wait4(os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ), 0)[2]
+ended = time.time()
+with open("/dev/termination-log", "r+") as file:
+    said = json.load(file) | {"began": began, "ended": ended, "processor": used.ru_utime + used.ru_stime}
+    file.seek(0)
+    json.dump(said, file)
+"""
+"""Runs a start guard, and adds to its message when its process began and ended, in Unix seconds, and its processor time."""
+
+
 def guard(stage: Stage) -> None:
-    """What gets out of eight pods that start at once, without the start guard and with it, and what the guard costs."""
+    """What gets out of pods that start one by one and eight at once, without the start guard and with it, and what it costs."""
     guard = guard_of(stage.pod(stage.launch().user))
-    table = Table(
-        "8 pods at once", "got something out", "last packet, median ms", "max ms", "guard waited, median s", "max s",
-        title="The first moments of a pod", title_justify="left",
+    guard["command"] = ["python3", "-c", MEASURED, *guard["command"]]
+    columns = ("", "got something out", "last packet, median ms", "max ms")
+    out = Table(*columns, title="The first moments of a pod", title_justify="left")
+    parts = (
+        "pod is made … guard's process begins", "… its Python has started", "… it has seen the pod isolated",
+        "… the user's first instruction", "all of it", "the same without guard", "processor time of the guard",
     )  # fmt: skip
-    for name, container in (("without guard", None), ("with guard", guard)):
-        for number in range(8):
-            start_pod(stage, f"early-{number}", container)
-        pods = list(attempts(stage).values())
-        last = [max(pod.last) for pod in pods if any(pod.reached)]
-        waited = [pod.said["seconds"] for pod in pods if pod.said]
-        table.add_row(
-            name,
-            f"{len(last)} of {len(pods)}",
-            *((f"{statistics.median(last):.0f}", f"{max(last):.0f}") if last else ("–", "–")),
-            *((f"{statistics.median(waited):.2f}", f"{max(waited):.2f}") if waited else ("–", "–")),
-        )
+    costs: list[list[str]] = []
+    for at_once, rounds in ((1, 8), (8, 2)):
+        seen: dict[str, list[tuple[float, Attempts]]] = {"without guard": [], "with guard": []}
+        for kind in list(seen) * rounds:
+            made = {}
+            for number in range(at_once):
+                start_pod(stage, f"early-{number}", guard if kind == "with guard" else None)
+                made[f"early-{number}"] = time.time()
+            seen[kind] += [(made[name], pod) for name, pod in attempts(stage).items()]
+        for kind, each in seen.items():
+            last = [max(pod.last) for _, pod in each if any(pod.reached)]
+            figures = (f"{statistics.median(last):.0f}", f"{max(last):.0f}") if last else ("–", "–")
+            out.add_row(f"{kind}, {at_once} at once", f"{len(last)} of {len(each)}", *figures)
+        guarded = [
+            (
+                pod.said["began"] - made,
+                pod.said["ended"] - pod.said["began"] - pod.said["seconds"],
+                pod.said["seconds"],
+                pod.began - pod.said["ended"],
+                pod.began - made,
+            )
+            for made, pod in seen["with guard"]
+        ]
+        bare = statistics.median(pod.began - made for made, pod in seen["without guard"])
+        processor = statistics.median(pod.said["processor"] for _, pod in seen["with guard"])
+        costs.append([f"{seconds:.3f}" for seconds in (*map(statistics.median, zip(*guarded, strict=True)), bare, processor)])
+    console.print(out)
+    table = Table("from … to", "1 at once", "8 at once", title="What the start guard costs, median s", title_justify="left")
+    for row in zip(parts, *costs, strict=True):
+        table.add_row(*row)
     console.print(table)
 
 

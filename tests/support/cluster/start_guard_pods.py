@@ -6,6 +6,7 @@ They are not JupyterHub's, because its servers are up only seconds later. Their 
 import json
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,8 +20,10 @@ FAMILIES = ("public HTTP", "public IPv6")
 
 @dataclass
 class Attempts:
-    """What a pod reached: connections for each address, milliseconds to the last one (-1: none), and what its start guard said."""
+    """When a pod's container began, in Unix seconds, and what it reached: connections for each address, and milliseconds to the
+    last one (-1: none). Then what its start guard said."""
 
+    began: float
     reached: list[int]
     last: list[float]
     said: dict[str, Any]
@@ -48,7 +51,7 @@ def start_pod(
     targets = stage.targets()
     parts = [urlsplit(targets[family]) for family in FAMILIES if family in targets]
     addresses = [f"{part.netloc.removesuffix(f':{part.port}')}:{part.port or 80}" for part in parts]
-    script = " & ".join(f"probe loop '{address}' {seconds}" for address in addresses) + " & wait"
+    script = "echo began; " + " & ".join(f"probe loop '{address}' {seconds}" for address in addresses) + " & wait"
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -81,11 +84,12 @@ def attempts(stage: Stage) -> dict[str, Attempts]:
     eventually(are_done, POD_SECONDS, lambda: [(pod["metadata"]["name"], pod["status"]) for pod in pods()])
     found = {}
     for pod in pods():
-        text = stage.kubectl("logs", pod["metadata"]["name"], "-c", "early")
+        text = stage.kubectl("logs", pod["metadata"]["name"], "-c", "early", "--timestamps")
         if not re.search(r"attempts=\d{2}", text):
             raise Failed(f"{pod['metadata']['name']} hardly tried: {text}")
         (ended,) = [status["state"]["terminated"] for status in pod["status"].get("initContainerStatuses", [])] or [{}]
         found[pod["metadata"]["name"]] = Attempts(
+            datetime.fromisoformat(text.split()[0]).timestamp(),
             [int(number) for number in re.findall(r"\bok=(\d+)", text)],
             [float(number) for number in re.findall(r"last_ok_ms=(\S+)", text)],
             json.loads(ended.get("message", "{}")),

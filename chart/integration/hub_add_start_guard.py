@@ -1,4 +1,23 @@
 # binder-egress: adds an init container to every user pod. It waits for the pod's policies, and for the egress proxy.
+# It also says in the hub's log if policies do not select user pods.
+def _binder_egress_user_labels(c, get_config):
+    def configured(trait, default):
+        # A value of BinderSpawner hides the value of KubeSpawner.
+        section = c.BinderSpawner if trait in c.BinderSpawner else c.KubeSpawner
+        value = section.get(trait, default)
+        return value.get_value(default) if hasattr(value, "get_value") else value
+
+    component = configured("component_label", "singleuser-server")
+    usual = {"app": "jupyterhub", "heritage": "jupyterhub", "app.kubernetes.io/name": "jupyterhub"}
+    usual["app.kubernetes.io/managed-by"] = "kubespawner"
+    # In KubeSpawner's order: the later ones win.
+    labels = {**configured("extra_labels", {}), **configured("common_labels", usual)}
+    labels.update({"component": component, "app.kubernetes.io/component": component})
+    for label, value in (get_config("custom.binderEgress.userPodLabels") or {}).items():
+        if labels.get(label) != value:
+            print(f"binder-egress: user pods are open: their {label} is {labels.get(label)}, policies select {value}")
+
+
 def _binder_egress_start_guard(c, get_config):
     import copy
 
@@ -107,8 +126,12 @@ def _binder_egress_start_guard(c, get_config):
 
 
 try:
+    _binder_egress_user_labels(c, get_config)  # type: ignore[name-defined]
+except Exception as error:
+    print(f"binder-egress: labels of user pods not compared: {type(error).__name__}: {error}")
+try:
     _binder_egress_start_guard(c, get_config)  # type: ignore[name-defined]
 except Exception as error:
     # The hub must start. The reconciler counts pods without a guard (binder_egress_start_guards_total).
     print(f"binder-egress: no start guard: {type(error).__name__}: {error}")
-del _binder_egress_start_guard
+del _binder_egress_start_guard, _binder_egress_user_labels

@@ -24,6 +24,7 @@ is said about missing access.
     "custom" (dict "binderEgress" (dict "startGuard" $guard))
     "singleuser" (dict "extraEnv" $variables)) -}}
 {{- $values := mergeOverwrite (deepCopy .Values.integration.binderhub) $ours -}}
+{{- $_ := set $values.jupyterhub.custom.binderEgress "userPodLabels" .Values.userPods.labels -}}
 {{- /*
 The launch page looks for the verifier at `egress/` below BinderHub's base_url, unless a meta element names another address.
 */ -}}

@@ -126,6 +126,12 @@ SEEN = {
         {"start_guards_total{outcome='open'}": "3x25 4x35", "start_guards_total{outcome='closed'}": "0+9x60"},
         {"start_guards_total{outcome='open'}": "3x60", "start_guards_total{outcome='closed'}": "0+9x60"},
     ),
+    "BinderEgressUserPodsNotCovered": (
+        {},
+        {"user_pods_not_covered{pod='a'}": "0x20 2x40", "user_pods_not_covered{pod='b'}": "0x20 1x40"},
+        {"user_pods_not_covered": "0x60"},
+    ),
+    "BinderEgressUserPodsHindered": ({}, {"user_pods_hindered_total": "3x25 4x35"}, {"user_pods_hindered_total": "3x60"}),
     "BinderEgressReconcilerGone": (
         {},
         {"reconciler_last_seen_timestamp_seconds": "0+60x20 0x40"},

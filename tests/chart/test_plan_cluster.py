@@ -340,7 +340,7 @@ def test_without_rights_the_cluster_is_out_of_sight(operator):
         code, out = operator.plan(values=hub, user="stranger")
     states = found(out)
     seen = {id for id, (state, _) in states.items() if state != CANNOT_SEE}
-    assert code == 0 and seen == {"maps", "sign-in", "base URL", "user labels", "ingress"}
+    assert code == 0 and seen == {"maps", "sign-in", "base URL", "ingress"}
     assert planned()["ingress"]["hosts"] == ["hub.example.org"]
     assert states["network plugin"] == (CANNOT_SEE, "DaemonSets: 403 Forbidden")
     assert states["other policies"][1].startswith("AdminNetworkPolicy, ApplicationNetworkPolicy, CiliumClusterwideNetworkPolicy,")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from traitlets import Any as AnyTrait
-from traitlets import Dict, List, Union
+from traitlets import Dict, List, Unicode, Union
 from traitlets.config import Config, Configurable
 
 from tests.support.charts import VALUES as VALUES_OF_CHART
@@ -32,6 +32,9 @@ class KubeSpawner(Spawner):
     volume_mounts = Union([List(), Dict()], config=True)
     pod_security_context = Union([Dict(), AnyTrait()], config=True)
     extra_pod_config = Dict(config=True)
+    component_label = Unicode("singleuser-server", config=True)
+    common_labels = Dict(config=True)
+    extra_labels = Dict(config=True)
 
 
 class BinderSpawner(KubeSpawner):

@@ -11,8 +11,16 @@ from binder_egress.model.ping import WAYS
 from binder_egress.model.records import Server
 from binder_egress.reconciler.cache import PodCache
 from binder_egress.store.errors import StoreUnavailable
-from binder_egress.store.reconciler_counters import ACCESS, ACCESS_TIMES, PING, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
-from tests.support.metrics import value
+from binder_egress.store.reconciler_counters import (
+    ACCESS,
+    ACCESS_TIMES,
+    NOT_COVERED,
+    PING,
+    START_GUARD,
+    START_GUARD_TIME,
+    WITHOUT_RECORD,
+)
+from tests.support.metrics import families, value
 from tests.support.reconciling import (
     ALICE,
     converge_due,
@@ -148,6 +156,46 @@ def test_start_guard_and_ping_are_counted_once(reconciler, cluster, store, inter
     assert {fields["user"]: fields["outcome"] for fields in warned} == {"bob": "open", "eve": "mistaken_by_proxy"}
 
 
+def test_pod_that_our_policies_do_not_select_is_named_and_never_touched(make_reconciler, cluster, store, internal, caplog):
+    """Not even if a grant waits for it, or if it must be stopped: a label opens nothing there, and it may be another hub's pod."""
+    reconciler = make_reconciler(started=1000.0, mode="allow", allow_tier="verified", may_stop_pods=True)
+    reconciler.heartbeat()
+    (unknown,) = [families(internal)["binder_egress_user_pods_not_covered"].samples]
+    cluster.add("eve", differing="component=course", ready=True, guard=("open", 1.0))
+    cluster.add("old", "uid-2", differing="no component", ended=True)
+    record_launch(store, make_grant(), Server("eve"))
+    for _ in range(2):
+        list_and_converge(reconciler)
+        reconciler.heartbeat()
+    assert (unknown, value(internal, "binder_egress_user_pods_not_covered")) == ([], 1)
+    assert (cluster.patches, store.known(Server("eve")), cluster.pods["jupyter-eve--"].ended) == ([], None, False)
+    assert {sample.labels["tier"] for sample in families(internal)["binder_egress_user_pods"].samples} == set()
+    (line,) = [record for record in caplog.records if "do not select" in record.getMessage()]
+    assert line.fields == {"pods": {"jupyter-eve--": "component=course"}}
+    # It gets its label after all, loses it, and ends.
+    for fields, is_known, uncovered in ({"differing": ""}, True, 0), ({"differing": "no x"}, False, 1), ({"ended": True}, False, 0):
+        reconciler.observe("MODIFIED", cluster.change("jupyter-eve--", **fields))
+        converge_due(reconciler)
+        reconciler.heartbeat()
+        assert value(internal, "binder_egress_user_pods_not_covered") == uncovered
+        assert (len(cluster.patches), bool(store.known(Server("eve")))) == (1, is_known)
+
+
+def test_pods_that_cannot_start_because_of_us_are_counted_once(make_reconciler, cluster, internal, caplog):
+    reconciler = make_reconciler(started=100.0)
+    cluster.add("a", "uid-a", created=200, starting=True, hindrance="ErrImagePull: x")
+    cluster.add("b", "uid-b", created=200, ended=True, hindrance="SysctlForbidden: y")
+    cluster.add("before", "uid-c", created=50, hindrance="ErrImagePull: x")
+    cluster.add("c", "uid-d", created=200)
+    list_and_converge(reconciler)
+    cluster.change("jupyter-a--", hindrance="ImagePullBackOff: x")
+    list_and_converge(reconciler)
+    reconciler.heartbeat()
+    assert value(internal, "binder_egress_user_pods_hindered_total") == 2
+    said = [record.fields["reason"] for record in caplog.records if "cannot start" in record.msg]
+    assert sorted(said) == ["ErrImagePull: x", "SysctlForbidden: y"]
+
+
 def test_heartbeat_counts_pods_grants_and_waits(reconciler, cluster, store):
     for user, grant in (
         ("a", make_grant()),
@@ -159,7 +207,7 @@ def test_heartbeat_counts_pods_grants_and_waits(reconciler, cluster, store):
     cluster.add("d", "uid-d", ended=True)
     list_and_converge(reconciler)
     reconciler.heartbeat()
-    assert store.reconciler_state()[2] == {"verified": 2, "unverified": 1}
+    assert store.reconciler_state()[2] == {"verified": 2, "unverified": 1, NOT_COVERED: 0}
     converge_due(reconciler)  # what it published again
     cluster.change("jupyter-a--", label=None)  # put back, but no new grant
     list_and_converge(reconciler)

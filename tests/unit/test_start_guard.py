@@ -25,7 +25,7 @@ from binder_egress.proxy.metrics import Metrics
 from binder_egress.proxy.resolve import Resolver
 from tests.support import TOP
 from tests.support.egress_proxy.loopback import publish, served
-from tests.support.start_guard import SNIPPET, VALUES, made_spawner
+from tests.support.start_guard import SNIPPET, VALUES, made_spawner, spawner_after
 
 TARGETS = [("192.0.2.1", 443), ("192.0.2.2", 443)]
 
@@ -373,3 +373,30 @@ def test_without_an_image_pods_start_without_a_guard(capsys):
     """A container without an image would be refused, and every launch with it. A checkout names none."""
     assert load(guard={"image": ""}) == []
     assert "no start guard: ValueError: custom.binderEgress.startGuard.image is empty" in capsys.readouterr().out
+
+
+def compared(capsys, wanted, **configured):
+    """What the hub says about its labels, which its configuration and policies choose."""
+    c = Config({name: dict(values) for name, values in configured.items()})
+    spawner_after(SNIPPET, c, "userPodLabels", wanted)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wanted", "configured", "says"),
+    [
+        ({"component": "singleuser-server", "app": "jupyterhub"}, {}, ""),
+        ({"component": "singleuser-server"}, {"KubeSpawner": {"component_label": "course"}}, "their component is course,"),
+        ({"component": "course"}, {"KubeSpawner": {"component_label": "course"}}, ""),
+        ({"component": "course"}, {"KubeSpawner": {"component_label": "x"}, "BinderSpawner": {"component_label": "course"}}, ""),
+        # KubeSpawner's own labels win over others, as in it.
+        ({"component": "x"}, {"KubeSpawner": {"extra_labels": {"component": "x"}}}, "their component is singleuser-server,"),
+        ({"release": "b"}, {"KubeSpawner": {"extra_labels": {"release": "b"}, "common_labels": {}}}, ""),
+        ({"app": "jupyterhub"}, {"KubeSpawner": {"common_labels": {"release": "b"}}}, "their app is None,"),
+        (None, {}, ""),
+        (["?"], {}, "labels of user pods not compared"),
+    ],
+)
+def test_hub_says_when_policies_do_not_select_its_pods(capsys, wanted, configured, says):
+    said = compared(capsys, wanted, **configured)
+    assert (says in said) if says else not said

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -38,7 +40,7 @@ def from_kubespawner(annotations: dict | None = None, **meta: object) -> dict:
 
 def pod_json(name: str = "jupyter-alice", version: int = 1, **labels: str) -> dict:
     user = {"hub.jupyter.org/username": name.removeprefix("jupyter-")}
-    return from_kubespawner(user, name=name, resourceVersion=str(version), labels=labels)
+    return from_kubespawner(user, name=name, resourceVersion=str(version), labels={"component": "singleuser-server", **labels})
 
 
 @pytest.fixture
@@ -57,6 +59,11 @@ def watch(cluster: UserPods, version: str = "5") -> tuple[list[tuple[str, str]],
         for kind, pod in cluster.watch(version):
             found.append((kind, pod.version))
     return found, lost.value
+
+
+def watched(cluster: UserPods) -> Iterator[tuple[str, Pod]]:
+    with suppress(WatchEnded):
+        yield from cluster.watch("5")
 
 
 def test_client_loads_no_models_of_kubernetes(api):
@@ -87,7 +94,20 @@ def test_list_is_read_in_pages(cluster, api):
     assert [pod.server for pod in pods] == [Server(f"user-{number}") for number in range(3)]
     assert version == "9"
     assert [query["limit"] for _, _, query in api.asked] == [str(PODS_PER_PAGE)] * 3
-    assert {query["labelSelector"] for _, _, query in api.asked} == {"component=singleuser-server"}
+
+
+def test_pods_that_our_policies_do_not_select_are_in_the_same_list_and_watch(cluster, api):
+    """KubeSpawner writes this label whatever its `component_label` is. An event says that a pod's labels have changed."""
+    other = pod_json(component="course")
+    api.answer = lambda _, path, query, body: (
+        (200, lines(("MODIFIED", other))) if "watch" in query else (200, {"metadata": {"resourceVersion": "9"}, "items": [other]})
+    )
+    (listed,), _ = cluster.list()
+    ((event, seen),) = watched(cluster)
+    assert (listed.differing, event, seen.differing) == ("component=course", "MODIFIED", "component=course")
+    assert [query["labelSelector"] for _, _, query in api.asked] == ["hub.jupyter.org/username"] * 2
+    api.answer = lambda *_: (200, other)
+    assert cluster.read_again(listed) is None
 
 
 def bookmark(version: int) -> tuple[str, dict]:
@@ -286,3 +306,53 @@ def test_outcome_of_the_start_guard_is_read_from_the_pod(state, expected):
     assert Pod.from_json(body).guard == expected
     body["spec"]["initContainers"].pop()
     assert Pod.from_json(body).guard == ("absent", 0.0)
+
+
+WANTED = {"component": "singleuser-server", "release": "binder"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "differing"),
+    [
+        ({**WANTED, "x": "y"}, ""),
+        ({**WANTED, "component": "course"}, "component=course"),
+        ({"component": ""}, "component=, no release"),
+        (None, "no component, no release"),
+    ],
+)
+def test_pod_names_the_labels_that_our_policies_do_not_select(labels, differing):
+    assert Pod.from_json(from_kubespawner(labels=labels), WANTED).differing == differing
+
+
+PULL = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "x:1"'}}
+TOO_SMALL = {"terminated": {"exitCode": 128, "reason": "StartError", "message": "container init was OOM-killed"}}
+KILLED = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "{}"}}
+BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
+SYSCTL_REFUSED = 'forbidden sysctl: "net.ipv4.ping_group_range" not allowlisted'
+
+
+@pytest.mark.parametrize(
+    ("state", "last", "status", "hindrance"),
+    [
+        (PULL, {}, {}, 'ImagePullBackOff: Back-off pulling image "x:1"'),
+        (TOO_SMALL, {}, {}, "StartError: container init was OOM-killed"),
+        (BACK_OFF, TOO_SMALL, {}, "StartError: container init was OOM-killed"),
+        (BACK_OFF, KILLED, {}, "OOMKilled"),
+        (BACK_OFF, {}, {}, "CrashLoopBackOff: back-off 10s"),
+        ({"waiting": {"reason": "PodInitializing"}}, {}, {}, ""),
+        ({"waiting": {}}, {}, {}, ""),
+        ({"running": {}}, KILLED, {}, ""),
+        ({"terminated": {"exitCode": 0, "reason": "Completed"}}, KILLED, {}, ""),
+        (PULL, {}, {"phase": "Running"}, ""),
+        ({}, {}, {"phase": "Failed", "reason": "SysctlForbidden", "message": SYSCTL_REFUSED}, f"SysctlForbidden: {SYSCTL_REFUSED}"),
+        # Others' sysctls, and what happened to the node.
+        ({}, {}, {"phase": "Failed", "reason": "SysctlForbidden", "message": 'forbidden sysctl: "kernel.x"'}, ""),
+        ({}, {}, {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource"}, ""),
+    ],
+)
+def test_pod_has_kubernetes_reason_why_it_cannot_start_because_of_us(state, last, status, hindrance):
+    body = from_kubespawner()
+    guard = {"name": "binder-egress-start-guard", "state": state, "lastState": last}
+    others = {"name": "tc-init", "state": PULL}
+    body["status"] = {"phase": "Pending", "initContainerStatuses": [others, guard], **status}
+    assert Pod.from_json(body).hindrance == hindrance

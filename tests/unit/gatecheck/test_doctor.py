@@ -47,6 +47,13 @@ def verifier_policy(*peers, **rule):
     return {"metadata": {"name": "verifier"}, "spec": spec}
 
 
+def fits(term, labels):
+    """Whether labels fit one term of a selector: `a`, `!a`, `a=b` or `a!=b`."""
+    key, is_valued, wanted = term.partition("=")
+    fits = (labels.get(key.rstrip("!")) == wanted) if is_valued else key.lstrip("!") in labels
+    return fits != ("!" in term)
+
+
 class FakeNamespace:
     """A namespace without problems, which tests change."""
 
@@ -61,9 +68,8 @@ class FakeNamespace:
         self.other_kinds = lambda: self.groups
         self.clock = lambda: self.ahead
 
-    def pods(self, selector, most=100):
-        wanted = [pair.split("=") for pair in selector.split(",") if "=" in pair and "!" not in pair]
-        return [pod for pod in self.found_pods if all(pod["metadata"]["labels"].get(key) == value for key, value in wanted)]
+    def pods(self, selector, most=100, fields=""):
+        return [pod for pod in self.found_pods if all(fits(term, pod["metadata"]["labels"]) for term in selector.split(","))]
 
     def refuse(self):
         refused = Mock(side_effect=ApiServerUnavailable("403 Forbidden"))
@@ -113,8 +119,11 @@ class Site:
         announce(self.store, context=False)
 
     def run(self, *specs, **labels):
-        labels = labels or {"component": "singleuser-server"}
-        self.namespace.found_pods = [{"metadata": {"labels": labels}, "spec": {"containers": [{}], **spec}} for spec in specs]
+        labels = {"hub.jupyter.org/username": "x", **(labels or {"component": "singleuser-server"})}
+        self.namespace.found_pods = [
+            {"metadata": {"name": f"jupyter-{at}", "labels": labels}, "spec": {"containers": [{}], **spec}}
+            for at, spec in enumerate(specs)
+        ]
 
     def states(self, **how):
         return {line.name: line.state for line in examine(self.settings, self.store, self.namespace, **how)}
@@ -356,6 +365,32 @@ def test_user_pods_that_can_ping_are_reported(site):
     # A canary without the sysctl, which a policy stops.
     site.canary("running", {**CANARY, "ping": True})
     assert site.line("ping")[0] == OK
+
+
+def test_user_pods_that_our_policies_do_not_select_are_named_with_the_label_that_differs(site):
+    assert site.line("user labels") == (OK, "no user pod lacks component=singleuser-server")
+    site.run(*[{}] * 7, component="course")
+    seen, text = site.line("user labels")
+    assert seen == PROBLEM and "select component=singleuser-server, and so leave out jupyter-0 (component=course), jup" in text
+    assert "jupyter-4 (component=course), and 2 more. " in text and "userPods.labels" in text
+    # The other labels are compared too, and they are not ours if nothing else is.
+    site.set(user_pod_labels={"app": "jupyterhub", "component": "course"})
+    assert "jupyter-0 (no app)" in site.line("user labels")[1]
+    site.set(policies={})
+    assert site.line("user labels")[0] == WARNING
+    site.namespace.refuse()
+    assert site.line("user labels") == (WARNING, "unknown: 403 Forbidden. " + CHECKS["user labels"].advice)
+
+
+def test_user_pods_that_cannot_start_because_of_us_are_named_with_kubernetes_reason(site):
+    assert site.line("starts")[0] == OK
+    site.run({}, {})
+    waits = {"name": "binder-egress-start-guard", "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}
+    site.namespace.found_pods[1]["status"] = {"phase": "Pending", "initContainerStatuses": [waits]}
+    seen, text = site.line("starts")
+    assert seen == PROBLEM and "from starting: jupyter-1 (ErrImagePull: not found). " in text
+    site.namespace.refuse()
+    assert site.line("starts")[0] == WARNING
 
 
 def test_command_exits_with_1_if_there_is_a_problem(monkeypatch, site):

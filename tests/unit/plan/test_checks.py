@@ -12,6 +12,7 @@ from binder_egress.plan.cluster import PATHS
 from binder_egress.plan.findings import CANNOT_SEE, NOT_RECOGNISED, RECOGNISED, Finding, Given, Objects
 from binder_egress.plan.network_plugin import PLUGINS
 from tests.support import TOP
+from tests.support.charts import VALUES
 from tests.support.plan_objects import (
     OF_TRAEFIK,
     TRAEFIK,
@@ -65,6 +66,16 @@ def parent(**values):
     return Given({}, setting="strict", parent=values)
 
 
+def labelled(pods=(), code=None, **sections):
+    """Values with KubeSpawner's label in sections of the hub's configuration, and code, and user pods with labels."""
+    config = {section: {"component_label": label} for section, label in sections.items()}
+    hub = {"config": config} | ({"extraConfig": {"00-mine": code}} if code else {})
+    return given({"jupyterhub": {"hub": hub}}, **{"user pods": [user_pod(component=label) for label in pods]})
+
+
+WIRED = VALUES["integration"]["binderhub"]
+SETS_LABEL = "c.KubeSpawner.component_label = x"
+COURSE_PODS = {"userPods.labels": {"component": "course"}}
 OFF = k3s_node(json.dumps(["server", "--disable-network-policy"]))
 OPEN = {"egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]}
 COURSE = policy("course", {"matchLabels": {"course": "x"}}, **OPEN)
@@ -127,6 +138,18 @@ def row(id, of, **says):
         row("bypass", given(NetworkPolicies=[OF_JUPYTERHUB, OURS]), stops=False),
         row("bypass", given(NetworkPolicies=[OF_JUPYTERHUB, policy("x", {}, **OPEN)]), stops=True),
         row("user labels", given(**{"user pods": [user_pod(**{"hub.jupyter.org/username": "x"})]}), stops=True),
+        # The hub's values name the label, or pods show it; code hides the values.
+        row("user labels", labelled(), state=CANNOT_SEE, seen="the values name no component_label", settings={}),
+        row("user labels", labelled(pods=["singleuser-server"]), state=RECOGNISED, stops=False, settings={}),
+        row("user labels", labelled(KubeSpawner="course"), state=RECOGNISED, settings=COURSE_PODS),
+        row("user labels", labelled(KubeSpawner="x", BinderSpawner="course"), seen="component=course", settings=COURSE_PODS),
+        row("user labels", labelled(KubeSpawner="singleuser-server"), state=RECOGNISED, settings={}),
+        row("user labels", labelled(pods=["course", "course"]), state=RECOGNISED, settings=COURSE_PODS),
+        row("user labels", labelled(pods=["course", "singleuser-server"]), state=NOT_RECOGNISED, stops=True, settings={}),
+        row("user labels", labelled(pods=["singleuser-server"], KubeSpawner="course"), state=NOT_RECOGNISED, stops=True),
+        row("user labels", labelled(code=SETS_LABEL, KubeSpawner="y"), state=CANNOT_SEE, seen="code in hub.extraConfig"),
+        row("user labels", labelled(["course"], SETS_LABEL, KubeSpawner="y"), settings=COURSE_PODS),
+        row("user labels", Given(WIRED, Objects({}, {"user pods": "403"})), state=CANNOT_SEE, seen="the values name no"),
         # Lists are told, without their values, and texts stop.
         row("maps", given({"extraEnv": [{"name": "A", "value": "secret"}]}), seen="extraEnv is a list (A),", stops=False),
         row("maps", given({"extraEnv": [{"name": "B", "value": "$(A)"}]}), do="refers to another"),

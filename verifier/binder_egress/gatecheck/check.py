@@ -76,14 +76,15 @@ class Namespace:
         """The API groups of this cluster whose policies cannot be judged (`OTHER_KINDS`)."""
         return sorted({group["name"] for group in kubernetes_api.read(self._api, "GET", "/apis/")["groups"]} & set(OTHER_KINDS))
 
-    def pods(self, selector: str, most: int = 100) -> list[JSON]:
-        """The pods that a label selector matches.
+    def pods(self, selector: str, most: int = 100, fields: str = "") -> list[JSON]:
+        """The pods that selectors match.
 
         Args:
             selector: the label selector.
             most: the maximum number of pods.
+            fields: the field selector.
         """
-        query = {"labelSelector": selector, "limit": most}
+        query = {"labelSelector": selector, "limit": most, "fieldSelector": fields}
         return list(kubernetes_api.read(self._api, "GET", f"/api/v1/namespaces/{self._namespace}/pods", query=query)["items"])
 
     def canary(self) -> Canary:

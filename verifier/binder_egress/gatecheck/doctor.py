@@ -15,9 +15,10 @@ import click
 
 from ..gate.api_keys import reported
 from ..kubernetes_api import ApiServerUnavailable
-from ..model.labels import GATECHECK_LABEL, JSON, LabelSet, shared_labels
+from ..model.labels import GATECHECK_LABEL, JSON, USERNAME_LABEL, LabelSet, differing_labels, shared_labels
 from ..model.ping import way_to_ping
 from ..model.records import VerifierReport
+from ..model.starts import hindrance
 from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
@@ -60,6 +61,12 @@ PROXY_HIDDEN = "docs/proxy-reference.md has a table of what changes addresses be
 
 MAX_PODS = 500
 """The most user pods whose labels are read."""
+
+MAX_NAMED = 5
+"""The most pods that one line names."""
+
+NOT_ENDED, NOT_STARTED = "status.phase!=Succeeded,status.phase!=Failed", "status.phase!=Succeeded,status.phase!=Running"
+"""Field selectors of pods."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +125,46 @@ def examine(
         checks.append(_clock("clock of the API server", namespace.clock()))
     except ApiServerUnavailable as error:
         checks.append(_line("clock of the API server", WARNING, f"unknown: {error}"))
+    checks += [_user_labels(settings, namespace), _starts(namespace)]
     checks += _pods(namespace, settings.proxy_labels, "pods of the egress proxy", CHECKS["flow killer"].advice)
     checks += _flow_killer(namespace, settings.proxy_labels)
     checks += _pods(namespace, settings.receiver_labels, "pod of the receiver")
     return checks + _gate(settings, namespace, now())
+
+
+def _user_labels(settings: ReconcilerSettings, namespace: Namespace) -> Line:
+    """The line about user pods that our policies do not select."""
+    labels, pods = settings.user_pod_labels, {}
+    try:
+        # A request for each label, so that the answers are short: there may be thousands of pods that have them all.
+        for label, value in labels.items():
+            for pod in namespace.pods(f"{USERNAME_LABEL},{label}!={value}", MAX_PODS, NOT_ENDED):
+                pods[pod["metadata"]["name"]] = differing_labels(pod["metadata"]["labels"], labels)
+    except ApiServerUnavailable as error:
+        return _line("user labels", WARNING, f"unknown: {error}")
+    wanted = ", ".join(f"{label}={value}" for label, value in sorted(labels.items()))
+    if not pods:
+        return _line("user labels", OK, f"no user pod lacks {wanted}")
+    text = f"our policies select {wanted}, and so leave out {_named(pods)}"
+    return _line("user labels", PROBLEM if settings.policies else WARNING, text)
+
+
+def _starts(namespace: Namespace) -> Line:
+    """The line about user pods that cannot start because of us."""
+    try:
+        pods = namespace.pods(USERNAME_LABEL, MAX_PODS, NOT_STARTED)
+    except ApiServerUnavailable as error:
+        return _line("starts", WARNING, f"unknown: {error}")
+    hindered = {pod["metadata"]["name"]: reason for pod in pods if (reason := hindrance(pod))}
+    if not hindered:
+        return _line("starts", OK, "no user pod waits because of what this chart adds to it")
+    return _line("starts", PROBLEM, f"what this chart adds to them keeps from starting: {_named(hindered)}")
+
+
+def _named(pods: dict[str, str]) -> str:
+    """Some pods by name, with what is said about each."""
+    shown = [f"{name} ({says})" for name, says in sorted(pods.items())[:MAX_NAMED]]
+    return ", ".join([*shown, *([f"and {len(pods) - MAX_NAMED} more"] if len(pods) > MAX_NAMED else [])])
 
 
 def _pods(namespace: Namespace, labels: dict[str, str], name: str, killer: str = "") -> list[Line]:

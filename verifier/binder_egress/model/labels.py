@@ -15,7 +15,10 @@ GATECHECK_LABEL = "binder-egress/gatecheck"
 START_GUARD_CONTAINER = "binder-egress-start-guard"
 """The init container that waits for the pod's isolation (`pods.start_guard`)."""
 
-LABELS_PER_POD = frozenset({"hub.jupyter.org/username", "hub.jupyter.org/servername"})
+USERNAME_LABEL = "hub.jupyter.org/username"
+"""The label that KubeSpawner gives every user pod, whatever its configuration is, since 1.0.0 (D-545)."""
+
+LABELS_PER_POD = frozenset({USERNAME_LABEL, "hub.jupyter.org/servername"})
 """Labels whose value differs from user pod to user pod."""
 
 LabelSet = frozenset[tuple[str, str | None]]
@@ -28,3 +31,17 @@ JSON = Mapping[str, Any]
 def shared_labels(labels: Mapping[str, str]) -> LabelSet:
     """A user pod's labels without its tier and without values that are its own. Thousands of pods share a few such sets."""
     return frozenset((key, None if key in LABELS_PER_POD else value) for key, value in labels.items() if key != TIER_LABEL)
+
+
+def differing_labels(labels: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """Those labels of a user pod that keep our policies from selecting it.
+
+    Args:
+        labels: the pod's labels.
+        wanted: the labels that our policies select.
+
+    Returns:
+        `component=x`, or `no component`; empty if our policies select the pod: it is covered.
+    """
+    other = sorted(key for key, value in wanted.items() if labels.get(key) != value)
+    return ", ".join(f"{key}={labels[key]}" if key in labels else f"no {key}" for key in other)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..gatecheck.checklist import CHECKS
-from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting
+from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting, shown
 
 Path = tuple[str, ...]
 
@@ -20,6 +20,9 @@ MAPS: tuple[Path, ...] = (
     ("jupyterhub", "custom"),
 )
 """The maps to which our wiring adds entries. Helm merges maps alone: of a list and a map, the later file's wins."""
+
+COMPONENT_LABEL, DEFAULT_LABEL = "component_label", "singleuser-server"
+"""KubeSpawner's setting, and its default."""
 
 VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+-]*")
 
@@ -140,20 +143,27 @@ def base_url(given: Given) -> Iterator[Finding]:
 
 
 def user_labels(given: Given) -> Iterator[Finding]:
-    """Whether user pods have the label by which our policies select them."""
-    more = given.value("jupyterhub", "singleuser", "extraLabels") or {}
-    named = f", and the values give {', '.join(f'{key}={value}' for key, value in sorted(more.items()))}" if more else ""
+    """Which `component` label user pods have. KubeSpawner's `component_label` is a value, or set by code, which only pods show."""
+    hub = _at(rewritten(given.values), ("jupyterhub", "hub")) or {}
+    by_code = COMPONENT_LABEL in str(hub.get("extraConfig"))
+    named = [_at(hub, ("config", section, COMPONENT_LABEL)) for section in ("BinderSpawner", "KubeSpawner")]
+    label = next(filter(None, named), None)
     try:
-        pods = given.objects.see("user pods")
+        labels = [pod["metadata"].get("labels") or {} for pod in given.objects.see("user pods")]
     except CannotSee:
-        yield Finding("user labels", RECOGNISED, f"JupyterHub labels user pods component=singleuser-server{named}")
-        return
-    without = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get("component") != "singleuser-server"]
-    if without:
-        text = "user pods run without the label component=singleuser-server, so our policies would not select them"
+        labels = []
+    if label is None or by_code:
+        if not labels:
+            why = "code in hub.extraConfig sets it" if by_code else f"the values name no {COMPONENT_LABEL}"
+            raise CannotSee(f"which component user pods have: {why}, and no user pod can be seen")
+        label = labels[0].get("component")
+    without = [each for each in labels if each.get("component") != label]
+    if without or not label:
+        text = f"user pods run without the label component={shown(label or DEFAULT_LABEL)}, so our policies would not select them"
         yield Finding("user labels", NOT_RECOGNISED, text, CHECKS["user labels"].do, True)
-    else:
-        yield Finding("user labels", RECOGNISED, f"user pods have the label component=singleuser-server{named}")
+        return
+    settings = () if label == DEFAULT_LABEL else (Setting(("userPods", "labels"), {"component": label}),)
+    yield Finding("user labels", RECOGNISED, f"user pods have the label component={shown(label)}", settings=settings)
 
 
 def user_proxy(given: Given) -> Iterator[Finding]:

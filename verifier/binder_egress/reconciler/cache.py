@@ -12,6 +12,9 @@ from .user_pods import Pod
 class PodCache:
     """User pods by uid and by server. Any thread may call all methods.
 
+    Pods that our policies do not select are kept apart: only `uncovered` returns them, so they are neither patched nor deleted, and
+    the egress proxy does not know them (D-546).
+
     At a start the pods of each of thousands of servers are looked up, so there is an index.
     """
 
@@ -20,6 +23,7 @@ class PodCache:
         self._pods: dict[str, Pod] = {}  # by uid
         self._uids: dict[Server, set[str]] = {}
         self._keys: dict[str, Server] = {}
+        self._uncovered: dict[str, Pod] = {}  # by uid
         self._noted: dict[str, set[str]] = {}  # topics by uid, of `note`
         self._listed = False
         self._updated: set[str] = set()  # uids: `update` since the last list began
@@ -27,7 +31,8 @@ class PodCache:
     def __len__(self) -> int:
         """The number of entries of any kind."""
         with self._lock:
-            return len(self._pods) + len(self._uids) + len(self._keys) + len(self._noted) + len(self._updated)
+            of_pods = len(self._pods) + len(self._uncovered) + len(self._noted) + len(self._updated)
+            return of_pods + len(self._uids) + len(self._keys)
 
     @property
     def is_listed(self) -> bool:
@@ -47,7 +52,7 @@ class PodCache:
         """
         with self._lock:
             before, updated = set(self._uids), {uid: self._pods[uid] for uid in self._updated & self._pods.keys()}
-            self._pods, self._uids, self._keys = {}, {}, {}
+            self._pods, self._uids, self._keys, self._uncovered = {}, {}, {}, {}
             for pod in pods:
                 known = updated.get(pod.uid)
                 # Only of these, because a list after a restore of etcd has lower versions.
@@ -94,6 +99,11 @@ class PodCache:
         with self._lock:
             return list(self._pods.values())
 
+    def uncovered(self) -> list[Pod]:
+        """The pods that our policies do not select, and that have not ended."""
+        with self._lock:
+            return [pod for pod in self._uncovered.values() if not pod.ended]
+
     def servers(self) -> set[Server]:
         """All servers that have a pod."""
         with self._lock:
@@ -118,11 +128,15 @@ class PodCache:
 
     def _add(self, pod: Pod) -> None:
         self._remove(pod.uid)
+        if pod.differing:
+            self._uncovered[pod.uid] = pod
+            return
         self._pods[pod.uid] = pod
         self._uids.setdefault(pod.server, set()).add(pod.uid)
         self._keys[pod.server.key] = pod.server
 
     def _remove(self, uid: str) -> None:
+        self._uncovered.pop(uid, None)
         if pod := self._pods.pop(uid, None):
             self._uids[pod.server].remove(uid)
             if not self._uids[pod.server]:

@@ -15,6 +15,7 @@ from ..store.reconciler_counters import (
     AT_READY_SECONDS,
     EXPIRIES,
     GRANTS,
+    HINDERED,
     NOT_ISOLATED,
     PING,
     START_GUARD,
@@ -84,6 +85,8 @@ class Converger:
             StoreUnavailable: Redis does not answer. Labels follow annotations nevertheless.
         """
         pods = self._cache.of(server)
+        for pod in pods:
+            self._log_and_count_hindrance(pod)
         running = [pod for pod in pods if not pod.ended]
         if not running:
             for pod in pods:
@@ -231,6 +234,13 @@ class Converger:
                 self._tally.add({f"{PING}{pod.ping}": 1})
         if pod.guard and self._cache.note(pod.uid, "start guard"):
             self._log_and_count_guard(pod, *pod.guard)
+
+    def _log_and_count_hindrance(self, pod: Pod) -> None:
+        """Log and count, once for each pod, that it cannot start because of us. JupyterHub soon deletes such a pod."""
+        if pod.hindrance and self._cache.note(pod.uid, "hindrance") and pod.created >= self.started:
+            self._tally.add({HINDERED: 1})
+            fields = {"pod": pod.name, "user": pod.server.user, "server": pod.server.name, "reason": pod.hindrance}
+            log.warning("pod cannot start because of what this chart adds to it", extra={"fields": fields})
 
     def _log_and_count_launch(self, pod: Pod, launch: Record | None) -> None:
         fields = {"pod": pod.name, "user": pod.server.user, "server": pod.server.name, "image": pod.image}

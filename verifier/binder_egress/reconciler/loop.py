@@ -29,7 +29,7 @@ from ..model.labels import LabelSet
 from ..model.records import Pending, Server, Woken
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
-from ..store.reconciler_counters import FAILURES, Tally, lag_counters
+from ..store.reconciler_counters import FAILURES, NOT_COVERED, Tally, lag_counters
 from ..store.store import ReconcilerStore
 from .addresses import AddressBook
 from .agents import Agents
@@ -78,6 +78,9 @@ NOTIFICATION_WAIT_SECONDS = 0.3
 RESYNC_SECONDS = 60.0
 """Seconds between resyncs, which queue every server. If there are thousands, half of this time passes before the last one is
 due (D-379)."""
+
+MAX_NAMED = 10
+"""The most pods that one line of the log names."""
 
 SERVERS_AT_ONCE = 100
 """How many servers Redis is asked about together. One at a time, a start with thousands of pods would mostly wait for Redis."""
@@ -287,7 +290,7 @@ class Reconciler:
             self._cache.remove(pod.uid)
         else:
             self._cache.put(pod)
-        if event == "DELETED" or pod.ended:
+        if event == "DELETED" or pod.ended or pod.differing:
             self._withdraw_addresses(pod.server)
         self.queue.put(pod.server)
 
@@ -407,6 +410,8 @@ class Reconciler:
         """
         pods = self._cache.all()
         tiers = Counter(pod.grant.tier if pod.grant else UNVERIFIED for pod in pods if not pod.ended)
+        if self._cache.is_listed:
+            tiers[NOT_COVERED] = self._report_uncovered()
         counts = self._tally.take()
         try:
             knows = self._store.heartbeat(self._clock(), dict(tiers), counts) and not self._redis_is_lost
@@ -423,6 +428,14 @@ class Reconciler:
         self._redis_is_lost = False
         # Servers without a pod are queued, too, and the worker forgets them: a pod that appears meanwhile must stay published.
         self._enqueue({pod.server for pod in pods} | self._store.published())
+
+    def _report_uncovered(self) -> int:
+        """Log user pods that our policies do not select, and return how many there are."""
+        uncovered = self._cache.uncovered()
+        if uncovered and self._may_say(NOT_COVERED):
+            pods = {pod.name: pod.differing for pod in uncovered[:MAX_NAMED]}
+            log.error("our policies do not select %d user pods", len(uncovered), extra={"fields": {"pods": pods}})
+        return len(uncovered)
 
     def _lose_redis(self) -> None:
         self._redis_is_lost = True

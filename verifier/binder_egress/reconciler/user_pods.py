@@ -6,7 +6,7 @@ Only the few fields of a pod that the reconciler needs are kept: there are thous
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -17,11 +17,21 @@ from kubernetes import client
 from .. import kubernetes_api
 from ..kubernetes_api import REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
 from ..model.grants import Carried, label_of
-from ..model.labels import GRANT_ANNOTATION, JSON, START_GUARD_CONTAINER, TIER_LABEL, LabelSet, shared_labels
+from ..model.labels import (
+    GRANT_ANNOTATION,
+    JSON,
+    START_GUARD_CONTAINER,
+    TIER_LABEL,
+    USERNAME_LABEL,
+    LabelSet,
+    differing_labels,
+    shared_labels,
+)
 from ..model.ping import way_to_ping
 from ..model.records import Server
 from ..model.repositories import cut
 from ..model.serialization import read_grant, write_grant
+from ..model.starts import hindrance
 from ..store.reconciler_counters import START_GUARD_OUTCOMES
 
 PODS_PER_PAGE = 200
@@ -79,6 +89,8 @@ class Pod:
         addresses: its own addresses, IPv4 and IPv6; none if it is on its node's network.
         node: the name of its node; empty until it has one.
         starting: whether its containers have yet to start: it waits for a node, its image or its start guard.
+        differing: the labels that keep our policies from selecting it (`labels.differing_labels`); empty: it is covered.
+        hindrance: why it cannot start because of us (`starts.hindrance`).
     """
 
     name: str
@@ -101,12 +113,18 @@ class Pod:
     node: str = ""
     starting: bool = False
     ready_at: float | None = None
+    differing: str = ""
+    hindrance: str = ""
 
     @classmethod
-    def from_json(cls, body: JSON) -> "Pod | None":
+    def from_json(cls, body: JSON, selected: Mapping[str, str] | None = None) -> "Pod | None":
         """The pod in an answer of the API server, or None if KubeSpawner did not create it.
 
         KubeSpawner 7.1 writes the names into annotations unchanged, and the server's name only if it is not empty.
+
+        Args:
+            body: the answer.
+            selected: the labels that our policies select.
         """
         meta, status = body["metadata"], body.get("status", {})
         annotations = meta.get("annotations") or {}
@@ -140,6 +158,8 @@ class Pod:
             node=sys.intern(body["spec"].get("nodeName", "")),
             # Not `ready`: a container could make itself unready, and keep its pod that way.
             starting=status.get("phase") == "Pending",
+            differing=differing_labels(labels, selected or {}),
+            hindrance=hindrance(body),
         )
 
 
@@ -171,18 +191,18 @@ def _guard(body: JSON) -> tuple[str, float] | None:
 
 
 class UserPods:
-    """The user pods of one namespace.
+    """The user pods of one namespace, also those that our policies do not select (D-545).
 
     Args:
         namespace: the namespace.
-        labels: the labels that every user pod has.
+        labels: the labels that our policies select.
         api: the client; by default one with this pod's ServiceAccount.
     """
 
     def __init__(self, namespace: str, labels: dict[str, str], api: client.ApiClient | None = None):
         self._api = api or kubernetes_api.in_cluster_client()
         self._path = f"/api/v1/namespaces/{namespace}/pods"
-        self._selector = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
+        self._labels = labels
 
     def list(self) -> tuple[list[Pod], str]:
         """All user pods, and the resourceVersion to watch from.
@@ -193,9 +213,9 @@ class UserPods:
         pods: list[Pod] = []
         following: dict[str, str] = {}
         while True:
-            query = {"labelSelector": self._selector, "limit": PODS_PER_PAGE, **following}
+            query = {"labelSelector": USERNAME_LABEL, "limit": PODS_PER_PAGE, **following}
             page = kubernetes_api.read(self._api, "GET", self._path, query=query)
-            pods += filter(None, map(Pod.from_json, page["items"]))
+            pods += filter(None, map(self._pod, page["items"]))
             if not page["metadata"].get("continue"):
                 return pods, page["metadata"]["resourceVersion"]
             following = {"continue": page["metadata"]["continue"]}
@@ -216,7 +236,7 @@ class UserPods:
                 "GET",
                 self._path,
                 {
-                    "labelSelector": self._selector,
+                    "labelSelector": USERNAME_LABEL,
                     "resourceVersion": version,
                     "watch": True,
                     # If user pods have no events for a long time, bookmarks keep the version recent enough to continue from.
@@ -233,7 +253,7 @@ class UserPods:
                     if event["type"] == "ERROR":
                         raise WatchEnded(event["object"].get("message", "error"))
                     version = event["object"]["metadata"]["resourceVersion"]
-                    if pod := Pod.from_json(event["object"]):  # a bookmark is not a pod
+                    if pod := self._pod(event["object"]):  # a bookmark is not a pod
                         yield event["type"], pod
         except ApiServerUnavailable as error:
             raise WatchEnded(str(error)) from None
@@ -251,16 +271,16 @@ class UserPods:
             body = self._read("GET", name)
         except Gone:
             return None
-        return Pod.from_json(body)
+        return self._pod(body)
 
     def read_again(self, pod: Pod) -> Pod | None:
-        """The pod as it is now, or None if it is gone or ending, or another pod has its name.
+        """The pod as it is now, or None if it is gone or ending, or another pod has its name, or it is not covered.
 
         Raises:
             ApiServerUnavailable: the API server does not answer, or refuses the request.
         """
         fresh = self.read(pod.name)
-        return None if fresh is None or fresh.uid != pod.uid or fresh.ended else fresh
+        return None if fresh is None or fresh.uid != pod.uid or fresh.ended or fresh.differing else fresh
 
     def patch(self, pod: Pod, grant: Carried | None) -> Pod:
         """Give a pod a grant, or take it away: annotation and label in one step (D-001, D-002, D-003).
@@ -290,7 +310,7 @@ class UserPods:
         if label != pod.label:
             metadata["labels"] = {TIER_LABEL: label}
         body = self._read("PATCH", pod.name, {"metadata": metadata}, kubernetes_api.MERGE_PATCH)
-        return Pod.from_json(body) or pod
+        return self._pod(body) or pod
 
     def delete(self, pod: Pod, unchanged: bool = False) -> None:
         """Delete a pod; JupyterHub notices that the server has ended.
@@ -305,6 +325,9 @@ class UserPods:
         """
         preconditions = {"uid": pod.uid} | ({"resourceVersion": pod.version} if unchanged else {})
         self._read("DELETE", pod.name, {"preconditions": preconditions})
+
+    def _pod(self, body: JSON) -> Pod | None:
+        return Pod.from_json(body, self._labels)
 
     def _read(self, method: str, name: str, body: Any = None, content_type: str = "application/json") -> Any:
         try:

@@ -92,7 +92,7 @@ class ReconcilerWork(ReconcilerState):
 
         Args:
             now: Unix time in seconds.
-            tiers: the number of pods by tier.
+            tiers: the number of pods by tier, and of those that are `NOT_COVERED`.
             counts: what to add to the counters that the verifier's metrics show.
 
         Returns:

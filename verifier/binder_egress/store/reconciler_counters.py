@@ -8,6 +8,12 @@ from collections.abc import Mapping
 WITHOUT_RECORD = "pods-without-launch-record"
 """Pods of launches that BinderHub did not announce to the verifier."""
 
+NOT_COVERED = "not covered"
+"""The user pods that our policies do not select. It stands among the tiers of user pods, of which none has a space in its name."""
+
+HINDERED = "pods-hindered"
+"""Pods that could not start because of what this chart adds to them (`starts.hindrance`)."""
+
 START_GUARD = "start-guard:"
 """The prefix of counters of pods, `start-guard:<outcome>`."""
 

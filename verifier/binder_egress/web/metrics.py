@@ -27,10 +27,12 @@ from ..store.reconciler_counters import (
     EXPIRIES,
     FAILURES,
     GRANTS,
+    HINDERED,
     LAG,
     LAG_BUCKETS,
     LAG_TIME,
     LINE_OUTCOMES,
+    NOT_COVERED,
     PING,
     START_GUARD,
     START_GUARD_OUTCOMES,
@@ -240,6 +242,17 @@ class _Reconciler(Collector):
             "binder_egress_user_pods_without_launch_record",
             "User pods whose launch was not announced. On an anonymous BinderHub this means that the hook's wiring is lost.",
             value=counters.get(WITHOUT_RECORD, 0),
+        )
+        yield CounterMetricFamily(
+            "binder_egress_user_pods_hindered",
+            "User pods that could not start because of their start guard's image or limits, or because the sysctl of closePing was "
+            "refused.",
+            value=counters.get(HINDERED, 0),
+        )
+        yield GaugeMetricFamily(
+            "binder_egress_user_pods_not_covered",
+            "User pods that our policies do not select, and so do not shut. No sample before the reconciler has listed the pods.",
+            value=tiers.pop(NOT_COVERED, None),
         )
         guards = CounterMetricFamily(
             "binder_egress_start_guards",

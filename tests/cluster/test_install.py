@@ -56,7 +56,7 @@ def release_before(folder: Path) -> Path:
     (ours,) = re.findall(r'^image:\n(?:  .*\n)*?  tag: ""', values.read_text(), re.MULTILINE)
     replace(values, ours, ours.replace('tag: ""', f'tag: "{version}"'))
     replace(values, "  threads: 32", "  threads: 16")
-    replace(folder / "templates" / "canary.yaml", '"initialDelaySeconds" 120', '"initialDelaySeconds" 110')
+    replace(folder / "templates" / "_gatecheck.tpl", '"initialDelaySeconds" 120', '"initialDelaySeconds" 110')
     replace(values, "  198.18.0.0/15: true", "  198.18.0.0/16: true")
     return folder
 

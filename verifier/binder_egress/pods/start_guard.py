@@ -13,7 +13,7 @@ may have been another pod's before.
 It runs in every user pod, after other init containers and before the user's containers. It imports almost nothing, so that it
 starts fast.
 
-Decisions: D-008, D-009, D-010, D-012, D-256, D-301, D-382, D-383, D-525.
+Decisions: D-008, D-009, D-010, D-012, D-256, D-301, D-382, D-383, D-525, D-527.
 """
 
 from __future__ import annotations

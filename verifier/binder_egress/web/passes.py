@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flask import Blueprint, Response, request
 from prometheus_client import Counter
 
-from ..captcha import Outcome
+from ..captcha import Outcome, Verdict
 from ..decisions.refusals import REFUSALS, Facts, refusal
 from ..gate.api_keys import DAY_SECONDS, SERVERS_PER_PASS
 from ..model.grants import UNVERIFIED, Block, Rule
@@ -74,10 +74,11 @@ def issue_pass() -> tuple[Response, int]:
         log_decision("pass", issued.tier, "solution", provider=body.provider, servers=issued.servers)
     else:
         issued = from_api_key()  # D-041
-    services().metrics.passes.labels(issued.tier).inc()
+    using = services()
+    using.metrics.passes.labels(issued.tier).inc()
     made = bodies.PassAnswer(
-        token=services().passes.sign(issued),
-        expires_in=services().settings.pass_lifetime,
+        token=using.passes.sign(issued),
+        expires_in=using.settings.pass_lifetime,
         servers=issued.servers,
         tier=issued.tier,
         promise=promises.keep(body.promise, issued) if body.promise else None,
@@ -126,17 +127,31 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
         Problem: the solution earns nothing.
         StoreUnavailable: the solution could not be used up, so it earns nothing.
     """
-    if name not in services().captcha.names:
-        raise Problem("bad-request", f"provider: this site has {', '.join(services().captcha.names)}.")
+    captcha = services().captcha
+    if name not in captcha.names:
+        raise Problem("bad-request", f"provider: this site has {', '.join(captcha.names)}.")
     attempt = _Attempt("solution", services().metrics.solutions, {"provider": name, "purpose": purpose})
     if rule := services().store.refusal(client_refusal):
         raise attempt.blocked(rule)
-    client = network()
+    verdict = _checked(attempt, name, solution, purpose)
+    issued_at = _used_up(attempt, name, verdict)
+    attempt.count(verdict.outcome)
+    settings = services().settings
+    return Passes.new(verdict.tier, settings.pass_servers, issued_at, settings.pass_lifetime)
+
+
+def _checked(attempt: _Attempt, name: str, solution: str, purpose: str) -> Verdict:
+    """What a provider says of a solution that it accepts.
+
+    Raises:
+        Problem: it does not accept the solution, or is not asked.
+    """
+    captcha, client = services().captcha, network()
     _check_rejections(attempt, name, client)
     began = time.monotonic()
     # A remote provider may take seconds, or hang.
-    with place_given_back() if services().captcha.is_remote(name) else nullcontext():
-        verdict = services().captcha.verify(name, solution, purpose, client, request.remote_addr or "")
+    with place_given_back() if captcha.is_remote(name) else nullcontext():
+        verdict = captcha.verify(name, solution, purpose, client, request.remote_addr or "")
         took = time.monotonic() - began
     services().metrics.verify_seconds.labels(name, verdict.outcome).observe(took)
     # D-030
@@ -145,14 +160,23 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
             services().store.note_rejection(client)
     if not verdict.accepted:
         raise attempt.failed(verdict.outcome, PROBLEM_TYPES[verdict.outcome], verdict.detail)
+    return verdict
+
+
+def _used_up(attempt: _Attempt, name: str, verdict: Verdict) -> float:
+    """Use up an accepted solution, and charge the client's network for it. Returns Unix time in seconds by Redis' clock.
+
+    Raises:
+        Problem: the solution was used before, or the client may have no pass for it.
+        StoreUnavailable: nobody knows.
+    """
     charges = services().fairness.charges(paying_network(), verdict.price)
     lifetime = verdict.expires_at - time.time()
     # A remote provider does not say when its challenge expires. Ours do, perhaps by the clock of another replica.
     expires_at = None if verdict.asked else verdict.expires_at
-    solution_id = verdict.solution_id
     try:
-        issued_at = services().store.use_solution(
-            name, solution_id, verdict.issued_at, lifetime, client_refusal, charges, expires_at=expires_at
+        return services().store.use_solution(
+            name, verdict.solution_id, verdict.issued_at, lifetime, client_refusal, charges, expires_at=expires_at
         )
     except ClientRefused as error:
         raise attempt.blocked(error.rule) from None
@@ -165,8 +189,6 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
     except BudgetSpent as error:
         detail = "You can launch, without internet access, and unlock your server later."
         raise attempt.failed("budget-spent", "budget-spent", detail, error.retry_after) from None
-    attempt.count(verdict.outcome)
-    return Passes.new(verdict.tier, services().settings.pass_servers, issued_at, services().settings.pass_lifetime)
 
 
 def _check_rejections(attempt: _Attempt, name: str, client: str) -> None:

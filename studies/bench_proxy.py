@@ -1,8 +1,10 @@
-"""The egress proxy in figures: the real process with a real Redis, beside a direct connection in the same run.
+"""The egress proxy in figures: the real process with a real Redis, beside direct connections and a relay that decides nothing.
+
+The relay is the least that a CONNECT proxy in Python does, and the measure of what the egress proxy takes (D-530).
 
 Everything is in a network namespace of its own: pods, which are source addresses; an internet, which is one program; and the proxy,
-which has a core for itself where the machine has two. Direct connections and those through the proxy take turns, one after the
-other, or at a set rate: clients that begin as soon as they can would measure how long their own queue is.
+which has a core with the relay alone where the machine has two. Connections take turns, one after the other; direct ones and those
+through the proxy also at a set rate: clients that begin as soon as they can would measure how long their own queue is.
 """
 
 import asyncio
@@ -38,7 +40,10 @@ console = Console(width=None if sys.stdout.isatty() else 120)
 
 TOP = Path(__file__).parents[1]
 CORES = sorted(os.sched_getaffinity(0))
-PROXY, PORT, ADMIN = "10.42.255.1", 3128, 8082
+PROXY, PORT, ADMIN, RELAY = "10.42.255.1", 3128, 8082, 3129
+DIRECT = 0
+"""In place of a port at `PROXY`: a direct connection."""
+
 PODS, CHANGING = ("10.42.0.5", "10.42.0.6", "10.42.0.7", "10.42.0.8"), "10.42.0.9"
 OTHER = "other.example"
 HOSTS = {**{f"ok-{number}.example": f"203.0.113.{number}" for number in range(11, 27)}, OTHER: "203.0.113.11"}
@@ -51,8 +56,8 @@ LISTED = [name for name in HOSTS if name != OTHER]
 ANSWER = server_hello()
 """A host's answer to a ClientHello. The proxy ends a tunnel to a host that does not answer with TLS."""
 
-DOWNLOAD_BYTES = 2_000_000_000
-"""Bytes of all downloads of one measurement together."""
+DOWNLOAD_BYTES, DOWNLOADS = 2_000_000_000, 5
+"""Bytes of all downloads of one measurement by one way, and in how many turns."""
 
 ONE_BY_ONE = 1000
 """Connections one after the other, for the latency."""
@@ -91,7 +96,7 @@ def quantile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-# -- the internet, and the one who publishes: programs of their own
+# -- the internet, the relay, and the one who publishes: programs of their own
 
 
 class Internet(asyncio.Protocol):
@@ -127,6 +132,33 @@ async def internet() -> None:
     await server.serve_forever()
 
 
+async def relay() -> None:
+    """Accept, connect to the host that is named, and copy bytes both ways: no questions, limits, counts or logs."""
+    loop = asyncio.get_running_loop()
+
+    async def copy(source: socket.socket, sink: socket.socket) -> None:
+        buffer = memoryview(bytearray(1 << 16))
+        while came := await loop.sock_recv_into(source, buffer):
+            await loop.sock_sendall(sink, buffer[:came])
+        sink.shutdown(socket.SHUT_WR)
+
+    async def serve(client: socket.socket) -> None:
+        with client, socket.socket() as host, contextlib.suppress(OSError, IndexError):
+            host.setblocking(False)
+            name = (await loop.sock_recv(client, 4096)).split()[1].decode().rpartition(":")[0]
+            await loop.sock_connect(host, (HOSTS[name], 443))
+            await loop.sock_sendall(client, b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await asyncio.gather(copy(client, host), copy(host, client))
+
+    with socket.create_server((PROXY, RELAY), backlog=4096) as server:
+        server.setblocking(False)
+        serving = set()
+        while True:
+            task = loop.create_task(serve((await loop.sock_accept(server))[0]))
+            serving.add(task)
+            task.add_done_callback(serving.discard)
+
+
 def publish(url: str) -> None:
     """Publish `KNOWN` pods, then `CHANGES` changes a second."""
     store = Store(connect(load(CommonSettings, redis_url=url)))
@@ -151,8 +183,8 @@ turns = itertools.cycle(LISTED)
 """Hosts, each in its turn."""
 
 
-async def begin(pod: str, direct: bool, bytes_: int = 0, host: str = "") -> socket.socket:
-    """Connect to a host, or to the next one of the list, and send a ClientHello, directly or through the proxy.
+async def begin(pod: str, port: int = PORT, bytes_: int = 0, host: str = "") -> socket.socket:
+    """Connect to a host, or to the next one of the list, and send a ClientHello, through the port at `PROXY` or directly.
 
     Raises:
         ConnectionError: the proxy refuses.
@@ -163,8 +195,8 @@ async def begin(pod: str, direct: bool, bytes_: int = 0, host: str = "") -> sock
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         found.setsockopt(socket.SOL_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT: the port is chosen with the other end
         found.bind((pod, 0))
-        await loop.sock_connect(found, (HOSTS[host], 443) if direct else (PROXY, PORT))
-        if not direct:
+        await loop.sock_connect(found, (PROXY, port) if port else (HOSTS[host], 443))
+        if port:
             await loop.sock_sendall(found, f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n".encode())
             if b" 200 " not in (head := await loop.sock_recv(found, 4096)):
                 raise ConnectionError(head[:40])
@@ -175,10 +207,10 @@ async def begin(pod: str, direct: bool, bytes_: int = 0, host: str = "") -> sock
     return found
 
 
-async def once(pod: str, direct: bool, bytes_: int = 0, host: str = "") -> float:
+async def once(pod: str, port: int = PORT, bytes_: int = 0, host: str = "") -> float:
     """One connection: the seconds until everything that was asked for has come."""
     loop, began, buffer = asyncio.get_running_loop(), time.perf_counter(), bytearray(1 << 18 if bytes_ else len(ANSWER))
-    with await begin(pod, direct, bytes_, host) as connection:
+    with await begin(pod, port, bytes_, host) as connection:
         left = bytes_ + len(ANSWER)
         while left:
             if not (came := await loop.sock_recv_into(connection, buffer)):
@@ -189,22 +221,30 @@ async def once(pod: str, direct: bool, bytes_: int = 0, host: str = "") -> float
 
 @dataclass
 class Seen:
-    """What a measurement at a set rate saw: seconds of each connection, by way, and how many failed."""
+    """What a measurement of latency saw: seconds of each connection, by way, and how many failed."""
 
     direct: list[float] = field(default_factory=list)
+    relayed: list[float] = field(default_factory=list)
     proxied: list[float] = field(default_factory=list)
     failed: int = 0
 
-    def added(self, share: float) -> float:
-        """Milliseconds that the proxy added."""
-        return (quantile(self.proxied, share) - quantile(self.direct, share)) * 1000
+    def added(self, share: float, way: list[float]) -> float:
+        """Milliseconds that a way added."""
+        return (quantile(way, share) - quantile(self.direct, share)) * 1000
+
+    def __str__(self) -> str:
+        more = f"p99 {self.added(0.99, self.proxied):.1f}; direct {quantile(self.direct, 0.5) * 1000:.1f}"
+        return f"{self.added(0.5, self.proxied):.1f}  ({more})"
 
 
 async def one_by_one(number: int) -> Seen:
     """So many connections by each way, in turns, one after the other."""
     seen = Seen()
-    for turn in range(number * 2):
-        (seen.proxied if turn % 2 else seen.direct).append(await once(PODS[turn // 2 % len(PODS)], turn % 2 == 0))
+    for turn in range(number):
+        pod = PODS[turn % len(PODS)]
+        seen.direct.append(await once(pod, DIRECT))
+        seen.relayed.append(await once(pod, RELAY))
+        seen.proxied.append(await once(pod))
     return seen
 
 
@@ -215,7 +255,7 @@ async def at_rate(rate: int, seconds: float) -> Seen:
     async def one(turn: int) -> None:
         await asyncio.sleep(began + turn / rate / 2 - time.perf_counter())
         try:
-            took = await once(PODS[turn // 2 % len(PODS)], turn % 2 == 0)
+            took = await once(PODS[turn // 2 % len(PODS)], PORT if turn % 2 else DIRECT)
         except OSError:
             seen.failed += 1
         else:
@@ -234,6 +274,7 @@ class Bench:
     """
 
     def __init__(self, folder: Path, source_ports: int = 0):
+        self.resting = 0.0
         self.redis = RedisServer()
         self.redis.start()
         self.store = Store(connect(load(CommonSettings, redis_url=self.redis.url)))
@@ -252,11 +293,12 @@ class Bench:
         command = [sys.executable, "-c", code, "proxy"]
         # Cut connections are logged, as in an installation.
         self.proxy = subprocess.Popen(command, env=environment, cwd=TOP, stderr=(folder / "log").open("w"))
-        self.others = [self._role("internet")]
+        self.relay = self._role("relay")
+        self.others = [self.relay, self._role("internet")]
         # The proxy has a core for itself.
         if len(CORES) > 1:
             for process in (self.proxy.pid, 0, *(other.pid for other in self.others)):
-                os.sched_setaffinity(process, CORES[:1] if process == self.proxy.pid else CORES[1:])
+                os.sched_setaffinity(process, CORES[:1] if process in (self.proxy.pid, self.relay.pid) else CORES[1:])
         for number, address in enumerate(PODS):
             self.give(f"pod-{number}", address, "full")
         for number, address in enumerate(CROWD):
@@ -285,8 +327,9 @@ class Bench:
         return float(found[1]) if found else 0.0
 
     def ready(self) -> bool:
-        """Whether the proxy and the internet serve."""
-        with contextlib.suppress(OSError), socket.create_connection((HOSTS[OTHER], 443)):
+        """Whether the proxy, the relay and the internet serve."""
+        one, other = (HOSTS[OTHER], 443), (PROXY, RELAY)
+        with contextlib.suppress(OSError), socket.create_connection(one), socket.create_connection(other):
             return self.metric("binder_egress_proxy_knows_pods") == 1
         return False
 
@@ -294,6 +337,16 @@ class Bench:
     def cpu(self) -> float:
         """Seconds of processor time that the proxy has used."""
         return processor_seconds(self.proxy.pid)
+
+    @property
+    def both(self) -> tuple[float, float]:
+        """The same beyond what it uses at rest, and what the relay has used."""
+        return self.cpu - self.resting * time.monotonic(), processor_seconds(self.relay.pid)
+
+    def _of_relay(self, before: tuple[float, float], number: float) -> str:
+        """What the proxy has used since then, in multiples of what the relay has; and for one of a number, of both."""
+        own, plain = (now - then for now, then in zip(self.both, before, strict=True))
+        return f"{own / plain:.2f}  ({own / number:.2f} / {plain / number:.2f})"
 
     @property
     def waited(self) -> float:
@@ -313,28 +366,28 @@ class Bench:
 
     async def measure(self) -> list[str]:
         """One column of the table."""
-        found, before = [f"{self.memory / 1e6:.0f}"], self.cpu
+        found, idle = [f"{self.memory / 1e6:.0f}"], self.cpu
         await asyncio.sleep(RESTING_SECONDS)
-        found.append(f"{(self.cpu - before) / RESTING_SECONDS:.3f}")
+        self.resting = (self.cpu - idle) / RESTING_SECONDS
+        found.append(f"{self.resting:.3f}")
         for number in (1, 50):
-            part, took, used = DOWNLOAD_BYTES // number, [], 0.0
-            for direct in (True, False):
-                began, before = time.perf_counter(), self.cpu
-                await asyncio.gather(*(once(PODS[turn % len(PODS)], direct, part) for turn in range(number)))
-                took.append(time.perf_counter() - began)
-                used = self.cpu - before
-            speeds = [DOWNLOAD_BYTES / 1e6 / seconds for seconds in took]
-            found.append(f"{used / DOWNLOAD_BYTES * 1e9:.2f}  ({speeds[1]:.0f} MB/s, direct {speeds[0]:.0f})")
-        before, waited = self.cpu, self.waited
+            part, took, before = DOWNLOAD_BYTES // DOWNLOADS // number, {PORT: 0.0, RELAY: 0.0, DIRECT: 0.0}, self.both
+            for port in tuple(took) * DOWNLOADS:
+                began = time.perf_counter()
+                await asyncio.gather(*(once(PODS[turn % len(PODS)], port, part) for turn in range(number)))
+                took[port] += time.perf_counter() - began
+            speeds = (f"{DOWNLOAD_BYTES / 1e6 / seconds:.0f}" for seconds in took.values())
+            found += [self._of_relay(before, DOWNLOAD_BYTES / 1e9), " / ".join(speeds)]
+        before, waited = self.both, self.waited
         seen = await one_by_one(ONE_BY_ONE)
-        found += [f"{(self.cpu - before) / len(seen.proxied) * 1000:.2f}", self._latency(seen)]
+        found += [self._of_relay(before, ONE_BY_ONE / 1000), str(seen), f"{seen.added(0.5, seen.relayed):.1f}"]
         found.append(f"{(self.waited - waited) / len(seen.proxied) * 1000:.1f}")
-        before = self.memory
-        held = await asyncio.gather(*(self._held(begin(PODS[turn % len(PODS)], False)) for turn in range(OPEN)))
-        found.append(f"{(self.memory - before) / OPEN / 1000:.1f}")
-        before = self.cpu
+        empty = self.memory
+        held = await asyncio.gather(*(self._held(begin(PODS[turn % len(PODS)])) for turn in range(OPEN)))
+        found.append(f"{(self.memory - empty) / OPEN / 1000:.1f}")
+        began = self.cpu
         seen = await at_rate(NEW, NEW_SECONDS)
-        found += [self._latency(seen), f"{(self.cpu - before) / NEW_SECONDS:.2f}", str(seen.failed)]
+        found += [str(seen), f"{(self.cpu - began) / NEW_SECONDS:.2f}", str(seen.failed)]
         for connection in held:
             connection.close()
         while self.metric('binder_egress_proxy_open_connections{who="verified"}'):
@@ -350,7 +403,7 @@ class Bench:
             nonlocal reached
             for turn in turns:
                 with contextlib.suppress(ConnectionError):
-                    connection = await begin(CROWD[turn % len(CROWD)], False, 0, host)
+                    connection = await begin(CROWD[turn % len(CROWD)], host=host)
                     reached += 1
                     if len(held) < HELD:
                         held.append(connection)
@@ -366,16 +419,13 @@ class Bench:
     async def _to(self, host: str) -> list[str]:
         began, took = self.cpu, []
         for _ in range(ONE_BY_ONE // 2):
-            took.append(await once(PODS[0], False, 0, host))
+            took.append(await once(PODS[0], host=host))
         return [f"{(self.cpu - began) / len(took) * 1000:.2f}", f"{quantile(took, 0.5) * 1000:.1f}"]
 
     async def _held(self, beginning: Awaitable[socket.socket]) -> socket.socket:
         connection = await beginning
         await asyncio.get_running_loop().sock_recv(connection, 1)
         return connection
-
-    def _latency(self, seen: Seen) -> str:
-        return f"{seen.added(0.5):.1f}  (p99 {seen.added(0.99):.1f}; direct {quantile(seen.direct, 0.5) * 1000:.1f})"
 
     async def _changes(self) -> list[str]:
         """Milliseconds from the reconciler's call to what pods notice."""
@@ -384,12 +434,12 @@ class Bench:
         for _ in range(TIMES):
             with contextlib.suppress(ConnectionError):
                 while True:
-                    (await begin(CHANGING, False, 0, OTHER)).close()
+                    (await begin(CHANGING, host=OTHER)).close()
             began, connection = time.perf_counter(), None
             self.give("changing", CHANGING, "full")
             while not connection:
                 with contextlib.suppress(ConnectionError):
-                    connection = await begin(CHANGING, False, 0, OTHER)
+                    connection = await begin(CHANGING, host=OTHER)
             grants.append((time.perf_counter() - began) * 1000)
             await loop.sock_recv(connection, 1)
             began = time.perf_counter()
@@ -412,19 +462,22 @@ class Bench:
 ROWS = {
     "MB at rest": "40",
     "CPU s for a second without connections": "",
-    "CPU s a GB, one download": "0.6",
-    "CPU s a GB, 50 downloads": "0.6",
-    "CPU ms a connection, one after the other": "1",
-    "… ms added, p50": "2",
+    "CPU of a GB in that of the relay, one download  (s: proxy / relay)": "1.25",
+    "… MB/s: proxy / relay / direct": "",
+    "CPU of a GB in that of the relay, 50 downloads  (s: proxy / relay)": "1.25",
+    "… MB/s: proxy / relay / direct ": "",
+    "CPU of a connection in that of the relay, one after the other  (ms: proxy / relay)": "2",
+    "… ms added, p50": "",
+    "… ms that the relay adds, p50": "",
     "… ms that the proxy waited for its core, a connection": "0",
     f"kB an idle tunnel, {OPEN:,} of them": "10",
     f"ms added, p50, {NEW} new ones a second beside these": "",
-    "… CPU s for a second of them": "1",
+    "… CPU s for a second of them": "",
     "… connections that failed": "0",
     "ms from a grant to working": "100",
     "ms from a revocation to the cut": "100",
 }
-"""What is measured, and what is aimed at."""
+"""What is measured, and what is aimed at: at most so much."""
 
 HAMMER_ROWS = (
     "CPU ms a connection of a verified server, before",
@@ -490,6 +543,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["internet"]:
             asyncio.run(internet())
+        case ["relay"]:
+            asyncio.run(relay())
         case ["publish", url]:
             publish(url)
         case ["inside"]:

@@ -1,10 +1,6 @@
 """The measurements of ci/bench."""
 
 import asyncio
-import base64
-import io
-import json
-import logging
 import os
 import statistics
 import subprocess
@@ -22,17 +18,13 @@ import redis
 import requests
 import yaml
 from flask import Flask, request
-from flask.testing import FlaskClient
-from prometheus_client import CollectorRegistry, Counter
 from rich.console import Console
 from rich.table import Table
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from traitlets.config import Config
 
-from binder_egress.model.passes import Passes
 from binder_egress.store.connection import connect
 from binder_egress.web.app import create_services
-from binder_egress.web.context import Services
 from tests.support.apps import (
     API_TOKEN,
     RedisServer,
@@ -176,9 +168,7 @@ def requests_per_core() -> None:
         return {"got": request.get_json()}
 
     other = app.test_client()
-    solutions, more = ([solve(public) for _ in range(ROUNDS * REQUESTS)] for _ in range(2))
-    issued_to: str = json.loads(base64.b64decode(more[0]))["challenge"]["parameters"]["data"]["network"]
-    libraries = libraries_alone(services, server, issued_to)
+    solutions = [solve(public) for _ in range(ROUNDS * REQUESTS)]
     tokens = [get_pass(public) for _ in range(ROUNDS * REQUESTS)]
     body = {"user": "u", "server": "", "image": "i", "repository": "r", "client_address": "198.51.100.7", "context": True}
 
@@ -186,7 +176,6 @@ def requests_per_core() -> None:
         "bare Flask + Redis": lambda _: other.post("/", json=body),
         "GET challenge": lambda _: public.get("/egress/challenge"),
         "POST passes": lambda i: public.post("/egress/passes", json={"provider": "altcha", "solution": solutions[i]}),
-        "the libraries of POST passes alone": lambda i: libraries.post("/", json={"solution": more[i]}),
         "GET servers/…": lambda _: public.get("/egress/servers/alice/"),
         "POST /api/launches, no pass": lambda i: internal.post("/api/launches", json={**body, "user": f"n{i}"}),
         "POST /api/launches, pass": lambda i: internal.post("/api/launches", json={**body, "user": f"p{i}", "token": tokens[i]}),
@@ -206,34 +195,6 @@ def requests_per_core() -> None:
     for name, found in rates.items():
         table.add_row(name, f"{found:,.0f}", f"{found / rates['bare Flask + Redis']:.2f}")
     console.print(table)
-
-
-def libraries_alone(services: Services, server: RedisServer, network: str) -> FlaskClient:
-    """A client of an app that makes a pass with the verifier's libraries and nothing else: what no verifier in Flask can go below.
-
-    It reads JSON, checks the solution, uses it up by one script, counts, logs one line, and signs. It checks no body, charges
-    nobody, knows no blocks, and sets no headers.
-
-    Args:
-        services: the verifier's.
-        server: Redis.
-        network: the client network that its challenges were issued to.
-    """
-    app, passes, log = Flask("libraries"), Passes([API_TOKEN]), logging.getLogger("libraries")
-    log.addHandler(logging.StreamHandler(io.StringIO()))
-    log.setLevel(logging.INFO)
-    use_up = redis.Redis.from_url(server.url).register_script("return redis.call('SET', KEYS[1], 1, 'NX', 'EX', 300)")
-    made = Counter("passes", "passes", ["provider", "purpose", "outcome"], registry=CollectorRegistry())
-
-    @app.post("/")
-    def make() -> dict[str, Any]:
-        verdict = services.captcha.verify("altcha", request.get_json()["solution"], "launch", network, "")
-        assert verdict.accepted and use_up(keys=[verdict.solution_id])
-        made.labels("altcha", "launch", "ok").inc()
-        log.info("pass %s", verdict.tier)
-        return {"token": passes.sign(Passes.new(verdict.tier, 1, time.time(), 600)), "expires_in": 600}
-
-    return app.test_client()
 
 
 REMEASURED = 4

@@ -1,15 +1,25 @@
-"""`ci/bench`: the parts that name modules and files of the front end. Only a run shows whether these exist."""
+"""`ci/bench`: the parts that name functions, modules and files of the front end. Only a run shows whether these exist."""
 
 import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.support import TOP
 
 
-def test_parts_that_need_the_front_end_run():
+@pytest.mark.parametrize(
+    ("command", "titles"),
+    [
+        (("bench_browser.py", "weight", "solve"), ("What browsers load", "Default proof of work")),
+        (("bench_parts.py", "2"), ("of ALTCHA's pass", "signature", "line of log", "metrics")),
+    ],
+)
+def test_parts_run(command, titles):
     environment = {**os.environ, "PYTHONPATH": f"{TOP}:{TOP}/verifier", "BENCH_CHALLENGES": "1"}
-    command = [sys.executable, TOP / "studies/bench_browser.py", "weight", "solve"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    script, *arguments = command
+    run = [sys.executable, TOP / "studies" / script, *arguments]
+    done = subprocess.run(run, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert "What browsers load" in done.stdout and "Default proof of work" in done.stdout
+    assert not [title for title in titles if title not in done.stdout], done.stdout

@@ -29,8 +29,15 @@ def _binder_egress(c):
     limit_seconds = 1.0
     # After this many failures in a row, the verifier is not called for this many seconds (D-087).
     rest_after, rest_seconds = 3, 30.0
+    # Launches that were not announced in time wait, so many at most and for so many seconds, and are announced in the
+    # background, where an answer may take so many seconds (D-520, D-521).
+    most_waiting, waiting_seconds, patient_seconds = 500, 300.0, 5.0
+    # These concern a single launch, and a visitor may be able to cause them, 500 by a fault of the verifier. Other
+    # launches go on. 409: the launch is decided.
+    refusals = (400, 409, 413, 422, 500)
     request_seen: ContextVar = ContextVar("binder_egress_request", default=None)
-    state: dict = {"client": None, "failures": 0, "rest_until": 0.0}
+    state: dict = {"client": None, "failures": 0, "rest_until": 0.0, "background": None}
+    waiting: dict = {}  # user and server → launch, and when its hook began; the next one comes first
     previous_url = c.BinderHub.get("badge_base_url")
     previous_hook = c.Launcher.get("pre_launch_hook")
 
@@ -70,7 +77,7 @@ def _binder_egress(c):
         # BinderHub's own default. It replaces an empty setting with this, but an empty result of a function with "/".
         return f"{handler.request.protocol}://{handler.request.host}{handler.settings['base_url']}"
 
-    async def announce(launch, left):
+    async def announce(launch, seconds):
         # A separate client: in BinderHub's shared one, requests queue behind the progress streams of other launches.
         if state["client"] is None:
             state["client"] = SimpleAsyncHTTPClient(force_instance=True, max_clients=500, max_buffer_size=65536)
@@ -80,15 +87,62 @@ def _binder_egress(c):
             headers={"Authorization": f"Bearer {api_token}", "Content-Type": "application/json"},
             body=json.dumps(launch),
             # Below the limit, so that the client closes the connection before the caller stops waiting.
-            connect_timeout=left * 0.9,
-            request_timeout=left * 0.9,
+            connect_timeout=seconds * 0.9,
+            request_timeout=seconds * 0.9,
             follow_redirects=False,
             decompress_response=False,
         )
         answer = json.loads(response.body)
         return answer["tier"], answer["rule"]
 
+    def announce_later(launch, began):
+        if len(waiting) >= most_waiting:
+            del waiting[next(iter(waiting))]
+        # The verifier gives a late decision only to a pod that was created about then.
+        launch["launched_at"] = time.time() - (time.monotonic() - began)
+        waiting[launch["user"], launch["server"]] = (launch, began)
+        if state["background"] is None or state["background"].done():
+            state["background"] = asyncio.ensure_future(announce_waiting())
+
+    async def announce_waiting():
+        while waiting:
+            (user, server), entry = next(iter(waiting.items()))
+            launch, began = entry
+            sent = time.monotonic()
+            late = sent - began
+            if late > waiting_seconds:
+                del waiting[user, server]
+                app_log.warning("binder-egress: %s/%s was not announced within %d s", user, server, waiting_seconds)
+                continue
+            try:
+                tier, rule = await announce(launch, patient_seconds)
+                again = False
+                app_log.info("binder-egress: %s/%s tier=%.40s rule=%.40s, %d s late", user, server, tier, rule, late)
+                # If it took longer, the hook would get no answer in time.
+                if time.monotonic() - sent < limit_seconds:
+                    state.update(failures=0, rest_until=0.0)
+            except Exception as error:
+                code = getattr(error, "code", "")
+                again = code not in refusals
+                if not again:
+                    app_log.warning("binder-egress: %s/%s: %s(%s)", user, server, type(error).__name__, code)
+            # A later launch may have removed it meanwhile, or taken its place.
+            if waiting.get((user, server)) is entry:
+                del waiting[user, server]
+                if again:
+                    waiting[user, server] = entry
+            if again:
+                await asyncio.sleep(1)
+
     async def pre_launch_hook(launcher, image, username, server_name, repo_url, *more, **named):
+        # No request was seen: another snippet replaced badge_base_url. `context` says so; the verifier counts it.
+        unknown = ("token", "client_address", "forwarded_for", "requested_at", "user_agent")
+        nothing: dict = {"groups": []} | dict.fromkeys(unknown)
+        seen: dict = request_seen.get() or {"told": nothing, "left": limit_seconds}
+        # An earlier launch of this server, or attempt of this request, is over.
+        waiting.pop((username, server_name), None)
+        waiting.pop(seen.get("attempt"), None)
+        seen["attempt"] = (username, server_name)
         if callable(previous_hook):
             # First and outside any `try`: this hook may refuse the launch, and its errors must reach BinderHub.
             result = previous_hook(launcher, image, username, server_name, repo_url, *more, **named)
@@ -97,35 +151,32 @@ def _binder_egress(c):
             if inspect.isawaitable(result):
                 await result
         began = time.monotonic()
-        # No request was seen: another snippet replaced badge_base_url. `context` says so; the verifier counts it.
-        unknown = ("token", "client_address", "forwarded_for", "requested_at", "user_agent")
-        nothing: dict = {"groups": []} | dict.fromkeys(unknown)
-        seen: dict = request_seen.get() or {"told": nothing, "left": limit_seconds}
+        launch: dict = {"user": username, "server": server_name, "image": image, "repository": repo_url}
+        launch |= {**seen["told"], "context": seen["told"] is not nothing}
         try:
-            if began < state["rest_until"] or seen["left"] < limit_seconds / 2:
-                reason = "not announced, the verifier failed or was slow"
-                app_log.info("binder-egress: %s/%s %s", username, server_name, reason)
-                return
-            launch = {"user": username, "server": server_name, "image": image, "repository": repo_url}
-            launch |= {**seen["told"], "context": seen["told"] is not nothing}
             # JupyterHub's address for browsers: the verifier's pages lead back there (D-370).
             hub_url = getattr(launcher, "hub_url", None)
             launch["hub_url"] = hub_url if isinstance(hub_url, str) and len(hub_url) <= 1024 else None
             # BinderHub creates the user itself, unless the visitor has logged in.
             launch["authenticated"] = getattr(launcher, "create_user", True) is False
+            if began < state["rest_until"] or seen["left"] < limit_seconds / 2:
+                reason = "not announced, the verifier failed or was slow"
+                app_log.info("binder-egress: %s/%s %s", username, server_name, reason)
+                announce_later(launch, began)
+                return
             tier, rule = await asyncio.wait_for(announce(launch, seen["left"]), seen["left"])
-            state["failures"] = 0
+            state.update(failures=0, rest_until=0.0)
             app_log.info("binder-egress: %s/%s tier=%.40s rule=%.40s", username, server_name, tier, rule)
         except Exception as error:
             # Only the type of the error: its text could quote the request, and with it the pass.
             code = getattr(error, "code", "")
             app_log.warning("binder-egress: %s/%s: %s(%s)", username, server_name, type(error).__name__, code)
-            # These concern a single launch, and a visitor may be able to cause them, 500 by a fault of the verifier.
-            # Other launches go on.
-            state["failures"] += code not in (400, 413, 422, 500)
+            if code not in refusals:
+                state["failures"] += 1
+                announce_later(launch, began)
             if state["failures"] >= rest_after:
                 state["rest_until"] = time.monotonic() + rest_seconds
-                text = "binder-egress: the verifier fails, no calls for %d s: launches have no egress"
+                text = "binder-egress: the verifier fails, launches do not wait for it for %d s"
                 app_log.error(text, rest_seconds)
         finally:
             seen["left"] -= time.monotonic() - began

@@ -110,12 +110,12 @@ class Wiring:
 
 
 @contextlib.asynccontextmanager
-async def serve(*routes, **settings):
-    """A real HTTP server on loopback. Yields its address."""
+async def serve(*routes, port=0, **settings):
+    """A real HTTP server on loopback, by default on a free port. Yields its address."""
     # No access log, because a server that plays BinderHub would write the query into it, and the tests are about our own logs.
     settings = {"base_url": "/binder/", "log_function": lambda handler: None, **settings}
     server = HTTPServer(Application(list(routes), **settings), xheaders=True)
-    sockets = bind_sockets(0, "127.0.0.1")
+    sockets = bind_sockets(port, "127.0.0.1")
     server.add_sockets(sockets)
     try:
         yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
@@ -136,9 +136,19 @@ async def good(handler):
     handler.write(ANSWER)
 
 
-def verifier(seen, answer=good):
+def verifier(seen, answer=good, port=0):
     """The verifier's server, as an async context manager."""
-    return serve((r"/(?:api/launches|elsewhere)", Verifier), seen=seen, answer=answer)
+    return serve((r"/(?:api/launches|elsewhere)", Verifier), port=port, seen=seen, answer=answer)
+
+
+def is_late(body):
+    """Whether a launch is announced in the background, because it could not be announced in time."""
+    return "launched_at" in body
+
+
+def in_time(seen):
+    """The launches among the requests that were announced in time."""
+    return [body for _, body in seen if not is_late(body)]
 
 
 class Build(RequestHandler):

@@ -8,7 +8,7 @@ from binder_egress.gate import api_keys
 from binder_egress.gate.fairness import Charge
 from binder_egress.model.grants import Block, Rule
 from binder_egress.model.passes import Passes
-from binder_egress.model.records import KnownServer, PodAddresses, Record, RevokedKey
+from binder_egress.model.records import KnownServer, PodAddresses, Record, RevokedKey, Server
 from binder_egress.model.serialization import read_origin
 from tests.support.apps import admit, new_promise
 from tests.support.reconciling import ALICE, announce, make_grant, record_decision
@@ -52,6 +52,7 @@ OF_VERIFIER = (
     lambda s: s.redeem(Passes.new("small", 1, time.time() + 1, 60), ALICE, RECORD, "", 60, outranking=["verified"]),
     lambda s: record_decision(s, ALICE, RECORD),
     lambda s: record_decision(s, ALICE, replace(RECORD, promise=new_promise())),
+    lambda s: record_decision(s, Server(new_promise()), replace(RECORD, launched_at=1.0)),
     lambda s: s.keep(new_promise(), "", Passes.new("verified", 1, time.time(), 60)),
     lambda s: s.promised("promise", ""),
     lambda s: s.charges(["192.0.2.1/32", "192.0.2.0/24"], 60),

@@ -62,7 +62,7 @@ def test_waiting_grant_is_applied_to_its_pod_and_ends_when_that_is_ready(reconci
     pod = cluster.add()
     list_and_converge(reconciler)
     assert (cluster.pods[pod.name].grant, cluster.pods[pod.name].label) == (grant, "verified")
-    assert store.known(ALICE) == known("uid-1", grant, repository="r")
+    assert store.known(ALICE) == known("uid-1", grant, repository="r", announced=True)
     assert store.pending(ALICE, set()).launch
     cluster.change(pod, ready=True)
     list_and_converge(reconciler)

@@ -39,8 +39,8 @@ def grant(tier, id="own", rule="valid-pass", until=None, may_stop=False):
     return carried(tier, id, rule=rule, until=until, may_stop=may_stop)
 
 
-def launch(tier, id="launch", image="image:1", repository="", client="", **fields):
-    return Record(grant(tier, id, **fields), image=image, repository=repository, client=client)
+def launch(tier, id="launch", image="image:1", repository="", client="", launched_at=None, **fields):
+    return Record(grant(tier, id, **fields), image=image, repository=repository, client=client, launched_at=launched_at)
 
 
 def unlock(tier, id="unlock", uid="uid-1", rule="unlock"):
@@ -55,7 +55,7 @@ def block(kind, what="", until=None, id="block", uid=""):
     return Block(id, kind, what, read_origin("eve"), "mining", 0, until, uid)
 
 
-OWN = grant("verified")
+OWN, LAUNCHED = grant("verified"), grant("verified", "launch")
 THIS_POD = block("server", uid="uid-1")
 MODE_ALLOW = object()  # a new grant of the tier that mode `allow` gives
 
@@ -94,6 +94,10 @@ ROWS = [
     row("launch", None, grant("verified", "launch"), launch=launch("verified")),
     row("launch, with a lease", None, grant("leased", "launch", until=NOW + LEASE, may_stop=True), launch=launch("leased")),
     row("launch of another image", None, None, launch=launch("verified", image="image:2")),
+    *(
+        row(f"launch, announced late, {at} s after its pod", None, expected, launch=launch("verified", launched_at=at))
+        for at, expected in ((-61, None), (-60, LAUNCHED), (60, LAUNCHED), (61, None), (float("nan"), None))
+    ),
     row("launch, withdrawn", None, None, launch=launch("verified"), withdrawn={"launch"}),
     row("launch without a tier", None, None, launch=launch("unverified")),
     row("launch of a tier that the settings do not have", None, None, launch=launch("gold")),

@@ -52,6 +52,7 @@ class Launch:
         groups: the user's groups.
         context: whether the hook knew the launch request.
         hub_url: JupyterHub's address, as browsers see it; empty: not reported, not a valid address, or set by the operator (D-370).
+        launched_at: Unix time in seconds at which it should have been announced, if it is announced late (D-520); else None.
     """
 
     server: Server
@@ -65,6 +66,7 @@ class Launch:
     groups: tuple[str, ...] = ()
     context: bool = True
     hub_url: str = ""
+    launched_at: float | None = None
 
     @property
     def promise(self) -> str:
@@ -73,7 +75,14 @@ class Launch:
 
     def record(self, grant: Egress | NoEgress) -> Record:
         """A decision about this launch, as the record that waits for the pod."""
-        return Record(grant, image=self.image, repository=self.repository, client=self.client, promise=self.promise)
+        return Record(
+            grant,
+            image=self.image,
+            repository=self.repository,
+            client=self.client,
+            promise=self.promise,
+            launched_at=self.launched_at,
+        )
 
     def announced(self, seen: SeenBlocks, now: float) -> Announced:
         """This launch, as the store counts it at `now` (Unix seconds), once it was decided by the blocks in `seen`."""
@@ -159,6 +168,7 @@ class Rules:
             The decision of the first rule that matches. `pass_outcome` reports a rejected pass, whichever rule decided in the end.
 
         Raises:
+            LaunchDecided: it is announced late, and its server has a decision by now.
             StoreUnavailable: no decision is known to be written down. One that Redis writes down later counts all the same.
         """
         while True:
@@ -172,6 +182,7 @@ class Rules:
 
         Raises:
             BlocksChanged: the blocks have changed since.
+            LaunchDecided: it is announced late, and its server has a decision by now.
             PromiseKept: a pass has kept the launch's promise since.
         """
         pass_outcome = PassOutcome.NONE

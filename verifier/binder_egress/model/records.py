@@ -85,6 +85,8 @@ class Record:
         repository: the repository that was launched.
         client: the address of the client that launched it.
         promise: the promise that came with the launch; empty: none did.
+        launched_at: Unix time in seconds at which the launch should have been announced; None: it was. Its pod was created about
+            then (`reconciler.wanted.LATE_POD_SECONDS`).
     """
 
     grant: Egress | NoEgress
@@ -93,6 +95,7 @@ class Record:
     repository: str = ""
     client: str = ""
     promise: str = ""
+    launched_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class KnownServer:
         label: the value of its tier label; empty if it has none.
         promise: the promise that came with its launch; empty: none did, or Redis was wiped since.
         opens_at: Unix time in seconds by which the network plugin acts on its label, where that takes long (D-477); 0 elsewhere.
+        announced: whether BinderHub announced its launch; False also if Redis was wiped since.
     """
 
     uid: str
@@ -119,6 +123,7 @@ class KnownServer:
     label: str = ""
     promise: str = ""
     opens_at: int = 0
+    announced: bool = False
 
     def opens_in(self, now: float) -> int:
         """Seconds until its tier is open, from a Unix time in seconds; 0: it is open, or there is none."""

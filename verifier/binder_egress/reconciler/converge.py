@@ -27,7 +27,7 @@ from ..store.store import ReconcilerStore
 from .cache import PodCache
 from .stopping import Stopper
 from .user_pods import Conflict, Pod, UserPods
-from .wanted import facts_of, grant_stops, launch_of, promise_of, unlock_of, wanted
+from .wanted import facts_of, grant_stops, is_announced, launch_of, promise_of, unlock_of, wanted
 
 log = logging.getLogger("binder-egress")
 
@@ -210,6 +210,7 @@ class Converger:
             label=pod.label or "",
             promise=promise_of(pod, pending),
             opens_at=self._opens_at(pod, pending.known),
+            announced=is_announced(pod, pending),
         )
         if known != pending.known:
             self._store.publish(pod.server, known)

@@ -9,6 +9,10 @@ from ..model.records import KnownServer, Pending, Record
 from ..settings import ReconcilerSettings
 from .user_pods import Pod
 
+LATE_POD_SECONDS = 60
+"""A launch that was announced late decides only for a pod that was created at most this many seconds from its launch. BinderHub
+asks JupyterHub for up to 28 s, KubeSpawner asks Kubernetes for 30 s, and their clocks may differ (D-520)."""
+
 
 def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now: float) -> Carried | None:
     """The grant that a pod should carry, or None. The first line that matches decides:
@@ -18,7 +22,7 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
     | blocks apply, from Redis or from the pod's own annotation | the block that ends last; if equal, the pod's own |
     | an unlock waits for this pod, and gives no less than the grant that the pod keeps | the unlock, with a lease from now |
     | its own grant counts and is not over | the same, cut to one lease from now |
-    | a launch of this image waits | its grant, with a lease from now |
+    | a launch of this image waits, and if it was announced late, of this pod's time | its grant, with a lease from now |
     | the mode is `allow`, and nothing refuses the pod egress | a new grant of `allow.tier` |
     | its own grant is an ended lease | the same |
     | its own grant counts and is over | an ended lease in its place |
@@ -100,7 +104,11 @@ def unlock_of(pod: Pod, pending: Pending | None) -> Record | None:
 
 def launch_of(pod: Pod, pending: Pending | None) -> Record | None:
     """The launch that this pod comes from."""
-    return pending.launch if pending and pending.launch and pending.launch.image == pod.image else None
+    launch = pending.launch if pending else None
+    if launch is None or launch.image != pod.image:
+        return None
+    in_time = launch.launched_at is None or abs(pod.created - launch.launched_at) <= LATE_POD_SECONDS
+    return launch if in_time else None
 
 
 def facts_of(pod: Pod, pending: Pending | None) -> Facts:
@@ -124,3 +132,9 @@ def promise_of(pod: Pod, pending: Pending) -> str:
     """The promise that came with the launch of this pod, even after the launch is settled; empty: none did."""
     launch, known = launch_of(pod, pending), known_of(pod, pending)
     return launch.promise if launch else known.promise if known else ""
+
+
+def is_announced(pod: Pod, pending: Pending) -> bool:
+    """Whether BinderHub announced the launch of this pod, even after the launch is settled."""
+    known = known_of(pod, pending)
+    return launch_of(pod, pending) is not None or (known is not None and known.announced)

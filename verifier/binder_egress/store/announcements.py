@@ -28,8 +28,10 @@ class Announced:
     judged_by: str
     hub_url: str = ""
 
-    def for_script(self) -> dict[str, object]:
-        """What `changed_blocks` and `count` in `common.lua` expect."""
+    def for_script(self, server: Server, record: Record) -> dict[str, object]:
+        """What `changed_since` and `count` in `common.lua` expect of the launch of a server, and of its decision."""
+        is_late = record.launched_at is not None
+        decided = [redis_key(f"{kind}:{server.key}") for kind in ("server", "launch", "unlock")]
         return {
             "blocks": redis_key("blocks"),
             "judged_by": self.judged_by,
@@ -38,6 +40,7 @@ class Announced:
             "now": int(self.at),
             "without_context": 0 if self.context else 1,
             "hub_url": self.hub_url,
+            **({"decided": decided} if is_late else {}),
         }
 
 
@@ -68,6 +71,7 @@ class Announcements(HubAddress, Blocks):
 
         Raises:
             BlocksChanged: the blocks have changed since the launch was decided. Nothing is written.
+            LaunchDecided: it is announced late, and its server has a decision by now. Nothing is written.
             PromiseKept: a pass has kept the promise since. Nothing is written.
         """
         request: dict[str, object] = {
@@ -75,7 +79,7 @@ class Announcements(HubAddress, Blocks):
             "ttl": ttl,
             "server": server.key,
             "wake": redis_key("wake"),
-            "announced": announced.for_script(),
+            "announced": announced.for_script(server, record),
             "launch": redis_key("launch:"),
             "known": redis_key("server:"),
         }

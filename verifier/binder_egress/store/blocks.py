@@ -11,7 +11,7 @@ from ..model.grants import Block, Rule
 from ..model.records import Server
 from ..model.serialization import read_block, write_block
 from .base import Operations, as_texts, readable, unavailable
-from .errors import BlocksChanged
+from .errors import BlocksChanged, LaunchDecided
 from .keys import EVERYTHING, WITHDRAWN_TTL_SECONDS, redis_key
 
 Judge = Callable[[Sequence[Block]], Rule | None]
@@ -81,8 +81,11 @@ class Blocks(Operations):
 
         Raises:
             BlocksChanged: the blocks have changed, and `seen_blocks` has the new ones.
+            LaunchDecided: a launch comes too late.
         """
         outcome, *rest = answer
+        if outcome == "launch-decided":
+            raise LaunchDecided
         if outcome == "blocks-changed":
             self.seen_blocks = SeenBlocks.told(*rest)
             raise BlocksChanged

@@ -51,6 +51,11 @@ class PromiseKept(Exception):
     """A pass has kept the promise of a launch since the launch was decided. Nothing was written; decide it again."""
 
 
+class LaunchDecided(Exception):
+    """A launch was announced late, and its server has been announced by now, or has a tier, or is about to get one. Nothing was
+    written."""
+
+
 class PassKeepsAnother(Exception):
     """A pass keeps another promise already."""
 

@@ -68,6 +68,7 @@ class Redeeming(Blocks):
 
         Raises:
             BlocksChanged: the blocks have changed since the launch was decided. Nothing is written.
+            LaunchDecided: it is announced late, and its server has a decision by now. Nothing is written.
             LaunchChanged: the launch to be replaced no longer waits for its pod. Nothing is written.
         """
         request: dict[str, object] = {
@@ -97,7 +98,7 @@ class Redeeming(Blocks):
             "revoked": redis_key("revoked"),
         }
         if announced:
-            request["announced"] = announced.for_script()
+            request["announced"] = announced.for_script(server, record)
         if replaces:
             request["replaces"] = replaces
         if record.promise:

@@ -95,6 +95,9 @@ class LaunchBody(_Body):
     groups: Annotated[list[Annotated[str, Field(max_length=255)]], Field(max_length=1000)] = []
     user_agent: Annotated[str, Field(max_length=512, description="the request's User-Agent, which is not kept")] | None = None
     hub_url: Annotated[str, Field(max_length=1024, description="JupyterHub's address, as browsers see it")] | None = None
+    launched_at: (
+        Annotated[_Moment, Field(description="for a launch that could not be announced in time: when it should have been")] | None
+    ) = None
 
 
 class ReportBody(BaseModel):

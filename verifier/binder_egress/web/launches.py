@@ -10,12 +10,13 @@ from ..gate.clients import client_network, client_of
 from ..model.grants import UNVERIFIED
 from ..model.records import PassOutcome, Server
 from ..settings import is_page_address
-from ..store.errors import StoreUnavailable
+from ..store.errors import LaunchDecided, StoreUnavailable
 from . import bodies
 from .claims import claim_of
 from .context import logged_network, services
 from .internal import BEARER, check_bearer_token
 from .openapi import Operation, json_of
+from .problems import Problem
 
 launches = Blueprint("launches", __name__)
 
@@ -27,7 +28,7 @@ launches = Blueprint("launches", __name__)
     body=bodies.LaunchBody,
     security=BEARER,
     answers={200: json_of("The decision", bodies.LaunchAnswer)},
-    problems=["unauthorized", "unavailable"],
+    problems=["unauthorized", "refused", "unavailable"],
 )
 def decide_launch() -> Response:
     """Decide a launch that BinderHub is about to make, and record the decision until the pod is ready, or the launch times out."""
@@ -44,6 +45,8 @@ def decide_launch() -> Response:
         metrics.launch_shares.note(launch.network or launch.client)
     try:
         decision = services().rules.decide(launch, now)
+    except LaunchDecided:
+        raise Problem("refused", "The launch comes late, and its server has a decision by now.") from None
     except StoreUnavailable:
         metrics.launches.labels(UNVERIFIED, "store-unavailable", PassOutcome.NONE).inc()
         _log(body, launch, UNVERIFIED, "store-unavailable")
@@ -79,6 +82,7 @@ def _launch(body: bodies.LaunchBody, now: float) -> Launch:
         groups=tuple(body.groups),
         context=body.context,
         hub_url=hub_url if not settings.hub_url and is_page_address(hub_url) else "",
+        launched_at=body.launched_at,
     )
 
 

@@ -33,6 +33,22 @@ local function changed_blocks(judged)
   end
 end
 
+-- Why a launch must not be written down as it was decided, or nil: what `changed_blocks` says, or {launch-decided} if it is
+-- announced late, and its server has been announced by now, or has a tier, or is about to get one (D-520).
+-- launch: what `changed_blocks` expects, and decided, the keys of the published server, and of the launch and of the unlock that
+-- wait for it; absent: it is not late.
+local function changed_since(launch)
+  if launch.decided then
+    local text = redis.call('GET', launch.decided[1])
+    local known = text and cjson.decode(text)
+    if known and (known.announced or known.tier ~= 'unverified')
+        or redis.call('EXISTS', launch.decided[2], launch.decided[3]) > 0 then
+      return {'launch-decided'}
+    end
+  end
+  return changed_blocks(launch)
+end
+
 -- Add to a field of a hash. A field that is no number begins again.
 local function add(hash, field, number)
   local answer = redis.pcall('HINCRBY', hash, field, number)

@@ -3,14 +3,14 @@
 -- ARGV: request, a JSON object:
 --   record, ttl    the content of the record, and the seconds that it lives
 --   server, wake   the server, and the key of the wake list
---   announced      the launch (`changed_blocks`, `count`)
+--   announced      the launch (`changed_since`, `count`)
 --   promise        the promise that came with it (`announce`), with its id and `kept`: whether the launch was decided by the pass
 --                  that keeps it, or by a rule that asks for none; absent: none came
 --   launch, known  prefixes of the keys of waiting launches, and of servers that the reconciler published
--- Returns {blocks-changed, version, blocks} or {promise-kept}, and has written nothing then, or {recorded}.
+-- Returns what `changed_since` says, or {promise-kept}, and has written nothing then, or {recorded}.
 local request = cjson.decode(ARGV[1])
 local promise = request.promise
-local changed = changed_blocks(request.announced)
+local changed = changed_since(request.announced)
 if changed then
   return changed
 end

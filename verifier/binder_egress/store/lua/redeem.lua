@@ -19,11 +19,11 @@
 --   wake, revoked  the keys of the wake list and of the hash of revoked API keys
 --   replaces       the id of the grant of the waiting launch that the record replaces; absent: it may replace any
 --   promise        the promise that came with a launch (`announce`), and its id; absent: none came
---   announced      a launch that is counted if it gets the use (`changed_blocks`, `count`); absent: it is an unlock
--- Returns {held}, {free}, {moved}, {used-up}, {lease-given}, {outranked}, {before-epoch}, {key-revoked}, {launch-changed}, or
--- {blocks-changed, version, blocks}.
+--   announced      a launch that is counted if it gets the use (`changed_since`, `count`); absent: it is an unlock
+-- Returns {held}, {free}, {moved}, {used-up}, {lease-given}, {outranked}, {before-epoch}, {key-revoked}, {launch-changed}, or what
+-- `changed_since` says.
 local request = cjson.decode(ARGV[1])
-local changed = request.announced and changed_blocks(request.announced)
+local changed = request.announced and changed_since(request.announced)
 if changed then
   return changed
 end

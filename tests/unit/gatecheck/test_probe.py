@@ -29,6 +29,15 @@ def test_listening_port_is_reached_and_a_refusing_one_is_not(closed):
     assert probe.reaches(closed) is False
 
 
+def test_target_that_does_not_answer_is_shut_and_was_tried(monkeypatch):
+    """Many network plugins drop what policies forbid."""
+    monkeypatch.setattr(probe, "neighbour", lambda: "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
+        port = full.getsockname()[1]
+        for target in (f"tcp://127.0.0.1:{port}", f"link-local://:{port}"):
+            assert probe.reaches(target, 0.1) is False
+
+
 def test_dns_is_reached_if_anything_answers_there():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))

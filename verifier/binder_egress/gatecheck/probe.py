@@ -99,7 +99,7 @@ def reaches(target: str, timeout: float = TIMEOUT_SECONDS) -> bool | None:
     parts = urlsplit(target)
     if parts.scheme == "link-local":
         address = neighbour()
-        return None if address is None else start_guard.connects((address, parts.port or 0), timeout)
+        return None if address is None else bool(start_guard.connects((address, parts.port or 0), timeout))
     if parts.scheme == "ping":
         return pings(parts.hostname or "", timeout)
     host, port = parts.hostname or "", parts.port or 53
@@ -107,7 +107,7 @@ def reaches(target: str, timeout: float = TIMEOUT_SECONDS) -> bool | None:
         if not (host := host or own_dns_server()):
             return None
         return _resolves(host, port, parts.path.strip("/") or "kubernetes.default.svc.cluster.local", timeout)
-    return start_guard.connects((host, port), timeout)
+    return bool(start_guard.connects((host, port), timeout))
 
 
 def pings(host: str, timeout: float) -> bool | None:

@@ -48,6 +48,7 @@ def start_pod(
 
     `guard` is its init container, or None. If `isolated`, the base policy selects it. It counts as a server of `user`.
     """
+    names = {"hub.jupyter.org/username": user, "hub.jupyter.org/servername": ""} if user else {}
     targets = stage.targets()
     parts = [urlsplit(targets[family]) for family in FAMILIES if family in targets]
     addresses = [f"{part.netloc.removesuffix(f':{part.port}')}:{part.port or 80}" for part in parts]
@@ -57,8 +58,9 @@ def start_pod(
         "kind": "Pod",
         "metadata": {
             "name": name,
-            "labels": {"early": "yes", **({"component": "singleuser-server"} if isolated else {})},
-            "annotations": {"hub.jupyter.org/username": user, "hub.jupyter.org/servername": ""} if user else {},
+            # KubeSpawner writes the names into both.
+            "labels": {"early": "yes", **names, **({"component": "singleuser-server"} if isolated else {})},
+            "annotations": names,
         },
         "spec": {
             "automountServiceAccountToken": False,

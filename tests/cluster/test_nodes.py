@@ -50,7 +50,7 @@ def test_rules_that_are_lost_come_back_or_it_is_said(stage, node):
     """The label that is measured has kube-router write all of its rules anew."""
     user, target = stage.launch().user, {"public TCP": stage.targets()["public TCP"]}
     assert not stage.battery(user, target)["public TCP"]
-    on_node("on_node iptables --flush; on_node ip6tables --flush")
+    on_node("on_node iptables --flush")
     assert stage.battery(user, target)["public TCP"], "nothing was open"
     eventually(lambda: state(stage, node)[0] == 0 or not stage.battery(user, target)["public TCP"], 2 * SAID_SECONDS)
     eventually(lambda: state(stage, node) == (1, None), TIER_SECONDS, lambda: state(stage, node))

@@ -46,6 +46,7 @@ def test_network_plugin_that_hangs_is_said(stage, node):
     eventually(lambda: state(stage, node) == (1, None), TIER_SECONDS, lambda: state(stage, node))
 
 
+@pytest.mark.long
 def test_rules_that_are_lost_come_back_or_it_is_said(stage, node):
     """The label that is measured has kube-router write all of its rules anew."""
     user, target = stage.launch().user, {"public TCP": stage.targets()["public TCP"]}

@@ -97,7 +97,8 @@ def connected(target: Target, timeout: float) -> _socket.socket:
     one = _socket.socket(_socket.AF_INET6 if ":" in target[0] else _socket.AF_INET, _socket.SOCK_STREAM)
     try:
         one.settimeout(timeout)
-        one.connect(target)
+        host, _, interface = target[0].partition("%")  # fe80::1%eth0: `connect` takes the interface as a number
+        one.connect((host, target[1], 0, _socket.if_nametoindex(interface)) if interface else target)
     except OSError:
         one.close()
         raise

@@ -8,14 +8,14 @@ access="requirepass \"$REDIS_PASSWORD\""
 # Only the receiver enters detectors' reports; no process that faces strangers does (D-354).
 rights='
 verifier,ping time multi exec discard evalsha script|load script|exists info
-verifier,type get set mget exists expire ttl incr scan hgetall hexists hset hsetnx hget hdel hincrby
+verifier,type get getrange set mget exists expire ttl incr scan hgetall hexists hset hsetnx hget hdel hincrby
 verifier,,~,epoch solution:* charges:* rejected:* pass:* promise:* keeps:* launch:* unlock:* withdrawn:* wiring hub verifiers
 verifier,,%R~,server:* stop:* lifted:* blocks revoked reconciler counters tiers gatecheck lines
 verifier,rpush,%W~,wake
 verifier,hsetnx,%W~,blocks revoked
 verifier,xrevrange,%R~,detected
 reconciler,ping time multi exec discard evalsha script|load script|exists info publish
-reconciler,type get set mget exists expire del scan hgetall hexists hset hsetnx hget hdel hincrby hkeys
+reconciler,type get getrange set mget exists expire del scan hgetall hexists hset hsetnx hget hdel hincrby hkeys
 reconciler,rpush lpop blpop xadd xdel xrange xrevrange
 reconciler,,%R~,*
 reconciler,,~,epoch charges:key:* launch:* unlock:* withdrawn:* server:* stop:* lifted:* blocks revoked wake commands actions
@@ -26,7 +26,7 @@ receiver,xadd expire,%W~,detections
 receiver,hexists,%R~,agents
 receiver,hincrby,~,lines
 receiver,set,%W~,unreadable
-proxy,ping multi exec get hgetall set rpush expire subscribe unsubscribe
+proxy,ping multi exec get getrange hgetall set rpush expire subscribe unsubscribe
 proxy,,%R~,addresses changes hub
 proxy,,%W~,wanted:* scans
 proxy,,&,addresses

@@ -6,15 +6,21 @@
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote, unquote
 
+from pydantic import Field
 from typing_extensions import TypedDict  # pydantic takes no other one below Python 3.12, and brings this one
 
 from .grants import NO_GRANT, UNVERIFIED, Block, Egress, Grant, NoEgress
 
 MAX_TIME = 10**11
 """The latest Unix time in seconds that counts as one, in the year 5138. For most later ones Python has no date."""
+
+MAX_FIELD_CHARACTERS = 2049
+"""The longest text of a record that waits, apart from its grant: a repository's URL is cut to 2,048 characters and a mark."""
+
+_Field = Annotated[str, Field(max_length=MAX_FIELD_CHARACTERS)]
 
 
 class PassOutcome(StrEnum):
@@ -90,11 +96,11 @@ class Record:
     """
 
     grant: Egress | NoEgress
-    image: str | None = None
-    uid: str | None = None
-    repository: str = ""
-    client: str = ""
-    promise: str = ""
+    image: _Field | None = None
+    uid: _Field | None = None
+    repository: _Field = ""
+    client: _Field = ""
+    promise: _Field = ""
     launched_at: float | None = None
 
 

@@ -38,8 +38,11 @@ MAX_TEXT_CHARACTERS = 4000
 annotations: a block with a longer reason could not be written on any pod, and would keep out those that can. The longest reason of
 an operator has 1,000 characters."""
 
+MAX_WORD_CHARACTERS = 255
+"""The longest id, tier, rule or kind. Those that the project writes have 63 at most, as a label in Kubernetes."""
+
 _Found = TypeVar("_Found")
-_Word = Annotated[str, Field(max_length=MAX_TEXT_CHARACTERS, pattern="^[[:ascii:]]*$")]
+_Word = Annotated[str, Field(max_length=MAX_WORD_CHARACTERS, pattern="^[[:ascii:]]*$")]
 # Not `str`, which refuses half of a surrogate pair: Python makes one of each byte of a command that is not UTF-8.
 _Reason = Annotated[InstanceOf[str], Field(max_length=MAX_TEXT_CHARACTERS)]
 _Time = Annotated[int, Field(ge=0, le=MAX_TIME)]

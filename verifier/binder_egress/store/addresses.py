@@ -17,7 +17,7 @@ class ProxyAddresses(Operations):
     """Reads the addresses of the pods of all servers."""
 
     def addresses(self) -> tuple[AddressVersion, dict[str, list[PodAddresses]]]:
-        """The version of the addresses, and the pods of all servers, by the server's key."""
+        """The version of the addresses, and the pods of all servers, by the server's key. Only the reconciler may write them."""
         with unavailable():
             pipe = self._redis.pipeline()
             pipe.get(redis_key("changes"))

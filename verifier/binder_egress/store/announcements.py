@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 
 from ..model.records import Record, Server
+from ..model.repositories import MAX_URL_CHARACTERS
 from ..model.serialization import write_record
 from .base import Operations, as_text, unavailable
 from .blocks import Blocks
@@ -50,7 +51,9 @@ class HubAddress(Operations):
     def hub(self) -> str:
         """JupyterHub's address, as BinderHub's hook last announced it; empty: no launch has been announced yet."""
         with unavailable():
-            return as_text(self._redis.get(redis_key("hub"))) or ""
+            # The egress proxy reads it too, and may run no script.
+            url = as_text(self._redis.getrange(redis_key("hub"), 0, 4 * MAX_URL_CHARACTERS)) or ""
+        return url if len(url) <= MAX_URL_CHARACTERS else ""
 
 
 class Announcements(HubAddress, Blocks):

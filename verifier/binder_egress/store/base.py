@@ -13,11 +13,22 @@ from redis.commands.core import Script
 
 from ..model.serialization import reader
 from .errors import StoreUnavailable
-from .keys import redis_key
+from .keys import MAX_ANSWER_BYTES, MAX_BLOCKS_BYTES, MAX_SERVER_BYTES, MAX_TEXT_BYTES, max_bytes, redis_key
 
 Read = TypeVar("Read")
 
 log = logging.getLogger("binder-egress")
+
+LIMITS = "".join(
+    f"local {name} = {limit}\n"
+    for name, limit in (
+        ("MAX_TEXT_BYTES", MAX_TEXT_BYTES), ("MAX_ANSWER_BYTES", MAX_ANSWER_BYTES), ("MAX_BLOCKS_BYTES", MAX_BLOCKS_BYTES)
+    )
+)  # fmt: skip
+"""What stands in front of each script."""
+
+TEXTS_AT_ONCE = 1000
+"""The most texts that are read in one go. Redis must answer within `TIMEOUT_SECONDS`, and serves nobody else meanwhile."""
 
 SAY_SECONDS = 60.0
 """Seconds between two lines about texts of one kind that cannot be read."""
@@ -46,9 +57,47 @@ class Operations:
         """Run the script `lua/<name>.lua`, or have a pipeline run it."""
         if name not in self._scripts:
             folder = resources.files(__package__) / "lua"
-            text = (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()
-            self._scripts[name] = self._redis.register_script(text)
+            parts = (LIMITS, *((folder / f"{part}.lua").read_text() for part in ("common", name)))
+            self._scripts[name] = self._redis.register_script("".join(parts))
         return self._scripts[name](keys, args, client)
+
+    def _read(self, names: Sequence[str], with_blocks: bool = False) -> tuple[list[Any], dict[str, str]]:
+        """Read texts, and all blocks, in one round trip.
+
+        Args:
+            names: the keys of the texts.
+            with_blocks: whether to read the blocks.
+
+        Returns:
+            The texts of the first keys, as many as fit into `MAX_ANSWER_BYTES` and one at least: None if there is none, empty if it
+            is longer than its kind can be, and so was not read (D-517). The blocks, by id, in the same way.
+        """
+        limits = [part for name in names for part in (redis_key(name), max_bytes(name))]
+        with unavailable():
+            texts, blocks = self._run("read", [], [redis_key("blocks") if with_blocks else "", *limits])
+        return texts, _by_name(blocks)
+
+    def _read_all(self, names: Sequence[str]) -> Iterator[str | None]:
+        """Read texts as `_read` does, in as many round trips as they take."""
+        while names:
+            texts, _ = self._read(names[:TEXTS_AT_ONCE])
+            yield from texts
+            names = names[len(texts) :]
+
+    def _hash(self, name: str) -> dict[str, str]:
+        """Read a hash, as far as it fits into `MAX_ANSWER_BYTES`. What is longer than it can be is empty."""
+        with unavailable():
+            return _by_name(self._run("read_hash", [], [redis_key(name), max_bytes(name)]))
+
+    def _names(self, pattern: str) -> list[str]:
+        """The keys of a pattern, which may have a key twice."""
+        cursor, names = "0", list[str]()
+        with unavailable():
+            while True:
+                cursor, some = self._run("scan", [], [cursor, redis_key(pattern), len(redis_key(pattern)) + MAX_SERVER_BYTES])
+                names += (name.removeprefix(redis_key("")) for name in some)
+                if cursor == "0":
+                    return names
 
     def _begin_with(self, types: Mapping[str, str], client: redis.Redis) -> None:
         self._run(
@@ -66,6 +115,10 @@ def unavailable() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
+
+
+def _by_name(fields: list[Any]) -> dict[str, str]:
+    return dict(zip(fields[::2], fields[1::2], strict=True))
 
 
 def as_text(answer: Any) -> str | None:
@@ -101,14 +154,14 @@ def readable(answer: Any, loads: Callable[[str], Read | None], kind: str) -> Rea
     counts as none, and is logged from time to time (D-387).
 
     Args:
-        answer: the text; None: there is none.
+        answer: the text; None: there is none; empty: it was not read (`Operations._read`).
         loads: reads it, and returns None if it cannot.
         kind: the kind of key that it is from, for the log.
     """
     text = as_text(answer)
-    if not text:
+    if text is None:
         return None
-    content = loads(text)
+    content = loads(text) if text else None
     if content is None and time.monotonic() - _said.get(kind, -math.inf) >= SAY_SECONDS:
         _said[kind] = time.monotonic()
         log.warning("something in Redis cannot be read, and counts as nothing", extra={"fields": {"key": kind}})

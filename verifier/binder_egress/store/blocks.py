@@ -10,7 +10,7 @@ from ..detections.share_limit import in_window
 from ..model.grants import Block, Rule
 from ..model.records import Server
 from ..model.serialization import read_block, write_block
-from .base import Operations, as_texts, readable, unavailable
+from .base import Operations, readable, unavailable
 from .errors import BlocksChanged, LaunchDecided
 from .keys import EVERYTHING, WITHDRAWN_TTL_SECONDS, redis_key
 
@@ -49,8 +49,8 @@ class Blocks(Operations):
 
     def blocks(self) -> list[Block]:
         """All blocks, the oldest first; some may have ended."""
-        with unavailable():
-            return load_blocks(self._redis.hgetall(redis_key("blocks")))
+        _, blocks = self._read([], with_blocks=True)
+        return load_blocks(blocks)
 
     def add_block(self, block: Block, servers: Iterable[Server], replace: bool = False) -> None:
         """Add a block, and wake the reconciler: first for the servers that it is known to apply to, and then for all servers. The
@@ -116,9 +116,9 @@ class ReconcilerBlocks(Blocks):
                 self._redis.hdel(redis_key("blocks"), *over)
 
 
-def load_blocks(stored: Mapping[Any, Any]) -> list[Block]:
+def load_blocks(stored: Mapping[str, str]) -> list[Block]:
     """The blocks of the hash `blocks`, the oldest first. One that this version cannot read is left out."""
-    blocks = [readable(text, read_block, "blocks") for text in as_texts(stored).values()]
+    blocks = [readable(text, read_block, "blocks") for text in stored.values()]
     return sorted(filter(None, blocks), key=lambda block: block.at)
 
 

@@ -8,7 +8,7 @@ from ..detections.reports import Report
 from ..model.records import Detection, UnreadableLine
 from ..model.serialization import reader
 from .base import Operations, as_numbers, readable, unavailable
-from .keys import redis_key
+from .keys import max_bytes, redis_key
 
 MAX_REPORTS = 1000
 """The most reports that wait for the reconciler, about 1 MB. It reads them three times a second. One more evicts the oldest."""
@@ -40,8 +40,7 @@ class Detections(Operations):
 
     def lines(self) -> dict[tuple[str, str], int]:
         """The number of lines that detectors sent, by source and outcome."""
-        with unavailable():
-            counts = as_numbers(self._redis.hgetall(redis_key("lines")), "lines")
+        counts = as_numbers(self._hash("lines"), "lines")
         return {(source, outcome): number for name, number in counts.items() for source, _, outcome in [name.partition(":")]}
 
 
@@ -98,13 +97,14 @@ class ReconcilerReports(Reports):
     def waiting_reports(self, most: int) -> list[tuple[str, Report | None]]:
         """The oldest reports that wait, at most so many, by id; None for an entry that this version cannot read as a report."""
         with unavailable():
-            rows: Any = self._redis.xrange(redis_key("detections"), count=most)
-        return [(str(identity), readable(fields.get("report"), Report.loads, "detections")) for identity, fields in rows]
+            rows = self._run("read_rows", [], [redis_key("detections"), "report", most, max_bytes("detections")])
+        return [(identity, readable(text, Report.loads, "detections")) for identity, text in rows]
 
     def scans(self, most: int) -> list[str]:
         """Take the pods that the egress proxy reported, at most so many."""
         with unavailable():
-            return list(map(str, self._redis.lpop(redis_key("scans"), most) or []))
+            pods, _ = self._run("take", [redis_key("scans")], [most, max_bytes("scans")])
+        return list(pods)
 
     def answer_reports(self, reports: list[str], detected: list[Detection]) -> None:
         """Forget reports, by id, and keep their outcomes."""
@@ -119,8 +119,8 @@ class ReconcilerReports(Reports):
 
     def unreadable(self) -> list[UnreadableLine]:
         """The last lines that could not be read."""
-        with unavailable():
-            return readable(self._redis.get(redis_key("unreadable")), _read_unreadable, "unreadable") or []
+        (text,) = self._read_all(["unreadable"])
+        return readable(text, _read_unreadable, "unreadable") or []
 
     def publish_agents(self, nodes: dict[str, str]) -> None:
         """Publish the agents: address → node. This replaces those published before."""

@@ -66,15 +66,12 @@ class ReconcilerHealth(Health, RevokedKeys, Verifiers):
 
     def health(self) -> RedisHealth:
         """What `doctor` checks of Redis."""
+        (epoch,) = self._read_all(["epoch"])
         with unavailable():
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.hgetall(redis_key("wiring"))
-            pipe.get(redis_key("epoch"))
-            pipe.time()
-            wiring, epoch, (seconds, micro) = pipe.execute()
+            seconds, micro = self._redis.time()
         policy, most, used = self._memory()
         return {
-            "wiring": as_numbers(wiring, "wiring"),
+            "wiring": as_numbers(self._hash("wiring"), "wiring"),
             "verifiers": self.verifier_reports(),
             "revoked_keys": self.revoked_keys(),
             "epoch": as_number(epoch, "epoch"),

@@ -8,7 +8,7 @@ from typing import Any
 from ..gate.fairness import REJECTIONS_WINDOW_SECONDS, Charge
 from ..model.grants import Rule
 from ..model.passes import LEEWAY_SECONDS
-from .base import Operations, unavailable
+from .base import Operations, as_number, unavailable
 from .blocks import Blocks, Judge
 from .errors import BlocksChanged, BudgetSpent, ClientRefused, KeyRevoked, PriceRisen, Replayed
 from .keys import redis_key
@@ -38,10 +38,10 @@ class Issuing(Charges, Blocks):
         """The number of rejected solutions of a client network, and the seconds until they are forgotten."""
         with unavailable():
             pipe = self._redis.pipeline(transaction=False)
-            pipe.get(redis_key(f"rejected:{network}"))
+            pipe.getrange(redis_key(f"rejected:{network}"), 0, 9)
             pipe.ttl(redis_key(f"rejected:{network}"))
             number, seconds = pipe.execute()
-        return int(number or 0), max(1, seconds)
+        return int(as_number(number or None, "rejected") or 0), max(1, seconds)
 
     def note_rejection(self, network: str) -> None:
         """Count one more rejected solution of a client network."""

@@ -66,6 +66,21 @@ MAX_SERVER_BYTES = 2 * 255 * 12 + 1
 """The longest `Server.key`: a name in JupyterHub has 255 characters at most, and a character takes 12 bytes at most, as in
 `%F0%9F%98%80`."""
 
+MAX_TEXT_BYTES = 256 * 1024
+"""The longest text of most kinds. What Redis has of a server and its grant has at most 180 KB as JSON: two texts of
+`MAX_TEXT_CHARACTERS`, three of `MAX_FIELD_CHARACTERS`, and words, with 12 bytes for each character."""
+
+MAX_BYTES = {
+    "wake": MAX_SERVER_BYTES, "scans": 64, "detections": 16 * 1024, "verifiers": 1 << 20, "wanted": 2 << 20,
+}  # fmt: skip
+"""The longest text of each other kind, in bytes. A longer one is not read (D-517)."""
+
+MAX_ANSWER_BYTES = 4 * MAX_TEXT_BYTES
+"""The most that is read at once, if it is more than one text: what Redis has of one server fits."""
+
+MAX_BLOCKS_BYTES = 4 << 20
+"""The most that all blocks may have, some 15,000 of them. With more, no process grants anything (D-517)."""
+
 WITHDRAWN_TTL_SECONDS = 7 * 86400
 """Seconds that a withdrawal is remembered: far longer than the culler lets a pod live (6 h on mybinder.org)."""
 
@@ -73,3 +88,8 @@ WITHDRAWN_TTL_SECONDS = 7 * 86400
 def redis_key(name: str) -> str:
     """A key of the table, as Redis has it."""
     return PREFIX + name
+
+
+def max_bytes(name: str) -> int:
+    """The longest text that a key of the table can have, or an entry or a field of it."""
+    return MAX_BYTES.get(name.partition(":")[0], MAX_TEXT_BYTES)

@@ -33,43 +33,37 @@ class PendingDecisions(Operations):
         return self.pending_all({server: grants})[server]
 
     def pending_all(self, asked: Mapping[Server, set[str]]) -> dict[Server, Pending]:
-        """The decisions about many servers, in two round trips."""
+        """The decisions about the first of many servers, as many as are read at once and one at least, in two round trips."""
         kinds = ("launch", "unlock", "server", "stop")
         decisions: dict[Server, Pending] = {}
         grants: dict[Server, list[str]] = {}
-        with unavailable():
-            # No transaction: a full Redis refuses transactions, even for reading.
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.mget([redis_key(f"{kind}:{server.key}") for server in asked for kind in kinds])
-            pipe.hgetall(redis_key("blocks"))
-            texts, blocks = pipe.execute()
-            for at, (server, has) in enumerate(asked.items()):
-                launch, unlock, known, stop = texts[at * len(kinds) : (at + 1) * len(kinds)]
-                pending = Pending(
-                    readable(launch, read_record, "launch"),
-                    readable(unlock, read_record, "unlock"),
-                    readable(known, read_known, "server"),
-                    stop=stop or "",
-                )
-                decisions[server] = pending
-                grants[server] = sorted(has | {record.grant.id for record in (pending.launch, pending.unlock) if record})
-            names = [redis_key(f"{mark}:{grant}") for has in grants.values() for mark in ("withdrawn", "lifted") for grant in has]
-            marks = iter(self._redis.mget(names) if names else [])
+        texts, blocks = self._read([f"{kind}:{server.key}" for server in asked for kind in kinds], with_blocks=True)
+        for at, (server, has) in enumerate(list(asked.items())[: len(texts) // len(kinds)]):
+            launch, unlock, known, stop = texts[at * len(kinds) : (at + 1) * len(kinds)]
+            pending = Pending(
+                readable(launch, read_record, "launch"),
+                readable(unlock, read_record, "unlock"),
+                readable(known, read_known, "server"),
+                stop=stop or "",
+            )
+            decisions[server] = pending
+            grants[server] = sorted(has | {record.grant.id for record in (pending.launch, pending.unlock) if record})
+        names = [f"{mark}:{grant}" for has in grants.values() for mark in ("withdrawn", "lifted") for grant in has]
+        marks = self._read_all(names)
         sorted_blocks = load_blocks(blocks)
         for server, asked_for in grants.items():
             decisions[server].blocks = sorted_blocks
-            decisions[server].withdrawn = {grant for grant in asked_for if next(marks)}
+            # Whatever is there withdraws a grant, and only what was written for it lifts a block.
+            decisions[server].withdrawn = {grant for grant in asked_for if next(marks) is not None}
             decisions[server].lifted = {grant for grant in asked_for if next(marks)}
         return decisions
 
     def waiting(self) -> list[Egress | NoEgress]:
         """The grants that wait for their pod. Unlocks that the pod already carries are left out."""
-        with unavailable():
-            launches, unlocks = (list(self._redis.scan_iter(redis_key(f"{kind}:*"), count=1000)) for kind in ("launch", "unlock"))
-            servers = [redis_key("server:") + name.removeprefix(redis_key("unlock:")) for name in unlocks]
-            names = launches + unlocks + servers
-            texts = self._redis.mget(names) if names else []
-        records = [readable(text, read_record, "launch, unlock") for text in texts[: len(names) - len(servers)]]
+        launches, unlocks = self._names("launch:*"), self._names("unlock:*")
+        servers = ["server:" + name.removeprefix("unlock:") for name in unlocks]
+        texts = list(self._read_all(launches + unlocks + servers))
+        records = [readable(text, read_record, "launch, unlock") for text in texts[: len(texts) - len(servers)]]
         known = [readable(text, read_known, "server") for text in texts[len(records) :]]
         carried = [None] * len(launches) + [server and server.grant.id for server in known]
         return [record.grant for record, grant in zip(records, carried, strict=True) if record and record.grant.id != grant]

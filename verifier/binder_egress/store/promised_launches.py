@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from ..model.passes import LEEWAY_SECONDS, Pass
 from ..model.records import Server
 from ..model.serialization import reader
-from .base import Operations, as_text, as_texts, unavailable
+from .base import Operations, as_text, unavailable
 from .errors import PassKeepsAnother
-from .keys import redis_key
+from .keys import MAX_SERVER_BYTES, redis_key
 
 PROMISE_TTL_SECONDS = 3600
 """Seconds that a promise which was kept waits for its launch: as long as a build may take (`BUILD_LIMIT_SECONDS`)."""
@@ -58,8 +58,7 @@ class Promises(Operations):
 
     def promised(self, promise: str, network: str) -> Promised:
         """What is known of a promise of a client network."""
-        with unavailable():
-            fields = as_texts(self._redis.hgetall(promise_key(promise, network)))
+        fields = self._hash(promise_key(promise, network).removeprefix(redis_key("")))
         return Promised(_server(fields.get("server")), "pass" in fields, _pass(fields.get("pass")))
 
     def keep(self, promise: str, network: str, kept_by: Pass, outranking: Sequence[str] = ()) -> Server | None:
@@ -89,4 +88,4 @@ class Promises(Operations):
 
 
 def _server(key: str | None) -> Server | None:
-    return Server.from_key(key) if key else None
+    return Server.from_key(key) if key and len(key) <= MAX_SERVER_BYTES else None

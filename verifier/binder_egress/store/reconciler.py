@@ -6,7 +6,7 @@ from typing import Any
 
 from ..model.records import Woken
 from .base import Operations, as_number, as_numbers, json_object, readable, unavailable
-from .keys import EVERYTHING, MAX_SERVER_BYTES, RECONCILER_TYPES, redis_key
+from .keys import EVERYTHING, RECONCILER_TYPES, max_bytes, redis_key
 from .reconciler_counters import FAILED_AT, FAILURES
 
 HEARTBEAT_TTL_SECONDS = 30
@@ -68,7 +68,7 @@ class ReconcilerWork(ReconcilerState):
             # Redis would hand out an entry of `wake` as it is, of any length, so nobody waits for that list.
             while True:
                 first = self._redis.blpop(list(lists), timeout=min(wait, WAKE_POLL_SECONDS))
-                woken, left = self._run("take", [redis_key("wake")], [MAX_WOKEN, MAX_SERVER_BYTES])
+                woken, left = self._run("take", [redis_key("wake")], [MAX_WOKEN, max_bytes("wake")])
                 if first or woken or time.monotonic() >= ends:
                     break
             if left:

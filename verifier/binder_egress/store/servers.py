@@ -1,17 +1,11 @@
 """What the reconciler publishes about servers."""
 
-from typing import Any
-
 from ..model.grants import Block
 from ..model.records import KnownServer, Server
 from ..model.serialization import read_known, write_known
 from .base import Operations, readable, unavailable
 from .blocks import load_blocks
 from .keys import redis_key
-
-SERVERS_AT_ONCE = 1000
-"""How many servers Redis is asked about in one go for an operator. It must answer within `TIMEOUT_SECONDS`, and serves nobody else
-meanwhile."""
 
 
 class Servers(Operations):
@@ -25,27 +19,17 @@ class Servers(Operations):
 
     def known(self, server: Server) -> KnownServer | None:
         """What the reconciler published about a server, or None if it has no pod."""
-        with unavailable():
-            text = self._redis.get(redis_key(f"server:{server.key}"))
+        (text,) = self._read_all([f"server:{server.key}"])
         return readable(text, read_known, "server")
 
     def known_and_blocks(self, server: Server) -> tuple[KnownServer | None, list[Block]]:
         """What `known` and `blocks` say, in one round trip."""
-        with unavailable():
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.get(redis_key(f"server:{server.key}"))
-            pipe.hgetall(redis_key("blocks"))
-            text, blocks = pipe.execute()
+        (text,), blocks = self._read([f"server:{server.key}"], with_blocks=True)
         return readable(text, read_known, "server"), load_blocks(blocks)
 
     def known_of(self, servers: list[Server]) -> dict[Server, KnownServer]:
         """What the reconciler published about the given servers; those without a pod are left out."""
-        texts: list[Any] = []
-        for first in range(0, len(servers), SERVERS_AT_ONCE):
-            with unavailable():
-                texts += self._redis.mget(
-                    [redis_key(f"server:{server.key}") for server in servers[first : first + SERVERS_AT_ONCE]]
-                )
+        texts = self._read_all([f"server:{server.key}" for server in servers])
         known = {server: readable(text, read_known, "server") for server, text in zip(servers, texts, strict=True)}
         return {server: about for server, about in known.items() if about}
 

@@ -33,13 +33,13 @@ class SharedStore(Charges, PendingDecisions, Blocks, Servers, Health, RevokedKey
     | what the reconciler publishes about servers | `servers.py` | |
     | addresses of pods, for the egress proxy | `addresses.py` | `publish_addresses` |
     | hosts that servers asked the egress proxy for and did not get | `wanted_hosts.py` | |
-    | detectors' reports and lines, and the agents | `detections.py` | |
-    | the reconciler: waking it, its log, its heartbeat and counters | `reconciler.py` | `count` |
+    | detectors' reports and lines, and the agents | `detections.py` | `read_rows`, `take` |
+    | the reconciler: waking it, its log, its heartbeat and counters | `reconciler.py` | `take`, `count` |
     | the verifiers' readiness, and reports about themselves | `verifiers.py` | `begin`, the first use of Redis |
     | the gate check's findings, and what `doctor` checks of Redis | `health.py` | |
 
-    `keys.py` lists the keys, and `base.py` has what all subjects share. What a script must do at once, such as
-    reading and changing a pass' uses, is in Lua, because Redis runs a script without anything in between.
+    `keys.py` lists the keys, and `base.py` has what all subjects share: `read`, `read_hash` and `scan`, too. What a script must do
+    at once, such as reading and changing a pass' uses, is in Lua, because Redis runs a script without anything in between.
 
     Args:
         client: a connection with `decode_responses`.

@@ -27,7 +27,4 @@ class ReconcilerWantedHosts(Operations):
 
     def wanted_hosts(self) -> list[WantedHost]:
         """The rows of all proxies."""
-        with unavailable():
-            keys = list(self._redis.scan_iter(redis_key("wanted:*"), count=1000))
-            texts = self._redis.mget(keys) if keys else []
-        return [row for text in texts for row in readable(text, _read_rows, "wanted") or []]
+        return [row for text in self._read_all(self._names("wanted:*")) for row in readable(text, _read_rows, "wanted") or []]

@@ -1,4 +1,4 @@
--- What several scripts use. `base.py` puts it in front of each of them.
+-- What several scripts use. `base.py` puts it in front of each of them, after the limits of `keys.py`, `MAX_…_BYTES`.
 
 -- Redis' time: Unix seconds as text, to the microsecond.
 local function clock()
@@ -17,9 +17,30 @@ local function epoch(key, now)
   return began
 end
 
--- All blocks, as HGETALL returns them, and their version, which no other blocks have; without blocks it is empty (D-368).
+-- The fields of a hash, each with its content, as far as they fit into `most` bytes; and whether all do. What is longer than
+-- `longest` bytes is empty, and a field with such a name is left out.
+local function fields_of(key, longest, most)
+  local fields, left = {}, most
+  local stored = redis.call('HGETALL', key)
+  for at = 1, #stored, 2 do
+    if #stored[at] <= longest then
+      local content = #stored[at + 1] <= longest and stored[at + 1] or ''
+      left = left - #stored[at] - #content
+      if left < 0 then
+        return fields, false
+      end
+      table.insert(fields, stored[at])
+      table.insert(fields, content)
+    end
+  end
+  return fields, true
+end
+
+-- All blocks, as HGETALL returns them, and their version, which no other blocks have; without blocks it is empty (D-368). Without
+-- some of them, a server that an operator blocked could get egress: too many are an error.
 local function all_blocks(key)
-  local blocks = redis.call('HGETALL', key)
+  local blocks, fit = fields_of(key, MAX_TEXT_BYTES, MAX_BLOCKS_BYTES)
+  assert(fit, 'there are too many blocks')
   return blocks, #blocks > 0 and redis.sha1hex(table.concat(blocks, '\n')) or ''
 end
 

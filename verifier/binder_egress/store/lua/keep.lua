@@ -27,4 +27,4 @@ local server = redis.call('HGET', KEYS[1], 'server')
 if not server then
   redis.call('EXPIRE', KEYS[1], ARGV[2])
 end
-return {'kept', server}
+return {'kept', server and #server <= MAX_TEXT_BYTES and server}

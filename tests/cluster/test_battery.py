@@ -212,7 +212,8 @@ def made_up(stage: Stage, known: dict, neighbours: dict[str, str]) -> dict[str, 
         },
     }
     if known["family"] == "dual":
-        unused = str(ipaddress.ip_network(known["pod_cidrs"][1])[0xDEAD])
+        # The node guard drops other nodes' addresses.
+        unused = str(ipaddress.ip_interface(f"{address_of(stage, neighbours['verified'], 6).strip('[]')}/64").network[0xDEAD])
         found |= {
             "public IPv6 address, UDP, made-up source": MadeUp(known["public6_ip"], ELSEWHERE, "internet"),
             "public IPv6 address, UDP, made-up source of the pods' range": MadeUp(known["public6_ip"], unused, "internet"),
@@ -302,7 +303,7 @@ def seen(stage: Stage, network: Network) -> Seen:
             serve = ("exec", stage.pod_name(user), "--", "probe", "serve", ":9999")
             stack.enter_context(running("kubectl", "--namespace", stage.namespace, *serve))
         node_port = str(stage.get("service", "front-door")["spec"]["ports"][0]["nodePort"])
-        internet = f"--net=/run/netns/{os.environ['CLUSTER_NAME']}-internet"
+        internet, first_node = (f"--net=/run/netns/{os.environ['CLUSTER_NAME']}-{place}" for place in ("internet", "node"))
         relay = (sys.executable, "-c", RELAY, known["public_ip"], "8000", known["node_ip"], node_port)
         stack.enter_context(running("nsenter", internet, *relay))
         tried, forged = targets(stage, known, neighbours), made_up(stage, known, neighbours)
@@ -322,10 +323,12 @@ def seen(stage: Stage, network: Network) -> Seen:
 
             deadline = time.monotonic() + TIER_SECONDS
             while True:
-                from_node = pool.submit(stage.run, "probe", "battery", *PATIENT, "-", stdin=lines(tried))
+                # A node reaches its own pods, whatever their policies.
+                prober = ("probe", "battery", *PATIENT, "-")
+                from_nodes = [pool.submit(stage.run, *there, *prober, stdin=lines(tried)) for there in ((), ("nsenter", first_node))]
                 stranger = stage.battery_in("stranger", tried, *PATIENT)
-                node = json.loads(from_node.result())
-                answers = {name for name in tried if stranger[name] or node[name]["reached"]}
+                nodes = [json.loads(each.result()) for each in from_nodes]
+                answers = {name for name in tried if stranger[name] or any(node[name]["reached"] for node in nodes)}
                 if answers >= alive(tried, network) or time.monotonic() > deadline:
                     break
 
@@ -402,7 +405,7 @@ def try_tokens(stage: Stage, known: dict, user: str, token: str) -> dict[str, in
         for scheme in ("Bearer", "token"):
             headers = {"Authorization": f"{scheme} {value}"}
             patch = headers | {"Content-Type": "application/merge-patch+json"}
-            api = f"https://{known['node_ip']}:6443/api/v1/namespaces/{stage.namespace}/pods/{pod}"
+            api = f"{known['api_server_node']}/api/v1/namespaces/{stage.namespace}/pods/{pod}"
             hub, internal = f"{stage.url('hub', 8081)}/hub/api/users/{user}", f"{stage.url('binder-egress', 8081)}/api"
             asked = {
                 "the API server, to label the pod": requests.patch(

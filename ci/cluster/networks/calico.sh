@@ -4,8 +4,8 @@ network_build() { "$top/ci/calico/build"; }
 
 cni_plugin() {
   ln -s "$built/calico" cni-bin/
-  mkdir -p lib/calico; echo node >lib/calico/nodename   # without it, the plugin fails although it is told the name
-  echo '"type": "calico", "nodename": "node", "datastore_type": "kubernetes", "mtu": 1500, "policy": {"type": "k8s"},' \
+  mkdir -p lib/calico; echo "$node" >lib/calico/nodename   # without it, the plugin fails although it is told the name
+  echo '"type": "calico", "nodename": "'"$node"'", "datastore_type": "kubernetes", "mtu": 1500, "policy": {"type": "k8s"},' \
     '"log_level": "info", "log_file_path": "/var/log/calico-cni.log",' \
     '"kubernetes": {"kubeconfig": "'"$state"'/pki/admin.kubeconfig"}'
 }
@@ -22,7 +22,7 @@ YAML
 }
 
 network_run() {  # as Calico's manifests for policies alone (canal), with IPv6 where the cluster has it; XDP and BPF need cgo
-  keep netpol env KUBECONFIG="$state/$1" FELIX_DATASTORETYPE=kubernetes FELIX_FELIXHOSTNAME=node \
+  keep netpol env KUBECONFIG="$1" FELIX_DATASTORETYPE=kubernetes FELIX_FELIXHOSTNAME="$node" \
     FELIX_IPV6SUPPORT="$(if dual; then echo true; else echo false; fi)" FELIX_DEFAULTENDPOINTTOHOSTACTION=ACCEPT \
     FELIX_IPTABLESBACKEND=NFT FELIX_BPFENABLED=false FELIX_XDPENABLED=false FELIX_USAGEREPORTINGENABLED=false \
     FELIX_HEALTHENABLED=true FELIX_HEALTHHOST=127.0.0.1 FELIX_LOGSEVERITYSCREEN=Info \

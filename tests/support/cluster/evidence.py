@@ -24,8 +24,8 @@ class Evidence:
     def __init__(self, results: Path | None, context: str | None) -> None:
         self._results, self._context = results, context
         config = os.environ.get("KUBECONFIG") if os.environ.get("CLUSTER_TARGETS") else None
-        self._logs = Path(config).parents[1] / "log" if config else None
-        self._kept = self._logs.parent / "kept-logs" if self._logs else None
+        self._cluster = Path(config).parents[1] if config else None
+        self._kept = self._cluster / "kept-logs" if self._cluster else None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
         self._seen: set[int] = set()
@@ -57,12 +57,12 @@ class Evidence:
             "networkpolicies.yaml": ("get", "networkpolicies", "-A", "-o", "yaml"),
         }.items():
             (folder / name).write_text(self._kubectl(*command))
-        if self._logs and self._kept:
+        if self._cluster and self._kept:
             self._link()
             for file in self._kept.rglob("*.log"):
                 _copy_end(file, folder / "pods" / file.relative_to(self._kept))
-            for file in self._logs.glob("*.log"):
-                _copy_end(file, folder / "node" / file.name)
+            for file in self._cluster.glob("node*/log/*.log"):
+                _copy_end(file, folder / file.parts[-3] / file.name)
         else:
             pods = self._kubectl("get", "pods", "-A", "--no-headers", "-o", "custom-columns=:metadata.namespace,:metadata.name")
             for namespace, pod in (line.split() for line in pods.splitlines()):
@@ -92,11 +92,11 @@ class Evidence:
             self._link()
 
     def _link(self) -> None:
-        assert self._logs and self._kept
+        assert self._cluster and self._kept
         # A file or folder may just have gone, or another thread may have been first. The next look finds what was missed.
         with suppress(FileNotFoundError, FileExistsError):
-            for file in self._logs.glob("pods/*/*/*.log"):
-                other = self._kept / file.relative_to(self._logs / "pods")
+            for file in self._cluster.glob("node*/log/pods/*/*/*.log"):
+                other = self._kept.joinpath(*file.parts[-3:])
                 if not other.exists():
                     other.parent.mkdir(parents=True, exist_ok=True)
                     os.link(file, other)

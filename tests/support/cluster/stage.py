@@ -595,8 +595,8 @@ def restart_component(name: str) -> None:
 
 
 def signal_component(name: str, signal: str) -> None:
-    """Send a signal to a component of the local cluster: STOP makes it hang, and CONT lets it go on."""
-    on_node('on_node kill "-$1" "$(on_node cat "$state/pid/$2")"', signal, name)
+    """Send a signal to a component of the local cluster's node with users' servers: STOP makes it hang, and CONT lets it go on."""
+    on_node('on_node kill "-$1" "$(on_node cat "$node_state/pid/$2")"', signal, name)
 
 
 def on_node(script: str, *arguments: str) -> None:

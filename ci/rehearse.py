@@ -12,7 +12,7 @@ import yaml
 
 from tests.support.cluster.installing import BINDERHUB, Operator, await_tier_or_unlock
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.stage import FROM_NODES, QUICK, Stage
 from tests.support.cluster.timeouts import HUB_SECONDS, ROLLOUT_SECONDS
 from tests.support.doc_examples import section
 from tests.support.waiting import patiently
@@ -77,7 +77,7 @@ def to_a_gated_pod(stage: Stage, folder: Path, version: str) -> tuple[Reader, st
     # Challenges that a test solves at once, and the guide's ingress.
     (ingress,) = section(INSTALL, "1. Look first", "yaml")
     quick = {"captcha": {"providers": {"altcha": {"cost": 1, "counterMax": 5}}}, "canary": {"interval": 5}}
-    assert len(QUICK) == 3
+    assert len(QUICK) == 3 + len(FROM_NODES)
     values.write_text(yaml.safe_dump({**planned, **yaml.safe_load(ingress), **quick}))
     with timed(f"{version}: installed in observe, with doctor"):
         reader.type(INSTALL, "Quick path", 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.stage import QUICK, TOP, Stage
+from tests.support.cluster.stage import FROM_NODES, QUICK, TOP, Stage
 
 sys.path.insert(0, str(Path(TOP) / "studies"))
 from attack_free import get_pass
@@ -31,7 +31,7 @@ DOUBLED_AFTER = 30
 @pytest.fixture(scope="module")
 def door(stage: Stage) -> Iterator[Door]:
     """The verifier's public port, with the chart's own proof of work and prices."""
-    stage.install_gate()
+    stage.install_gate(*FROM_NODES)
     yield Door(stage.verifier)
     stage.install_gate(*QUICK)
 

@@ -324,8 +324,9 @@ def seen(stage: Stage, network: Network) -> Seen:
             deadline = time.monotonic() + TIER_SECONDS
             while True:
                 # A node reaches its own pods, whatever their policies.
-                prober = ("probe", "battery", *PATIENT, "-")
-                from_nodes = [pool.submit(stage.run, *there, *prober, stdin=lines(tried)) for there in ((), ("nsenter", first_node))]
+                probe = ("probe", "battery", *PATIENT, "-")
+                probes = (probe, ("nsenter", first_node, *probe))
+                from_nodes = [pool.submit(stage.run, *command, stdin=lines(tried)) for command in probes]
                 stranger = stage.battery_in("stranger", tried, *PATIENT)
                 nodes = [json.loads(each.result()) for each in from_nodes]
                 answers = {name for name in tried if stranger[name] or any(node[name]["reached"] for node in nodes)}
@@ -444,6 +445,14 @@ def test_what_no_policy_covers_is_as_the_network_is_known(seen, network):
 
 def test_targets_all_answer_somebody(seen, network):
     assert len(seen.rows) > 35 and alive(seen.rows, network) - seen.answers == set()
+
+
+@pytest.mark.any_network
+def test_users_servers_are_on_another_node_than_the_gate(stage):
+    """Otherwise packets between them, and the tests' requests, do not pass every policy (D-536)."""
+    pods = ([stage.pod(stage.launch().user)], stage.pods_of("verifier"))
+    users, gate = ({pod["spec"]["nodeName"] for pod in each} for each in pods)
+    assert users.isdisjoint(gate) == (len(stage.get("nodes")["items"]) > 1), (users, gate)
 
 
 def test_user_pod_is_reached_by_the_hubs_proxy_only(seen):

@@ -61,9 +61,8 @@ def release_before(folder: Path) -> Path:
     return folder
 
 
-def as_values(options: list[str]) -> dict:
-    """Options of the form `--set=a.b=1` as a values file."""
-    values: dict = {}
+def with_options(values: dict, options: list[str]) -> dict:
+    """Values, and then options of the form `--set=a.b=1`."""
     for option in options:
         name, _, value = option.removeprefix("--set=").partition("=")
         *maps, last = name.split(".")
@@ -157,7 +156,7 @@ def test_documented_commands_install_in_mode_observe(story):
     for seen in (*SEEN, f"--namespace {story.stage.namespace}"):
         assert re.search(seen, said), said
     (values,) = section(INSTALL, "1. Look first", "yaml")
-    story.write_values({**planned, **yaml.safe_load(values), **as_values(QUICK)})
+    story.write_values(with_options({**planned, **yaml.safe_load(values)}, QUICK))
     images = story.operator.type(INSTALL, "Chart and images", 1).splitlines()
     assert [re.sub(r":[\w.-]+$", "", image) for image in images] == [
         "image: docker.io/library/redis", "image: localhost/binder-egress/verifier",

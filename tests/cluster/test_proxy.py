@@ -143,9 +143,13 @@ HIDE = ("-p", "tcp", "--dport", "3128", "-j", "MASQUERADE")
 
 
 @pytest.fixture
-def hide(local_cluster: str) -> Iterator[Callable[[str], None]]:
-    """Hide the addresses of pods from the proxy on the node (`-I`), or stop that (`-D`)."""
+def hide(stage: Stage, local_cluster: str) -> Iterator[Callable[[str], None]]:
+    """Hide the addresses of pods from the proxy on the node (`-I`), or stop that (`-D`).
+
+    Meanwhile the proxy is on the same node. On another one, its policy refuses the node's address, and nobody is told why.
+    """
     now = "-D"
+    place(stage, stage.pod(stage.launch().user)["spec"]["nodeName"])
 
     def change(how: str) -> None:
         nonlocal now
@@ -155,6 +159,16 @@ def hide(local_cluster: str) -> Iterator[Callable[[str], None]]:
 
     yield change
     change("-D")
+    place(stage, None)
+
+
+def place(stage: Stage, node: str | None) -> None:
+    """Move the proxy's pods to a node, or to where they were."""
+    chosen = {"kubernetes.io/hostname": node} if node else None
+    patch = json.dumps({"spec": {"template": {"spec": {"nodeSelector": chosen}}}})
+    stage.kubectl("patch", "deployment", "binder-egress-proxy", "--type=merge", f"--patch={patch}")
+    stage.rollout("deployment/binder-egress-proxy")
+    stage.await_settled()
 
 
 @pytest.mark.any_network

@@ -147,6 +147,31 @@ class EgressProxy:
         return introduce(PROXY, "mine", timeout, self.ask, lambda: self.now, self.sleep)
 
 
+LINK_LOCAL = """
+import subprocess, _socket
+from binder_egress.pods.start_guard import connects
+for command in (
+    "ip link set lo up",
+    "ip link add one type veth peer name two",
+    "ip link set one up",
+    "ip link set two up",
+    "ip -6 address add fe80::7/64 dev one nodad",
+):
+    subprocess.run(command.split(), check=True)
+listener = _socket.socket(_socket.AF_INET6)
+listener.bind(("fe80::7", 8000, 0, _socket.if_nametoindex("one")))
+listener.listen()
+print(connects(("fe80::7%one", 8000)), connects(("fe80::7%one", 8001)))
+"""
+
+
+def test_look_at_a_link_local_address_goes_out_of_its_interface():
+    inside = subprocess.run(
+        ["unshare", "--net", sys.executable, "-c", LINK_LOCAL], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert inside.stdout == "True False\n"
+
+
 @pytest.mark.parametrize(("before", "most_seconds"), [("", 5), ("of-the-address-before", 3.5)])
 def test_guard_asks_until_the_proxy_knows_it(before, most_seconds):
     proxy = EgressProxy(lambda now: "mine" if now > 3 else before)

@@ -102,6 +102,11 @@ BASELINE = {"pod-security.kubernetes.io/enforce": "baseline"}
 KILLER = workload("cryptnono", "support", command=["tcpflowkiller", "--threshold=24"], securityContext={"privileged": True})
 KILLER["status"] = {"numberReady": 1}
 WITH_KILLER = {"cryptnono": {"detectors": {"tcpFlowKiller": {"enabled": True}}}}
+ZERO_TO_JUPYTERHUBS = VALUES["gatecheck"]["tolerations"]
+GPUS = [{"key": "example.org/gpu", "operator": "Exists"}]
+GPU = singleuser(extraTolerations=GPUS)
+FULL = {"key": "example.org/full", "operator": "Exists", "effect": "NoExecute"}
+NOT_READY = {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
 TC_INIT = singleuser(initContainers=[{"name": "tc-init", "image": "x"}])
 SITE_PORTS = {"networkPolicy": {"egress": {"tcpPorts": [80, 443]}}}
 WITH_CACHE = {"dns.cidrs": {"10.43.0.10/32": True, "169.254.20.10/32": True}}
@@ -224,6 +229,10 @@ def row(id, of, **says):
         row("ping", given(**{"user pods": [user_pod({"hostNetwork": True}, **USER_PODS)]}), stops=True, do="closePing"),
         row("minesweeper", given(DaemonSets=[workload("minesweeper", "binder")]), do="binder-egress/gatecheck"),
         row("Pod Security", given(namespace=[user_pod(**BASELINE)]), seen="enforces baseline"),
+        row("user nodes", given(GPU, **{"user pods": [user_pod({"tolerations": [*ZERO_TO_JUPYTERHUBS, FULL, NOT_READY]})]}),
+            exactly="user pods tolerate example.org/full, example.org/gpu",
+            settings=dict.fromkeys(("agent.tolerations", "gatecheck.tolerations"), [*ZERO_TO_JUPYTERHUBS, FULL, *GPUS])),
+        row("user nodes", given(**{"user pods": [user_pod({"tolerations": [*ZERO_TO_JUPYTERHUBS, NOT_READY]})]}), absent=True),
         row("quotas", given(ResourceQuotas=[{"metadata": {"name": "small"}}]), seen="small"),
         row("Prometheus", given(**{"API groups": [{"name": "monitoring.coreos.com"}]}), do="serviceMonitor"),
         row("architectures", given(nodes=[node(), of_architecture("riscv64")]), state=NOT_RECOGNISED),

@@ -49,6 +49,8 @@ _LIST = {
          "Run `kubectl get endpoints kubernetes --namespace default`, and set reconciler.networkPolicy.apiServer.ports"),
         ("ingress", "Visitors' browsers reach the verifier on BinderHub's host", "See `kubectl get ingress,httproute`"),
         ("Pod Security", "Its level may refuse the agent", ADMINISTRATOR),
+        ("user nodes", "A node without a canary proves nothing, and one without an agent is not looked at",
+         "Name the taints of your user nodes in gatecheck.tolerations and agent.tolerations"),
         ("quotas", "Our pods count towards quotas", "Leave room for them: `kubectl describe resourcequota`"),
         ("pre-puller", "Without our image, the first server of a node waits for it", "See jupyterhub.prePuller"),
         ("minesweeper", "It deletes the canary, which runs forever", "Its selector must leave out binder-egress/gatecheck"),

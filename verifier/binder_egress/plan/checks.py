@@ -26,6 +26,7 @@ LOOKS: dict[str, Callable[[Given], Iterator[Finding]]] = {
     "public port": ingress.public_port,
     "Pod Security": surroundings.pod_security,
     "ping": surroundings.ping,
+    "user nodes": surroundings.user_nodes,
     "quotas": surroundings.quotas,
     "pre-puller": surroundings.pre_puller,
     "minesweeper": surroundings.minesweeper,

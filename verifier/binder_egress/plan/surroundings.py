@@ -19,6 +19,12 @@ SYSCTL_JUDGES = {
 TC_INIT_BYTES_PER_SECOND = 125_000
 """The rate that mybinder.org's tc-init gives a user pod, 1 Mbit/s."""
 
+USER_NODES = [
+    {"key": key, "operator": "Equal", "value": "user", "effect": "NoSchedule"}
+    for key in ("hub.jupyter.org/dedicated", "hub.jupyter.org_dedicated")
+]
+"""The tolerations that Zero to JupyterHub gives each user pod, and our chart the agents and the canaries by default."""
+
 
 def pod_security(given: Given) -> Iterator[Finding]:
     """The Pod Security label of the namespace."""
@@ -41,6 +47,24 @@ def ping(given: Given) -> Iterator[Finding]:
         yield Finding("ping", NOT_RECOGNISED, f"rules of {', '.join(groups)} may refuse it", do)
     else:
         yield Finding("ping", RECOGNISED, f"nothing that is known here refuses the sysctl {SYSCTL}")
+
+
+def user_nodes(given: Given) -> Iterator[Finding]:
+    """Taints that user pods tolerate beside those of Zero to JupyterHub: agents and canaries have to go wherever user pods do."""
+    of_hub = ("scheduling", "userPods", "tolerations"), ("singleuser", "extraTolerations")
+    lists = [given.value("jupyterhub", *path) or [] for path in of_hub]
+    lists += [pod["spec"].get("tolerations") or [] for pod in given.objects.see("user pods")]
+    more: list[JSON] = []
+    for each in (toleration for each_list in lists for toleration in each_list):
+        toleration = {name: each[name] for name in ("key", "operator", "value", "effect") if name in each}
+        # Kubernetes gives each pod its own, with a time limit.
+        if not toleration.get("key", "").startswith("node.kubernetes.io/") and toleration not in [*USER_NODES, *more]:
+            more.append(toleration)
+    if more:
+        more.sort(key=str)
+        keys = sorted({each.get("key", "each taint") for each in more})
+        settings = tuple(Setting((part, "tolerations"), [*USER_NODES, *more]) for part in ("agent", "gatecheck"))
+        yield Finding("user nodes", RECOGNISED, f"user pods tolerate {', '.join(keys)}", settings=settings)
 
 
 def pre_puller(given: Given) -> Iterator[Finding]:

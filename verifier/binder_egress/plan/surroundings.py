@@ -50,7 +50,7 @@ def ping(given: Given) -> Iterator[Finding]:
 
 
 def user_nodes(given: Given) -> Iterator[Finding]:
-    """Taints that user pods tolerate beside those of Zero to JupyterHub: agents and canaries have to go wherever user pods do."""
+    """Taints that user pods tolerate beside Zero to JupyterHub's: agents and canaries have to go wherever user pods do."""
     of_hub = ("scheduling", "userPods", "tolerations"), ("singleuser", "extraTolerations")
     lists = [given.value("jupyterhub", *path) or [] for path in of_hub]
     lists += [pod["spec"].get("tolerations") or [] for pod in given.objects.see("user pods")]

@@ -2,11 +2,13 @@
 
 import re
 import time
+from dataclasses import fields
 
 import pytest
 
 from binder_egress.model.passes import Passes
 from binder_egress.store import reconciler_counters as counters
+from binder_egress.web.metrics import OWN, SHARED, Metrics
 from tests.support import TOP
 from tests.support.apps import get_pass, internal_client, launch, reconciler, run_pod, solve
 from tests.support.metrics import NAMES, families, value
@@ -20,6 +22,26 @@ def test_metrics_have_stable_names_and_types_and_help(internal):
     assert [name for name, family in found.items() if not family.documentation.endswith(".")] == []
     of_detections = found["binder_egress_detections"].documentation
     assert [outcome for outcome in counters.DETECTION_OUTCOMES if not re.search(rf"\b{outcome}\b", of_detections)] == []
+
+
+def test_each_row_is_shown_with_its_labels_and_help(services, store, internal, in_redis):
+    """A metric is added as a row, and as a name in `NAMES`."""
+    store.heartbeat(1, {"verified": 1}, {"grants:verified:unlock": 1})
+    found = families(internal)
+    rows = {f"binder_egress_{row.name}": row for row in (*OWN, *SHARED)}
+    counted = [getattr(services.metrics, one.name) for one in fields(Metrics)]
+    assert found.keys() == rows.keys() | {one.describe()[0].name for one in counted} | {"binder_egress_reconciler_lag_seconds"}
+    for name, row in rows.items():
+        assert found[name].documentation == row.help, name
+        assert all(set(sample.labels) == set(row.labels.split()) for sample in found[name].samples), name
+
+
+@pytest.mark.parametrize("wrong", ['"x"', '{"nodes": 1}', '{"canary": {"targets": [1]}}', '{"judgement": {"missing": null}}'])
+def test_findings_that_nobody_published_are_none(store, internal, wrong):
+    store.publish_gatecheck(wrong)
+    found = families(internal)
+    assert found.keys() == NAMES.keys()
+    assert [found[f"binder_egress_{name}"].samples for name in ("canary_shut", "node_shut", "policies_wrong")] == [[], [], []]
 
 
 def test_launches_are_counted_by_tier_rule_and_pass_outcome(public, internal):

@@ -22,6 +22,7 @@ from binder_egress.gatecheck.label_delay import (
 from binder_egress.gatecheck.probe import MARK_PORT
 from binder_egress.kubernetes_api import ApiServerUnavailable
 from binder_egress.model.labels import TIER_LABEL
+from binder_egress.model.records import Node
 from tests.support.api_server import ApiServer
 from tests.support.canaries import pod
 
@@ -126,7 +127,9 @@ def test_longest_of_the_latest_measurements_count_on_each_node(store):
     assert delays.worst() == {"on": 4.0, "off": 2.0}
     # A restarted reconciler knows what was measured before.
     measured(delays, ("on", 26.4))
-    store.publish_gatecheck(Findings(1.0, nodes={node: {"labels": delays.of(node)} for node in ("n1", "n2")}).dumps())
+    seen = {"state": "shut", "since": 1.0, "why": "", "user_pods": 0, "guards": {}, "said": None, "targets": {}, "proxy": ""}
+    nodes = {node: Node(**seen, agent=None, labels=delays.of(node)) for node in ("n1", "n2")}
+    store.publish_gatecheck(Findings(1.0, nodes=nodes).dumps())
     after = LabelDelays(Network(), store)
     assert (after.worst(), after.of("n2")["on"], after.opening_seconds()) == ({"on": 26.4, "off": 2.0}, 4.0, 26)
 

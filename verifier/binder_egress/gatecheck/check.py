@@ -16,12 +16,13 @@ from kubernetes import client
 from .. import kubernetes_api
 from ..kubernetes_api import ApiServerUnavailable
 from ..model.labels import GATECHECK_LABEL, JSON, LabelSet
+from ..model.records import Node
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.health import NEARLY_FULL
 from ..store.store import ReconcilerStore
 from .netpol import OTHER_KINDS, Judgement, Labels, judge, usual_labels
-from .nodes import SHUT, Node
+from .nodes import SHUT
 
 log = logging.getLogger("binder-egress")
 

@@ -17,7 +17,7 @@ from ..gate.api_keys import reported
 from ..kubernetes_api import ApiServerUnavailable
 from ..model.labels import GATECHECK_LABEL, JSON, USERNAME_LABEL, LabelSet, differing_labels, shared_labels
 from ..model.ping import way_to_ping
-from ..model.records import VerifierReport
+from ..model.records import Node, VerifierReport
 from ..model.starts import hindrance
 from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
@@ -30,7 +30,7 @@ from .check import Canary, Findings, Namespace, check
 from .checklist import CHECKS, CRYPTNONO, FLOW_KILLER_CONTAINER
 from .label_delay import LIMIT_SECONDS
 from .netpol import OTHER_KINDS, Labels, admits_anybody
-from .nodes import SHUT, Node
+from .nodes import SHUT
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -105,7 +105,7 @@ def examine(
     try:
         health = store.health()
         heartbeat, counters, _ = store.reconciler_state()
-        published = store.gatecheck() or {}
+        published = store.gatecheck()
     except StoreUnavailable as error:
         checks.append(_line("Redis", PROBLEM, str(error)))
     else:
@@ -572,7 +572,7 @@ def show(as_json: bool) -> bool:
 
 def _echo_table(store: ReconcilerStore) -> None:
     with suppress(StoreUnavailable):
-        if nodes := (store.gatecheck() or {}).get("nodes"):
+        if nodes := store.gatecheck().get("nodes"):
             rows = table(nodes, time.time())
             widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
             click.echo()

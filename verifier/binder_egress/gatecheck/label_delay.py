@@ -16,10 +16,11 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, TypedDict
+from typing import Any
 
 from ..kubernetes_api import ApiServerUnavailable
 from ..model.labels import TIER_LABEL
+from ..model.records import Measured
 from ..store.errors import StoreUnavailable
 from ..store.health import SLOW_LABELS_SECONDS, Health
 from .canaries import Canaries
@@ -53,24 +54,6 @@ REFUSALS = 3
 
 class NotMeasured(Exception):
     """Why nothing was measured, as a sentence without a full stop."""
-
-
-class Measured(TypedDict, total=False):
-    """What is known of a node: as the gate check publishes it. A direction that was not measured yet is missing.
-
-    Attributes:
-        on: seconds from a label to the first packet, the longest of the latest measurements. `LIMIT_SECONDS` stands for more.
-        off: seconds from taking it off to the first refusal.
-        waiting: seconds since a change of the label that has not acted yet; missing: there is none.
-        at: when a change was last seen to act, Unix time in seconds.
-        reason: why the last attempt measured nothing; missing: it did.
-    """
-
-    on: float
-    off: float
-    waiting: float
-    at: float
-    reason: str
 
 
 def measure(
@@ -132,10 +115,11 @@ class LabelDelays:
         self._states: dict[str, Measured] = defaultdict(Measured)  # `at` and `reason` by node
         self._began: dict[str, float] = {}  # since when a node is being measured, by `clock`
         if canaries:
-            with suppress(StoreUnavailable, KeyError, TypeError, ValueError, AttributeError):
-                for node, row in (store.gatecheck() or {})["nodes"].items():
-                    for way in {"on", "off"} & set(row["labels"]):
-                        self._remember(node, way, float(row["labels"][way]))
+            with suppress(StoreUnavailable):
+                for node, row in store.gatecheck().get("nodes", {}).items():
+                    for way, seconds in (("on", row["labels"].get("on")), ("off", row["labels"].get("off"))):
+                        if seconds is not None:
+                            self._remember(node, way, seconds)
 
     def _remember(self, node: str, way: str, seconds: float) -> None:
         ways = self._measured.setdefault(node, {})

@@ -8,13 +8,13 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypedDict
 
 from ..kubernetes_api import ApiServerUnavailable
+from ..model.records import Measured, Node
 from ..store.health import SLOW_LABELS_SECONDS
 from ..store.reconciler_counters import NOT_ISOLATED
 from .canaries import Canaries, Word, ask_all, is_of_node
-from .label_delay import LabelDelays, Measured
+from .label_delay import LabelDelays
 
 log = logging.getLogger("binder-egress")
 
@@ -25,34 +25,6 @@ FRESH_SECONDS = 60.0
 """The age up to which a canary's word counts. It tries its targets every 15 s by default."""
 
 SHUT, OPEN, NOT_KNOWN = "shut", "open", "not known"
-
-
-class Node(TypedDict):
-    """A node, as the gate check publishes it.
-
-    Attributes:
-        state: `shut`, `open` or `not known`.
-        since: since when it is in that state, Unix time in seconds.
-        why: what was seen, as a sentence without a full stop; empty if it is shut.
-        user_pods: the user pods that run there.
-        guards: start guards of these pods by outcome.
-        said: when the canary last tried its targets, Unix time in seconds; None: never, or there is none.
-        targets: each target that it could try → whether it was shut.
-        proxy: what the egress proxy sees of the canary; empty if that is not known.
-        agent: whether an agent runs there; None: agents are off.
-        labels: how long labels take to act there.
-    """
-
-    state: str
-    since: float
-    why: str
-    user_pods: int
-    guards: dict[str, int]
-    said: float | None
-    targets: dict[str, bool]
-    proxy: str
-    agent: bool | None
-    labels: Measured
 
 
 def judged(word: Word | None, has_canary: bool, labels: Measured, guards: Mapping[str, int], now: float) -> tuple[str, str]:

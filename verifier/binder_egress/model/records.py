@@ -246,6 +246,85 @@ class VerifierReport(TypedDict, total=False):
     providers: dict[str, str]  # name → `captcha.State`
 
 
+class Measured(TypedDict, total=False):
+    """What is known of a node: as the gate check publishes it. A direction that was not measured yet is missing.
+
+    Attributes:
+        on: seconds from a label to the first packet, the longest of the latest measurements. 60 stands for more.
+        off: seconds from taking it off to the first refusal.
+        waiting: seconds since a change of the label that has not acted yet; missing: there is none.
+        at: when a change was last seen to act, Unix time in seconds.
+        reason: why the last attempt measured nothing; missing: it did.
+    """
+
+    on: float
+    off: float
+    waiting: float
+    at: float
+    reason: str
+
+
+class Node(TypedDict):
+    """A node, as the gate check publishes it.
+
+    Attributes:
+        state: `shut`, `open` or `not known`.
+        since: since when it is in that state, Unix time in seconds.
+        why: what was seen, as a sentence without a full stop; empty if it is shut.
+        user_pods: the user pods that run there.
+        guards: start guards of these pods by outcome.
+        said: when the canary last tried its targets, Unix time in seconds; None: never, or there is none.
+        targets: each target that it could try → whether it was shut.
+        proxy: what the egress proxy sees of the canary; empty if that is not known.
+        agent: whether an agent runs there; None: agents are off.
+        labels: how long labels take to act there.
+    """
+
+    state: str
+    since: float
+    why: str
+    user_pods: int
+    guards: dict[str, int]
+    said: float | None
+    targets: dict[str, bool]
+    proxy: str
+    agent: bool | None
+    labels: Measured
+
+
+class Opened(TypedDict):
+    """A rule of another NetworkPolicy that opens something, as `gatecheck.netpol.Bypass` says it."""
+
+    policy: str
+    direction: str
+
+
+class Judged(TypedDict):
+    """What the gate check found in the NetworkPolicies, as `gatecheck.netpol.Judgement` says it."""
+
+    bypasses: list[Opened]
+    missing: list[str]
+    altered: list[str]
+    base_missing: bool
+
+
+class Tried(TypedDict):
+    """What the canary reached, as `gatecheck.check.Canary` says it."""
+
+    targets: dict[str, bool]  # whether each was shut
+    proxy: str
+
+
+class GateFindings(TypedDict, total=False):
+    """What the gate check published, as other processes read it: `gatecheck.check.Findings`. What it could not see is None."""
+
+    at: float  # Unix time in seconds
+    judgement: Judged | None
+    canary: Tried | None
+    label_delay: dict[str, float]
+    nodes: dict[str, Node]
+
+
 class WantedHost(TypedDict):
     """A host that unverified servers of one repository asked the egress proxy for and did not get: how often, and the Unix time in
     seconds of the last request."""

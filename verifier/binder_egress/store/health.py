@@ -1,11 +1,12 @@
 """How an installation is doing: what the gate check found, and what `doctor` checks of Redis."""
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import redis
 
-from ..model.records import VerifierReport
-from .base import Operations, as_number, as_numbers, json_object, readable, unavailable
+from ..model.records import GateFindings, VerifierReport
+from ..model.serialization import reader
+from .base import Operations, as_number, as_numbers, readable, unavailable
 from .keys import redis_key
 from .revoked_keys import RevokedKeys
 from .verifiers import Verifiers
@@ -18,6 +19,9 @@ SLOW_LABELS_SECONDS = 5.0
 
 NEARLY_FULL = 0.9
 """The share of Redis' memory above which it is nearly full. A full Redis accepts no grants."""
+
+
+_read_findings = reader(GateFindings)
 
 
 class RedisHealth(TypedDict):
@@ -36,10 +40,10 @@ class RedisHealth(TypedDict):
 class Health(Operations):
     """How an installation is doing, for `doctor` and the metrics."""
 
-    def gatecheck(self) -> dict[str, Any] | None:
-        """The latest findings of the gate check (`gatecheck.check.Findings`), or None."""
+    def gatecheck(self) -> GateFindings:
+        """The latest findings of the gate check; empty if there are none."""
         with unavailable():
-            return readable(self._redis.get(redis_key("gatecheck")), json_object, "gatecheck")
+            return readable(self._redis.get(redis_key("gatecheck")), _read_findings, "gatecheck") or {}
 
     def memory_used(self) -> float | None:
         """The share of its memory that Redis uses, 0 to 1; None if it has no limit, or does not reveal it."""

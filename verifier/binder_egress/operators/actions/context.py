@@ -65,9 +65,7 @@ class Operators:
 
     def label_off_seconds(self) -> float:
         """Seconds until a label that is taken off acts, as it was measured last; 0 if it was not measured."""
-        measured = (self.store.gatecheck() or {}).get("label_delay")
-        seconds = measured.get("off") if isinstance(measured, dict) else None
-        return seconds if isinstance(seconds, int | float) else 0.0
+        return self.store.gatecheck().get("label_delay", {}).get("off", 0.0)
 
     def known(self, server: Server) -> KnownServer:
         """What is known of a server that runs."""

@@ -34,6 +34,7 @@ from binder_egress.settings import CommonSettings, ReconcilerSettings, load
 from binder_egress.store.connection import connect
 from binder_egress.store.keys import redis_key
 from binder_egress.store.promised_launches import promise_key
+from binder_egress.store.redeeming import Use
 from tests.support.apps import API_TOKEN, RedisServer, VerifierProcess
 from tests.support.processes import peak_mib, resident_mib
 from tests.support.store import Store
@@ -147,7 +148,7 @@ def measured_passes(url: str) -> dict[str, float]:
         grant = Egress(f"{number:016x}", "verified", "valid-pass", int(now))
         record = Record(grant, image, repository=repository, client="198.51.100.7")
         given = Pass(f"{number:032x}", "verified", 1, now, now + 300)
-        outcome = store.redeem(given, user(number), record, "198.51.100.7/32", 300)
+        outcome = store.redeem(Use(given, user(number), record, "198.51.100.7/32", 300))
         assert outcome == "free", outcome
 
     def promise(number: int) -> None:

@@ -10,6 +10,7 @@ from binder_egress.model.grants import Block, Rule
 from binder_egress.model.passes import Passes
 from binder_egress.model.records import KnownServer, PodAddresses, Record, RevokedKey, Server
 from binder_egress.model.serialization import read_origin
+from binder_egress.store.redeeming import Use
 from tests.support.apps import admit, new_promise
 from tests.support.reconciling import ALICE, announce, make_grant, record_decision
 
@@ -48,8 +49,8 @@ OF_VERIFIER = (
     lambda s: s.use_solution("altcha", "id", time.time() + 1, 60, admit, [Charge("192.0.2.1/32", 60, None, 0)]),
     lambda s: s.refusal(lambda _: Rule.BLOCKED),
     lambda s: s.use_key("0" * 16, 9, api_keys.DAY_SECONDS, admit),
-    lambda s: s.redeem(Passes.new("verified", 1, time.time() + 1, 60), ALICE, RECORD, "", 60),
-    lambda s: s.redeem(Passes.new("small", 1, time.time() + 1, 60), ALICE, RECORD, "", 60, outranking=["verified"]),
+    lambda s: s.redeem(Use(Passes.new("verified", 1, time.time() + 1, 60), ALICE, RECORD, "", 60)),
+    lambda s: s.redeem(Use(Passes.new("small", 1, time.time() + 1, 60), ALICE, RECORD, "", 60, outranking=["verified"])),
     lambda s: record_decision(s, ALICE, RECORD),
     lambda s: record_decision(s, ALICE, replace(RECORD, promise=new_promise())),
     lambda s: record_decision(s, Server(new_promise()), replace(RECORD, launched_at=1.0)),

@@ -31,6 +31,7 @@ from binder_egress.operators import actions
 from binder_egress.operators.actions import ActionRefused, CommandOperators
 from binder_egress.reconciler.loop import Reconciler
 from binder_egress.settings import ReconcilerSettings, load
+from binder_egress.store import redeeming
 from binder_egress.store.connection import connect
 from binder_egress.store.pending import UNLOCK_TTL_SECONDS
 from binder_egress.store.redeeming import MOVES
@@ -268,7 +269,7 @@ class Machine(RuleBasedStateMachine):
         grant = Egress.new("verified", "renewal" if has_tier else "unlock", now)
         record = Record(grant, uid=known.uid, repository=known.repository)
         outcome = self.store.redeem(
-            used.signed, server, record, network, UNLOCK_TTL_SECONDS, has_tier=has_tier, carried=known.grant.id
+            redeeming.Use(used.signed, server, record, network, UNLOCK_TTL_SECONDS, has_tier, known.grant.id)
         )
         assert outcome == used.redeem(server, known.repository, network, grant.id, self._is_up, has_tier, known.grant.id)
         assert (outcome in REJECTED_PASSES) == (outcome in ("used-up", "lease-given", "before-epoch"))

@@ -10,6 +10,7 @@ from tests.support import TOP
 from tests.support.charts import VALUES
 
 STORE = sorted(Path(keys.__file__).parent.glob("[a-z]*.py"))
+LUA = (TOP / "verifier/binder_egress/store/lua").glob("*.lua")
 DOCUMENT = (TOP / "docs/privacy.md").read_text()
 STATED = re.findall(r"(\d+) (?:s|bits)\s\(`([\w.]+)`\)", DOCUMENT)
 
@@ -38,6 +39,7 @@ def listed_keys():
 def test_redis_keys_are_listed():
     source = "".join(path.read_text() for path in STORE)
     kinds = set(re.findall(r'\bredis_key\(f?"([a-z]+)', source))
+    kinds |= {kind for script in LUA for kind in re.findall(r"\bPREFIX \.\. '([a-z]+)", script.read_text())}
     # Kinds that the code takes from a variable.
     kinds |= {"launch", "unlock", "server", "stop", "lifted", "withdrawn"}
     assert listed_keys() == kinds

@@ -16,7 +16,7 @@ from ..model.passes import BadPass, Pass
 from ..model.records import KnownServer, PassOutcome, Pending, Record, Server
 from ..settings import VerifierSettings
 from ..store.errors import LaunchChanged, PassKeepsAnother
-from ..store.redeeming import REDEEMED
+from ..store.redeeming import REDEEMED, Use
 from ..store.store import VerifierStore
 from . import leases
 from .presented import Judge
@@ -116,7 +116,7 @@ class Promises:
         presented = self._judge.accept(issued, launch.repository, now)
         grant = launch_grant(presented, now)
         record, timeout = replace(launch, grant=grant), self._settings.launch_timeout
-        outcome = self._store.redeem(presented.issued, server, record, network, timeout, replaces=launch.grant.id)
+        outcome = self._store.redeem(Use(presented.issued, server, record, network, timeout, replaces=launch.grant.id))
         return Kept(outcome, server, grant if outcome in REDEEMED else None)
 
     def _unlock(

@@ -30,7 +30,7 @@ from ..settings import VerifierSettings
 from ..store.announcements import Announced
 from ..store.blocks import SeenBlocks
 from ..store.errors import BlocksChanged, PromiseKept
-from ..store.redeeming import BUILD_LIMIT_SECONDS, REDEEMED
+from ..store.redeeming import BUILD_LIMIT_SECONDS, REDEEMED, Use
 from ..store.store import VerifierStore
 from .presented import Judge, Presented
 from .refusals import Facts, refusal
@@ -233,15 +233,9 @@ class Rules:
                 presented = self._judge.judge(launch.token, launch.repository, launch.requested_at, now)
         except BadPass as error:
             return _Match(pass_outcome=error.outcome)
-        used, grant = presented.issued, launch_grant(presented, now)
-        outcome = self._store.redeem(
-            used,
-            launch.server,
-            launch.record(grant),
-            launch.network,
-            self._settings.launch_timeout,
-            announced=launch.announced(seen, now),
-        )
+        grant, timeout, announced = launch_grant(presented, now), self._settings.launch_timeout, launch.announced(seen, now)
+        use = Use(presented.issued, launch.server, launch.record(grant), launch.network, timeout, announced=announced)
+        outcome = self._store.redeem(use)
         if outcome not in REDEEMED:
             return _Match(pass_outcome=outcome)
         return _Match(grant, outcome, recorded=True)

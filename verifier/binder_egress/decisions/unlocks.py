@@ -6,6 +6,7 @@ from ..model.grants import UNVERIFIED, Egress, Rule
 from ..model.records import KnownServer, PassOutcome, Record, Server
 from ..settings import VerifierSettings
 from ..store.pending import UNLOCK_TTL_SECONDS
+from ..store.redeeming import Use
 from ..store.store import VerifierStore
 from . import leases
 from .presented import Presented
@@ -52,14 +53,7 @@ class Unlocks:
         """
         used = presented.issued
         grant = Egress.new(used.tier, Rule.RENEWAL if used.tier == known.tier else Rule.UNLOCK, now, presented.origin)
-        outcome = self.store.redeem(
-            used,
-            server,
-            Record(grant, uid=known.uid, repository=known.repository, client=known.client),
-            network,
-            UNLOCK_TTL_SECONDS,
-            has_tier=isinstance(known.grant, Egress),
-            carried=known.grant.id,
-            outranking=leases.outranking(used.tier, self.settings, now),
-        )
-        return outcome, grant
+        record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
+        had, stays = isinstance(known.grant, Egress), leases.outranking(used.tier, self.settings, now)
+        use = Use(used, server, record, network, UNLOCK_TTL_SECONDS, had, carried=known.grant.id, outranking=stays)
+        return self.store.redeem(use), grant

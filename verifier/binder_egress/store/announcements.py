@@ -31,18 +31,7 @@ class Announced:
 
     def for_script(self, server: Server, record: Record) -> dict[str, object]:
         """What `changed_since` and `count` in `common.lua` expect of the launch of a server, and of its decision."""
-        is_late = record.launched_at is not None
-        decided = [redis_key(f"{kind}:{server.key}") for kind in ("server", "launch", "unlock")]
-        return {
-            "blocks": redis_key("blocks"),
-            "judged_by": self.judged_by,
-            "wiring": redis_key("wiring"),
-            "hub": redis_key("hub"),
-            "now": int(self.at),
-            "without_context": 0 if self.context else 1,
-            "hub_url": self.hub_url,
-            **({"decided": decided} if is_late else {}),
-        }
+        return {**vars(self), "at": int(self.at), "server": server.key, "is_late": record.launched_at is not None}
 
 
 class HubAddress(Operations):
@@ -81,10 +70,7 @@ class Announcements(HubAddress, Blocks):
             "record": write_record(record),
             "ttl": ttl,
             "server": server.key,
-            "wake": redis_key("wake"),
             "announced": announced.for_script(server, record),
-            "launch": redis_key("launch:"),
-            "known": redis_key("server:"),
         }
         if record.promise:
             request["promise"] = promise_for_script(record.promise, network) | {"kept": not unkept}

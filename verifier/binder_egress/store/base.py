@@ -13,16 +13,26 @@ from redis.commands.core import Script
 
 from ..model.serialization import reader
 from .errors import StoreUnavailable
-from .keys import MAX_ANSWER_BYTES, MAX_BLOCKS_BYTES, MAX_SERVER_BYTES, MAX_TEXT_BYTES, max_bytes, redis_key
+from .keys import (
+    MAX_ANSWER_BYTES,
+    MAX_BLOCKS_BYTES,
+    MAX_SERVER_BYTES,
+    MAX_TEXT_BYTES,
+    PREFIX,
+    WITHDRAWN_TTL_SECONDS,
+    max_bytes,
+    redis_key,
+)
 
 Read = TypeVar("Read")
 
 log = logging.getLogger("binder-egress")
 
-LIMITS = "".join(
-    f"local {name} = {limit}\n"
-    for name, limit in (
-        ("MAX_TEXT_BYTES", MAX_TEXT_BYTES), ("MAX_ANSWER_BYTES", MAX_ANSWER_BYTES), ("MAX_BLOCKS_BYTES", MAX_BLOCKS_BYTES)
+CONSTANTS = "".join(
+    f"local {name} = {value}\n"
+    for name, value in (
+        ("PREFIX", f"'{PREFIX}'"), ("WITHDRAWN_TTL_SECONDS", WITHDRAWN_TTL_SECONDS), ("MAX_TEXT_BYTES", MAX_TEXT_BYTES),
+        ("MAX_ANSWER_BYTES", MAX_ANSWER_BYTES), ("MAX_BLOCKS_BYTES", MAX_BLOCKS_BYTES),
     )
 )  # fmt: skip
 """What stands in front of each script."""
@@ -57,7 +67,7 @@ class Operations:
         """Run the script `lua/<name>.lua`, or have a pipeline run it."""
         if name not in self._scripts:
             folder = resources.files(__package__) / "lua"
-            parts = (LIMITS, *((folder / f"{part}.lua").read_text() for part in ("common", name)))
+            parts = (CONSTANTS, *((folder / f"{part}.lua").read_text() for part in ("common", name)))
             self._scripts[name] = self._redis.register_script("".join(parts))
         return self._scripts[name](keys, args, client)
 

@@ -90,7 +90,6 @@ class Issuing(Charges, Blocks):
             "issued": issued_at,
             "ttl": max(1, int(lifetime) + LEEWAY_SECONDS) if expires_at is None else LEEWAY_SECONDS,
             "word": secrets.token_hex(8),
-            "revoked": redis_key("revoked"),
             "window": charges[0].window if charges else 0,
             "limits": [{"most": charge.most, "budget": charge.budget} for charge in charges],
         }
@@ -128,7 +127,6 @@ class Issuing(Charges, Blocks):
             "key": key,
             "ttl": LEEWAY_SECONDS,
             "word": word,
-            "revoked": redis_key("revoked"),
             "window": window,
             "limits": [{"budget": budget}],
         }
@@ -148,7 +146,7 @@ class Issuing(Charges, Blocks):
                 answer: list[Any] = self._run(
                     "use_and_charge",
                     keys=[redis_key("epoch"), *names],
-                    args=[json.dumps(request | {"blocks": redis_key("blocks"), "judged_by": judged_by})],
+                    args=[json.dumps(request | {"judged_by": judged_by})],
                 )
             try:
                 return self._unless_changed(answer)

@@ -1,4 +1,4 @@
--- What several scripts use. `base.py` puts it in front of each of them, after the limits of `keys.py`, `MAX_…_BYTES`.
+-- What several scripts use. `base.py` puts it in front of each of them, after constants of `keys.py`: `PREFIX`, `MAX_…_BYTES`, ….
 
 -- Redis' time: Unix seconds as text, to the microsecond.
 local function clock()
@@ -38,17 +38,16 @@ end
 
 -- All blocks, as HGETALL returns them, and their version, which no other blocks have; without blocks it is empty (D-368). Without
 -- some of them, a server that an operator blocked could get egress: too many are an error.
-local function all_blocks(key)
-  local blocks, fit = fields_of(key, MAX_TEXT_BYTES, MAX_BLOCKS_BYTES)
+local function all_blocks()
+  local blocks, fit = fields_of(PREFIX .. 'blocks', MAX_TEXT_BYTES, MAX_BLOCKS_BYTES)
   assert(fit, 'there are too many blocks')
   return blocks, #blocks > 0 and redis.sha1hex(table.concat(blocks, '\n')) or ''
 end
 
 -- {blocks-changed, version, blocks} if there are other blocks by now than those by which a client was judged, else nil (D-368).
--- judged: blocks, the key of the hash of blocks; judged_by, the version of the blocks by which they do not refuse the client, null
--- if the verifier knows none.
+-- judged: judged_by, the version of the blocks by which they do not refuse the client, null if the verifier knows none.
 local function changed_blocks(judged)
-  local blocks, version = all_blocks(judged.blocks)
+  local blocks, version = all_blocks()
   if version ~= judged.judged_by then
     return {'blocks-changed', version, blocks}
   end
@@ -56,14 +55,13 @@ end
 
 -- Why a launch must not be written down as it was decided, or nil: what `changed_blocks` says, or {launch-decided} if it is
 -- announced late, and its server has been announced by now, or has a tier, or is about to get one (D-520).
--- launch: what `changed_blocks` expects, and decided, the keys of the published server, and of the launch and of the unlock that
--- wait for it; absent: it is not late.
+-- launch: what `changed_blocks` expects; server; is_late.
 local function changed_since(launch)
-  if launch.decided then
-    local text = redis.call('GET', launch.decided[1])
+  if launch.is_late then
+    local text = redis.call('GET', PREFIX .. 'server:' .. launch.server)
     local known = text and cjson.decode(text)
     if known and (known.announced or known.tier ~= 'unverified')
-        or redis.call('EXISTS', launch.decided[2], launch.decided[3]) > 0 then
+        or redis.call('EXISTS', PREFIX .. 'launch:' .. launch.server, PREFIX .. 'unlock:' .. launch.server) > 0 then
       return {'launch-decided'}
     end
   end
@@ -79,15 +77,15 @@ local function add(hash, field, number)
 end
 
 -- Count a launch that BinderHub's hook announced, for all verifiers together (D-367).
--- launch: wiring, hub, the keys of the counts and of JupyterHub's address; now, Unix time in seconds; without_context, 1 if the
--- hook did not know the request, else 0; hub_url, JupyterHub's address, or empty.
+-- launch: at, Unix time in seconds; context, whether the hook knew the request; hub_url, JupyterHub's address, or empty.
 local function count(launch)
-  add(launch.wiring, 'launches', 1)
-  add(launch.wiring, 'without-context', launch.without_context)
-  redis.call('HSETNX', launch.wiring, 'first', launch.now)
-  redis.call('HSET', launch.wiring, 'last', launch.now)
+  local wiring = PREFIX .. 'wiring'
+  add(wiring, 'launches', 1)
+  add(wiring, 'without-context', launch.context and 0 or 1)
+  redis.call('HSETNX', wiring, 'first', launch.at)
+  redis.call('HSET', wiring, 'last', launch.at)
   if launch.hub_url ~= '' then
-    redis.call('SET', launch.hub, launch.hub_url)
+    redis.call('SET', PREFIX .. 'hub', launch.hub_url)
   end
 end
 
@@ -104,14 +102,13 @@ local function bucket_end(began, window)
 end
 
 -- Whether a server is up: its launch no longer waits, and the reconciler published it.
--- request: launch, known, the prefixes of the keys of waiting launches and of published servers. waits: a function that says
--- whether a record that waits for the server is that launch.
-local function is_up(request, server, waits)
-  local record = redis.call('GET', request.launch .. server)
+-- waits: a function that says whether a record that waits for the server is that launch.
+local function is_up(server, waits)
+  local record = redis.call('GET', PREFIX .. 'launch:' .. server)
   if record and waits(cjson.decode(record)) then
     return false
   end
-  return redis.call('EXISTS', request.known .. server) == 1
+  return redis.call('EXISTS', PREFIX .. 'server:' .. server) == 1
 end
 
 -- Remember which server was announced with a promise. promise: key, ttl in seconds.

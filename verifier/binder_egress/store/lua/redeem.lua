@@ -1,28 +1,16 @@
 -- Give a server one use of a pass, and record the resulting grant, atomically (D-015, D-077, D-355, D-384).
 --
 -- KEYS: epoch, pass, record (launch or unlock) of the server
--- ARGV: request, a JSON object:
---   iat            when the pass was issued
---   key            the id of the API key that it was issued for; empty: there is none
---   exp            when the pass expires; ttl: seconds from then on until nobody can present it any more
---   servers        how many servers may hold a use
+-- ARGV: a JSON object, `redeeming.Use.for_script`: its fields, and
+--   pass           the pass; ttl: seconds after it expires until nobody can present it any more
 --   move_window    seconds after it was first given during which a use may move
 --   moves          how many times a use may move
---   has_tier       whether the server has this tier or a smaller one: then no use moves to it or away from it
---   carried        the id of the grant that the pod carries, even if its lease is over; empty: it carries none
---   server, repository, network, grant (id): of the client's request
---   record         the content of the record; record_ttl: the seconds that it lives
---   uid            the pod that an unlock is for; empty: it is a launch
---   outranking     the tiers whose unlock stays if it waits for this pod
---   launch, known  prefixes of the keys of waiting launches, and of servers that the reconciler published
---   withdrawn      prefix of the keys that withdraw a grant; withdrawn_ttl: the seconds that they live
---   wake, revoked  the keys of the wake list and of the hash of revoked API keys
---   replaces       the id of the grant of the waiting launch that the record replaces; absent: it may replace any
 --   promise        the promise that came with a launch (`announce`), and its id; absent: none came
---   announced      a launch that is counted if it gets the use (`changed_since`, `count`); absent: it is an unlock
+--   announced      as `changed_since` and `count` expect it; absent: it is an unlock
 -- Returns {held}, {free}, {moved}, {used-up}, {lease-given}, {outranked}, {before-epoch}, {key-revoked}, {launch-changed}, or what
 -- `changed_since` says.
 local request = cjson.decode(ARGV[1])
+local record, pass = cjson.decode(request.record), request.pass
 local changed = request.announced and changed_since(request.announced)
 if changed then
   return changed
@@ -31,11 +19,11 @@ local time = clock()
 local now = tonumber(time)
 
 -- A wiped Redis has forgotten who used which pass: earlier passes are refused.
-if request.iat < epoch(KEYS[1], time) then
+if pass.iat < epoch(KEYS[1], time) then
   return {'before-epoch'}
 end
 
-if request.key ~= '' and redis.call('HEXISTS', request.revoked, request.key) == 1 then
+if pass.key ~= '' and redis.call('HEXISTS', PREFIX .. 'revoked', pass.key) == 1 then
   return {'key-revoked'}
 end
 
@@ -45,11 +33,11 @@ local function is_changed()
   if not text or cjson.decode(text).grant.id ~= request.replaces then
     return true
   end
-  local known = redis.call('GET', request.known .. request.server)
+  local known = redis.call('GET', PREFIX .. 'server:' .. request.server)
   return known and cjson.decode(known).promise == request.promise.id
 end
 
-if request.replaces and is_changed() then
+if request.replaces ~= '' and is_changed() then
   return {'launch-changed'}
 end
 
@@ -58,8 +46,8 @@ end
 local function is_outranked()
   local text = redis.call('GET', KEYS[3])
   local waiting = text and cjson.decode(text)
-  if not waiting or waiting.uid ~= request.uid or waiting.grant.id == request.carried
-      or redis.call('EXISTS', request.withdrawn .. waiting.grant.id) == 1 then
+  if not waiting or waiting.uid ~= record.uid or waiting.grant.id == request.carried
+      or redis.call('EXISTS', PREFIX .. 'withdrawn:' .. waiting.grant.id) == 1 then
     return false
   end
   for _, tier in ipairs(request.outranking) do
@@ -78,20 +66,20 @@ local uses = cjson.decode(redis.call('GET', KEYS[2]) or '[]')
 
 -- From now on nobody may act on this grant, even if they read it earlier.
 local function withdraw(use)
-  redis.call('SET', request.withdrawn .. use.grant, '1', 'EX', request.withdrawn_ttl)
-  redis.call('RPUSH', request.wake, use.server)
+  redis.call('SET', PREFIX .. 'withdrawn:' .. use.grant, '1', 'EX', WITHDRAWN_TTL_SECONDS)
+  redis.call('RPUSH', PREFIX .. 'wake', use.server)
 end
 
 local function take(slot, first, moves)
   if request.has_tier then
     moves = request.moves
   end
-  uses[slot] = {server = request.server, repository = request.repository, network = request.network,
-                grant = request.grant, carried = request.carried, first = first, moves = moves}
+  uses[slot] = {server = request.server, repository = record.repository, network = request.network,
+                grant = record.grant.id, carried = request.carried, first = first, moves = moves}
   -- By Redis' clock: a verifier whose clock is ahead would let it forget the uses too early (D-406).
-  redis.call('SET', KEYS[2], cjson.encode(uses), 'EX', math.ceil(math.max(0, request.exp - now)) + request.ttl)
+  redis.call('SET', KEYS[2], cjson.encode(uses), 'EX', math.ceil(math.max(0, pass.exp - now)) + request.ttl)
   redis.call('SET', KEYS[3], request.record, 'EX', request.record_ttl)
-  redis.call('RPUSH', request.wake, request.server)
+  redis.call('RPUSH', PREFIX .. 'wake', request.server)
   if request.promise then
     announce(request.promise, request.server)
   end
@@ -107,7 +95,7 @@ for slot, use in ipairs(uses) do
       return {'lease-given'}
     end
     -- The same grant comes twice if the answer got lost and the client tried again.
-    if use.grant ~= request.grant then
+    if use.grant ~= record.grant.id then
       withdraw(use)
     end
     take(slot, use.first, use.moves)
@@ -115,7 +103,7 @@ for slot, use in ipairs(uses) do
   end
 end
 
-if #uses < request.servers then
+if #uses < pass.servers then
   take(#uses + 1, now, 0)
   return {'free'}
 end
@@ -128,16 +116,16 @@ end
 -- server that a use has left keeps its open connections. A waiting launch still has its record; a server that is gone is not
 -- published.
 local function holds(use)
-  return is_up(request, use.server, function(record)
+  return is_up(use.server, function(waiting)
     -- A launch whose promise was kept once it had a pod has its use by an unlock. It waits all the same.
-    return record.grant.id == use.grant or (request.promise and record.promise == request.promise.id)
+    return waiting.grant.id == use.grant or (request.promise and waiting.promise == request.promise.id)
   end)
 end
 
 -- The latest use first: a retry comes after the attempt that it repeats.
 for slot = #uses, 1, -1 do
   local use = uses[slot]
-  if use.repository == request.repository and use.network == request.network
+  if use.repository == record.repository and use.network == request.network
       and now - use.first <= request.move_window and use.moves < request.moves and not holds(use) then
     withdraw(use)
     take(slot, use.first, use.moves + 1)

@@ -3,14 +3,12 @@
 --
 -- KEYS: epoch, solution, charges of each network that is charged
 -- ARGV: request, a JSON object:
---   blocks     the key of the hash of blocks
 --   judged_by  the version of the blocks that do not refuse the client; empty: there were no blocks; null: not known
 --   issued     when the challenge was issued; absent: there was none
 --   key        the id of an API key; absent: there is none
 --   expires    when its challenge expires; absent: the challenge does not say
 --   ttl        seconds for which it is remembered: after it expires, or if it is not known when it does, from now
 --   word       a random word of this call
---   revoked    the key of the hash of revoked API keys
 --   window     seconds for which a charge counts
 --   limits     an object for each network that is charged:
 --     most       the price has risen too far if there are more charges; absent or null: no limit
@@ -38,7 +36,7 @@ if ttl < 1 then
   return {'replayed'}
 end
 
-if request.key and redis.call('HEXISTS', request.revoked, request.key) == 1 then
+if request.key and redis.call('HEXISTS', PREFIX .. 'revoked', request.key) == 1 then
   return {'key-revoked'}
 end
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from binder_egress.model.grants import UNVERIFIED, Egress, NoEgress, label_of
-from binder_egress.model.records import KnownServer, Record, Server
+from binder_egress.model.records import KnownServer, Reason, Record, Server
 from binder_egress.reconciler.loop import Reconciler
 from binder_egress.store.announcements import Announced
 from binder_egress.store.errors import BlocksChanged
@@ -68,7 +68,8 @@ def known(uid, grant=None, pod="jupyter-alice--", **fields):
     """The published state of a pod that carries a grant."""
     if grant:
         fields |= {"grant": grant, "label": label_of(grant) or ""}
-    return KnownServer(uid, pod=pod, **fields)
+    reason = Reason.KEPT if isinstance(grant, Egress) else Reason.BLOCK if grant else Reason.NOTHING
+    return KnownServer(uid, pod=pod, **{"reason": str(reason)} | fields)
 
 
 @contextmanager

@@ -55,18 +55,20 @@ BLOCKS = {
 
 SERVERS = {
     "with egress": '{"uid": "uid-1", "tier": "verified", "grant": "g", "repository": "r", "client": "c", "pod": "p", '
-    '"label": "verified", "promise": "promise-0", "opens_at": 0, "announced": true, "rule": "api-client", "at": 1000, "by": "'
+    '"label": "verified", "promise": "promise-0", "opens_at": 0, "announced": true, "reason": "kept", "refused_by": "own-network", '
+    '"rule": "api-client", "at": 1000, "by": "'
     + KEY
     + '", "by_kind": "key", "by_id": "0123456789abcdef", "why": "", "until": 2000, "may_stop": true}',
     "with a block": '{"uid": "uid-1", "tier": "unverified", "grant": "b", "repository": "r", "client": "c", "pod": "p", '
-    '"label": "", "promise": "", "opens_at": 0, "announced": false, "rule": "blocked", "at": 1000, "by": "eve", '
+    '"label": "", "promise": "", "opens_at": 0, "announced": false, "reason": "", "refused_by": "", "rule": "blocked", "at": 1000, '
+    '"by": "eve", '
     '"by_kind": "operator", "by_id": "", "why": "mining", "until": 2000, "may_stop": false}',
     "with an ended lease": '{"uid": "uid-1", "tier": "unverified", "grant": "g", "repository": "", "client": "", "pod": "", '
-    '"label": "", "promise": "", "opens_at": 0, "announced": false, "rule": "expired", "at": 1000, "by": "'
-    + KEY
-    + '", "by_kind": "key", "by_id": "0123456789abcdef", "why": "", "until": 1120, "may_stop": true}',
+    '"label": "", "promise": "", "opens_at": 0, "announced": false, "reason": "", "refused_by": "", "rule": "expired", "at": 1000, '
+    '"by": "' + KEY + '", "by_kind": "key", "by_id": "0123456789abcdef", "why": "", "until": 1120, "may_stop": true}',
     "with nothing": '{"uid": "uid-1", "tier": "unverified", "grant": "", "repository": "", "client": "", "pod": "", "label": "", '
-    '"promise": "", "opens_at": 0, "announced": false, "rule": "", "at": 0, "by": "", "why": "", "until": null, "may_stop": false}',
+    '"promise": "", "opens_at": 0, "announced": false, "reason": "", "refused_by": "", "rule": "", '
+    '"at": 0, "by": "", "why": "", "until": null, "may_stop": false}',
 }
 
 PODS = (
@@ -100,6 +102,8 @@ TYPES = {
         "verified",
         "promise-0",
         announced=True,
+        reason="kept",
+        refused_by="own-network",
     ),
     "with a block": KnownServer("uid-1", Blocked("b", 1000, EVE, "mining", 2000), "r", "c", "p"),
     "with an ended lease": KnownServer("uid-1", EndedLease("g", 1000, BY_KEY, stop_at=1120, may_stop=True)),

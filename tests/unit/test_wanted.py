@@ -1,13 +1,14 @@
 """The grant that a pod should carry, as a table: the pod's own grant, the content of Redis, mode and tiers → the grant."""
 
+from collections import defaultdict
 from dataclasses import replace
 
 import pytest
 
 from binder_egress.decisions.leases import STOP_GRACE_SECONDS
-from binder_egress.model.grants import Block, Egress, EndedLease, label_of
+from binder_egress.model.grants import Block, Blocked, Egress, EndedLease, label_of
 from binder_egress.model.passes import LEEWAY_SECONDS
-from binder_egress.model.records import KnownServer, Pending, Record, Server
+from binder_egress.model.records import KnownServer, Pending, Reason, Record, Server
 from binder_egress.model.serialization import read_origin
 from binder_egress.reconciler.user_pods import Pod
 from binder_egress.reconciler.wanted import wanted
@@ -205,15 +206,35 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("own", "expected", "fields", "mode", "redis", "pending"), ROWS)
-def test_pod_carries(own, expected, fields, mode, redis, pending):
+def decided(own, fields, mode, redis, pending):
     pod = Pod(
         name="jupyter-alice", uid="uid-1", version="1", server=Server("alice"), image="image:1", grant=own,
         annotated=own is not None, label=label_of(own), created=0, ready=False, ended=False, **fields,
     )  # fmt: skip
-    settings = SETTINGS.model_copy(update={"mode": mode})
-    found = wanted(pod, Pending(**pending) if redis else None, settings, NOW)
+    return wanted(pod, Pending(**pending) if redis else None, SETTINGS.model_copy(update={"mode": mode}), NOW)
+
+
+@pytest.mark.parametrize(("own", "expected", "fields", "mode", "redis", "pending"), ROWS)
+def test_pod_carries(own, expected, fields, mode, redis, pending):
+    found = decided(own, fields, mode, redis, pending).grant
     if expected is MODE_ALLOW:
         assert found == Egress(found.id, "small", "mode-allow", NOW)
     else:
         assert found == expected
+
+
+def test_reason_is_the_row_of_the_table_that_decides():
+    found = defaultdict(set)
+    for own, _, fields, mode, redis, pending in (row.values for row in ROWS):
+        what = decided(own, fields, mode, redis, pending)
+        found[what.reason].add(type(what.grant))
+        if what.reason in (Reason.KEPT, Reason.ENDED):
+            assert what.grant.id == own.id
+        elif what.reason in (Reason.UNLOCK, Reason.LAUNCH):
+            assert what.grant.id == pending[what.reason].grant.id
+    assert found == {
+        **{key: {Egress} for key in (Reason.UNLOCK, Reason.KEPT, Reason.LAUNCH, Reason.MODE_ALLOW)},
+        **{key: {EndedLease} for key in (Reason.ENDED, Reason.ENDS)},
+        Reason.BLOCK: {Blocked},
+        Reason.NOTHING: {type(None)},
+    }

@@ -191,6 +191,21 @@ def test_explain_names_the_reasons(make, cluster, store, operators, redis_server
     assert (found["label"], found["blocked"], [block["why"] for block in found["blocks"]]) == (None, True, ["mining"])
 
 
+def test_explain_says_what_the_reconciler_decided_and_works_nothing_out(make, cluster, store, operators, redis_server, caplog):
+    caplog.set_level("INFO")
+    cluster.add(repository=REPOSITORY)
+    list_and_converge(make(blocked_repositories=["github.com/owner/*"]))
+    # Values that this command has, and that the reconciler does not have yet.
+    later = CommandOperators(make_settings(redis_server, self_networks=["0.0.0.0/0"]), store)
+    found = actions.explain(later, ALICE)
+    assert (found["reason"], found["because"]) == ("nothing", "No network: the rule blocked-repository refuses it.")
+    record_launch(store, make_grant())
+    list_and_converge(make(blocked_repositories=["github.com/owner/*"]))
+    found = actions.explain(later, ALICE)
+    assert (found["reason"], store.known(ALICE).refused_by) == ("kept", "")
+    assert [record.fields["reason"] for record in caplog.records if record.message == "pod"] == ["launch"]
+
+
 def test_block_of_a_pod_that_is_gone_is_forgotten(make_reconciler, cluster, store):
     """Each launch reads all blocks. The share limit counts the blocks of ten minutes."""
     made = make_reconciler(started=2000.0)

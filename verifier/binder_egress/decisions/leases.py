@@ -10,7 +10,7 @@ Decisions: D-071, D-072, D-075.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..model.grants import Carried, Egress, EndedLease, Grant, Rule
+from ..model.grants import Egress, EndedLease, Grant, Rule
 from ..model.passes import LEEWAY_SECONDS
 from ..settings import CommonSettings, Tier
 
@@ -53,11 +53,6 @@ def end(grant: Egress, now: float, stop: bool) -> EndedLease:
     """
     stop_at = int(now) + STOP_GRACE_SECONDS if stop else None
     return EndedLease(grant.id, int(now), grant.origin, grant.why, stop_at, grant.may_stop)
-
-
-def ends_now(wanted: Carried, carried: Carried | None) -> bool:
-    """Whether changing from the carried grant to the wanted one ends a lease."""
-    return isinstance(wanted, EndedLease) and carried is not None and not isinstance(carried, EndedLease)
 
 
 def tier_stops(tier: Tier, settings: CommonSettings) -> bool:

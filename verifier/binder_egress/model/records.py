@@ -104,6 +104,19 @@ class Record:
     launched_at: float | None = None
 
 
+class Reason(StrEnum):
+    """Why a pod carries what it should. The first that applies decides; `reconciler.wanted` says which grants count."""
+
+    BLOCK = "block"  # blocks apply, from Redis or from the pod's own annotation: it carries the one that ends last, or its own
+    UNLOCK = "unlock"  # one waits for this pod, and gives no less than what the pod keeps: with a lease from now
+    KEPT = "kept"  # its own grant counts and is not over: the same, cut to one lease from now
+    LAUNCH = "launch"  # one of this image waits, and if it was announced late, of this pod's time: its grant, with a lease from now
+    MODE_ALLOW = "mode-allow"  # that is the mode, and nothing refuses the pod egress: a new grant of `allow.tier`
+    ENDED = "ended"  # its own grant is an ended lease: the same
+    ENDS = "ends"  # its own grant counts and is over: an ended lease in its place
+    NOTHING = "nothing"  # in any other case: nothing
+
+
 @dataclass(frozen=True)
 class KnownServer:
     """What the reconciler publishes about a server, for the verifier and for operators. A server's page never
@@ -119,6 +132,8 @@ class KnownServer:
         promise: the promise that came with its launch; empty: none did, or Redis was wiped since.
         opens_at: Unix time in seconds by which the network plugin acts on its label, where that takes long (D-477); 0 elsewhere.
         announced: whether BinderHub announced its launch; False also if Redis was wiped since.
+        reason: why it carries what it carries, a `Reason`. Another version may have written another word, or none.
+        refused_by: the rule that refuses it egress by the settings, whether that decided or not; empty: none does.
     """
 
     uid: str
@@ -130,6 +145,8 @@ class KnownServer:
     promise: str = ""
     opens_at: int = 0
     announced: bool = False
+    reason: str = ""
+    refused_by: str = ""
 
     def opens_in(self, now: float) -> int:
         """Seconds until its tier is open, from a Unix time in seconds; 0: it is open, or there is none."""

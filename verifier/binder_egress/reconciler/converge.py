@@ -5,9 +5,8 @@ import math
 from collections.abc import Callable, Iterable
 
 from .. import logs
-from ..decisions import leases
-from ..model.grants import NO_GRANT, UNVERIFIED, Carried, Egress, EndedLease, block_in, label_of
-from ..model.records import KnownServer, Pending, Record, Server
+from ..model.grants import NO_GRANT, UNVERIFIED, EndedLease, block_in, label_of
+from ..model.records import KnownServer, Pending, Reason, Record, Server
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import (
@@ -27,7 +26,7 @@ from ..store.store import ReconcilerStore
 from .cache import PodCache
 from .stopping import Stopper
 from .user_pods import Conflict, Pod, UserPods
-from .wanted import facts_of, grant_stops, is_announced, launch_of, promise_of, unlock_of, wanted
+from .wanted import Wanted, facts_of, grant_stops, is_announced, launch_of, promise_of, unlock_of, wanted
 
 log = logging.getLogger("binder-egress")
 
@@ -105,52 +104,53 @@ class Converger:
                     pending = self._store.pending(server, carried_grants([pod]))
                 except StoreUnavailable as error:
                     lost = error
-            pod, pending = self._converge_pod(pod, pending)
+            pod, pending, why = self._converge_pod(pod, pending)
             if pending:
                 self._end_waiting(pod, pending)
                 self._log_and_count_start(pod, pending)
-                self._publish(pod, pending)
+                self._publish(pod, pending, why)
                 self._stopper.stop(pod, pending)
         if lost:
             raise lost
 
-    def _converge_pod(self, pod: Pod, pending: Pending | None) -> tuple[Pod, Pending | None]:
+    def _converge_pod(self, pod: Pod, pending: Pending | None) -> tuple[Pod, Pending | None, Wanted]:
         """Patch a pod until it carries what it should.
 
         Each round asks what the pod should carry. If it carries that, the work is done. Otherwise it is patched; after a conflict
         the pod is read again, and after a patch Redis is asked again, because decisions may have come in between.
 
         Returns:
-            The pod as it is now, and the last answer of Redis; None: Redis was not asked, or the pod is ending, and what Redis
-            holds is for a later pod of this server.
+            The pod as it is now, the last answer of Redis, and why it carries what it does. None in place of the answer: Redis was
+            not asked, or the pod is ending, and what Redis holds is for a later pod of this server.
         """
         for _ in range(MAX_ATTEMPTS):
-            grant = self._wanted(pod, pending)
-            if pending and grant and leases.ends_now(grant, pod.grant):
+            decided = self._wanted(pod, pending)
+            if pending and decided.grant and decided.reason == Reason.ENDS:
                 # A renewal may have come since Redis was asked.
-                pending = self._store.pending(pod.server, {grant.id})
-                grant = self._wanted(pod, pending)
+                pending = self._store.pending(pod.server, {decided.grant.id})
+                decided = self._wanted(pod, pending)
+            grant = decided.grant
             if grant == pod.grant and pod.label == label_of(grant) and pod.annotated == bool(grant):
-                return pod, pending
+                return pod, pending, decided
             try:
                 patched = self._user_pods.patch(pod, grant)
             except Conflict:
                 fresh = self._user_pods.read_again(pod)
                 if fresh is None:
-                    return pod, None
+                    return pod, None, decided
                 # The cache may hold the pod as it was before a patch, from an event or a list that was on its way. Addresses are
                 # published from the cache, so the egress proxy would give a blocked pod its tier again.
                 self._cache.update(fresh)
                 pod = fresh
                 continue
             self._cache.update(patched)
-            self._log_and_count_grant(pod, grant)
+            self._log_and_count(pod, decided)
             if pending is None:
-                return patched, None
+                return patched, None, decided
             # A withdrawal or a block may have come after Redis was asked, and another reconciler may have taken its notification.
             pending = self._store.pending(pod.server, {grant.id} if grant else set())
-            if self._wanted(patched, pending) == grant:
-                return patched, pending
+            if (after := self._wanted(patched, pending)).grant == grant:
+                return patched, pending, after
             pod = patched
         raise Conflict(f"pod {pod.name} keeps changing")
 
@@ -164,24 +164,25 @@ class Converger:
             if waiting := set(grants) - pending.withdrawn:
                 self._store.withdraw(waiting)
 
-    def _wanted(self, pod: Pod, pending: Pending | None) -> Carried | None:
+    def _wanted(self, pod: Pod, pending: Pending | None) -> Wanted:
         return wanted(pod, pending, self._settings, self._clock())
 
-    def _log_and_count_grant(self, before: Pod, grant: Carried | None) -> None:
+    def _log_and_count(self, before: Pod, decided: Wanted) -> None:
         """Log and count what a patch did.
 
         Args:
             before: the pod as it was before the patch.
-            grant: the grant that it carries now; None: none any more.
+            decided: what it carries now, and why.
         """
+        grant = decided.grant
         fields: dict[str, object] = {"tier": UNVERIFIED, "rule": "withdrawn", "grant": ""}
         if grant:
             fields = {"tier": grant.tier, "rule": grant.rule, "grant": grant.id}
             fields |= {"by": grant.origin.text, "why": grant.why} if grant.origin.text else {}
-        logs.decision("pod", user=before.server.user, server=before.server.name, pod=before.name, **fields)
-        if grant and leases.ends_now(grant, before.grant):
+        logs.decision("pod", user=before.server.user, server=before.server.name, pod=before.name, reason=decided.reason, **fields)
+        if decided.reason == Reason.ENDS:
             self._tally.add({f"{EXPIRIES}{'stop' if grant_stops(before.grant, self._settings) else 'end'}": 1})
-        if isinstance(grant, Egress) and not (before.grant and before.grant.id == grant.id):
+        if grant and decided.reason in (Reason.UNLOCK, Reason.LAUNCH, Reason.MODE_ALLOW):
             self._tally.add({f"{GRANTS}{grant.tier}:{grant.rule}": 1})
             self._count_access(before, self._when(before))
 
@@ -198,7 +199,7 @@ class Converger:
 
     # -- published, logged, counted
 
-    def _publish(self, pod: Pod, pending: Pending) -> None:
+    def _publish(self, pod: Pod, pending: Pending, why: Wanted) -> None:
         """Publish a pod, and settle its launch once it is ready, or has had its grant (D-004)."""
         facts = facts_of(pod, pending)
         known = KnownServer(
@@ -211,6 +212,8 @@ class Converger:
             promise=promise_of(pod, pending),
             opens_at=self._opens_at(pod, pending.known),
             announced=is_announced(pod, pending),
+            reason=str(why.reason),
+            refused_by=str(why.refused_by or ""),
         )
         if known != pending.known:
             self._store.publish(pod.server, known)

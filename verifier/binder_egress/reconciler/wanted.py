@@ -1,11 +1,12 @@
 """What a pod should carry: a function of the pod, of what Redis holds about its server, of the settings and of the time."""
 
 import math
+from dataclasses import dataclass
 
 from ..decisions import leases
 from ..decisions.refusals import Facts, blocks_on, refusal
-from ..model.grants import Carried, Egress, EndedLease, NoEgress, Rule
-from ..model.records import KnownServer, Pending, Record
+from ..model.grants import Carried, Egress, EndedLease, Grant, Rule
+from ..model.records import KnownServer, Pending, Reason, Record
 from ..settings import ReconcilerSettings
 from .user_pods import Pod
 
@@ -14,19 +15,23 @@ LATE_POD_SECONDS = 60
 asks JupyterHub for up to 28 s, KubeSpawner asks Kubernetes for 30 s, and their clocks may differ (D-520)."""
 
 
-def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now: float) -> Carried | None:
-    """The grant that a pod should carry, or None. The first line that matches decides:
+@dataclass(frozen=True)
+class Wanted:
+    """What a pod should carry, and why.
 
-    | if | the pod carries |
-    |---|---|
-    | blocks apply, from Redis or from the pod's own annotation | the block that ends last; if equal, the pod's own |
-    | an unlock waits for this pod, and gives no less than the grant that the pod keeps | the unlock, with a lease from now |
-    | its own grant counts and is not over | the same, cut to one lease from now |
-    | a launch of this image waits, and if it was announced late, of this pod's time | its grant, with a lease from now |
-    | the mode is `allow`, and nothing refuses the pod egress | a new grant of `allow.tier` |
-    | its own grant is an ended lease | the same |
-    | its own grant counts and is over | an ended lease in its place |
-    | in any other case | nothing |
+    Attributes:
+        reason: the row that decides.
+        grant: what it should carry; None: nothing.
+        refused_by: the rule that refuses the pod egress by the settings, whether that decides or not; None: none does.
+    """
+
+    reason: Reason
+    grant: Carried | None = None
+    refused_by: Rule | None = None
+
+
+def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now: float) -> Wanted:
+    """What a pod should carry, by the first row of `Reason` that applies.
 
     A block on the pod counts until an operator removes it.
 
@@ -44,39 +49,52 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
         settings: mode and tiers.
         now: Unix time in seconds.
     """
-    own = pod.grant
-    withdrawn = pending.withdrawn if pending else set()
     facts = facts_of(pod, pending)
-
     if blocks := blocks_on(facts, pending.blocks if pending else (), now):
         # The block on the pod outlives a wipe of Redis, so it must be the longest.
-        return max(blocks, key=lambda grant: math.inf if grant.until is None else grant.until)
+        return Wanted(Reason.BLOCK, max(blocks, key=lambda grant: math.inf if grant.until is None else grant.until))
+    refused_by = refusal(facts, (), settings, now)
+    waiting = _waiting(pod, pending, settings, now)
+    if waiting is None and settings.mode == "allow" and not refused_by:
+        waiting = Reason.MODE_ALLOW, Egress.new(settings.allow_tier, Rule.MODE_ALLOW, now)
+    return Wanted(*(waiting or _ended(pod, pending, settings, now)), refused_by)
 
-    def counting(grant: Carried | NoEgress | None) -> Egress | None:
-        if not isinstance(grant, Egress) or (grant.rule == Rule.MODE_ALLOW and settings.mode != "allow"):  # D-007
-            return None
-        return grant if grant.tier in settings.tiers and grant.id not in withdrawn else None
+
+def _waiting(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now: float) -> tuple[Reason, Egress] | None:
+    """The egress that a pod that no block keeps from it is given, or keeps."""
+    own = pod.grant
 
     def waiting(record: Record | None) -> Egress | None:
-        return counting(record.grant) if record and not (own and own.id == record.grant.id) else None
+        return _counting(record.grant, pending, settings) if record and not (own and own.id == record.grant.id) else None
 
     unlock, launch = waiting(unlock_of(pod, pending)), waiting(launch_of(pod, pending))
-    counted = counting(own)
+    counted = _counting(own, pending, settings)
     kept = counted if counted and not counted.is_over(now) else None
     if unlock and not (kept and _is_less(unlock, kept, settings, now)):
-        to_be_stopped = own is not None and own.id not in withdrawn and grant_stops(own, settings)
-        return leases.begin(unlock, settings.tiers[unlock.tier], now, to_be_stopped or unlock.rule == Rule.OPERATOR)
+        to_be_stopped = own is not None and not _is_withdrawn(own, pending) and grant_stops(own, settings)
+        may_stop = to_be_stopped or unlock.rule == Rule.OPERATOR
+        return Reason.UNLOCK, leases.begin(unlock, settings.tiers[unlock.tier], now, may_stop)
     if kept:
-        return leases.shorten(kept, settings.tiers[kept.tier], now)
-    if launch:
-        return leases.begin(launch, settings.tiers[launch.tier], now, may_stop=True)
-    if settings.mode == "allow" and not refusal(facts, (), settings, now):
-        return Egress.new(settings.allow_tier, Rule.MODE_ALLOW, now)
-    if isinstance(own, EndedLease) and own.id not in withdrawn:
-        return own
-    if counted:
-        return leases.end(counted, now, grant_stops(counted, settings))
-    return None
+        return Reason.KEPT, leases.shorten(kept, settings.tiers[kept.tier], now)
+    return (Reason.LAUNCH, leases.begin(launch, settings.tiers[launch.tier], now, may_stop=True)) if launch else None
+
+
+def _ended(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now: float) -> tuple[Reason, Carried | None]:
+    """What a pod without egress carries."""
+    own, counted = pod.grant, _counting(pod.grant, pending, settings)
+    if isinstance(own, EndedLease) and not _is_withdrawn(own, pending):
+        return Reason.ENDED, own
+    return (Reason.ENDS, leases.end(counted, now, grant_stops(counted, settings))) if counted else (Reason.NOTHING, None)
+
+
+def _counting(grant: Grant | None, pending: Pending | None, settings: ReconcilerSettings) -> Egress | None:
+    if not isinstance(grant, Egress) or (grant.rule == Rule.MODE_ALLOW and settings.mode != "allow"):  # D-007
+        return None
+    return grant if grant.tier in settings.tiers and not _is_withdrawn(grant, pending) else None
+
+
+def _is_withdrawn(grant: Grant, pending: Pending | None) -> bool:
+    return pending is not None and grant.id in pending.withdrawn
 
 
 def _is_less(unlock: Egress, kept: Egress, settings: ReconcilerSettings, now: float) -> bool:

@@ -82,6 +82,7 @@ class Explanation(GrantRow):
     """`GET /api/servers/…`."""
 
     because: Annotated[str, Field(description="one sentence")]
+    reason: Annotated[str, Field(description="the same in a word: the row of the reconciler's table that decided")]
     mode: str
     uid: str
     label: str | None

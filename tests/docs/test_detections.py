@@ -14,7 +14,7 @@ from binder_egress.detections.reports import read
 from binder_egress.detections.share_limit import ALWAYS, MAX_SHARE, WINDOW_SECONDS
 from binder_egress.operators.commands import show
 from binder_egress.store.detections import KEPT_DETECTIONS, MAX_REPORTS
-from binder_egress.store.reconciler_counters import DETECTION_OUTCOMES
+from binder_egress.store.reconciler_counters import DetectionOutcome
 from binder_egress.web.receiver import MAX_LINES
 from tests.support import TOP
 from tests.support.doc_examples import section
@@ -65,7 +65,7 @@ def test_falco_settings_give_the_fields_that_are_read():
 
 def test_outcomes_and_numbers_are_those_of_the_code():
     rows = re.findall(r"^\| ((?:`[a-z-]+`(?:, )?)+) \| (?:what follows|it would|the server|no pod|a bug)", PAGE, re.M)
-    assert {name for row in rows for name in re.findall(r"`([a-z-]+)`", row)} == set(DETECTION_OUTCOMES)
+    assert {name for row in rows for name in re.findall(r"`([a-z-]+)`", row)} == set(DetectionOutcome)
     assert (ALWAYS, MAX_SHARE, WINDOW_SECONDS) == (9, 0.1, 600) and "**nine servers, or a tenth of those that run**" in PAGE
     assert f"{MAX_LINES} lines and 1 MiB in a request at most, {REPORTS_PER_MINUTE} lines a minute" in PAGE
     assert f"the last {KEPT_DETECTIONS} reports" in PAGE and f"At most {MAX_REPORTS:,} reports wait" in PAGE

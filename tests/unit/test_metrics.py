@@ -21,7 +21,7 @@ def test_metrics_have_stable_names_and_types_and_help(internal):
     assert {name: family.type for name, family in found.items()} == NAMES
     assert [name for name, family in found.items() if not family.documentation.endswith(".")] == []
     of_detections = found["binder_egress_detections"].documentation
-    assert [outcome for outcome in counters.DETECTION_OUTCOMES if not re.search(rf"\b{outcome}\b", of_detections)] == []
+    assert [outcome for outcome in counters.DetectionOutcome if not re.search(rf"\b{outcome}\b", of_detections)] == []
 
 
 def test_each_row_is_shown_with_its_labels_and_help(services, store, internal, in_redis):

@@ -23,7 +23,7 @@ from binder_egress.proxy.flow import Asked, Flow
 from binder_egress.proxy.hosts import HostList
 from binder_egress.proxy.limits import Limits
 from binder_egress.proxy.metrics import Metrics
-from binder_egress.proxy.refusals import UNKNOWN, Reason, Refusal
+from binder_egress.proxy.refusals import UNKNOWN, End, Reason, Refusal
 from binder_egress.proxy.resolve import Resolver
 from tests.support.egress_proxy.loopback import publish, served
 from tests.support.metrics import PROXY_NAMES
@@ -172,7 +172,7 @@ def test_refusals_of_a_server_are_logged_up_to_a_limit_for_each_rule_and_what_we
 
     def note(pod, reason=None, cut=""):
         asked = Asked(Flow("127.0.0.1", None, cut=cut), requests.Tunnel("a.example.org", 443), pod)
-        proxy._ended.note(asked.flow, asked, pod, Refusal(reason, 403, "") if reason else "ended")
+        proxy._ended.note(asked.flow, asked, pod, Refusal(reason, 403, "") if reason else End.ENDED)
 
     with caplog.at_level(logging.INFO):
         for pod, reason, cut in [(pods[0], Reason.NOT_LISTED, ""), (pods[0], None, ""), (pods[0], None, Reason.NOT_TAKEN)]:

@@ -231,7 +231,7 @@ async def test_tunnel_on_which_a_side_does_not_go_on_ends_in_time(limit, sent, a
         host.sendall(answer)
         with suppress(ConnectionResetError):
             assert await received(pod, 1000) in (answer, b"")
-    assert ends() == [("allowed", "TimeoutError")]
+    assert ends() == [("allowed", "timeout")]
 
 
 # -- a change of the pod

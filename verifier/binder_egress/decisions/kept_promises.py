@@ -38,18 +38,25 @@ class PromiseState(StrEnum):
     REFUSED = "refused"  # a rule refuses that launch
 
 
+class NotUsed(StrEnum):
+    """Why a good pass is not used."""
+
+    EARLY = "early"  # there is no launch yet
+    HAD_IT = "had-it"  # the server has something better, or as good
+
+
 @dataclass(frozen=True)
 class Kept:
     """What became of a pass that keeps a promise.
 
     Attributes:
-        outcome: `early` (no launch yet), `had-it` (the launch has something better), the rule that refuses the launch, or what
-            became of the pass; `used-up` also if it keeps another promise.
+        outcome: why it is not used, the rule that refuses the launch, or what became of it; `used-up` also if it keeps another
+            promise.
         server: the server of the launch; None: there is none yet.
         grant: what the launch got; None: nothing.
     """
 
-    outcome: str
+    outcome: NotUsed | Rule | PassOutcome
     server: Server | None = None
     grant: Egress | None = None
 
@@ -85,7 +92,7 @@ class Promises:
         except PassKeepsAnother:
             return Kept(PassOutcome.USED_UP)
         if server is None:
-            return Kept("early")
+            return Kept(NotUsed.EARLY)
         for _ in range(ATTEMPTS):
             pending = self._store.pending(server, set())
             try:
@@ -98,7 +105,7 @@ class Promises:
                 return Kept(error.outcome, server)
             except LaunchChanged:
                 continue  # Its pod is there by now, or another launch.
-        return Kept("early")
+        return Kept(NotUsed.EARLY)
 
     def _decide_launch(self, server: Server, launch: Record, pending: Pending, issued: Pass, network: str, now: float) -> Kept:
         """Decide a launch again that waits for its pod.
@@ -112,7 +119,7 @@ class Promises:
         # The rules that come before the pass, or are the pass.
         decided = launch.grant.rule in (Rule.MODE_ALLOW, Rule.API_CLIENT, Rule.VALID_PASS)
         if decided and launch.grant.id not in pending.withdrawn:
-            return Kept("had-it", server)
+            return Kept(NotUsed.HAD_IT, server)
         presented = self._judge.accept(issued, launch.repository, now)
         grant = launch_grant(presented, now)
         record, timeout = replace(launch, grant=grant), self._settings.launch_timeout
@@ -131,7 +138,7 @@ class Promises:
             return Kept(rule, server)
         useful = self._unlocks.useful_tiers(known, now)
         if useful is not None and issued.tier not in useful:
-            return Kept("had-it", server)
+            return Kept(NotUsed.HAD_IT, server)
         presented = self._judge.accept(issued, known.repository, now)
         outcome, grant = self._unlocks.redeem(server, known, presented, network, now)
         return Kept(outcome, server, grant if outcome in REDEEMED else None)

@@ -234,7 +234,7 @@ class Detection(TypedDict):
     source: str
     list: str
     label: str
-    outcome: str  # one of `reconciler_counters.DETECTION_OUTCOMES`
+    outcome: str  # one of `reconciler_counters.DetectionOutcome`
     user: str
     server: str
     pod: str

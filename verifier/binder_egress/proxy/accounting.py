@@ -13,7 +13,7 @@ from .flow import Allowed, Asked, Connected, Flow
 from .hosts import normal
 from .limits import UNVERIFIED_SHARE
 from .metrics import Metrics
-from .refusals import Reason, Refusal
+from .refusals import End, Reason, Refusal
 from .wanted_hosts import WantedHosts
 
 MOST_WAITING_BYTES = 128 * 1024 * 1024
@@ -78,7 +78,7 @@ class EndedConnections:
         self._policy, self._metrics, self._wanted, self._log_allowed = policy, metrics, wanted, log_allowed
         self._refusals = logs.Refusals(clock)
 
-    def note(self, flow: Flow, asked: Asked | None, pod: PodAddresses | None, end: Refusal | str) -> None:
+    def note(self, flow: Flow, asked: Asked | None, pod: PodAddresses | None, end: Refusal | End) -> None:
         """Log and count a connection. Without a request, only a refusal counts.
 
         Args:
@@ -90,7 +90,7 @@ class EndedConnections:
         if not (asked or isinstance(end, Refusal)):
             return
         decision = "refused" if isinstance(end, Refusal) else "cut" if flow.cut else "allowed"
-        why = str(end.reason) if isinstance(end, Refusal) else flow.cut
+        why = str((end.reason if isinstance(end, Refusal) else flow.cut) or "")
         host, port = (asked.request.host, asked.request.port) if asked else ("", 0)
         moved = asked.moved if isinstance(asked, Connected) else 0
         tier, listed = pod.tier if pod else "unknown", ""

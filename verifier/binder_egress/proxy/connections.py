@@ -23,7 +23,7 @@ from .limits import Bucket, Limits, Usage
 from .metrics import Metrics
 from .new_hosts import NewHosts
 from .own_names import OwnNames
-from .refusals import Reason, Refusal
+from .refusals import End, Reason, Refusal
 from .requests import RequestRefused, Tunnel, WhoAmI, read_request
 from .resolve import Resolver
 from .source_ports import SourcePorts
@@ -149,7 +149,7 @@ class Proxy:
         known = self.identities.of(flow.address)
         who, verified = (known.uid, _is_verified(known)) if known else (flow.address, False)
         asked: Asked | None = None
-        end: Refusal | str = "ended"
+        end: Refusal | End = End.ENDED
         with flow.client:
             if not self._usage.admit(who, verified):
                 await self._turn_away(flow, known)
@@ -170,16 +170,18 @@ class Proxy:
                 except RequestRefused as error:
                     end = error.refusal
                 except asyncio.CancelledError:
-                    end = flow.cut or "stopped"
-                except (OSError, TimeoutError, h11.ProtocolError) as error:
-                    end = type(error).__name__
+                    end = End.STOPPED
+                except TimeoutError:
+                    end = End.TIMEOUT
+                except (OSError, h11.ProtocolError):
+                    end = End.BROKEN
                 except Exception:
                     log.exception("fault in a connection")
-                    end = "fault"
+                    end = End.FAULT
                 # Not in an `except` clause: until that ends, the exception keeps the frames that it passed, and these the request.
                 if isinstance(end, Refusal):
                     await answers.refuse(flow.client, end)
-                if flow.cut or end == TimeoutError.__name__:
+                if flow.cut or end is End.TIMEOUT:
                     drop_unsent(flow.client)
             finally:
                 self._usage.release(who, verified)
@@ -244,9 +246,9 @@ class Proxy:
         if why := self._no_longer(flow, flow.pod):
             raise RequestRefused(Refusal(why, 0, ""))
 
-    async def _move(self, flow: Connected) -> Refusal | str:
+    async def _move(self, flow: Connected) -> Refusal | End:
         """Move bytes until both directions have ended; for a plain request, until the answer has ended. Returns how it ended."""
-        end: Refusal | str = "ended"
+        end: Refusal | End = End.ENDED
         try:
             if isinstance(flow.request, Tunnel):
                 await tunnels.begin(flow, flow.request, self._policy)
@@ -255,9 +257,9 @@ class Proxy:
             await until_ended(flow)
         except RequestRefused as error:
             end = error.refusal
-        except (ConnectionError, h11.ProtocolError) as error:
+        except (ConnectionError, h11.ProtocolError):
             # Many hosts reset a connection once they have sent everything, and the client is still to get it.
-            end = type(error).__name__
+            end = End.BROKEN
         await deliver(flow)
         return end
 

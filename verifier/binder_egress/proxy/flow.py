@@ -28,14 +28,14 @@ class Flow:
         client: its socket.
         task: the task that serves it.
         began: when it began, in monotonic seconds.
-        cut: the reason why it was cut; empty if it was not.
+        cut: the reason why it was cut; None if it was not.
     """
 
     address: str
     client: socket.socket
     task: "asyncio.Task[None]" = field(init=False)
     began: float = field(default_factory=time.monotonic)
-    cut: str = ""
+    cut: Reason | None = None
 
     def end(self, why: Reason) -> None:
         """Cut it."""

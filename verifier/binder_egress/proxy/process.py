@@ -105,16 +105,8 @@ def run(settings: ProxySettings, policy: Policy, store: ProxyStore) -> None:
         raise SystemExit(1) from None
 
 
-async def _run(settings: ProxySettings, policy: Policy, store: ProxyStore) -> None:
-    # Each connection has two sockets, and a container's soft limit may be 1,024 files.
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    metrics = Metrics()
-    limits = Limits(
+def _limits(settings: ProxySettings) -> Limits:
+    return Limits(
         settings.proxy_connections,
         settings.proxy_new_per_second,
         settings.proxy_bytes_per_second,
@@ -124,6 +116,17 @@ async def _run(settings: ProxySettings, policy: Policy, store: ProxyStore) -> No
         settings.proxy_new_hosts_per_minute,
         settings.proxy_unverified_new_hosts_per_minute,
     )
+
+
+async def _run(settings: ProxySettings, policy: Policy, store: ProxyStore) -> None:
+    # Each connection has two sockets, and a container's soft limit may be 1,024 files.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    metrics, limits = Metrics(), _limits(settings)
     proxy = Proxy(policy, limits, Resolver(), metrics, settings.proxy_log_connections)
     feed = Feed(store, proxy.identities, loop)
     # A full collection stops the event loop. It takes a tenth of the time without the imported objects, which stay anyway.

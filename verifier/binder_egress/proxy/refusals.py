@@ -28,6 +28,16 @@ class Reason(StrEnum):
     NOT_TAKEN = "not-taken"  # cut: too many bytes wait for this server, or for hosts that it sends to
 
 
+class End(StrEnum):
+    """How a connection ended that was neither refused nor cut."""
+
+    ENDED = "ended"  # both sides had sent everything
+    BROKEN = "broken"  # a side reset it, or did not keep to HTTP
+    TIMEOUT = "timeout"  # nothing moved for too long
+    STOPPED = "stopped"  # the proxy ends
+    FAULT = "fault"  # of the proxy, which has logged it
+
+
 @dataclass(frozen=True)
 class Refusal:
     """A refusal, as the client gets it.

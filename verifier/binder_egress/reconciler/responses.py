@@ -19,6 +19,7 @@ from ..model.records import Detection, KnownServer, Server
 from ..model.serialization import by_detector
 from ..settings import OnMatch, ReconcilerSettings
 from ..store.errors import StoreUnavailable
+from ..store.reconciler_counters import DetectionOutcome as Outcome
 from ..store.reconciler_counters import Tally, detection_counter
 from ..store.store import ReconcilerStore
 from .agents import Agents
@@ -85,7 +86,7 @@ class Responder:
         unreadable = 0
         for identity, report in waiting:
             if report is None:
-                self._count("", "", "failed")
+                self._count("", "", Outcome.FAILED)
                 unreadable += 1
             else:
                 rows.append(self._answer(identity, report))
@@ -102,38 +103,38 @@ class Responder:
             "at": report.at, "source": report.source, "list": report.list_name, "label": report.label, "outcome": outcome,
             "user": user, "server": server, "pod": name, "uid": pod.uid if pod else report.uid, "report": identity,
         }  # fmt: skip
-        if pod is None or outcome in ("revoked", "stopped") or self._is_first(pod, report, outcome):
+        if pod is None or outcome in (Outcome.REVOKED, Outcome.STOPPED) or self._is_first(pod, report, outcome):
             about = {"user": user, "server": server, "pod": name}
             logs.decision("detection", **about, source=report.source, list=report.list_name, label=report.label, outcome=outcome)
         return row
 
-    def _outcome(self, report: Report) -> tuple[Pod | None, str]:
+    def _outcome(self, report: Report) -> tuple[Pod | None, Outcome]:
         """Act on one report. Returns the pod that it is about, if there is one, and what became of the report."""
         try:
             about = self._pod(report)
-            return (None, about) if isinstance(about, str) else (about, self._act(report, about))
+            return (about, self._act(report, about)) if isinstance(about, Pod) else (None, about)
         except StoreUnavailable:
             raise
         except Exception:
             # One report must not hold up the others.
             log.exception("fault while acting on a detection")
-            return None, "failed"
+            return None, Outcome.FAILED
 
-    def _act(self, report: Report, pod: Pod) -> str:
+    def _act(self, report: Report, pod: Pod) -> Outcome:
         """Do what follows from a report about a running pod."""
         follows = self._follows(report)
         if follows == "observe":
-            return "observed"
+            return Outcome.OBSERVED
         now = self._clock()
         known = KnownServer(pod.uid, pod.grant or NO_GRANT)
         own = own_block(self._store, pod.server, known, now)
         if own and own.until is None and follows != "stop":
-            return "repeated"
+            return Outcome.REPEATED
         has_egress = isinstance(known.grant, Egress)
         if not self._limited().allows(pod.uid, has_egress, self._running(has_egress), now):
-            return "limited"
+            return Outcome.LIMITED
         self._cut_off(pod, own, report, follows == "stop")
-        return "stopped" if follows == "stop" else "revoked"
+        return Outcome.STOPPED if follows == "stop" else Outcome.REVOKED
 
     def _cut_off(self, pod: Pod, own: Block | None, report: Report, stop: bool) -> None:
         """Block a pod's server, unless its own block has no end, and have the pod stopped if that follows."""
@@ -152,10 +153,10 @@ class Responder:
         source = self._settings.detections.get(report.source)
         return source.follows(report.list_name) if source and self._settings.mode != "observe" else "observe"
 
-    def _pod(self, report: Report) -> Pod | str:
+    def _pod(self, report: Report) -> Pod | Outcome:
         """The pod that a report is about, or the reason why there is none."""
         if report.namespace and report.namespace != self._settings.namespace:
-            return "elsewhere"
+            return Outcome.ELSEWHERE
         pods = [
             pod
             for pod in self._cache.all()
@@ -164,16 +165,16 @@ class Responder:
             and (not (report.user or report.server) or (pod.server.user, pod.server.name) == (report.user, report.server))
         ]
         if not pods:
-            return "unknown-pod"
+            return Outcome.UNKNOWN_POD
         pod = max(pods, key=lambda one: (not one.ended, one.created))
         # The receiver is not trusted with the sender's node: it only reports the address (D-335).
         if report.source == AGENT:
             node = self._agents.node_of(report.sender) if self._agents else None
             if node is None or node != pod.node:
-                return "other-node"
+                return Outcome.OTHER_NODE
         if pod.ended:
-            return "ended"
-        return pod if report.uid or report.at >= pod.created else "outdated"
+            return Outcome.ENDED
+        return pod if report.uid or report.at >= pod.created else Outcome.OUTDATED
 
     def _running(self, with_egress: bool) -> int:
         """The number of running servers that are not blocked, with a tier or without."""
@@ -199,10 +200,10 @@ class Responder:
         known = self._settings.detections.get(source)
         return list_name if known and list_name in known.lists else ""
 
-    def _is_first(self, pod: Pod, report: Report, outcome: str) -> bool:
+    def _is_first(self, pod: Pod, report: Report, outcome: Outcome) -> bool:
         """Whether this is the first such outcome of a source and list for a pod. Only the first is logged."""
         return self._cache.note(pod.uid, f"{outcome} {report.source} {self._named_list(report.source, report.list_name)}")
 
-    def _count(self, source: str, list_name: str, outcome: str) -> None:
+    def _count(self, source: str, list_name: str, outcome: Outcome) -> None:
         source = source if source in self._settings.detections else ""
         self._tally.add({detection_counter(source, self._named_list(source, list_name), outcome): 1})

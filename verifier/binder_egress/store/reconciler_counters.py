@@ -4,6 +4,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from enum import StrEnum
 
 WITHOUT_RECORD = "pods-without-launch-record"
 """Pods of launches that BinderHub did not announce to the verifier."""
@@ -65,11 +66,21 @@ EXPIRIES = "expiries:"
 DETECTIONS = "detections:"
 """The prefix of counters of reports, `detections:[<source>,<list>,<outcome>]`. A list's name may hold anything, so it is JSON."""
 
-DETECTION_OUTCOMES = (
-    "observed", "revoked", "stopped", "limited", "repeated", "unknown-pod", "ended", "elsewhere", "outdated", "other-node",
-    "failed",
-)  # fmt: skip
-"""The possible outcomes of a report (docs/detections.md)."""
+
+class DetectionOutcome(StrEnum):
+    """What became of a report (docs/detections.md)."""
+
+    OBSERVED = "observed"
+    REVOKED = "revoked"
+    STOPPED = "stopped"
+    LIMITED = "limited"  # detections had cut off too many
+    REPEATED = "repeated"
+    UNKNOWN_POD = "unknown-pod"
+    ENDED = "ended"
+    ELSEWHERE = "elsewhere"  # in another namespace
+    OUTDATED = "outdated"  # about an earlier pod of that name
+    OTHER_NODE = "other-node"  # an agent reported a pod of another node
+    FAILED = "failed"
 
 
 LINE_OUTCOMES = ("report", "other", "unreadable", "too-many")

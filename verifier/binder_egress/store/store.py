@@ -38,6 +38,9 @@ class SharedStore(Charges, PendingDecisions, Blocks, Servers, Health, RevokedKey
     | the verifiers' readiness, and reports about themselves | `verifiers.py` | `begin`, the first use of Redis |
     | the gate check's findings, and what `doctor` checks of Redis | `health.py` | |
 
+    The parts are bases and not members: what follows from one step is in one pipeline, or one script, over keys of several
+    subjects, and each process' operations are one list, which the rights of its user in Redis are compared with.
+
     `keys.py` lists the keys, and `base.py` has what all subjects share: `read`, `read_hash` and `scan`, too. What a script must do
     at once, such as reading and changing a pass' uses, is in Lua, because Redis runs a script without anything in between.
 

@@ -23,7 +23,6 @@ from ..store.reconciler_counters import (
     ACCESS,
     ACCESS_TIMES,
     AT_READY_SECONDS,
-    DETECTION_OUTCOMES,
     DETECTIONS,
     EXPIRIES,
     FAILURES,
@@ -39,6 +38,7 @@ from ..store.reconciler_counters import (
     START_GUARD_OUTCOMES,
     START_GUARD_TIME,
     WITHOUT_RECORD,
+    DetectionOutcome,
     detection_counter,
 )
 from ..store.store import VerifierStore
@@ -369,7 +369,7 @@ class _Shown(Collector):
         self._captcha, self._shares, self._operators = captcha, shares, operators
         # Shown from the start, as the outcomes of start guards are.
         rules = [(name, of) for name, source in sources.items() for of in ("", *source.lists)]
-        self._no_detections = {detection_counter(*rule, outcome): 0 for rule in rules for outcome in DETECTION_OUTCOMES}
+        self._no_detections = {detection_counter(*rule, outcome): 0 for rule in rules for outcome in DetectionOutcome}
         self._no_lines = {(source, outcome): 0 for source in sources for outcome in LINE_OUTCOMES}
         if sources:
             self._no_lines["", "wrong-token"] = 0

@@ -5,6 +5,7 @@ The texts are in `messages/server`, one catalogue for each language. The page pa
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import resources
@@ -144,82 +145,82 @@ def _hosts(tier: Tier, messages: Mapping[str, str]) -> str:
     return "; ".join(", ".join(part) for part in (programs, others) if part)
 
 
+@dataclass(frozen=True)
+class Look:
+    """How all pages look to one reader.
+
+    Attributes:
+        language: one of `LANGUAGES`.
+        asset: gives the path of a file of the front end.
+        brand: the site's look.
+    """
+
+    language: str
+    asset: Asset
+    brand: Brand
+
+    def render(self, template: str, **values: object) -> str:
+        """A page from its template."""
+        texts = {"language": self.language, "direction": direction(self.language), "message": MESSAGES[self.language]}
+        # The style contains only the operator's colour. The Content-Security-Policy has the checksum of this text (D-310).
+        brand = {"asset": self.asset, "brand": self.brand, "brand_style": Markup(self.brand.style)}
+        return render_template(template, **texts, **brand, **values)
+
+
 def server_page(
     media_type: str,
-    language: str,
-    *,
+    look: Look,
     server: Mapping[str, Any],
     tiers: Mapping[str, Tier],
     address: str,
-    base: str,
-    asset: Asset,
-    brand: Brand,
-    back: str,
-    several: bool,
-    widget: bool,
+    *,
     observed: bool,
-    from_nowhere: bool,
     qr: bool,
+    **page: object,
 ) -> str:
     """A server's page: what it may reach, and how to unlock it.
 
     Args:
         media_type: `text/html` or `text/plain`.
-        language: one of `LANGUAGES`.
+        look: how it looks.
         server: the server, as the JSON answer has it (`bodies.ServerAnswer`).
         tiers: all tiers of this site, and what a server without a tier has.
         address: the page's own address, absolute.
-        base: the path under which the public interface is served.
-        asset: gives the path of a file of the front end.
-        brand: the site's look.
-        back: the address of the server itself; `""` if it is not known.
-        several: whether this site now offers more than one captcha provider.
-        widget: whether the first of them shows a widget, for which the page reserves room from the start.
         observed: whether the mode is `observe`, in which nothing is opened or closed: the page says so, whatever the server's tier.
-        from_nowhere: whether no page sent the visitor here, so that the unlock may start without a click (D-121).
         qr: whether to show a QR code in the text form.
+        page: what `server.html` needs besides, and says what for.
     """
+    state = _state(look.language, server, tiers, observed) | {"address": address, "start": address + START}
+    if media_type == "text/plain":
+        # The text form has a QR code only on request: for a screen reader or a script it is noise.
+        shown = qr and not (state["verified"] or state["closed"] or observed)
+        return look.render("server.txt", qr=terminal_qr(address + START) if shown else "", **state)
+    sentences = {name: reach(tier, look.language) for name, tier in tiers.items()}
+    texts = {"report": server, "catalogue": MESSAGES[look.language], "sentences": sentences}
+    as_json = {name: json.dumps(content, ensure_ascii=False) for name, content in texts.items()}
+    return look.render("server.html", qr=inline_qr(address + START), **as_json, **page, **state)
+
+
+def _state(language: str, server: Mapping[str, Any], tiers: Mapping[str, Tier], observed: bool) -> dict[str, Any]:
+    """What both forms of a server's page say of it."""
     messages, verified = MESSAGES[language], server["tier"] != UNVERIFIED
-    closed = not verified and not server["unlockable"]
     has = messages[STATES[server["access"] or "network"]]
     left, larger = (None, []) if observed else (server["until"], server["larger"])
-    values = {
+    return {
         "server": server,
         "verified": verified,
         "state": messages["observe"] if observed else " ".join(filter(None, (has, server["why"]))),
         # A server that had access gets it back.
         "again": server["unlockable"] and server["why"],
         "observed": observed,
-        "closed": closed,
-        "address": address,
-        "start": address + START,
+        "closed": not verified and not server["unlockable"],
         "left": left,
         "renewable": left and server["renewable_in"] == 0,
         "larger": larger,
         "larger_reach": reach(tiers[larger[0]], language) if larger else "",
         "time": clock(server["expires_in"]) if left else "",
         "until": datetime.fromtimestamp(left, UTC).strftime("%H:%M:%S") if left else "",
-        **_common(language, asset, brand),
     }
-    if media_type == "text/plain":
-        # The text form has a QR code only on request: for a screen reader or a script it is noise.
-        return render_template(
-            "server.txt", qr=terminal_qr(address + START) if qr and not (verified or closed or observed) else "", **values
-        )
-    sentences = {name: reach(found, language) for name, found in tiers.items()}
-    return render_template(
-        "server.html",
-        base=base,
-        sentences=json.dumps(sentences),
-        report=json.dumps(server, ensure_ascii=False),
-        catalogue=json.dumps(messages, ensure_ascii=False),
-        from_nowhere=from_nowhere,
-        back=back,
-        several=several,
-        widget=widget,
-        qr=inline_qr(address + START),
-        **values,
-    )
 
 
 def moment(at: float) -> str:
@@ -233,17 +234,15 @@ def clock(seconds: int) -> str:
     return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 
 
-def problem_page(media_type: str, language: str, problem: Mapping[str, str], *, asset: Asset, brand: Brand) -> str:
+def problem_page(media_type: str, look: Look, problem: Mapping[str, str]) -> str:
     """An error instead of a server's page.
 
     Args:
         media_type: `text/html` or `text/plain`.
-        language: one of `LANGUAGES`.
+        look: how it looks.
         problem: the problem details; their `type` decides which text is shown.
-        asset: gives the path of a file of the front end.
-        brand: the site's look.
     """
-    messages = MESSAGES[language]
+    messages = MESSAGES[look.language]
     name = problem["type"].rpartition("#")[2]
     if name == "internal":
         # A fault of the verifier has no text of its own. Its detail is English, and of no use to visitors.
@@ -253,13 +252,7 @@ def problem_page(media_type: str, language: str, problem: Mapping[str, str], *, 
     else:
         title, text = messages["problem-title"], messages.get(f"error-{name}") or problem["detail"]
     template = "problem.html" if media_type == "text/html" else "problem.txt"
-    return render_template(template, problem_title=title, problem_text=text, **_common(language, asset, brand))
-
-
-def _common(language: str, asset: Asset, brand: Brand) -> dict[str, object]:
-    values = {"language": language, "direction": direction(language), "message": MESSAGES[language], "asset": asset}
-    # The style contains only the operator's colour. The Content-Security-Policy has the checksum of this text (D-310).
-    return values | {"brand": brand, "brand_style": Markup(brand.style)}
+    return look.render(template, problem_title=title, problem_text=text)
 
 
 @lru_cache(64)  # Making a code takes longer than the rest of the page.

@@ -7,6 +7,7 @@ from urllib.parse import quote
 from flask import Blueprint, Flask, Response, make_response, request
 
 from ..decisions import leases
+from ..decisions.kept_promises import NotUsed
 from ..decisions.presented import REJECTED_PASSES, Presented
 from ..decisions.refusals import REFUSALS, Facts, blocks_on, refusal
 from ..model.grants import UNVERIFIED, Block, Egress, Rule
@@ -62,13 +63,11 @@ def show_server(user: str, server: str) -> Response:
     settings, kinds = services().settings, [provider.kind for provider in services().captcha.offered]
     text = pages.server_page(
         media_type,
-        pages.choose_language(request.accept_languages),
-        server=description,
-        tiers=tiers_of(known),
-        address=_address(asked),
+        _look(),
+        description,
+        tiers_of(known),
+        _address(asked),
         base=settings.base_path,
-        asset=asset_path,
-        brand=services().brand,
         back=hub.server_url(asked),
         several=len(kinds) > 1,
         widget=kinds[:1] == ["interactive"],
@@ -99,11 +98,13 @@ def show_problems_as_pages(app: Flask) -> None:
             # Browsers ask for HTML when they open an address. Scripts, which accept anything, still get JSON.
             media_type = request.accept_mimetypes.best_match(["application/json", "text/html"], default="application/json")
         if answer.status_code >= 400 and media_type != "application/json":
-            language = pages.choose_language(request.accept_languages)
-            problem = answer.get_json(force=True)
-            answer.set_data(pages.problem_page(media_type, language, problem, asset=asset_path, brand=services().brand))
+            answer.set_data(pages.problem_page(media_type, _look(), answer.get_json(force=True)))
             answer.content_type = f"{media_type}; charset=utf-8"
         return answer
+
+
+def _look() -> pages.Look:
+    return pages.Look(pages.choose_language(request.accept_languages), asset_path, services().brand)
 
 
 def _media_type() -> str:
@@ -144,7 +145,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     # A token that is of no use is not even read: what is wrong with it does not matter.
     presented = _read_pass(body.token, known.repository, now) if body.token and useful != [] else None
     if useful is not None and _presented_tier(body, presented) not in useful:
-        _note("had-it", known.repository, known.tier)
+        _note(NotUsed.HAD_IT, known.repository, known.tier)
         return _unlocked(_description(asked, known, blocks, now), confirmed=True)
     if presented is None:
         presented = Presented(passes.from_solution(body.provider or "", body.solution or "", "unlock"))
@@ -194,7 +195,7 @@ def _unlocked(description: dict[str, Any], confirmed: bool) -> tuple[Response, i
     return bodies.answer(bodies.UnlockAnswer(state=state, **description)), 200 if state == "granted" else 202
 
 
-def _note(outcome: str, repository: str, tier: str = UNVERIFIED) -> None:
+def _note(outcome: NotUsed | Rule | PassOutcome, repository: str, tier: str = UNVERIFIED) -> None:
     """Count and log an unlock that gives nothing.
 
     Args:

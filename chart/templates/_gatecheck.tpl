@@ -93,20 +93,11 @@ securityContext:
   {{- with include "binder-egress.sysctls" $root.Values.gatecheck.sysctls }}
   {{- . | nindent 2 }}
   {{- end }}
-{{- with include "binder-egress.imagePullSecrets" $root | fromJsonArray }}
-imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with include "binder-egress.scheduling" $root.Values.gatecheck }}
-{{- . | nindent 0 }}
-{{- end }}
+{{- include "binder-egress.placement" (list $root $root.Values.gatecheck) | nindent 0 }}
 restartPolicy: {{ .restartPolicy }}
 containers:
   - name: probe
-    image: {{ include "binder-egress.image" (list $root "image") | quote }}
-    {{- with $root.Values.image.pullPolicy }}
-    imagePullPolicy: {{ . }}
-    {{- end }}
+    {{- include "binder-egress.ownImage" $root | nindent 4 }}
     command: [binder-egress, probe, {{ .command }}]
     env:
       # The probe fills in variables itself, because it adds brackets to IPv6 addresses. $$ keeps the kubelet from doing so.

@@ -37,3 +37,44 @@ binder-egress.moreLabels: the labels of an object, with the operator's labels; o
 {{- $ours := include "binder-egress.matchLabels" (list (index . 0) (index . 1)) | fromYaml -}}
 {{ merge $ours (index . 2 | default dict) (index . 0).Values.commonLabels | toYaml }}
 {{- end }}
+
+{{- /* binder-egress.metadata: the metadata of a component's main objects. Takes (list root component). */}}
+{{- define "binder-egress.metadata" -}}
+metadata:
+  name: {{ include "binder-egress.fullname" (index . 0) }}-{{ index . 1 }}
+  labels:
+    {{- include "binder-egress.labels" . | nindent 4 }}
+{{- end }}
+
+{{- /* binder-egress.service: the Service of a component with one port. Takes (list root component name-of-the-port port). */}}
+{{- define "binder-egress.service" -}}
+apiVersion: v1
+kind: Service
+{{ include "binder-egress.metadata" . }}
+spec:
+  selector:
+    {{- include "binder-egress.matchLabels" . | nindent 4 }}
+  ports:
+    - name: {{ index . 2 }}
+      port: {{ index . 3 }}
+      targetPort: {{ index . 2 }}
+      protocol: TCP
+{{- end }}
+
+{{- /* binder-egress.pdb: the PodDisruptionBudget of a component, if its values have one. Takes (list root component). */}}
+{{- define "binder-egress.pdb" -}}
+{{- with (get (index . 0).Values (index . 1)).pdb }}
+{{- if .enabled -}}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+{{ include "binder-egress.metadata" $ }}
+spec:
+  maxUnavailable: {{ .maxUnavailable }}
+  # No pod is ready while Redis is away. Nodes can be drained then, too.
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels:
+      {{- include "binder-egress.matchLabels" $ | nindent 6 }}
+{{- end }}
+{{- end }}
+{{- end }}

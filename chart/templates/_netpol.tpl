@@ -73,3 +73,15 @@ CIDR gets the exceptions that lie inside it.
     {{- include "binder-egress.netpol.ports" (list "UDP" .Values.dns.ports) | trim | nindent 4 }}
     {{- include "binder-egress.netpol.ports" (list "TCP" .Values.dns.ports) | trim | nindent 4 }}
 {{- end }}
+
+{{- /* binder-egress.netpol.of: the policy of a component, up to its rules. Takes (list root component). */}}
+{{- define "binder-egress.netpol.of" -}}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+{{ include "binder-egress.metadata" . }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- include "binder-egress.matchLabels" . | nindent 6 }}
+  policyTypes: [Ingress, Egress]
+{{- end }}

@@ -88,6 +88,47 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
+{{- /* binder-egress.placement: pull secrets and scheduling, as fields of a pod's spec. Takes (list root values). */}}
+{{- define "binder-egress.placement" -}}
+{{- with include "binder-egress.imagePullSecrets" (index . 0) | fromJsonArray -}}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- include "binder-egress.scheduling" (index . 1) }}
+{{- end }}
+
+{{- /* binder-egress.ownImage: the image of our processes, as fields of a container. */}}
+{{- define "binder-egress.ownImage" -}}
+image: {{ include "binder-egress.image" (list . "image") | quote }}
+{{- with .Values.image.pullPolicy }}
+imagePullPolicy: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- /* binder-egress.settings: variables from our ConfigMap, as items of a list. Takes (list root names). */}}
+{{- define "binder-egress.settings" -}}
+{{- $root := index . 0 -}}
+{{- range index . 1 }}
+- name: BINDER_EGRESS_{{ . }}
+  valueFrom:
+    configMapKeyRef:
+      name: {{ include "binder-egress.fullname" $root }}
+      key: BINDER_EGRESS_{{ . }}
+{{- end }}
+{{- end }}
+
+{{- /*
+binder-egress.probes: the probes of a process with a port. Alive: whether it answers. Redis does not count, because a restart would not
+bring it back. Ready: whether it can do its work. Takes the port's name.
+*/}}
+{{- define "binder-egress.probes" -}}
+{{- $alive := dict "path" "/healthz" "port" . -}}
+startupProbe: {{ dict "httpGet" $alive "periodSeconds" 1 "timeoutSeconds" 3 "failureThreshold" 120 | toYaml | nindent 2 }}
+livenessProbe: {{ dict "httpGet" $alive "periodSeconds" 10 "timeoutSeconds" 3 "failureThreshold" 6 | toYaml | nindent 2 }}
+{{- $ready := dict "path" "/readyz" "port" . }}
+readinessProbe: {{ dict "httpGet" $ready "periodSeconds" 5 "timeoutSeconds" 3 | toYaml | nindent 2 }}
+{{- end }}
+
 {{- /*
 binder-egress.topologySpread: topologySpreadConstraints for a pod's spec, or nothing. A constraint without a selector would count no
 pods, so it gets our selector. Takes (list root component constraints).

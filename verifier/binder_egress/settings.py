@@ -21,7 +21,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
 from .model.grants import UNVERIFIED
@@ -92,9 +92,15 @@ def _redis_url(url: str) -> str:
     return url
 
 
-def _value(name: str) -> dict[str, JsonValue]:
-    """The value of the chart that a setting comes from."""
-    return {"value": name}
+def _of(value: str, default: Any = ..., **checks: Any) -> Any:
+    """A setting that comes from a value of the chart.
+
+    Args:
+        value: the value, or where it is besides, for messages.
+        default: its default; missing: it has none.
+        checks: as `Field` takes them.
+    """
+    return Field(default, json_schema_extra={"value": value}, **checks)
 
 
 def _chart_value(settings: type[BaseSettings], name: str) -> JsonValue:
@@ -278,57 +284,43 @@ def _strict_patterns(patterns: list[str]) -> list[str]:
     return list(_strict({pattern: [] for pattern in patterns}))
 
 
-_Tiers = Annotated[dict[str, str], NoDecode, BeforeValidator(_json)]
+_Texts = Annotated[list[str], BeforeValidator(_json)]
+_TextByName = Annotated[dict[str, str], BeforeValidator(_json)]
+_Options = Annotated[dict[str, object], BeforeValidator(_json)]
+_Lowered = Annotated[str, AfterValidator(str.lower)]
+_Allowed = Annotated[str, AfterValidator(_origin_or_all)]
 
 
 class CommonSettings(BaseSettings):
     """The settings of all processes and of the operators' commands: Redis, mode, tiers and rules."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True, enable_decoding=False)
 
-    redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
-        "redis://localhost:6379/0", json_schema_extra=_value("redis or externalRedis")
-    )
+    redis_url: Annotated[str, AfterValidator(_redis_url)] = _of("redis or externalRedis", "redis://localhost:6379/0")
     """The address of Redis. With `redis_sentinels` only its scheme (`rediss` for TLS) and the number of the database count."""
-    redis_password: SecretStr | None = Field(None, json_schema_extra=_value("redis-password in the Secret"))
+    redis_password: SecretStr | None = _of("redis-password in the Secret", None)
     redis_user: ClassVar[str] = "reconciler"
     """The name of this process' user in the chart's Redis. Operators' commands run in the reconciler's pod."""
-    redis_user_password: SecretStr | None = Field(
-        None, json_schema_extra=_value("redis-verifier-password and others of that kind in the Secret")
-    )
+    redis_user_password: SecretStr | None = _of("redis-verifier-password and others of that kind in the Secret", None)
     """The password of that user. Empty: all users have `redis_password`."""
-    redis_ca: str = Field("", json_schema_extra=_value("externalRedis.ca"))
+    redis_ca: str = _of("externalRedis.ca", "")
     """The file with the certificate authority of Redis and its sentinels; empty: the authorities that the image trusts."""
-    redis_sentinels: Annotated[list[_Sentinel], NoDecode, BeforeValidator(_json)] = Field(
-        [], json_schema_extra=_value("externalRedis.sentinel.hosts")
-    )
-    redis_sentinel_master: str = Field("", json_schema_extra=_value("externalRedis.sentinel.masterName"))
-    redis_sentinel_password: SecretStr | None = Field(None, json_schema_extra=_value("externalRedis.sentinel.existingSecret"))
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", json_schema_extra=_value("logLevel"))
-    mode: Literal["captcha", "observe", "allow"] = Field("captcha", json_schema_extra=_value("mode"))
-    tiers: Annotated[dict[str, Tier], NoDecode, BeforeValidator(_json)] = Field(
-        {"verified": Tier()}, min_length=1, json_schema_extra=_value("tiers")
-    )
-    unverified_hosts: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
-        [], json_schema_extra=_value("unverified.hosts")
-    )
+    redis_sentinels: Annotated[list[_Sentinel], BeforeValidator(_json)] = _of("externalRedis.sentinel.hosts", [])
+    redis_sentinel_master: str = _of("externalRedis.sentinel.masterName", "")
+    redis_sentinel_password: SecretStr | None = _of("externalRedis.sentinel.existingSecret", None)
+    log_level: Literal["debug", "info", "warning", "error"] = _of("logLevel", "info")
+    mode: Literal["captcha", "observe", "allow"] = _of("mode", "captcha")
+    tiers: Annotated[dict[str, Tier], BeforeValidator(_json)] = _of("tiers", {"verified": Tier()}, min_length=1)
+    unverified_hosts: _Texts = _of("unverified.hosts", [])
     """The hosts that pages name for a server without a tier, which reaches them through the egress proxy (`Tier.hosts`)."""
-    allow_tier: str = Field("verified", json_schema_extra=_value("allow.tier"))
-    blocked_repositories: Annotated[list[str], NoDecode, BeforeValidator(_json), AfterValidator(_blocked)] = Field(
-        [], json_schema_extra=_value("rules.blockedRepositories")
-    )
-    self_networks: Annotated[list[IPNetwork], NoDecode, BeforeValidator(_networks)] = Field(
-        [], json_schema_extra=_value("rules.selfNetworks")
-    )
-    trusted_repositories: Annotated[_Tiers, AfterValidator(_trusted)] = Field(
-        {}, json_schema_extra=_value("rules.trustedRepositories")
-    )
-    authenticated_users: _Tiers = Field({}, json_schema_extra=_value("rules.authenticatedUsers"))
-    authenticated_groups: _Tiers = Field({}, json_schema_extra=_value("rules.authenticatedGroups"))
-    may_stop_pods: bool = Field(False, json_schema_extra=_value("reconciler.mayStopPods"))
-    detections: Annotated[dict[str, Source], NoDecode, BeforeValidator(_json)] = Field(
-        {}, json_schema_extra=_value("detections.sources")
-    )
+    allow_tier: str = _of("allow.tier", "verified")
+    blocked_repositories: Annotated[_Texts, AfterValidator(_blocked)] = _of("rules.blockedRepositories", [])
+    self_networks: Annotated[list[IPNetwork], BeforeValidator(_networks)] = _of("rules.selfNetworks", [])
+    trusted_repositories: Annotated[_TextByName, AfterValidator(_trusted)] = _of("rules.trustedRepositories", {})
+    authenticated_users: _TextByName = _of("rules.authenticatedUsers", {})
+    authenticated_groups: _TextByName = _of("rules.authenticatedGroups", {})
+    may_stop_pods: bool = _of("reconciler.mayStopPods", False)
+    detections: Annotated[dict[str, Source], BeforeValidator(_json)] = _of("detections.sources", {})
     """The sources of reports, by name; none: no reports are accepted."""
 
     @property
@@ -374,59 +366,47 @@ class VerifierSettings(CommonSettings):
 
     redis_user = "verifier"
 
-    repositories_with_hosts: Annotated[list[str], NoDecode, BeforeValidator(_json), AfterValidator(_strict_patterns)] = Field(
-        [], json_schema_extra=_value("rules.repositories")
-    )
+    repositories_with_hosts: Annotated[_Texts, AfterValidator(_strict_patterns)] = _of("rules.repositories", [])
     """Patterns for repositories whose servers reach more hosts through the egress proxy."""
 
-    base_path: Annotated[str, AfterValidator(_base_path)] = Field("/egress/", json_schema_extra=_value("ingress.path"))
-    public_port: int = Field(8080, ge=1, le=65535, json_schema_extra=_value("verifier"))
-    internal_port: int = Field(8081, ge=1, le=65535, json_schema_extra=_value("verifier"))
-    threads: int = Field(32, ge=1, le=1000, json_schema_extra=_value("verifier.threads"))
-    signing_keys: Annotated[list[SecretStr], NoDecode, BeforeValidator(_lines)] = Field(
-        min_length=1, json_schema_extra=_value("secret.signingKeys, or signing-keys in the Secret")
+    base_path: Annotated[str, AfterValidator(_base_path)] = _of("ingress.path", "/egress/")
+    public_port: int = _of("verifier", 8080, ge=1, le=65535)
+    internal_port: int = _of("verifier", 8081, ge=1, le=65535)
+    threads: int = _of("verifier.threads", 32, ge=1, le=1000)
+    signing_keys: Annotated[list[SecretStr], BeforeValidator(_lines)] = _of(
+        "secret.signingKeys, or signing-keys in the Secret", min_length=1
     )
-    api_token: Annotated[SecretStr, BeforeValidator(_stripped)] = Field(
-        min_length=MIN_KEY_LENGTH, json_schema_extra=_value("secret.apiToken, or api-token in the Secret")
+    api_token: Annotated[SecretStr, BeforeValidator(_stripped)] = _of(
+        "secret.apiToken, or api-token in the Secret", min_length=MIN_KEY_LENGTH
     )
-    pass_lifetime: int = Field(300, ge=10, le=300, json_schema_extra=_value("passes.lifetime"))
-    pass_servers: int = Field(1, ge=1, le=100, json_schema_extra=_value("passes.servers"))
-    launch_timeout: int = Field(600, ge=10, le=86400, json_schema_extra=_value("launch.timeout"))
-    captcha_providers: Annotated[dict[str, dict[str, object]], NoDecode, BeforeValidator(_json)] = Field(
-        {"altcha": {}}, min_length=1, json_schema_extra=_value("captcha.providers")
+    pass_lifetime: int = _of("passes.lifetime", 300, ge=10, le=300)
+    pass_servers: int = _of("passes.servers", 1, ge=1, le=100)
+    launch_timeout: int = _of("launch.timeout", 600, ge=10, le=86400)
+    captcha_providers: Annotated[dict[str, dict[str, object]], BeforeValidator(_json)] = _of(
+        "captcha.providers", {"altcha": {}}, min_length=1
     )
-    captcha_proof_of_work: Annotated[dict[str, object], NoDecode, BeforeValidator(_json)] = Field(
-        {}, json_schema_extra=_value("captcha.providers.altcha")
-    )
-    captcha_on_outage: Literal["deny", "proofOfWork", "allow"] = Field("proofOfWork", json_schema_extra=_value("captcha.onOutage"))
-    captcha_allow_test_keys: bool = Field(False, json_schema_extra=_value("captcha.allowTestKeys"))
+    captcha_proof_of_work: _Options = _of("captcha.providers.altcha", {})
+    captcha_on_outage: Literal["deny", "proofOfWork", "allow"] = _of("captcha.onOutage", "proofOfWork")
+    captcha_allow_test_keys: bool = _of("captcha.allowTestKeys", False)
     # As browsers, and therefore providers, write hosts.
-    captcha_hostnames: Annotated[frozenset[Annotated[str, AfterValidator(str.lower)]], NoDecode, BeforeValidator(_json)] = Field(
-        frozenset(), json_schema_extra=_value("captcha.hostnames")
-    )
-    captcha_secrets: dict[str, SecretStr] = Field(
-        default_factory=_captcha_secrets, json_schema_extra=_value("captcha.providers, existingSecret of each")
-    )
-    allowed_origins: Annotated[list[Annotated[str, AfterValidator(_origin_or_all)]], NoDecode, BeforeValidator(_json)] = Field(
-        [], json_schema_extra=_value("allowedOrigins")
-    )
-    api_keys_file: str = Field("", json_schema_extra=_value("apiKeys"))
-    trusted_proxies: Annotated[int | list[IPNetwork], NoDecode, BeforeValidator(_trusted_proxies)] = Field(
-        1, json_schema_extra=_value("trustedProxies")
-    )
-    public_url: str = Field("", pattern="^(https?://[^/]+)?$", json_schema_extra=_value("publicUrl"))
-    hub_url: Annotated[_PageAddress, AfterValidator(_with_origin)] = Field("", json_schema_extra=_value("hubUrl"))
-    branding: Annotated[Branding, NoDecode, BeforeValidator(_json)] = Field(Branding(), json_schema_extra=_value("branding"))
-    client_ipv4_prefix: int = Field(32, ge=16, le=32, json_schema_extra=_value("clientNetwork.ipv4Prefix"))
-    client_ipv6_prefix: int = Field(64, ge=32, le=64, json_schema_extra=_value("clientNetwork.ipv6Prefix"))
-    log_ipv4_prefix: int = Field(24, ge=0, le=32, json_schema_extra=_value("logClientNetwork.ipv4Prefix"))
-    log_ipv6_prefix: int = Field(48, ge=0, le=128, json_schema_extra=_value("logClientNetwork.ipv6Prefix"))
-    fairness_window: int = Field(3600, ge=60, le=86400, json_schema_extra=_value("fairness.window"))
-    fairness_doubled_after: int = Field(30, ge=0, le=1_000_000, json_schema_extra=_value("fairness.doubledAfter"))
-    fairness_budget: int = Field(0, ge=0, le=1_000_000, json_schema_extra=_value("fairness.budget"))
-    fairness_rejections: int = Field(30, ge=0, le=1_000_000, json_schema_extra=_value("fairness.rejections"))
-    launch_hold: int = Field(4, ge=0, le=60, json_schema_extra=_value("launchPage.hold"))
-    launch_interactive_hold: int = Field(60, ge=0, le=60, json_schema_extra=_value("launchPage.interactiveHold"))
+    captcha_hostnames: Annotated[frozenset[_Lowered], BeforeValidator(_json)] = _of("captcha.hostnames", frozenset())
+    captcha_secrets: dict[str, SecretStr] = _of("captcha.providers, existingSecret of each", default_factory=_captcha_secrets)
+    allowed_origins: Annotated[list[_Allowed], BeforeValidator(_json)] = _of("allowedOrigins", [])
+    api_keys_file: str = _of("apiKeys", "")
+    trusted_proxies: Annotated[int | list[IPNetwork], BeforeValidator(_trusted_proxies)] = _of("trustedProxies", 1)
+    public_url: str = _of("publicUrl", "", pattern="^(https?://[^/]+)?$")
+    hub_url: Annotated[_PageAddress, AfterValidator(_with_origin)] = _of("hubUrl", "")
+    branding: Annotated[Branding, BeforeValidator(_json)] = _of("branding", Branding())
+    client_ipv4_prefix: int = _of("clientNetwork.ipv4Prefix", 32, ge=16, le=32)
+    client_ipv6_prefix: int = _of("clientNetwork.ipv6Prefix", 64, ge=32, le=64)
+    log_ipv4_prefix: int = _of("logClientNetwork.ipv4Prefix", 24, ge=0, le=32)
+    log_ipv6_prefix: int = _of("logClientNetwork.ipv6Prefix", 48, ge=0, le=128)
+    fairness_window: int = _of("fairness.window", 3600, ge=60, le=86400)
+    fairness_doubled_after: int = _of("fairness.doubledAfter", 30, ge=0, le=1_000_000)
+    fairness_budget: int = _of("fairness.budget", 0, ge=0, le=1_000_000)
+    fairness_rejections: int = _of("fairness.rejections", 30, ge=0, le=1_000_000)
+    launch_hold: int = _of("launchPage.hold", 4, ge=0, le=60)
+    launch_interactive_hold: int = _of("launchPage.interactiveHold", 60, ge=0, le=60)
 
     @model_validator(mode="after")
     def _two_ports(self) -> Self:
@@ -461,34 +441,26 @@ class VerifierSettings(CommonSettings):
 class ReconcilerSettings(CommonSettings):
     """The reconciler's settings. It gets no signing key and no bearer token."""
 
-    namespace: str = Field("default", min_length=1, json_schema_extra=_value("the release's namespace"))
-    user_pod_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_json)] = Field(
-        {"component": "singleuser-server"}, min_length=1, json_schema_extra=_value("userPods.labels")
-    )
-    policies: Annotated[dict[str, dict[str, Any]], NoDecode, BeforeValidator(_json_or_file)] = Field(
-        {}, json_schema_extra=_value("base and tiers")
-    )
+    namespace: str = _of("the release's namespace", "default", min_length=1)
+    user_pod_labels: _TextByName = _of("userPods.labels", {"component": "singleuser-server"}, min_length=1)
+    policies: Annotated[dict[str, dict[str, Any]], BeforeValidator(_json_or_file)] = _of("base and tiers", {})
     """The `spec` of each of our NetworkPolicies for user pods, by name, as the chart renders it; none in mode `observe`.
     Or the path of a file that contains it: a variable holds 128 KiB at most, and thousands of banned addresses take more."""
-    canary: bool = Field(False, json_schema_extra=_value("canary.enabled"))
-    node_canaries: bool = Field(False, json_schema_extra=_value("canary.onEachNode"))
-    random_secrets: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
-        [], json_schema_extra=_value("secret.existingSecret")
-    )
+    canary: bool = _of("canary.enabled", False)
+    node_canaries: bool = _of("canary.onEachNode", False)
+    random_secrets: _Texts = _of("secret.existingSecret", [])
     """The keys of the chart's Secret that its last rendering generated, because it could not look at the cluster."""
-    missing_admission_policies: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
-        [], json_schema_extra=_value("admissionPolicies")
-    )
+    missing_admission_policies: _Texts = _of("admissionPolicies", [])
     """The admission policies that are enabled in the values but were not rendered."""
-    agent_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_json)] = Field({}, json_schema_extra=_value("agent.enabled"))
+    agent_labels: _TextByName = _of("agent.enabled", {})
     """The labels of the agents' pods; none: there is no agent."""
-    proxy_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_json)] = Field({}, json_schema_extra=_value("proxy.enabled"))
+    proxy_labels: _TextByName = _of("proxy.enabled", {})
     """The labels of the egress proxy's pods, for `doctor`; none: there is no egress proxy. JupyterHub's proxy has some of them."""
-    receiver_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_json)] = Field({}, json_schema_extra=_value("detections"))
+    receiver_labels: _TextByName = _of("detections", {})
     """The labels of the receiver's pod, for `doctor`; none: there is no receiver."""
-    proxy: bool = Field(False, json_schema_extra=_value("proxy.enabled"))
+    proxy: bool = _of("proxy.enabled", False)
     """Whether to publish the addresses of user pods, for the egress proxy."""
-    proxy_service: str = Field("", json_schema_extra=_value("proxy.enabled"))
+    proxy_service: str = _of("proxy.enabled", "")
     """The name of the egress proxy's Service, whose address is in the variables of user pods. Empty: they have no variables."""
 
 
@@ -511,32 +483,26 @@ class ProxySettings(CommonSettings):
 
     redis_user = "proxy"
 
-    proxy_port: int = Field(3128, ge=1, le=65535, json_schema_extra=_value("proxy"))
-    proxy_admin_port: int = Field(8082, ge=0, le=65535, json_schema_extra=_value("proxy"))
-    proxy_tiers: Annotated[dict[str, ProxyTier], NoDecode, BeforeValidator(_json_or_file)] = Field(
-        {}, json_schema_extra=_value("tiers and unverified.hosts")
-    )
+    proxy_port: int = _of("proxy", 3128, ge=1, le=65535)
+    proxy_admin_port: int = _of("proxy", 8082, ge=0, le=65535)
+    proxy_tiers: Annotated[dict[str, ProxyTier], BeforeValidator(_json_or_file)] = _of("tiers and unverified.hosts", {})
     """By tier, including `unverified`; or the path of a file that contains it."""
-    proxy_repositories: Annotated[dict[str, list[str]], NoDecode, BeforeValidator(_json_or_file), AfterValidator(_strict)] = Field(
-        {}, json_schema_extra=_value("rules.repositories")
+    proxy_repositories: Annotated[dict[str, list[str]], BeforeValidator(_json_or_file), AfterValidator(_strict)] = _of(
+        "rules.repositories", {}
     )
     """Pattern for repositories → the hosts that their servers may also reach; or the path of a file that contains it."""
-    proxy_own_names: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
-        [], json_schema_extra=_value("proxy.refusedHosts")
-    )
-    proxy_page: str = Field("", pattern="^(https?://.+/)?$", json_schema_extra=_value("publicUrl or ingress.hosts"))
-    proxy_contact: _Contact = Field("", json_schema_extra=_value("branding.contact"))
-    proxy_connections: int = Field(100, ge=1, le=10_000, json_schema_extra=_value("proxy.limits.connections"))
-    proxy_new_per_second: int = Field(20, ge=1, le=10_000, json_schema_extra=_value("proxy.limits.newPerSecond"))
-    proxy_bytes_per_second: int = Field(0, ge=0, json_schema_extra=_value("proxy.limits.bytesPerSecond"))
-    proxy_all_connections: int = Field(4000, ge=2, le=100_000, json_schema_extra=_value("proxy.limits.allConnections"))
-    proxy_all_bytes_per_second: int = Field(0, ge=0, json_schema_extra=_value("proxy.limits.allBytesPerSecond"))
-    proxy_new_hosts_per_minute: int = Field(100, ge=0, json_schema_extra=_value("proxy.limits.newHostsPerMinute"))
-    proxy_unverified_new_hosts_per_minute: int = Field(
-        30, ge=0, json_schema_extra=_value("proxy.limits.unverifiedNewHostsPerMinute")
-    )
-    proxy_log_connections: bool = Field(False, json_schema_extra=_value("proxy.logConnections"))
-    proxy_drain_seconds: int = Field(60, ge=0, le=3600, json_schema_extra=_value("proxy.drain"))
+    proxy_own_names: _Texts = _of("proxy.refusedHosts", [])
+    proxy_page: str = _of("publicUrl or ingress.hosts", "", pattern="^(https?://.+/)?$")
+    proxy_contact: _Contact = _of("branding.contact", "")
+    proxy_connections: int = _of("proxy.limits.connections", 100, ge=1, le=10_000)
+    proxy_new_per_second: int = _of("proxy.limits.newPerSecond", 20, ge=1, le=10_000)
+    proxy_bytes_per_second: int = _of("proxy.limits.bytesPerSecond", 0, ge=0)
+    proxy_all_connections: int = _of("proxy.limits.allConnections", 4000, ge=2, le=100_000)
+    proxy_all_bytes_per_second: int = _of("proxy.limits.allBytesPerSecond", 0, ge=0)
+    proxy_new_hosts_per_minute: int = _of("proxy.limits.newHostsPerMinute", 100, ge=0)
+    proxy_unverified_new_hosts_per_minute: int = _of("proxy.limits.unverifiedNewHostsPerMinute", 30, ge=0)
+    proxy_log_connections: bool = _of("proxy.logConnections", False)
+    proxy_drain_seconds: int = _of("proxy.drain", 60, ge=0, le=3600)
 
 
 class ReceiverSettings(CommonSettings):
@@ -544,9 +510,9 @@ class ReceiverSettings(CommonSettings):
 
     redis_user = "receiver"
 
-    reports_port: int = Field(8081, ge=1, le=65535, json_schema_extra=_value("detections"))
+    reports_port: int = _of("detections", 8081, ge=1, le=65535)
     """It is not called `receiver_port`, because Kubernetes may set that variable for the Service."""
-    reporters_file: str = Field("", json_schema_extra=_value("detections"))
+    reporters_file: str = _of("detections", "")
 
 
 T = TypeVar("T", bound=BaseSettings)

@@ -1,6 +1,7 @@
 """Settings, from environment variables that the chart sets.
 
 Every field names the chart value it comes from, so that a wrong value stops the start with a sentence that an operator can act on.
+Values that contradict each other are refused by the chart (`validate.yaml`), which sees them all, and before anything is changed.
 """
 
 import ipaddress
@@ -24,7 +25,6 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
-from .model.grants import UNVERIFIED
 from .model.host_groups import HOST_GROUPS
 from .model.networks import IPNetwork
 from .model.origins import origin, origin_of
@@ -122,9 +122,6 @@ def _with_origin(text: str) -> str:
 
 _Sentinel = Annotated[str, Field(pattern=r"^[^\s:/]+:[0-9]{1,5}$")]
 """A sentinel: `host:port`."""
-
-
-_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")  # Kubernetes' own rule
 
 
 Access = Literal["none", "packages", "hosts", "network"]
@@ -328,38 +325,6 @@ class CommonSettings(BaseSettings):
         """What a server without a tier has, in the form of a tier."""
         return Tier(direct=False, internet=False, hosts=self.unverified_hosts)
 
-    @model_validator(mode="after")
-    def _sentinels_watch_something(self) -> Self:
-        if bool(self.redis_sentinels) != bool(self.redis_sentinel_master):
-            raise ValueError("externalRedis.sentinel: hosts and masterName go together; set both or neither")
-        return self
-
-    @model_validator(mode="after")
-    def _detections_may_stop(self) -> Self:
-        for name, source in self.detections.items():
-            if "stop" in (source.on_match, *source.lists.values()) and not self.may_stop_pods:
-                raise ValueError(f"detections.sources.{name} stops pods: set reconciler.mayStopPods: true")
-        return self
-
-    @model_validator(mode="after")
-    def _tiers_exist(self) -> Self:
-        if UNVERIFIED in self.tiers:
-            raise ValueError(f"tiers: {UNVERIFIED!r} is what pods have without a grant; choose another name")
-        for tier in self.tiers:
-            if not _LABEL_VALUE.fullmatch(tier):
-                raise ValueError(f"tiers: {tier!r} cannot be the value of a label; use letters, digits and dashes")
-            if self.tiers[tier].on_expiry == "stop" and not self.may_stop_pods:
-                raise ValueError(f"tiers.{tier}.onExpiry is stop, which deletes user pods: set reconciler.mayStopPods: true")
-        if self.allow_tier not in self.tiers:
-            raise ValueError(f"allow.tier: there is no tier {self.allow_tier!r}, only {', '.join(sorted(self.tiers))}")
-        for field in ("trusted_repositories", "authenticated_users", "authenticated_groups"):
-            for name, tier in getattr(self, field).items():
-                if tier not in self.tiers:
-                    raise ValueError(
-                        f"{_chart_value(type(self), field)}: {name} has the tier {tier!r}, and there is none of that name"
-                    )
-        return self
-
 
 class VerifierSettings(CommonSettings):
     """The verifier's settings. Times are in seconds, prefix lengths in bits."""
@@ -407,13 +372,6 @@ class VerifierSettings(CommonSettings):
     fairness_rejections: int = _of("fairness.rejections", 30, ge=0, le=1_000_000)
     launch_hold: int = _of("launchPage.hold", 4, ge=0, le=60)
     launch_interactive_hold: int = _of("launchPage.interactiveHold", 60, ge=0, le=60)
-
-    @model_validator(mode="after")
-    def _two_ports(self) -> Self:
-        # With one port for both, the in-cluster interface would face the internet.
-        if self.public_port == self.internal_port:
-            raise ValueError("verifier: the public and the in-cluster port must differ")
-        return self
 
     @model_validator(mode="after")
     def _long_keys(self) -> Self:

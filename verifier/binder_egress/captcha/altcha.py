@@ -20,7 +20,7 @@ from contextlib import nullcontext
 from typing import Final, Literal, Self
 
 import altcha
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..model.validation import sentences
 from .base import Outcome, ProofOfWork, Verdict
@@ -61,21 +61,6 @@ class Options(BaseModel):
     parallelism: int = Field(1, ge=1, le=16)
     counterMax: int = Field(4000, ge=1, le=1_000_000)
     lifetime: int = Field(600, ge=10, le=3600)
-
-    @model_validator(mode="after")
-    def _affordable(self) -> Self:
-        if self.algorithm == "SCRYPT":
-            if self.cost < 2 or self.cost & (self.cost - 1):
-                raise ValueError("cost must be a power of 2 for SCRYPT")
-            # 128 bytes for each block (RFC 7914)
-            if self.cost * self.memoryCost * self.parallelism > MAX_MEMORY_KIB * 8:
-                raise ValueError("cost x memoryCost x parallelism must be at most 262144 for SCRYPT, which takes 32 MiB")
-        if self.algorithm == "ARGON2ID":
-            if self.cost > 10:
-                raise ValueError("cost must be at most 10 for ARGON2ID, where it counts passes over the memory")
-            if self.memoryCost < 8 * self.parallelism:
-                raise ValueError("memoryCost must be at least 8 x parallelism for ARGON2ID, in KiB")
-        return self
 
 
 class Altcha:

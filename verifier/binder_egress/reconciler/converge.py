@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from .. import logs
 from ..model.grants import NO_GRANT, UNVERIFIED, EndedLease, block_in, label_of
@@ -34,10 +35,11 @@ MAX_ATTEMPTS = 5
 """How many patches of one pod may conflict before other pods have their turn. A starting pod changes several times a second."""
 
 
+@dataclass
 class Converger:
     """Brings the pods of one server at a time, and what is published about them, in line with the decisions.
 
-    Args:
+    Attributes:
         settings: mode and tiers.
         user_pods: the Kubernetes API.
         cache: the known pods.
@@ -46,29 +48,21 @@ class Converger:
         stopper: deletes the pods that must be stopped.
         clock: Unix time in seconds.
         opening_seconds: returns how long the network plugin takes to act on a label, where that is long; else 0.
+        started: Unix time in seconds. Older pods were counted by an earlier process.
     """
 
-    def __init__(
-        self,
-        settings: ReconcilerSettings,
-        user_pods: UserPods,
-        cache: PodCache,
-        store: ReconcilerStore,
-        tally: Tally,
-        stopper: Stopper,
-        clock: Callable[[], float],
-        opening_seconds: Callable[[], int] = lambda: 0,
-    ):
-        self._settings = settings
-        self._user_pods = user_pods
-        self._cache = cache
-        self._store = store
-        self._tally = tally
-        self._stopper = stopper
-        self._clock = clock
-        self._opening_seconds = opening_seconds
-        self.started = clock()
-        """Unix time in seconds. Older pods were counted by an earlier process."""
+    settings: ReconcilerSettings
+    user_pods: UserPods
+    cache: PodCache
+    store: ReconcilerStore
+    tally: Tally
+    stopper: Stopper
+    clock: Callable[[], float]
+    opening_seconds: Callable[[], int] = lambda: 0
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
 
     def converge(self, server: Server, first: Pending | None, lost: StoreUnavailable | None) -> None:
         """Make the pods of a server carry the grant that they should, publish it, and stop the pods that must be stopped.
@@ -83,7 +77,7 @@ class Converger:
             ApiServerUnavailable: the API server does not answer, or refuses the request.
             StoreUnavailable: Redis does not answer. Labels follow annotations nevertheless.
         """
-        pods = self._cache.of(server)
+        pods = self.cache.of(server)
         for pod in pods:
             self._log_and_count_hindrance(pod)
         running = [pod for pod in pods if not pod.ended]
@@ -91,17 +85,17 @@ class Converger:
             for pod in pods:
                 self._count_access(pod, "never")
             if first and first.stop in {pod.uid for pod in pods}:
-                self._store.forget_stop(server, first.stop)
+                self.store.forget_stop(server, first.stop)
             # Before the first list the server may have a pod that is not known yet.
-            if not pods and self._cache.is_listed:
-                self._store.forget(server)
+            if not pods and self.cache.is_listed:
+                self.store.forget(server)
             return
         for pod in running:  # The youngest comes last, so that it is the one that stays published.
             pending, first = first, None
             if pending is None and lost is None:
                 # Converging the first pod may have changed what Redis holds.
                 try:
-                    pending = self._store.pending(server, carried_grants([pod]))
+                    pending = self.store.pending(server, carried_grants([pod]))
                 except StoreUnavailable as error:
                     lost = error
             pod, pending, why = self._converge_pod(pod, pending)
@@ -109,7 +103,7 @@ class Converger:
                 self._end_waiting(pod, pending)
                 self._log_and_count_start(pod, pending)
                 self._publish(pod, pending, why)
-                self._stopper.stop(pod, pending)
+                self.stopper.stop(pod, pending)
         if lost:
             raise lost
 
@@ -127,28 +121,28 @@ class Converger:
             decided = self._wanted(pod, pending)
             if pending and decided.grant and decided.reason == Reason.ENDS:
                 # A renewal may have come since Redis was asked.
-                pending = self._store.pending(pod.server, {decided.grant.id})
+                pending = self.store.pending(pod.server, {decided.grant.id})
                 decided = self._wanted(pod, pending)
             grant = decided.grant
             if grant == pod.grant and pod.label == label_of(grant) and pod.annotated == bool(grant):
                 return pod, pending, decided
             try:
-                patched = self._user_pods.patch(pod, grant)
+                patched = self.user_pods.patch(pod, grant)
             except Conflict:
-                fresh = self._user_pods.read_again(pod)
+                fresh = self.user_pods.read_again(pod)
                 if fresh is None:
                     return pod, None, decided
                 # The cache may hold the pod as it was before a patch, from an event or a list that was on its way. Addresses are
                 # published from the cache, so the egress proxy would give a blocked pod its tier again.
-                self._cache.update(fresh)
+                self.cache.update(fresh)
                 pod = fresh
                 continue
-            self._cache.update(patched)
+            self.cache.update(patched)
             self._log_and_count(pod, decided)
             if pending is None:
                 return patched, None, decided
             # A withdrawal or a block may have come after Redis was asked, and another reconciler may have taken its notification.
-            pending = self._store.pending(pod.server, {grant.id} if grant else set())
+            pending = self.store.pending(pod.server, {grant.id} if grant else set())
             if (after := self._wanted(patched, pending)).grant == grant:
                 return patched, pending, after
             pod = patched
@@ -159,13 +153,13 @@ class Converger:
 
         Not only after the patch: Redis may have failed then, or the verifier was still about to write an unlock.
         """
-        if block_in(pod.grant, self._clock()):
+        if block_in(pod.grant, self.clock()):
             grants = [record.grant.id for record in (launch_of(pod, pending), unlock_of(pod, pending)) if record]
             if waiting := set(grants) - pending.withdrawn:
-                self._store.withdraw(waiting)
+                self.store.withdraw(waiting)
 
     def _wanted(self, pod: Pod, pending: Pending | None) -> Wanted:
-        return wanted(pod, pending, self._settings, self._clock())
+        return wanted(pod, pending, self.settings, self.clock())
 
     def _log_and_count(self, before: Pod, decided: Wanted) -> None:
         """Log and count what a patch did.
@@ -181,21 +175,21 @@ class Converger:
             fields |= {"by": grant.origin.text, "why": grant.why} if grant.origin.text else {}
         logs.decision("pod", user=before.server.user, server=before.server.name, pod=before.name, reason=decided.reason, **fields)
         if decided.reason == Reason.ENDS:
-            self._tally.add({f"{EXPIRIES}{'stop' if grant_stops(before.grant, self._settings) else 'end'}": 1})
+            self.tally.add({f"{EXPIRIES}{'stop' if grant_stops(before.grant, self.settings) else 'end'}": 1})
         if grant and decided.reason in (Reason.UNLOCK, Reason.LAUNCH, Reason.MODE_ALLOW):
-            self._tally.add({f"{GRANTS}{grant.tier}:{grant.rule}": 1})
+            self.tally.add({f"{GRANTS}{grant.tier}:{grant.rule}": 1})
             self._count_access(before, self._when(before))
 
     def _when(self, pod: Pod) -> str:
         """When a pod has a tier, as `ACCESS_TIMES` says it."""
         if pod.ready_at is None:
             return "launch" if pod.starting else "start"
-        return "ready" if self._clock() - pod.ready_at <= AT_READY_SECONDS else "later"
+        return "ready" if self.clock() - pod.ready_at <= AT_READY_SECONDS else "later"
 
     def _count_access(self, pod: Pod, when: str) -> None:
         """Count once for each pod when it first had a tier."""
-        if self._cache.note(pod.uid, "access") and pod.created >= self.started:
-            self._tally.add({f"{ACCESS}{when}": 1})
+        if self.cache.note(pod.uid, "access") and pod.created >= self.started:
+            self.tally.add({f"{ACCESS}{when}": 1})
 
     # -- published, logged, counted
 
@@ -216,33 +210,33 @@ class Converger:
             refused_by=str(why.refused_by or ""),
         )
         if known != pending.known:
-            self._store.publish(pod.server, known)
+            self.store.publish(pod.server, known)
         launch = launch_of(pod, pending)
         if launch and (pod.ready or _had(pod, launch.grant.id, pending.known)):
-            self._store.settle(pod.server, launch)
+            self.store.settle(pod.server, launch)
 
     def _opens_at(self, pod: Pod, before: KnownServer | None) -> int:
         """When the network plugin acts on a pod's label, as `KnownServer` has it. A label that stays the same keeps its time."""
         if before and before.uid == pod.uid and before.label == (pod.label or ""):
             return before.opens_at
-        tier = self._settings.tiers.get(pod.label or "")
+        tier = self.settings.tiers.get(pod.label or "")
         # A tier that opens hosts behind the egress proxy alone waits for no label.
-        seconds = self._opening_seconds() if pod.label and (tier is None or tier.direct) else 0
-        return math.ceil(self._clock()) + seconds if seconds else 0
+        seconds = self.opening_seconds() if pod.label and (tier is None or tier.direct) else 0
+        return math.ceil(self.clock()) + seconds if seconds else 0
 
     def _log_and_count_start(self, pod: Pod, pending: Pending) -> None:
         """Log and count, once for each pod, a launch without a record, a way to ping and the outcome of the start guard."""
-        if self._cache.note(pod.uid, "launch"):
+        if self.cache.note(pod.uid, "launch"):
             self._log_and_count_launch(pod, pending.launch)
             if pod.ping and pod.created >= self.started:
-                self._tally.add({f"{PING}{pod.ping}": 1})
-        if pod.guard and self._cache.note(pod.uid, "start guard"):
+                self.tally.add({f"{PING}{pod.ping}": 1})
+        if pod.guard and self.cache.note(pod.uid, "start guard"):
             self._log_and_count_guard(pod, *pod.guard)
 
     def _log_and_count_hindrance(self, pod: Pod) -> None:
         """Log and count, once for each pod, that it cannot start because of us. JupyterHub soon deletes such a pod."""
-        if pod.hindrance and self._cache.note(pod.uid, "hindrance") and pod.created >= self.started:
-            self._tally.add({HINDERED: 1})
+        if pod.hindrance and self.cache.note(pod.uid, "hindrance") and pod.created >= self.started:
+            self.tally.add({HINDERED: 1})
             fields = {"pod": pod.name, "user": pod.server.user, "server": pod.server.name, "reason": pod.hindrance}
             log.warning("pod cannot start because of what this chart adds to it", extra={"fields": fields})
 
@@ -250,7 +244,7 @@ class Converger:
         fields = {"pod": pod.name, "user": pod.server.user, "server": pod.server.name, "image": pod.image}
         if launch is None:
             if pod.created >= self.started:
-                self._tally.add({WITHOUT_RECORD: 1})
+                self.tally.add({WITHOUT_RECORD: 1})
                 log.warning("pod without launch record", extra={"fields": fields})
         elif launch.image != pod.image:
             log.warning("waiting grant is for another image", extra={"fields": {**fields, "granted_image": launch.image}})
@@ -258,7 +252,7 @@ class Converger:
     def _log_and_count_guard(self, pod: Pod, outcome: str, seconds: float) -> None:
         if pod.created < self.started:
             return
-        self._tally.add({f"{START_GUARD}{outcome}": 1, START_GUARD_TIME: round(seconds * 1000)})
+        self.tally.add({f"{START_GUARD}{outcome}": 1, START_GUARD_TIME: round(seconds * 1000)})
         if outcome in NOT_ISOLATED:
             fields = {"pod": pod.name, "user": pod.server.user, "server": pod.server.name, "outcome": outcome, "seconds": seconds}
             log.warning("pod started without proof of its isolation", extra={"fields": fields})

@@ -8,7 +8,7 @@ Decisions: D-321, D-322, D-324, D-325, D-354.
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from .. import logs
 from ..decisions.server_blocks import own_block
@@ -36,10 +36,11 @@ REPORTS_AT_ONCE = 100
 """The number of reports that are read together."""
 
 
+@dataclass
 class Responder:
     """Acts on the reports waiting in Redis.
 
-    Args:
+    Attributes:
         settings: mode and sources.
         cache: the known pods.
         store: Redis.
@@ -49,24 +50,14 @@ class Responder:
         clock: Unix time in seconds.
     """
 
-    def __init__(
-        self,
-        settings: ReconcilerSettings,
-        cache: PodCache,
-        store: ReconcilerStore,
-        tally: Tally,
-        agents: Agents | None,
-        queue: WorkQueue[Server],
-        clock: Callable[[], float],
-    ):
-        self._settings = settings
-        self._cache = cache
-        self._store = store
-        self._tally = tally
-        self._agents = agents
-        self._queue = queue
-        self._clock = clock
-        self._limit: ShareLimit | None = None
+    settings: ReconcilerSettings
+    cache: PodCache
+    store: ReconcilerStore
+    tally: Tally
+    agents: Agents | None
+    queue: WorkQueue[Server]
+    clock: Callable[[], float]
+    _limit: ShareLimit | None = field(init=False, default=None)
 
     def take(self) -> None:
         """Act on the waiting reports, provided that the pods are known by now, including the agents' pods. Otherwise a report would
@@ -75,11 +66,11 @@ class Responder:
         Raises:
             StoreUnavailable: Redis does not answer. The reports keep waiting, and acting on one twice has no further effect.
         """
-        if not self._cache.is_listed or (self._agents and not self._agents.is_listed):
+        if not self.cache.is_listed or (self.agents and not self.agents.is_listed):
             return
-        for uid in self._store.scans(REPORTS_AT_ONCE):
-            self._store.add_report(replace(BEYOND_LIMIT, at=self._clock(), uid=uid))
-        waiting = self._store.waiting_reports(REPORTS_AT_ONCE)
+        for uid in self.store.scans(REPORTS_AT_ONCE):
+            self.store.add_report(replace(BEYOND_LIMIT, at=self.clock(), uid=uid))
+        waiting = self.store.waiting_reports(REPORTS_AT_ONCE)
         if not waiting:
             return
         rows = []
@@ -92,7 +83,7 @@ class Responder:
                 rows.append(self._answer(identity, report))
         if unreadable:
             log.warning("reports that this version cannot read, and ignores: %d", unreadable)
-        self._store.answer_reports([identity for identity, _ in waiting], rows)
+        self.store.answer_reports([identity for identity, _ in waiting], rows)
 
     def _answer(self, identity: str, report: Report) -> Detection:
         """Act on one report. Returns the row that operators see."""
@@ -125,9 +116,9 @@ class Responder:
         follows = self._follows(report)
         if follows == "observe":
             return Outcome.OBSERVED
-        now = self._clock()
+        now = self.clock()
         known = KnownServer(pod.uid, pod.grant or NO_GRANT)
-        own = own_block(self._store, pod.server, known, now)
+        own = own_block(self.store, pod.server, known, now)
         if own and own.until is None and follows != "stop":
             return Outcome.REPEATED
         has_egress = isinstance(known.grant, Egress)
@@ -141,25 +132,25 @@ class Responder:
         by, new = by_detector(report.source), None
         if own is None or own.until is not None:
             identity = own.id if own else new_id()
-            own = new = Block(identity, "server", pod.server.key, by, report.reason, int(self._clock()), uid=pod.uid)
-        self._store.cut_off(pod.server, pod.uid, new, stop)
-        self._queue.put(pod.server)
+            own = new = Block(identity, "server", pod.server.key, by, report.reason, int(self.clock()), uid=pod.uid)
+        self.store.cut_off(pod.server, pod.uid, new, stop)
+        self.queue.put(pod.server)
         fields = {"user": pod.server.user, "server": pod.server.name, "stop": stop, "block": own.id}
         logs.decision("revoke", by=by.text, by_kind=by.kind, why=report.reason, **fields)
 
     def _follows(self, report: Report) -> OnMatch:
         """What follows from a report. A source that was removed from the values meanwhile is only observed, and so is every source
         in mode `observe`, which takes nothing from anybody."""
-        source = self._settings.detections.get(report.source)
-        return source.follows(report.list_name) if source and self._settings.mode != "observe" else "observe"
+        source = self.settings.detections.get(report.source)
+        return source.follows(report.list_name) if source and self.settings.mode != "observe" else "observe"
 
     def _pod(self, report: Report) -> Pod | Outcome:
         """The pod that a report is about, or the reason why there is none."""
-        if report.namespace and report.namespace != self._settings.namespace:
+        if report.namespace and report.namespace != self.settings.namespace:
             return Outcome.ELSEWHERE
         pods = [
             pod
-            for pod in self._cache.all()
+            for pod in self.cache.all()
             if (not report.uid or pod.uid == report.uid)
             and (not report.pod or pod.name == report.pod)
             and (not (report.user or report.server) or (pod.server.user, pod.server.name) == (report.user, report.server))
@@ -169,7 +160,7 @@ class Responder:
         pod = max(pods, key=lambda one: (not one.ended, one.created))
         # The receiver is not trusted with the sender's node: it only reports the address (D-335).
         if report.source == AGENT:
-            node = self._agents.node_of(report.sender) if self._agents else None
+            node = self.agents.node_of(report.sender) if self.agents else None
             if node is None or node != pod.node:
                 return Outcome.OTHER_NODE
         if pod.ended:
@@ -178,17 +169,17 @@ class Responder:
 
     def _running(self, with_egress: bool) -> int:
         """The number of running servers that are not blocked, with a tier or without."""
-        now = self._clock()
-        pods = [pod for pod in self._cache.all() if not pod.ended and not block_in(pod.grant, now)]
+        now = self.clock()
+        pods = [pod for pod in self.cache.all() if not pod.ended and not block_in(pod.grant, now)]
         return len({pod.server for pod in pods if isinstance(pod.grant, Egress) == with_egress})
 
     def _limited(self) -> ShareLimit:
         """The share limit. A new process learns from the blocks which servers an earlier one cut off."""
         if self._limit is None:
-            now = self._clock()
-            blocks = [block for block in self._store.blocks() if block.kind == "server" and in_window(block.at, now)]
+            now = self.clock()
+            blocks = [block for block in self.store.blocks() if block.kind == "server" and in_window(block.at, now)]
             acted = {block.uid: float(block.at) for block in blocks if block.origin.kind == "detector"}
-            for pod in self._cache.all():  # Redis may have been wiped.
+            for pod in self.cache.all():  # Redis may have been wiped.
                 if pod.grant and pod.grant.origin.kind == "detector" and in_window(pod.grant.at, now):
                     acted.setdefault(pod.uid, float(pod.grant.at))
             self._limit = ShareLimit()
@@ -197,13 +188,13 @@ class Responder:
 
     def _named_list(self, source: str, list_name: str) -> str:
         """The name of a list if it is in the values: names that reporters invent must not create time series."""
-        known = self._settings.detections.get(source)
+        known = self.settings.detections.get(source)
         return list_name if known and list_name in known.lists else ""
 
     def _is_first(self, pod: Pod, report: Report, outcome: Outcome) -> bool:
         """Whether this is the first such outcome of a source and list for a pod. Only the first is logged."""
-        return self._cache.note(pod.uid, f"{outcome} {report.source} {self._named_list(report.source, report.list_name)}")
+        return self.cache.note(pod.uid, f"{outcome} {report.source} {self._named_list(report.source, report.list_name)}")
 
     def _count(self, source: str, list_name: str, outcome: Outcome) -> None:
-        source = source if source in self._settings.detections else ""
-        self._tally.add({detection_counter(source, self._named_list(source, list_name), outcome): 1})
+        source = source if source in self.settings.detections else ""
+        self.tally.add({detection_counter(source, self._named_list(source, list_name), outcome): 1})

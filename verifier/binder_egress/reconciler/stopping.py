@@ -5,6 +5,7 @@ No other part of the package deletes a pod.
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from .. import logs
 from ..decisions import leases
@@ -17,10 +18,11 @@ from .user_pods import Pod, UserPods
 from .wanted import unlock_of
 
 
+@dataclass
 class Stopper:
     """Deletes the pods that must be stopped.
 
-    Args:
+    Attributes:
         settings: the mode, and whether pods may be stopped.
         user_pods: the Kubernetes API.
         cache: the known pods.
@@ -29,22 +31,13 @@ class Stopper:
         steady: monotonic time in seconds.
     """
 
-    def __init__(
-        self,
-        settings: ReconcilerSettings,
-        user_pods: UserPods,
-        cache: PodCache,
-        store: ReconcilerStore,
-        clock: Callable[[], float],
-        steady: Callable[[], float],
-    ):
-        self._settings = settings
-        self._user_pods = user_pods
-        self._cache = cache
-        self._store = store
-        self._clock = clock
-        self._steady = steady
-        self._grace = StopGrace()
+    settings: ReconcilerSettings
+    user_pods: UserPods
+    cache: PodCache
+    store: ReconcilerStore
+    clock: Callable[[], float]
+    steady: Callable[[], float]
+    _grace: "StopGrace" = field(init=False, default_factory=lambda: StopGrace())
 
     def stop(self, pod: Pod, pending: Pending) -> None:
         """Delete a pod if an operator or a detection wants it stopped, or if its lease is over and was not renewed.
@@ -63,10 +56,10 @@ class Stopper:
 
     def _stop_wanted(self, pod: Pod) -> None:
         """Delete a pod that an operator or a detection wants stopped, if pods may be stopped."""
-        if self._settings.may_stop_pods:
-            self._user_pods.delete(pod)
+        if self.settings.may_stop_pods:
+            self.user_pods.delete(pod)
             logs.decision("stop", user=pod.server.user, server=pod.server.name, pod=pod.name)
-            self._store.forget_stop(pod.server, pod.uid)
+            self.store.forget_stop(pod.server, pod.uid)
 
     def _stop_expired(self, pod: Pod) -> None:
         """Delete a pod whose lease is over, if the lease was not renewed within the grace (`StopGrace`).
@@ -77,19 +70,19 @@ class Stopper:
         grant = pod.grant
         if not isinstance(grant, EndedLease) or grant.stop_at is None or pod.starting:
             return
-        if not self._grace.is_over(grant.id, self._steady()):
+        if not self._grace.is_over(grant.id, self.steady()):
             return
-        self._grace.begin(grant.id, self._steady())  # Whatever happens now, the next attempt comes one grace later.
-        if self._settings.mode != "captcha" or not self._settings.may_stop_pods or not self._store.verifier_is_there():
+        self._grace.begin(grant.id, self.steady())  # Whatever happens now, the next attempt comes one grace later.
+        if self.settings.mode != "captcha" or not self.settings.may_stop_pods or not self.store.verifier_is_there():
             return
         # The watch may lag behind, and a renewal may be on its way.
-        fresh = self._user_pods.read_again(pod)
+        fresh = self.user_pods.read_again(pod)
         if fresh is None or fresh.grant != grant:
             return
-        renewal = unlock_of(fresh, self._store.pending(pod.server, set()))
+        renewal = unlock_of(fresh, self.store.pending(pod.server, set()))
         if renewal and renewal.grant.id != grant.id:
             return
-        self._user_pods.delete(fresh, unchanged=True)
+        self.user_pods.delete(fresh, unchanged=True)
         logs.decision("stop", user=pod.server.user, server=pod.server.name, pod=pod.name, rule=grant.rule, grant=grant.id)
 
     def due(self, redis_is_lost: bool) -> list[Server]:
@@ -98,8 +91,8 @@ class Stopper:
         Args:
             redis_is_lost: whether Redis is down. If so, no grace ends.
         """
-        now, steady = self._clock(), self._steady()
-        pods = [pod for pod in self._cache.all() if pod.grant and not pod.ended]
+        now, steady = self.clock(), self.steady()
+        pods = [pod for pod in self.cache.all() if pod.grant and not pod.ended]
         self._grace.keep({pod.grant.id for pod in pods if isinstance(pod.grant, EndedLease) and pod.grant.stop_at is not None})
 
         def is_due(pod: Pod) -> bool:

@@ -62,33 +62,3 @@ in allowedOrigins.
 {{- define "binder-egress.elsewhere" -}}
 {{- if and .Values.publicUrl .Values.allowedOrigins }}true{{ end }}
 {{- end }}
-
-{{- /*
-binder-egress.tlsHosts: hosts of the Ingress for which hosts and TLS differ, as JSON: `unserved`, the TLS hosts that match no host,
-and `unnamed`, the hosts that no TLS host matches. An entry of `tls` without hosts is for all of them.
-*/}}
-{{- define "binder-egress.tlsHosts" -}}
-{{- $hosts := list -}}
-{{- $named := list -}}
-{{- $all := false -}}
-{{- if .Values.ingress.enabled -}}
-{{- range .Values.ingress.hosts }}{{ $hosts = append $hosts (lower .) }}{{ end -}}
-{{- range .Values.ingress.tls -}}
-{{- if not .hosts }}{{ $all = true }}{{ end -}}
-{{- range .hosts }}{{ $named = append $named (lower .) }}{{ end -}}
-{{- end -}}
-{{- end -}}
-{{- /* A certificate for *.example.org is good for one label in place of the star. */ -}}
-{{- $unserved := list -}}
-{{- range $name := $named -}}
-{{- $matches := false -}}
-{{- range $hosts }}{{ if has $name (list . (regexReplaceAll `^[^.]+` . "*")) }}{{ $matches = true }}{{ end }}{{ end -}}
-{{- if not $matches }}{{ $unserved = append $unserved $name }}{{ end -}}
-{{- end -}}
-{{- $unnamed := list -}}
-{{- range $host := $hosts -}}
-{{- $matches := or $all (empty $named) (has $host $named) (has (regexReplaceAll `^[^.]+` $host "*") $named) -}}
-{{- if not $matches }}{{ $unnamed = append $unnamed $host }}{{ end -}}
-{{- end -}}
-{{ dict "unserved" $unserved "unnamed" $unnamed | toJson }}
-{{- end }}

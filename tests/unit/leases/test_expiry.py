@@ -14,7 +14,7 @@ from binder_egress.model.passes import LEEWAY_SECONDS
 from binder_egress.model.records import Record
 from binder_egress.operators import actions
 from binder_egress.operators.actions import CommandOperators
-from binder_egress.settings import InvalidSettings, ReconcilerSettings, Tier, load
+from binder_egress.settings import Tier
 from binder_egress.web.app import create_services
 from tests.support.leases import LEASE, add_leased_pod, reconciler_settings
 from tests.support.reconciling import ALICE, record_decision
@@ -390,11 +390,6 @@ def test_two_reconcilers_agree_on_a_lease(place):
 
 
 # -- settings
-
-
-def test_lease_that_stops_pods_needs_the_permission():
-    with pytest.raises(InvalidSettings, match=r"tiers\.verified\.onExpiry is stop.*reconciler\.mayStopPods: true"):
-        load(ReconcilerSettings, tiers={"verified": {"lease": 60, "on_expiry": "stop"}})
 
 
 def test_grant_in_mode_allow_has_no_lease():

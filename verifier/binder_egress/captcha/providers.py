@@ -38,14 +38,15 @@ def _read_prosopo(status: int, body: Mapping[str, object]) -> tuple[object, obje
     return (body.get("verified"), []) if status == 200 else (False, [f"HTTP {status}"])
 
 
-_CODES = {
-    "missing-input-secret": _MISCONFIGURED,
-    "invalid-input-secret": _MISCONFIGURED,
-    "bad-request": _MISCONFIGURED,
-    "missing-input-response": _REJECTED,
-    "invalid-input-response": _REJECTED,
-    "timeout-or-duplicate": _REJECTED,
-}
+def _codes(misconfigured: str, rejected: str) -> dict[str, Outcome]:
+    """What error codes mean, which are given with spaces between them."""
+    return dict.fromkeys(misconfigured.split(), _MISCONFIGURED) | dict.fromkeys(rejected.split(), _REJECTED)
+
+
+_CODES = _codes(
+    "missing-input-secret invalid-input-secret bad-request",
+    "missing-input-response invalid-input-response timeout-or-duplicate",
+)
 """The error codes that reCAPTCHA introduced."""
 
 _HCAPTCHA_SOURCES = ("https://hcaptcha.com", "https://*.hcaptcha.com", "{widget_origin}")
@@ -80,30 +81,17 @@ ROWS = {
         script="/1/api.js",
         fields={"secret": "secret", "solution": "response", "site_key": "sitekey", "address": "remoteip"},
         read=_read_success,
-        codes={
-            "missing-input-secret": _MISCONFIGURED,
-            "invalid-input-secret": _MISCONFIGURED,
-            "sitekey-secret-mismatch": _MISCONFIGURED,
-            "not-using-dummy-passcode": _MISCONFIGURED,
-            "bad-request": _MISCONFIGURED,
-            "missing-remoteip": _MISCONFIGURED,
-            "invalid-remoteip": _MISCONFIGURED,
-            "missing-input-response": _REJECTED,
-            "invalid-input-response": _REJECTED,
-            "expired-input-response": _REJECTED,
-            "already-seen-response": _REJECTED,
-            "invalid-or-already-seen-response": _REJECTED,
-        },
+        codes=_codes(
+            "missing-input-secret invalid-input-secret sitekey-secret-mismatch not-using-dummy-passcode bad-request "
+            "missing-remoteip invalid-remoteip",
+            "missing-input-response invalid-input-response expired-input-response already-seen-response "
+            "invalid-or-already-seen-response",
+        ),
         life=300,  # 120 by default; not confirmed
         solved_at=("challenge_ts",),
         hostname=("hostname",),
         hostname_may_lack=True,  # D-400
-        csp={
-            "script-src": _HCAPTCHA_SOURCES,
-            "frame-src": _HCAPTCHA_SOURCES,
-            "style-src": _HCAPTCHA_SOURCES,
-            "connect-src": _HCAPTCHA_SOURCES,
-        },
+        csp=dict.fromkeys(("script-src", "frame-src", "style-src", "connect-src"), _HCAPTCHA_SOURCES),
         test_site_keys=frozenset(
             f"{first}-ffff-ffff-ffff-{last}"
             for first, last in (("10000000", "000000000001"), ("20000000", "000000000002"), ("30000000", "000000000003"))
@@ -152,16 +140,10 @@ ROWS = {
         as_json=True,
         key_header="X-API-Key",
         read=_read_friendly,
-        codes={
-            "auth_required": _MISCONFIGURED,
-            "auth_invalid": _MISCONFIGURED,
-            "sitekey_invalid": _MISCONFIGURED,
-            "bad_request": _MISCONFIGURED,
-            "response_missing": _MISCONFIGURED,
-            "response_invalid": _REJECTED,
-            "response_timeout": _REJECTED,
-            "response_duplicate": _REJECTED,
-        },
+        codes=_codes(
+            "auth_required auth_invalid sitekey_invalid bad_request response_missing",
+            "response_invalid response_timeout response_duplicate",
+        ),
         life=DAY_SECONDS,  # not documented
         solved_at=("data", "challenge", "timestamp"),
         hostname=("data", "challenge", "origin"),

@@ -101,6 +101,22 @@ local function bucket_end(began, window)
   return tonumber(began) + bucket_seconds(window) + window
 end
 
+-- The charges of a network that count at a second: their number, the buckets, each with its end, and the buckets that are over.
+local function charges_of(key, window, second)
+  local number, buckets, old = 0, {}, {}
+  local fields = redis.call('HGETALL', key)
+  for at = 1, #fields, 2 do
+    local ends, charges = bucket_end(fields[at], window), tonumber(fields[at + 1])
+    if ends > second then
+      number = number + charges
+      table.insert(buckets, {ends = ends, charges = charges})
+    else
+      table.insert(old, fields[at])
+    end
+  end
+  return number, buckets, old
+end
+
 -- Whether a server is up: its launch no longer waits, and the reconciler published it.
 -- waits: a function that says whether a record that waits for the server is that launch.
 local function is_up(server, waits)

@@ -7,13 +7,6 @@ epoch(KEYS[1], now)
 local second, window = math.floor(tonumber(now)), tonumber(ARGV[1])
 local numbers = {}
 for k = 2, #KEYS do
-  local n = 0
-  local fields = redis.call('HGETALL', KEYS[k])
-  for i = 1, #fields, 2 do
-    if bucket_end(fields[i], window) > second then
-      n = n + tonumber(fields[i + 1])
-    end
-  end
-  numbers[k - 1] = n
+  numbers[k - 1] = charges_of(KEYS[k], window, second)
 end
 return numbers

@@ -46,21 +46,6 @@ if word then
   return {word == request.word and now or 'replayed'}
 end
 
-local function read(key)
-  local n, old, buckets = 0, {}, {}
-  local fields = redis.call('HGETALL', key)
-  for i = 1, #fields, 2 do
-    local ends, charges = bucket_end(fields[i], request.window), tonumber(fields[i + 1])
-    if ends > second then
-      n = n + charges
-      table.insert(buckets, {ends = ends, charges = charges})
-    else
-      table.insert(old, fields[i])
-    end
-  end
-  return n, old, buckets
-end
-
 -- Seconds until fewer charges than the budget are left.
 local function wait(n, buckets, budget)
   table.sort(buckets, function(a, b) return a.ends < b.ends end)
@@ -74,7 +59,7 @@ end
 
 local outdated, longest = {}, 0
 for i, limit in ipairs(request.limits) do
-  local n, old, buckets = read(KEYS[2 + i])
+  local n, buckets, old = charges_of(KEYS[2 + i], request.window, second)
   outdated[i] = old
   if type(limit.most) == 'number' and n > limit.most then
     return {'price-risen'}

@@ -74,13 +74,34 @@ def earn(
     """
     if key:
         return verifier.pass_for_key(key)
+    return calculated(verifier, "launch", verifier.pass_for_solution, None, cancelled, answered)
+
+
+def calculated(
+    verifier: Verifier,
+    purpose: str,
+    present: Callable[[str, str], dict[str, Any]],
+    tier: str | None = None,
+    cancelled: threading.Event | None = None,
+    answered: Callable[[dict[str, Any]], object] = lambda challenge: None,
+) -> dict[str, Any]:
+    """Do proof of work, once more if the price has risen meanwhile, and return what `present` gives for provider and solution.
+
+    Args:
+        verifier: the verifier to ask.
+        purpose: `launch` or `unlock`.
+        present: presents the solution.
+        tier: the tier that it must earn; None: any.
+        cancelled: stops the work when set; None: nobody does.
+        answered: called with each challenge.
+    """
     for round in range(1, ROUNDS + 1):
-        challenge = verifier.challenge("launch")
+        challenge = verifier.challenge(purpose)
         answered(challenge)
-        offer = proof_of_work(challenge)
+        offer = proof_of_work(challenge, tier)
         solution = solve(offer.get("challenge"), cancelled or threading.Event())
         try:
-            return verifier.pass_for_solution(offer["name"], solution)
+            return present(offer["name"], solution)
         except Refused as refusal:
             if refusal.kind != "price-risen" or round == ROUNDS:
                 raise

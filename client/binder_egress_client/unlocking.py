@@ -1,13 +1,12 @@
 """Gives a running server egress and renews its lease: with a pass, proof of work, a key, or a person in a browser."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from .check import ROUNDS, PersonNeeded, proof_of_work
-from .solving import Unsolvable, solve
+from .check import PersonNeeded, calculated
+from .solving import Unsolvable
 from .verifier import NoAnswer, NoGate, Refused, Server, Verifier
 
 UNVERIFIED = "unverified"
@@ -215,16 +214,10 @@ def _present(
 
 
 def _by_calculation(verifier: Verifier, server: Server, had: dict[str, Any] | None) -> dict[str, Any]:
-    for round in range(1, ROUNDS + 1):
-        offer = proof_of_work(verifier.challenge("unlock"), had["tier"] if had else None)
-        # Ctrl-C raises in this thread, so nobody sets the event.
-        solution = solve(offer.get("challenge"), threading.Event())
-        try:
-            return verifier.unlock(server, provider=offer["name"], solution=solution)
-        except Refused as refusal:
-            if refusal.kind != "price-risen" or round == ROUNDS:
-                raise
-    raise AssertionError("unreachable")
+    def present(provider: str, solution: str) -> dict[str, Any]:
+        return verifier.unlock(server, provider=provider, solution=solution)
+
+    return calculated(verifier, "unlock", present, had["tier"] if had else None)
 
 
 def _confirmed(verifier: Verifier, server: Server, had: dict[str, Any] | None, answer: dict[str, Any]) -> Outcome:

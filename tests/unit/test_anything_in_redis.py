@@ -175,7 +175,7 @@ def test_block_takes_effect_whatever_is_in_redis(
             eventually(lambda: rounds(1) and (pod := identities.of(ADDRESS)) and pod.blocked, what=text[:80])
             gatecheck.run_once()
             assert store.gatecheck()["judgement"]
-            assert agents.Agents("binder", {}, store, api=object()).attempt() == agents.LIST_SECONDS
+            assert agents.Agents("binder", {}, store, api=object()).attempts.attempt() == agents.LIST_SECONDS
             assert internal.get("/readyz").status_code == 200, text[:80]
             assert value(internal, "binder_egress_store_up") == 1
             assert public.get("/egress/servers/alice").status_code == 200

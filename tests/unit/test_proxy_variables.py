@@ -36,7 +36,7 @@ def test_failure_is_said_once_and_tried_again(api, variables, caplog, missing):
     api.answer = answer
     with pytest.raises(ApiServerUnavailable, match="404"):
         variables.write()
-    waits = [variables.attempt() for _ in range(4)]
+    waits = [variables.attempts.attempt() for _ in range(4)]
     assert waits == [RETRY_SECONDS, RETRY_SECONDS, WRITE_SECONDS, RETRY_SECONDS]
     said = [record.getMessage() for record in caplog.records]
     assert [line.rpartition(": ")[2][:3] for line in said] == ["404", "403", "404"]

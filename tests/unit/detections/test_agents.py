@@ -119,14 +119,14 @@ def test_agents_are_published_with_both_addresses_until_they_are_gone(agents, st
         pod("10.42.4.7", metadata={"deletionTimestamp": "x"}),
         pod("10.42.5.7", hostNetwork=True),
     )
-    assert made.attempt() > 5
+    assert made.attempts.attempt() > 5
     assert [made.node_of(f"10.42.{number}.7") for number in range(6)] == ["node-1", "node-2", None, None, None, None]
     assert made.node_of("fd42::7") == "node-2"
     assert [store.is_agent(f"10.42.{number}.7") for number in range(6)] == [True, True, False, False, False, False]
     assert not store.is_agent("") and api.asked == [("GET", "/api/v1/namespaces/binder/pods", "app=x,component=agent")]
     # An API server that is down changes nothing, and is logged once.
     api.down, api.pods = True, []
-    assert made.attempt() == made.attempt() < 20
+    assert made.attempts.attempt() == made.attempts.attempt() < 20
     assert made.node_of("10.42.0.7") == "node-1" and store.is_agent("10.42.0.7")
     assert caplog.text.count("new agents are not known") == 1
     api.down = False
@@ -177,10 +177,10 @@ def test_reports_wait_until_the_agents_are_known(make_reconciler, cluster, store
     cluster.add("alice", "uid-1", node="node-1", **granted(make_grant()))
     list_and_converge(made)
     store.add_report(Report("agent", "miners", "xmrig", 1.0, uid="uid-1", sender="10.42.0.7"))
-    listed.attempt()
+    listed.attempts.attempt()
     made.respond()
     assert store.detected() == []
     api.down = False
-    listed.attempt()
+    listed.attempts.attempt()
     made.respond()
     assert [row["outcome"] for row in store.detected()] == ["revoked"]

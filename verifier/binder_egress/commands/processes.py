@@ -62,7 +62,7 @@ def reconciler() -> None:
         settings, user_pods, ReconcilerStore(connect(settings)), agents=agents, opening_seconds=delays.opening_seconds
     )
     if agents:
-        threading.Thread(target=agents.run, name="agents", daemon=True).start()
+        threading.Thread(target=agents.attempts.run, name="agents", daemon=True).start()
     nodes = None
     if canaries and settings.node_canaries:
         nodes = Nodes(canaries, delays, process.by_node, agents.nodes if agents else lambda: None)
@@ -80,7 +80,7 @@ def reconciler() -> None:
     threading.Thread(target=delays.run, name="label-delay", daemon=True).start()
     if settings.proxy_service:
         variables = ProxyVariables(settings.namespace, settings.proxy_service)
-        threading.Thread(target=variables.run, name="proxy-variables", daemon=True).start()
+        threading.Thread(target=variables.attempts.run, name="proxy-variables", daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: process.stop())
     signal.signal(signal.SIGINT, lambda *_: process.stop())
     process.run()

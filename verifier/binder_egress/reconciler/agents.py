@@ -1,17 +1,12 @@
 """The agents: which address is on which node. An agent's reports count only for pods on its own node (D-335)."""
 
-import logging
-import time
 from collections.abc import Mapping
 
 from kubernetes import client
 
 from .. import kubernetes_api
-from ..kubernetes_api import ApiServerUnavailable
 from ..store.detections import ReconcilerReports
-from ..store.errors import StoreUnavailable
-
-log = logging.getLogger("binder-egress")
+from .attempts import Attempts
 
 LIST_SECONDS = 20.0
 """Seconds between two lists. There is one pod for each node, and a new pod is known before its second round."""
@@ -35,7 +30,7 @@ class Agents:
         self._path, self._store = f"/api/v1/namespaces/{namespace}/pods", store
         self._selector = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
         self._nodes: dict[str, str] | None = None
-        self._said = ""
+        self.attempts = Attempts(self.publish, LIST_SECONDS, RETRY_SECONDS, "new agents are not known")
 
     @property
     def is_listed(self) -> bool:
@@ -68,22 +63,3 @@ class Agents:
         }
         self._nodes = nodes
         self._store.publish_agents(nodes)
-
-    def run(self) -> None:
-        """Publish again and again, for ever."""
-        while True:
-            time.sleep(self.attempt())
-
-    def attempt(self) -> float:
-        """Publish once, and log a failure if it is new. Returns the seconds until the next attempt."""
-        try:
-            self.publish()
-            self._said = ""
-            return LIST_SECONDS
-        except (ApiServerUnavailable, StoreUnavailable) as error:
-            if str(error) != self._said:
-                log.warning("new agents are not known: %s", error)
-            self._said = str(error)
-        except Exception:
-            log.exception("fault while listing agents")
-        return RETRY_SECONDS

@@ -1,15 +1,10 @@
 """The ConfigMap with the variables through which user pods find the egress proxy. Pods have no DNS, and Helm does not know the
 address that Kubernetes chooses for a Service (D-255)."""
 
-import logging
-import time
-
 from kubernetes import client
 
 from .. import kubernetes_api
-from ..kubernetes_api import ApiServerUnavailable
-
-log = logging.getLogger("binder-egress")
+from .attempts import Attempts
 
 PORT = 3128
 """The port of the proxy's Service."""
@@ -34,7 +29,8 @@ class ProxyVariables:
     def __init__(self, namespace: str, service: str, api: client.ApiClient | None = None):
         self._api = api or kubernetes_api.in_cluster_client()
         self._path, self._service = f"/api/v1/namespaces/{namespace}", service
-        self._said = ""
+        failing = "new pods may lack the variables of the egress proxy"
+        self.attempts = Attempts(self.write, WRITE_SECONDS, RETRY_SECONDS, failing)
 
     def write(self) -> None:
         """Write the keys. Pods that start afterwards have the variables.
@@ -51,22 +47,3 @@ class ProxyVariables:
             body={"data": {"address": f"http://{host}:{PORT}", "node": "1"}},
             content_type=kubernetes_api.MERGE_PATCH,
         )
-
-    def run(self) -> None:
-        """Write the keys again and again, for ever. No launch waits for it."""
-        while True:
-            time.sleep(self.attempt())
-
-    def attempt(self) -> float:
-        """Write the keys once, and log a failure if it is new. Returns the seconds until the next attempt."""
-        try:
-            self.write()
-            self._said = ""
-            return WRITE_SECONDS
-        except ApiServerUnavailable as error:
-            if str(error) != self._said:
-                log.warning("new pods may lack the variables of the egress proxy: %s", error)
-            self._said = str(error)
-        except Exception:
-            log.exception("fault while writing the variables of the egress proxy")
-        return RETRY_SECONDS

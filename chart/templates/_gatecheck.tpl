@@ -125,10 +125,7 @@ containers:
     {{- with .probes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-    resources:
-      {{- toYaml $root.Values.gatecheck.resources | nindent 6 }}
-    securityContext:
-      {{- include "binder-egress.securityContext" $root.Values.gatecheck.securityContext | nindent 6 }}
+    {{- include "binder-egress.confined" (list $root.Values.gatecheck.resources $root.Values.gatecheck.securityContext) | nindent 4 }}
     volumeMounts:
       - name: tmp
         mountPath: /tmp

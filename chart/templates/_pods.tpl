@@ -67,6 +67,14 @@ podSecurityContext); the gid is the uid.
 {{ toYaml $fields }}
 {{- end }}
 
+{{- /* binder-egress.confined: what a container may take and do, as its fields. Takes (list resources securityContext). */}}
+{{- define "binder-egress.confined" -}}
+resources:
+  {{- toYaml (index . 0) | nindent 2 }}
+securityContext:
+  {{- include "binder-egress.securityContext" (index . 1) | nindent 2 }}
+{{- end }}
+
 {{- /*
 binder-egress.scheduling: where a pod may run and its priority, as fields of its spec. Takes the values of a component.
 */}}

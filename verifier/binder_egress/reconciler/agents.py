@@ -30,7 +30,7 @@ class Agents:
         self._path, self._store = f"/api/v1/namespaces/{namespace}/pods", store
         self._selector = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
         self._nodes: dict[str, str] | None = None
-        self.attempts = Attempts(self.publish, LIST_SECONDS, RETRY_SECONDS, "new agents are not known")
+        self.attempts = Attempts(self.publish, LIST_SECONDS, RETRY_SECONDS, "new agents are not known: %s")
 
     @property
     def is_listed(self) -> bool:

@@ -17,7 +17,7 @@ class Attempts:
         work: does it once.
         seconds: the seconds until the next attempt.
         retry_seconds: the same after a failure.
-        failing: what it means if the API server or Redis does not answer, for the log.
+        failing: the log's message if the API server or Redis does not answer, with `%s` for the reason.
     """
 
     def __init__(self, work: Callable[[], None], seconds: float, retry_seconds: float, failing: str):
@@ -37,8 +37,8 @@ class Attempts:
             return self._seconds
         except (ApiServerUnavailable, StoreUnavailable) as error:
             if str(error) != self._said:
-                log.warning("%s: %s", self._failing, error)
+                log.warning(self._failing, error)
             self._said = str(error)
-        except Exception:
-            log.exception("fault: %s", self._failing)
+        except Exception as error:
+            log.exception(self._failing, f"fault: {error!r}")
         return self._retry_seconds

@@ -29,7 +29,7 @@ class ProxyVariables:
     def __init__(self, namespace: str, service: str, api: client.ApiClient | None = None):
         self._api = api or kubernetes_api.in_cluster_client()
         self._path, self._service = f"/api/v1/namespaces/{namespace}", service
-        failing = "new pods may lack the variables of the egress proxy"
+        failing = "new pods may lack the variables of the egress proxy: %s"
         self.attempts = Attempts(self.write, WRITE_SECONDS, RETRY_SECONDS, failing)
 
     def write(self) -> None:

@@ -7,9 +7,11 @@ kubelet would. That is all that the reconciler can see of a pod, and needs no si
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,12 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import redis
+import requests
 from processes import processor_seconds
 from rich.console import Console
 from rich.table import Table
 
+from binder_egress.gatecheck.label_delay import MARK
+from binder_egress.gatecheck.probe import MARK_PORT, WORD_PORT
 from binder_egress.model.grants import Egress
-from binder_egress.model.labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL
+from binder_egress.model.labels import GATECHECK_LABEL, GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL
 from binder_egress.model.records import Record, Server
 from binder_egress.model.serialization import write_grant
 from binder_egress.settings import CommonSettings, load
@@ -45,6 +50,9 @@ STEADY = 130
 
 LAUNCHES, RATE = 300, 10
 """Launches that are watched, and how many begin in a second."""
+
+SERVERS_OF_A_NODE = 20
+"""10,000 servers are on 500 nodes."""
 
 WAITS = 3600
 """Seconds that grants wait here, and that a step may take. On a busy machine a restart takes longer than a grant waits."""
@@ -73,6 +81,8 @@ class Figures:
         requests: its API requests for each launch.
         late: seconds from a pod's creation to its label, median and 99th percentile.
         busy: share of a core at `RATE` launches a second.
+        known: seconds until the state of each node is known, with a canary on each, `SERVERS_OF_A_NODE` servers a node.
+        watched: share of a core when nothing happens, with these canaries.
     """
 
     servers: int
@@ -84,6 +94,8 @@ class Figures:
     requests: dict[str, float]
     late: tuple[float, float]
     busy: float
+    known: float
+    watched: float
 
 
 class ApiServer(ControlPlane):
@@ -98,6 +110,11 @@ class ApiServer(ControlPlane):
                 assert name
                 found[name[1]] += int(float(line.rsplit(" ", 1)[1]))
         return found
+
+
+def node(number: int) -> str:
+    """The node of a server."""
+    return f"node-{number // SERVERS_OF_A_NODE}"
 
 
 def pod(number: int, grant: Egress | None = None) -> dict[str, Any]:
@@ -136,7 +153,7 @@ def pod(number: int, grant: Egress | None = None) -> dict[str, Any]:
             },
         },
         "spec": {
-            "nodeName": "nowhere", "automountServiceAccountToken": False, "containers": [container], "initContainers": [guard],
+            "nodeName": node(number), "automountServiceAccountToken": False, "containers": [container], "initContainers": [guard],
             "tolerations": [{"key": "hub.jupyter.org/dedicated", "operator": "Equal", "value": "user", "effect": "NoSchedule"}],
         },
     }  # fmt: skip
@@ -180,9 +197,58 @@ def make(api: ApiServer, number: int, grant: Egress | None = None) -> None:
     assert answer.ok, answer.text
 
 
+class Canaries:
+    """A canary on each node, with an address of loopback: it says that everything is shut, and a label opens its port at once.
+
+    Args:
+        api: where the pods are.
+    """
+
+    def __init__(self, api: ApiServer):
+        self._api, self._number, self._ports = api, 0, dict[str, socket.socket]()
+        self._words = socket.create_server(("", WORD_PORT), backlog=128)
+        for each in (self._say, self._watch):
+            threading.Thread(target=each, daemon=True).start()
+
+    def on(self, nodes: int) -> None:
+        """Make those of the nodes that have none yet."""
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(self._make, range(self._number, nodes)))
+        self._number = nodes
+
+    def _make(self, number: int) -> None:
+        name, pods = f"canary-{number}", f"/api/v1/namespaces/{NAMESPACE}/pods"
+        metadata = {"name": name, "labels": {GATECHECK_LABEL: "node-canary"}}
+        spec = {"nodeName": f"node-{number}", "automountServiceAccountToken": False, "containers": [{"name": "c", "image": "i"}]}
+        self._api.ask("POST", pods, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        running = {"name": "c", "ready": True, "restartCount": 0, "image": "i", "imageID": "i", "state": {"running": {}}}
+        address = f"127.1.{number // 250}.{number % 250 + 1}"
+        status = {"phase": "Running", "podIP": address, "containerStatuses": [running]}
+        answer = self._api.ask("PATCH", f"{pods}/{name}/status", {"status": status}, "application/strategic-merge-patch+json")
+        assert answer.ok, answer.text
+
+    def _say(self) -> None:
+        word = json.dumps({"age": 1.0, "shut": {"dns": True, "hub": True, "kubernetes-api": True, "link-local": True}}).encode()
+        while True:
+            with self._words.accept()[0] as connection:
+                connection.sendall(word)
+
+    def _watch(self) -> None:
+        """Open the port of a canary while it has the label."""
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods?watch=1&labelSelector={TIER_LABEL}%3D{MARK}"
+        options = {"headers": {"Authorization": f"Bearer {ADMIN}"}, "verify": str(self._api.authority)}
+        for line in requests.get(self._api.url + path, stream=True, timeout=(5, None), **options).iter_lines():
+            event = json.loads(line)
+            address = event["object"]["status"].get("podIP")
+            if event["type"] == "ADDED" and address:
+                self._ports[address] = socket.create_server((address, MARK_PORT))
+            elif event["type"] == "DELETED" and address in self._ports:
+                self._ports.pop(address).close()
+
+
 @contextmanager
-def reconciler(api: ApiServer, redis_url: str, log: Path) -> Iterator[int]:
-    """The real process: its id."""
+def reconciler(api: ApiServer, redis_url: str, log: Path, **settings: str) -> Iterator[int]:
+    """The real process: its id. Settings are variables without their prefix, in small letters."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
     environment |= {
         "BINDER_EGRESS_REDIS_URL": redis_url,
@@ -190,6 +256,7 @@ def reconciler(api: ApiServer, redis_url: str, log: Path) -> Iterator[int]:
         "BINDER_EGRESS_TIERS": json.dumps({"verified": {}}),
         "KUBERNETES_SERVICE_HOST": "127.0.0.1",
         "KUBERNETES_SERVICE_PORT": str(api.port),
+        **{f"BINDER_EGRESS_{name.upper()}": value for name, value in settings.items()},
     }
     token = log.with_name("token")
     token.write_text(ADMIN)
@@ -212,7 +279,18 @@ def until(condition: Callable[[], bool], began: float) -> float:
     return time.monotonic() - began
 
 
-def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log: Path) -> Figures:
+def watch_nodes(api: ApiServer, server: RedisServer, store: Store, nodes: int, log: Path) -> tuple[float, float]:
+    """`known` and `watched`, with canaries on so many nodes."""
+    began = time.monotonic()
+    with reconciler(api, server.url, log, canary="true", node_canaries="true") as process:
+        shut = lambda: sum(row["state"] == "shut" for row in ((store.gatecheck() or {}).get("nodes") or {}).values())  # noqa: E731
+        known = until(lambda: shut() == nodes, began)
+        before, used = time.monotonic(), processor_seconds(process)
+        time.sleep(STEADY)
+        return known, (processor_seconds(process) - used) / (time.monotonic() - before)
+
+
+def measure(api: ApiServer, server: RedisServer, store: Store, canaries: Canaries, servers: int, log: Path) -> Figures:
     """All figures, with so many servers there."""
     client = redis.Redis.from_url(server.url, decode_responses=True)
     waiting = [Server(f"owner-repository-{number:06}") for number in range(0, servers, servers // 100)]
@@ -271,9 +349,13 @@ def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log
     with ThreadPoolExecutor(8) as pool:
         names = [f"jupyter-owner-repository-{900_000 + number:06}" for number in range(LAUNCHES)]
         list(pool.map(lambda name: api.ask("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}?gracePeriodSeconds=0"), names))
+    nodes = -(-servers // SERVERS_OF_A_NODE)
+    canaries.on(nodes)
+    known, watched = watch_nodes(api, server, store, nodes, log)
     late.sort()
     percentiles = (late[len(late) // 2], late[int(len(late) * 0.99)])
-    return Figures(servers, restart, wiped, work, peak, steady, {k: v for k, v in ours.items() if v > 0.01}, percentiles, busy)
+    requests_each = {verb: count for verb, count in ours.items() if count > 0.01}
+    return Figures(servers, restart, wiped, work, peak, steady, requests_each, percentiles, busy, known, watched)
 
 
 def scale(kubeall: str, sizes: list[int]) -> list[Figures]:
@@ -287,7 +369,7 @@ def scale(kubeall: str, sizes: list[int]) -> list[Figures]:
         try:
             api.add("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
             store = Store(connect(load(CommonSettings, redis_url=server.url)))
-            there = 0
+            canaries, there = Canaries(api), 0
             for servers in sizes:
                 with ThreadPoolExecutor(8) as pool:
                     began = time.time()
@@ -296,7 +378,7 @@ def scale(kubeall: str, sizes: list[int]) -> list[Figures]:
                     list(pool.map(make, [api] * len(grants), range(there, servers), grants))
                     print(f"{servers} pods made in {time.time() - began:.0f} s", file=sys.stderr, flush=True)
                 there = servers
-                found.append(measure(api, server, store, servers, Path(folder) / "reconciler.log"))
+                found.append(measure(api, server, store, canaries, servers, Path(folder) / "reconciler.log"))
                 print(found[-1], file=sys.stderr, flush=True)
         finally:
             api.stop()
@@ -308,14 +390,26 @@ def main() -> None:
     """Print the table. Arguments: `kubeall`, and other numbers of servers."""
     figures = scale(sys.argv[1], [int(size) for size in sys.argv[2:]] or [100, 1_000, 10_000])
     table = Table(title="The reconciler with many servers", title_justify="left")
-    heads = ("servers", "restart s", "Redis wiped s", "work s", "MiB", "idle", "requests a launch", "label s, p50 / p99", "busy")
+    heads = (
+        "servers",
+        "restart s",
+        "Redis wiped s",
+        "work s",
+        "MiB",
+        "idle",
+        "requests a launch",
+        "label s, p50 / p99",
+        "busy",
+        "nodes known s",
+        "idle",
+    )
     for head in heads:
         table.add_column(head, justify="right")
     for row in figures:
         asked = ", ".join(f"{verb} {number:.2f}" for verb, number in sorted(row.requests.items()))
         late = "{:.2f} / {:.2f}".format(*row.late)
         times = (f"{row.restart:.1f}", f"{row.wiped:.1f}", f"{row.work:.1f}", f"{row.peak:.0f}", f"{row.steady:.1%}")
-        cells = (*times, asked, late, f"{row.busy:.0%}")
+        cells = (*times, asked, late, f"{row.busy:.0%}", f"{row.known:.0f}", f"{row.watched:.1%}")
         table.add_row(f"{row.servers:,}", *cells)
     console.print(table)
 

@@ -211,7 +211,7 @@ class Canaries:
             threading.Thread(target=each, daemon=True).start()
 
     def on(self, nodes: int) -> None:
-        """Make those of the nodes that have none yet."""
+        """Make one for each node that has none yet."""
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(self._make, range(self._number, nodes)))
         self._number = nodes

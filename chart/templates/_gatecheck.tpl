@@ -125,7 +125,9 @@ containers:
     {{- with .probes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-    {{- include "binder-egress.confined" (list $root.Values.gatecheck.resources $root.Values.gatecheck.securityContext) | nindent 4 }}
+    {{- with $root.Values.gatecheck }}
+    {{- include "binder-egress.confined" (list .resources .securityContext) | nindent 4 }}
+    {{- end }}
     volumeMounts:
       - name: tmp
         mountPath: /tmp

@@ -126,8 +126,8 @@ imagePullPolicy: {{ . }}
 {{- end }}
 
 {{- /*
-binder-egress.probes: the probes of a process with a port. Alive: whether it answers. Redis does not count, because a restart would not
-bring it back. Ready: whether it can do its work. Takes the port's name.
+binder-egress.probes: the probes of a process with a port. Alive: whether it answers. Redis does not count, because a restart would
+not bring it back. Ready: whether it can do its work. Takes the port's name.
 */}}
 {{- define "binder-egress.probes" -}}
 {{- $alive := dict "path" "/healthz" "port" . -}}

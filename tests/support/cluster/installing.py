@@ -126,8 +126,8 @@ class Operator:
 class Load:
     """Users' activity while an operator does something: launches with passes, passes for an API key, and packets.
 
-    The pod of the user `open` must always get through, and the pod of `shut` never. Each launch has its tier, without an unlock: the
-    hook announces it again if it could not at first. `launched` has the users of finished launches.
+    The pod of the user `open` must always get through, and the pod of `shut` never. Each launch gets its tier without an unlock,
+    because the hook announces it again if it could not at first. `launched` has the users of finished launches.
     """
 
     def __init__(self, stage: Stage, open: str, shut: str, key: str) -> None:

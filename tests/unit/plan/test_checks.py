@@ -231,7 +231,7 @@ def row(id, of, **says):
         row("Pod Security", given(namespace=[user_pod(**BASELINE)]), seen="enforces baseline"),
         row("user nodes", given(GPU, **{"user pods": [user_pod({"tolerations": [*ZERO_TO_JUPYTERHUBS, FULL, NOT_READY]})]}),
             exactly="user pods tolerate example.org/full, example.org/gpu",
-            settings=dict.fromkeys(("agent.tolerations", "gatecheck.tolerations"), [*ZERO_TO_JUPYTERHUBS, FULL, *GPUS])),
+            settings={key: [*ZERO_TO_JUPYTERHUBS, FULL, *GPUS] for key in ("agent.tolerations", "gatecheck.tolerations")}),
         row("user nodes", given(**{"user pods": [user_pod({"tolerations": [*ZERO_TO_JUPYTERHUBS, NOT_READY]})]}), absent=True),
         row("quotas", given(ResourceQuotas=[{"metadata": {"name": "small"}}]), seen="small"),
         row("Prometheus", given(**{"API groups": [{"name": "monitoring.coreos.com"}]}), do="serviceMonitor"),

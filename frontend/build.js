@@ -5,6 +5,7 @@ import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "no
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
+import { catalogues } from "./catalogues.js";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const out = process.argv[2] ?? join(here, "../verifier/binder_egress/web/static");
@@ -48,14 +49,17 @@ for (const entry of entries) {
     // Names of our own that no other file knows.
     mangleProps: /^_/,
     // Of the names so far those that a script needs: solve.js starts workers, launch.js loads panel.css and widgets.js.
-    define: { MANIFEST: JSON.stringify(manifest, Object.keys(manifest).filter((name) => /^(worker|widgets|panel)/.test(name))) },
+    define: {
+      MANIFEST: JSON.stringify(manifest, Object.keys(manifest).filter((name) => /^(worker|widgets|panel)/.test(name))),
+      MESSAGES: catalogues("launch"),
+    },
   });
   keep(basename(entry), bundle.outputFiles[0].contents);
 }
 for (const [name, [entry, format]] of Object.entries(thirdParty)) {
   const bundle = await build({
     entryPoints: [join(here, entry)], bundle: true, minify: true, write: false, target: "es2020", charset: "utf8", format,
-    define: { WORKER_FILES: JSON.stringify(forThirdParties) },
+    define: { WORKER_FILES: JSON.stringify(forThirdParties), MESSAGES: catalogues("third-party") },
   });
   keep(name, bundle.outputFiles[0].contents);
 }

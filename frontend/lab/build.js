@@ -6,12 +6,13 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
+import { catalogues } from "../catalogues.js";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const out = process.argv[2] ?? join(here, "../../verifier/binder_egress/pods/lab");
 const bundle = await build({
   entryPoints: [join(here, "container.js")], bundle: true, minify: true, write: false, target: "es2020", charset: "utf8",
-  format: "iife", loader: { ".css": "text" },
+  format: "iife", loader: { ".css": "text" }, define: { MESSAGES: catalogues("lab") },
 });
 const [{ contents }] = bundle.outputFiles;
 const load = `static/remoteEntry.${createHash("sha256").update(contents).digest("hex").slice(0, 12)}.js`;

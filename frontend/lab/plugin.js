@@ -1,16 +1,9 @@
 // The JupyterLab extension: it shows what this server may reach, and opens the server's page if that can change it.
 import { chooseLanguage, direction, fill } from "../src/language.js";
-import ar from "../../verifier/binder_egress/web/messages/lab/ar.json";
-import de from "../../verifier/binder_egress/web/messages/lab/de.json";
-import en from "../../verifier/binder_egress/web/messages/lab/en.json";
-import es from "../../verifier/binder_egress/web/messages/lab/es.json";
-import fr from "../../verifier/binder_egress/web/messages/lab/fr.json";
-import ja from "../../verifier/binder_egress/web/messages/lab/ja.json";
 import { looksLikeNoNetwork, textOf } from "./failures.js";
 import { differ, follow } from "./state.js";
 import styles from "./style.css";
 
-const MESSAGES = { en, de, fr, es, ja, ar };
 const UNVERIFIED = "unverified";
 
 // The server's page: a small window of this size, in pixels.

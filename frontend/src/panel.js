@@ -1,14 +1,7 @@
 // The panel: one line at the lower edge of BinderHub's page. It lies over the page and moves nothing in it. People can scroll the
 // page far enough for the panel to hide nothing.
-import ar from "../../verifier/binder_egress/web/messages/launch/ar.json";
-import de from "../../verifier/binder_egress/web/messages/launch/de.json";
-import en from "../../verifier/binder_egress/web/messages/launch/en.json";
-import es from "../../verifier/binder_egress/web/messages/launch/es.json";
-import fr from "../../verifier/binder_egress/web/messages/launch/fr.json";
-import ja from "../../verifier/binder_egress/web/messages/launch/ja.json";
 import { chooseLanguage, direction, fill } from "./language.js";
 
-const MESSAGES = { en, de, fr, es, ja, ar };
 // Milliseconds after which the panel no longer waits for its style sheet, which comes from the host of launch.js and is small: a
 // server may wait for a person, who must see what to do.
 const SHEET_MS = 2_000;

@@ -2,12 +2,6 @@
 //
 // The launch goes out unchanged and without delay. Meanwhile this script reads the build's events and solves a challenge; when the
 // server is ready, it unlocks the server. The page sees none of its failures (D-144, D-145, D-146).
-import ar from "../../verifier/binder_egress/web/messages/third-party/ar.json";
-import de from "../../verifier/binder_egress/web/messages/third-party/de.json";
-import en from "../../verifier/binder_egress/web/messages/third-party/en.json";
-import es from "../../verifier/binder_egress/web/messages/third-party/es.json";
-import fr from "../../verifier/binder_egress/web/messages/third-party/fr.json";
-import ja from "../../verifier/binder_egress/web/messages/third-party/ja.json";
 import { Check } from "./check.js";
 import { eventReader, readEvent } from "./events.js";
 import { chooseLanguage, direction } from "./language.js";
@@ -15,8 +9,6 @@ import { family, solve, solveInPage } from "./solve.js";
 import { presentPass, unlockPage, verifierOf, withPass } from "./pass.js";
 import { json } from "./verifier.js";
 import { workerOf } from "./workers.js";
-
-const MESSAGES = { en, ar, de, es, fr, ja };
 
 // The default for the longest wait of a page for a pass, in seconds.
 const PASS_WAIT_SECONDS = 15;

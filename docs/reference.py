@@ -10,8 +10,7 @@ import yaml
 from words import words_page
 
 from binder_egress.gatecheck.checklist import CHECKS
-from binder_egress.web.app import internal_document, public_document
-from binder_egress.web.receiver import receiver_document
+from ci.openapi_documents import DOCUMENTS
 from ci.value_comments import comments
 
 
@@ -127,9 +126,9 @@ def http_page() -> str:
         "",
     ]
     for title, document in (
-        ("Public, below the ingress path", public_document("/egress/")),
-        ("In the cluster only", internal_document()),
-        ("In the cluster only, for detectors", receiver_document()),
+        ("Public, below the ingress path", DOCUMENTS["public"]),
+        ("In the cluster only", DOCUMENTS["in-cluster"]),
+        ("In the cluster only, for detectors", DOCUMENTS["receiver"]),
     ):
         out += [f"## {title}", ""]
         for path, operations in document["paths"].items():

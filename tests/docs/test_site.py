@@ -91,11 +91,10 @@ def test_the_reference_of_values_has_every_value_that_is_explained_with_its_defa
 
 
 def test_the_reference_of_http_has_every_call(site):
-    from binder_egress.web.app import internal_document, public_document
-    from binder_egress.web.receiver import receiver_document
+    from ci.openapi_documents import DOCUMENTS
 
     text = site[SITE / "generated/http.html"].text
-    for document in (public_document("/egress/"), internal_document(), receiver_document()):
+    for document in DOCUMENTS.values():
         for path, operations in document["paths"].items():
             for method in operations:
                 assert method == "parameters" or f"{method.upper()} {path}" in text, path

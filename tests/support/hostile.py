@@ -35,10 +35,11 @@ from binder_egress.model.serialization import read_origin
 from binder_egress.settings import ReceiverSettings, load
 from binder_egress.store.connection import connect
 from binder_egress.store.promised_launches import promise_key
-from binder_egress.web.app import create_internal_app, create_public_app, create_services, internal_document, public_document
+from binder_egress.web.app import create_internal_app, create_public_app, create_services
 from binder_egress.web.bodies import MAX_BODY_BYTES
 from binder_egress.web.gunicorn import MAX_HEAD_BYTES
-from binder_egress.web.receiver import create_receiver_app, create_receiver_services, receiver_document
+from binder_egress.web.receiver import create_receiver_app, create_receiver_services
+from ci.openapi_documents import DOCUMENTS
 from tests.support.apps import API_TOKEN, RedisServer, make_settings
 from tests.support.fuzz import KEY, keys_file
 from tests.support.linear import FLOOR_SECONDS, MOST_TIMES
@@ -50,7 +51,6 @@ MAX_HOOK_BYTES = 64 * 1024
 MAX_HEADER_BYTES = MAX_HEAD_BYTES - 1024
 """The most bytes of a header: gunicorn joins lines that have the same name."""
 
-DOCUMENTS = {"public": public_document("/egress/"), "in-cluster": internal_document(), "receiver": receiver_document()}
 
 MOST_ORDINARY = 5
 """The most ordinary requests that a request may cost."""

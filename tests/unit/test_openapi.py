@@ -15,9 +15,10 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 from binder_egress.model.records import KnownServer, Server
 from binder_egress.settings import ReceiverSettings, load
 from binder_egress.store.connection import connect
-from binder_egress.web.app import create_internal_app, create_public_app, create_services, internal_document, public_document
+from binder_egress.web.app import create_internal_app, create_public_app, create_services
 from binder_egress.web.problems import TITLES
-from binder_egress.web.receiver import create_receiver_app, create_receiver_services, receiver_document
+from binder_egress.web.receiver import create_receiver_app, create_receiver_services
+from ci.openapi_documents import DOCUMENTS
 from tests.support.apps import API_TOKEN, CLIENT, make_settings
 from tests.support.store import Store
 
@@ -74,7 +75,6 @@ def operations(document):
     return [(path, method.upper()) for path, found in document["paths"].items() for method in found if method != "parameters"]
 
 
-DOCUMENTS = {"public": public_document("/egress/"), "in-cluster": internal_document(), "receiver": receiver_document()}
 OPERATIONS = [(name, *operation) for name, document in DOCUMENTS.items() for operation in operations(document)]
 TOKEN = {"Authorization": f"Bearer {API_TOKEN}"}
 HEADERS = {"public": {"X-Forwarded-For": CLIENT}, "in-cluster": TOKEN, "receiver": TOKEN}

@@ -28,15 +28,12 @@ from .bodies import MAX_BODY_BYTES
 from .branding import Brand
 from .challenges import challenges
 from .context import CLIENT, Services
-from .internal import INTERFACE as IN_CLUSTER
 from .internal import internal
 from .launches import launches
 from .metrics import Metrics
-from .openapi import document
 from .passes import passes
 from .probes import probes
 from .promises import promises
-from .public import INTERFACE as PUBLIC
 from .public import public
 from .servers import servers, show_problems_as_pages
 from .underway import Underway
@@ -50,6 +47,9 @@ MAX_INTERNAL_BODY_BYTES = 1 << 20
 
 SCHEMES = ("http", "https")
 """The schemes that a proxy may name."""
+
+PUBLIC_PARTS = (public, challenges, passes, promises, servers)
+IN_CLUSTER_PARTS = (internal, launches, probes)
 
 
 def create_services(settings: VerifierSettings, store: VerifierStore | None = None) -> Services:
@@ -109,7 +109,8 @@ def create_public_app(services: Services) -> Flask:
     # Functions that change answers run in reverse order: a problem becomes a page first, and then gets its headers.
     headers.register(app)
     show_problems_as_pages(app)
-    _register_public(app, services.settings.base_path)
+    for part in PUBLIC_PARTS:
+        app.register_blueprint(part, url_prefix=services.settings.base_path.rstrip("/"))
     app.wsgi_app = _TrustedProxies(app.wsgi_app, services.settings.trusted_proxies)  # type: ignore[method-assign]
     return app
 
@@ -135,39 +136,12 @@ class _TrustedProxies:
         return self._app(environ, start_response)
 
 
-def _register_public(app: Flask, base_path: str) -> None:
-    for blueprint in (public, challenges, passes, promises, servers):
-        app.register_blueprint(blueprint, url_prefix=base_path.rstrip("/"))
-
-
-def _register_internal(app: Flask) -> None:
-    for blueprint in (internal, launches, probes):
-        app.register_blueprint(blueprint)
-
-
 def create_internal_app(services: Services) -> Flask:
     """The app that only the cluster can reach."""
     app = App(services, MAX_INTERNAL_BODY_BYTES)
-    _register_internal(app)
+    for part in IN_CLUSTER_PARTS:
+        app.register_blueprint(part)
     return app
-
-
-def public_document(base_path: str) -> dict[str, object]:
-    """The OpenAPI document of the public interface, for use without a running app.
-
-    Args:
-        base_path: the path under which the interface is served.
-    """
-    app = Flask(__name__, static_folder=None)
-    _register_public(app, base_path)
-    return document(PUBLIC, app, base_path)
-
-
-def internal_document() -> dict[str, object]:
-    """The OpenAPI document of the in-cluster interface."""
-    app = Flask(__name__, static_folder=None)
-    _register_internal(app)
-    return document(IN_CLUSTER, app, "/")
 
 
 def create_app(services: Services) -> WSGIApplication:

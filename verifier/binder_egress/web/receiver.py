@@ -17,7 +17,7 @@ from ..store.errors import StoreUnavailable
 from ..store.store import ReceiverStore
 from . import bodies
 from .base import App
-from .openapi import Interface, Operation, document, document_of_app, json_of
+from .openapi import Interface, Operation, document_of_app, json_of
 from .problems import Problem
 
 detections = Blueprint("detections", __name__)
@@ -60,13 +60,6 @@ def create_receiver_app(services: Services) -> Flask:
     app = App(services, MAX_REPORT_BYTES)
     app.register_blueprint(detections)
     return app
-
-
-def receiver_document() -> dict[str, object]:
-    """The OpenAPI document of the receiver."""
-    app = Flask(__name__, static_folder=None)
-    app.register_blueprint(detections)
-    return document(INTERFACE, app, "/")
 
 
 def _services() -> Services:

@@ -115,11 +115,14 @@ def test_pods_are_hardened(topology):
             continue
         pod = document["spec"] if kind == "Pod" else document["spec"]["template"]["spec"]
         # binder-egress-test reads the results of the other pods of `helm test`.
-        assert pod["automountServiceAccountToken"] is (name in ("binder-egress-reconciler", "binder-egress-test"))
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["runAsUser"] > 0
+        with_token = ("binder-egress-reconciler", "binder-egress-connections", "binder-egress-test")
+        assert pod["automountServiceAccountToken"] is (name in with_token)
+        on_node = name == "binder-egress-connections"
+        assert pod["securityContext"].get("runAsNonRoot") is (None if on_node else True)
+        assert (pod["securityContext"]["runAsUser"] == 0) == on_node
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert {"hostNetwork", "hostPID", "hostIPC"} & set(pod) == ({"hostPID"} if name == "binder-egress-agent" else set())
+        of_node = {"binder-egress-agent": {"hostPID"}, "binder-egress-connections": {"hostNetwork"}}
+        assert {"hostNetwork", "hostPID", "hostIPC"} & set(pod) == of_node.get(name, set())
         # Only hashes of keys, hosts and the operator's volumes are mounted: no files of the node, no Kubernetes token.
         mounted = {volume["name"]: volume for volume in pod.get("volumes", []) if "emptyDir" not in volume}
         assert ("api-keys" in mounted) == (name == "binder-egress-verifier")
@@ -129,7 +132,7 @@ def test_pods_are_hardened(topology):
             context = container["securityContext"]
             assert context["readOnlyRootFilesystem"] is True
             assert context["allowPrivilegeEscalation"] is False
-            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert context["capabilities"] == {"drop": ["ALL"]} | ({"add": ["NET_ADMIN"]} if on_node else {})
             assert container["resources"]["limits"]["memory"]
 
 
@@ -260,7 +263,7 @@ def test_settings_are_those_that_the_image_reads(render):
     assert set(config) | set(env["verifier"]) >= {PREFIX + field.upper() for field in fields}
     # Only the verifier's pages say what unverified servers reach.
     fields = {PREFIX + field.upper() for field in set(ReconcilerSettings.model_fields) - other - {"unverified_hosts"}}
-    on = ("--set=proxy.enabled=true", detections, "--set=agent.enabled=true", "--set=agent.configMap=lists")
+    on = (detections, "--set=proxy.enabled=true,agent.enabled=true,agent.configMap=lists,connections.enabled=true")
     with_proxy = {
         name: {entry["name"] for entry in found["spec"]["template"]["spec"]["containers"][0]["env"]}
         for (kind, name), found in render(*on).items()
@@ -268,7 +271,7 @@ def test_settings_are_those_that_the_image_reads(render):
     }
     assert with_proxy["binder-egress-reconciler"] == fields
     assert set(env["reconciler"]) == fields - {
-        f"{PREFIX}{name}" for name in ("PROXY", "PROXY_SERVICE", "PROXY_LABELS", "RECEIVER_LABELS", "AGENT_LABELS")
+        f"{PREFIX}{name}" for name in ("PROXY", "PROXY_SERVICE", "PROXY_LABELS", "RECEIVER_LABELS", "AGENT_LABELS", "CONNECTIONS")
     }
     assert with_proxy["binder-egress-proxy"] <= {PREFIX + field.upper() for field in ProxySettings.model_fields}
     assert with_proxy["binder-egress-receiver"] <= {PREFIX + field.upper() for field in ReceiverSettings.model_fields}

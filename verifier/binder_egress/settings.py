@@ -420,6 +420,22 @@ class ReconcilerSettings(CommonSettings):
     """Whether to publish the addresses of user pods, for the egress proxy."""
     proxy_service: str = _of("proxy.enabled", "")
     """The name of the egress proxy's Service, whose address is in the variables of user pods. Empty: they have no variables."""
+    connections: str = _of("connections.enabled", "")
+    """The ConfigMap through which the nodes learn of changed tiers, to end connections; empty: none does."""
+
+
+class ConnectionsSettings(BaseSettings):
+    """The settings of the part on a node that ends connections. It gets no secret, and has no connection to Redis."""
+
+    model_config = CommonSettings.model_config
+
+    namespace: str = _of("the release's namespace", min_length=1)
+    node: str = _of("the pod's node", min_length=1)
+    connections: str = _of("connections.enabled", min_length=1)
+    policies: Annotated[dict[str, dict[str, Any]], BeforeValidator(_json_or_file)] = _of("base and tiers")
+    private: Annotated[list[IPNetwork], BeforeValidator(_networks)] = _of("except")
+    """The networks towards which no connection is ended."""
+    log_level: Literal["debug", "info", "warning", "error"] = _of("logLevel", "info")
 
 
 class ProxyTier(BaseModel):

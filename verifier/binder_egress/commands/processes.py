@@ -10,7 +10,15 @@ import threading
 import click
 
 from .. import __version__, logs
-from ..settings import InvalidSettings, ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings, load
+from ..settings import (
+    ConnectionsSettings,
+    InvalidSettings,
+    ProxySettings,
+    ReceiverSettings,
+    ReconcilerSettings,
+    VerifierSettings,
+    load,
+)
 from ..store.connection import connect
 from ..store.store import ProxyStore, ReceiverStore, ReconcilerStore
 from ..web.assets import AssetsMissing
@@ -46,6 +54,7 @@ def reconciler() -> None:
     from ..gatecheck.label_delay import LabelDelays
     from ..gatecheck.nodes import Nodes
     from ..reconciler.agents import Agents
+    from ..reconciler.changed_tiers import ChangedTiers
     from ..reconciler.loop import Reconciler
     from ..reconciler.proxy_variables import ProxyVariables
     from ..reconciler.user_pods import UserPods
@@ -58,9 +67,12 @@ def reconciler() -> None:
     user_pods = UserPods(settings.namespace, settings.user_pod_labels)
     canaries = Canaries(settings.namespace) if settings.canary else None
     delays = LabelDelays(canaries, ReconcilerStore(connect(settings)))
+    tiers = ChangedTiers(settings.namespace, settings.connections, delays.of) if settings.connections else None
     process = Reconciler(
-        settings, user_pods, ReconcilerStore(connect(settings)), agents=agents, opening_seconds=delays.opening_seconds
+        settings, user_pods, ReconcilerStore(connect(settings)), agents=agents, opening_seconds=delays.opening_seconds, tiers=tiers
     )
+    if tiers:
+        threading.Thread(target=tiers.run, name="changed-tiers", daemon=True).start()
     if agents:
         threading.Thread(target=agents.attempts.run, name="agents", daemon=True).start()
     nodes = None
@@ -114,6 +126,17 @@ def proxy() -> None:
     settings = load(ProxySettings)
     logging.config.dictConfig(logs.configuration(settings.log_level))
     run(settings, policy(settings), ProxyStore(connect(settings)))
+
+
+@cli.command(help="Run the part on a node that ends the connections of pods whose tier is gone.")
+def connections() -> None:
+    # Not at the top: no other process needs it.
+    from ..connections.process import run
+    from ..connections.table import Table
+
+    settings = load(ConnectionsSettings)
+    logging.config.dictConfig(logs.configuration(settings.log_level))
+    run(settings, Table())
 
 
 @cli.command("helm-test", help="Compare what the pods of `helm test` reached with what they should. Run by the chart.")

@@ -180,6 +180,27 @@ class PodAddresses:
     repository: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class TierChange:
+    """What the reconciler tells the part on a pod's node: connections that the pod's tier does not open have to end.
+
+    Attributes:
+        uid: the pod.
+        node: its node.
+        addresses: its addresses, IPv4 and IPv6.
+        tier: its tier now; `unverified` if it has none.
+        at: Unix time in seconds of the change.
+        seconds: how long the node's network plugin takes to act on a label; 0: that was not measured.
+    """
+
+    uid: str
+    node: str
+    addresses: tuple[str, ...]
+    tier: str
+    at: float
+    seconds: float
+
+
 @dataclass(frozen=True)
 class AddressVersion:
     """A state of the addresses in Redis.

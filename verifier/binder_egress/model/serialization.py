@@ -31,7 +31,7 @@ from .grants import (
     OriginKind,
     Rule,
 )
-from .records import MAX_TIME, AddressChange, AddressVersion, KnownServer, PodAddresses, Record, RevokedKey
+from .records import MAX_TIME, AddressChange, AddressVersion, KnownServer, PodAddresses, Record, RevokedKey, TierChange
 
 MAX_TEXT_CHARACTERS = 4000
 """The longest text of a grant. As JSON a character takes 12 bytes at most, and an object in Kubernetes may have 256 KiB of
@@ -277,3 +277,12 @@ def read_change(text: str) -> AddressChange | None:
     if found is None:
         return None
     return AddressChange(AddressVersion(found.number, found.began), found.server, tuple(read_pods(found.pods) or ()))
+
+
+def write_tier_changes(changes: Iterable[TierChange]) -> str:
+    """The text of the changes of tiers for the parts on the nodes."""
+    return _compact([asdict(change) for change in changes])
+
+
+read_tier_changes = reader(list[TierChange])
+"""The changes of tiers."""

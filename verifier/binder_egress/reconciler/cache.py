@@ -3,10 +3,21 @@
 import threading
 from collections import Counter
 from collections.abc import Iterable
+from typing import Protocol
 
 from ..model.labels import LabelSet
 from ..model.records import Server
 from .user_pods import Pod
+
+
+class Follower(Protocol):
+    """Who is told each state of each pod, with the cache's lock held, so at once and in order."""
+
+    def see(self, pod: Pod) -> None:
+        """A pod is in this state."""
+
+    def forget(self, uid: str) -> None:
+        """A pod is gone, or our policies do not select it."""
 
 
 class PodCache:
@@ -16,9 +27,13 @@ class PodCache:
     the egress proxy does not know them (D-546).
 
     At a start the pods of each of thousands of servers are looked up, so there is an index.
+
+    Args:
+        follower: who is told each state of each pod; None: nobody.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, follower: Follower | None = None) -> None:
+        self._follower = follower
         self._lock = threading.Lock()
         self._pods: dict[str, Pod] = {}  # by uid
         self._uids: dict[Server, set[str]] = {}
@@ -52,11 +67,14 @@ class PodCache:
         """
         with self._lock:
             before, updated = set(self._uids), {uid: self._pods[uid] for uid in self._updated & self._pods.keys()}
+            known_uids = set(self._pods)
             self._pods, self._uids, self._keys, self._uncovered = {}, {}, {}, {}
             for pod in pods:
                 known = updated.get(pod.uid)
                 # Only of these, because a list after a restore of etcd has lower versions.
                 self._add(known if known and int(known.version) > int(pod.version) else pod)
+            for uid in known_uids - self._pods.keys():
+                self._tell_gone(uid)
             self._noted = {uid: topics for uid, topics in self._noted.items() if uid in self._pods}
             self._listed = True
             return before | set(self._uids)
@@ -77,6 +95,7 @@ class PodCache:
         """Remove a pod that is gone."""
         with self._lock:
             self._remove(uid)
+            self._tell_gone(uid)
             self._noted.pop(uid, None)
             self._updated.discard(uid)
 
@@ -130,10 +149,17 @@ class PodCache:
         self._remove(pod.uid)
         if pod.differing:
             self._uncovered[pod.uid] = pod
+            self._tell_gone(pod.uid)
             return
         self._pods[pod.uid] = pod
         self._uids.setdefault(pod.server, set()).add(pod.uid)
         self._keys[pod.server.key] = pod.server
+        if self._follower:
+            self._follower.see(pod)
+
+    def _tell_gone(self, uid: str) -> None:
+        if self._follower:
+            self._follower.forget(uid)
 
     def _remove(self, uid: str) -> None:
         self._uncovered.pop(uid, None)

@@ -34,6 +34,7 @@ from ..store.store import ReconcilerStore
 from .addresses import AddressBook
 from .agents import Agents
 from .cache import PodCache
+from .changed_tiers import ChangedTiers
 from .converge import Converger, carried_grants
 from .responses import Responder
 from .stopping import Stopper
@@ -97,6 +98,7 @@ class Reconciler:
         steady: monotonic time in seconds.
         agents: which address is on which node; None: there are no agents.
         opening_seconds: returns how long the network plugin takes to act on a label, where that is long; else 0.
+        tiers: who is told of changed tiers; None: no node ends connections.
 
     Attributes:
         queue: the servers to converge.
@@ -112,6 +114,7 @@ class Reconciler:
         steady: Callable[[], float] = time.monotonic,
         agents: Agents | None = None,
         opening_seconds: Callable[[], int] = lambda: 0,
+        tiers: ChangedTiers | None = None,
     ):
         self._user_pods = user_pods
         self._store = store
@@ -119,7 +122,7 @@ class Reconciler:
         self._steady = steady
         self.queue: WorkQueue[Server] = WorkQueue(RETRY_PAUSE_SECONDS, steady)
         self.heard_at: float | None = None
-        self._cache = PodCache()
+        self._cache = PodCache(tiers)
         self._tally = Tally()
         self._stopper = Stopper(settings, user_pods, self._cache, store, clock, steady)
         self._converger = Converger(settings, user_pods, self._cache, store, self._tally, self._stopper, clock, opening_seconds)

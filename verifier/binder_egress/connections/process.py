@@ -1,0 +1,207 @@
+"""The process on a node: hears from the reconciler whose tier changed, and ends the connections that the tier does not open."""
+
+import json
+import logging
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import chain
+
+from kubernetes import client
+from pyroute2.netlink import NetlinkError
+
+from .. import kubernetes_api
+from ..kubernetes_api import ApiServerUnavailable
+from ..model.networks import parse_address
+from ..model.records import TierChange
+from ..model.serialization import read_tier_changes
+from ..settings import ConnectionsSettings, InvalidSettings
+from .opened import Opened
+from .table import Table
+
+log = logging.getLogger("binder-egress")
+
+PAUSE_SECONDS = 0.1
+"""Seconds from the first deletion for a pod to the second. Each further pause is as long as all before it: how late the network
+plugin acts is known only roughly, and a connection goes on at most about as long again (D-567)."""
+
+LEAST_SECONDS = 3.0
+"""Seconds for which entries are deleted at least, from the change on: kube-router acts after 0.03 to 0.25 s."""
+
+MOST_SECONDS = 120.0
+"""The longest time, twice the longest delay that is measured."""
+
+WATCH_SECONDS = 300
+"""Seconds after which a watch is renewed."""
+
+RETRY_SECONDS = 1.0
+"""Seconds until the next attempt after a watch or a look at the table failed."""
+
+
+@dataclass
+class Ending:
+    """A pod whose connections are being ended.
+
+    Attributes:
+        change: the change of its tier.
+        began: when this process heard of it, in monotonic seconds.
+        due: when its entries are to be deleted next.
+        ended: the connections that were deleted, some of them again, for the plugin had not acted yet.
+    """
+
+    change: TierChange
+    began: float
+    due: float
+    ended: set[str] = field(default_factory=set)
+
+
+class Connections:
+    """Ends connections of pods on this node.
+
+    Args:
+        table: the node's table of connections.
+        opened: what tiers open.
+        node: the name of the node.
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(self, table: Table, opened: Opened, node: str, clock: Callable[[], float] = time.monotonic):
+        self._table, self._opened, self._node, self._clock = table, opened, node, clock
+        self._lock = threading.Lock()
+        self._heard: dict[str, TierChange] = {}  # by uid
+        self._endings: dict[str, Ending] = {}  # by uid
+        self.news = threading.Event()
+
+    def hear(self, changes: Iterable[TierChange]) -> None:
+        """Take what the reconciler says now. A pod that is missing has ended, and its addresses may be another pod's."""
+        with self._lock:
+            before, self._heard = self._heard, {change.uid: change for change in changes if change.node == self._node}
+            self._endings = {uid: ending for uid, ending in self._endings.items() if self._heard.get(uid) == ending.change}
+            now = self._clock()
+            for uid, change in self._heard.items():
+                if before.get(uid) != change:
+                    self._endings[uid] = Ending(change, now, now)
+        self.news.set()
+
+    def turn(self) -> float | None:
+        """Delete entries of all pods that are due, looking at the table once for all of them.
+
+        Returns:
+            Seconds until the next pod is due; None: there is none.
+
+        Raises:
+            OSError, NetlinkError: the kernel refuses.
+        """
+        with self._lock:
+            due = [ending for ending in self._endings.values() if ending.due <= self._clock()]
+        if due:
+            self._delete(due)
+        with self._lock:
+            now = self._clock()
+            for ending in due:
+                lasted = now - ending.began
+                ending.due = now + max(PAUSE_SECONDS, lasted)
+                wanted = min(max(LEAST_SECONDS, 2 * ending.change.seconds), MOST_SECONDS)
+                if lasted >= wanted and self._endings.get(ending.change.uid) is ending:
+                    del self._endings[ending.change.uid]
+                    fields = {"uid": ending.change.uid, "tier": ending.change.tier, "connections": len(ending.ended)}
+                    log.info("ended the connections that a tier does not open", extra={"fields": fields})
+            waiting = [ending.due for ending in self._endings.values()]
+        return max(0.0, min(waiting) - now) if waiting else None
+
+    def _delete(self, due: list[Ending]) -> None:
+        claims = Counter(chain.from_iterable(ending.change.addresses for ending in due))
+        # An address that two pods claim is nobody's.
+        owners = {address: ending for ending in due for address in ending.change.addresses if claims[address] == 1}
+        for entry in list(self._table.opened_by(owners)):
+            owner = owners[entry.source]
+            if not self._opened.closes(owner.change.tier, entry.destination, entry.protocol, entry.port):
+                continue
+            with self._lock:  # What was heard meanwhile counts.
+                if self._heard.get(owner.change.uid) == owner.change and self._table.delete(entry):
+                    owner.ended.add(str(entry.key))
+
+
+def watch(api: client.ApiClient, namespace: str, name: str, connections: Connections) -> None:
+    """Pass on the ConfigMap's content, and each new one, until the watch ends.
+
+    Raises:
+        ApiServerUnavailable: the API server does not answer, or refuses the request.
+    """
+    # Without a version the present state comes first.
+    query: dict[str, str | int | bool] = {"fieldSelector": f"metadata.name={name}", "watch": True, "timeoutSeconds": WATCH_SECONDS}
+    silence = WATCH_SECONDS + kubernetes_api.REQUEST_TIMEOUT_SECONDS
+    path = f"/api/v1/namespaces/{namespace}/configmaps"
+    try:
+        rest = b""
+        for chunk in kubernetes_api.call(api, "GET", path, query, silence_seconds=silence).stream(amt=None):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                event = json.loads(line)
+                if event["type"] in ("ADDED", "MODIFIED"):
+                    _pass_on(event["object"].get("data", {}).get("changes", "[]"), connections)
+    except kubernetes_api.FAILURES as error:
+        raise kubernetes_api.unavailable(error) from None
+
+
+def _pass_on(text: str, connections: Connections) -> None:
+    changes = read_tier_changes(text)
+    if changes is None:
+        log.error("the reconciler's changes of tiers cannot be read: it may be of another version")
+        return
+    connections.hear(change for change in changes if all(map(parse_address, change.addresses)))
+
+
+def look(table: Table) -> None:
+    """Say what can be ended here.
+
+    Raises:
+        InvalidSettings: the kernel does not show its connections.
+    """
+    try:
+        size = table.size()
+    except (OSError, NetlinkError) as error:
+        raise InvalidSettings(f"connections.enabled: this node's kernel does not show its connections: {error}.") from None
+    if size:
+        log.info("the kernel of this node tracks %d connections", size)
+    else:
+        log.warning("the kernel of this node tracks no connections, so none can be ended; Cilium does that by itself")
+
+
+def run(settings: ConnectionsSettings, table: Table) -> None:
+    """Work until SIGTERM. Raises as `look`."""
+    stopped = threading.Event()
+    connections = Connections(table, Opened(settings.policies, settings.private), settings.node)
+
+    def stop(*_: object) -> None:
+        stopped.set()
+        connections.news.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    look(table)
+    api = kubernetes_api.in_cluster_client()
+
+    def listen() -> None:
+        while True:
+            try:
+                watch(api, settings.namespace, settings.connections, connections)
+            except ApiServerUnavailable as error:
+                log.warning("changed tiers cannot be heard of: %s", error)
+                time.sleep(RETRY_SECONDS)
+            except Exception:
+                log.exception("fault while listening")
+                time.sleep(RETRY_SECONDS)
+
+    threading.Thread(target=listen, name="listener", daemon=True).start()
+    while not stopped.is_set():
+        connections.news.clear()
+        try:
+            wait = connections.turn()
+        except (OSError, NetlinkError) as error:
+            log.error("the kernel's table of connections cannot be read or changed: %s", error)
+            wait = RETRY_SECONDS
+        connections.news.wait(wait)

@@ -31,11 +31,12 @@ def test_deny_leaves_what_the_comment_of_mode_says(render):
         ("NetworkPolicy", "binder-egress-base"),
         ("NetworkPolicy", "binder-egress-builds"),
         ("ConfigMap", "binder-egress-start-guard"),
+        ("ConfigMap", "binder-egress-blocks"),
         ("Secret", "binder-egress"),
         ("Pod", "binder-egress-canary"),
     }
     comment, _ = comments()["mode",]
-    assert "Only policies, the start guard's ConfigMap, the Secret, and the canary with `readiness` remain." in comment
+    assert "Policies, two ConfigMaps (start guard, blocks), the Secret, and the canary with `readiness` remain." in comment
 
 
 def pods(objects):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
+from tests.support.cluster.commands import egress
 from tests.support.cluster.installing import await_tier_or_unlock, forget_failures
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.stage import HOOK_TRIES, Failed, Stage, restart_component
@@ -30,6 +31,9 @@ def test_launches_without_a_verifier_go_on_unverified(stage):
 def test_launches_without_redis_go_on_and_nothing_is_granted(stage):
     verified, waiting = stage.launch_verified(), stage.launch().user
     old = stage.get_pass()
+    block = egress(stage, "block", "repository", "example.com/blocked/*", "--why", "a test")["block"]
+    saved = lambda: block in str(stage.get("configmap", "binder-egress-blocks").get("data"))  # noqa: E731
+    eventually(saved, RECONCILER_SECONDS, "the reconciler did not save the block")
     stage.scale("redis", 0)
     try:
         launched = stage.launch(token=old)
@@ -47,6 +51,10 @@ def test_launches_without_redis_go_on_and_nothing_is_granted(stage):
     address = f"{stage.verifier}/servers/{waiting}/"
     published = lambda: requests.get(address, timeout=ANSWER_SECONDS).status_code == 200  # noqa: E731
     eventually(published, RECONCILER_SECONDS, "the reconciler did not publish its servers again")
+    # The block came back before anything was granted.
+    assert [row["id"] for row in egress(stage, "blocks")] == [block]
+    assert stage.tier(stage.launch("fake/blocked/repo/main", token=stage.get_pass()).user) is None
+    egress(stage, "unblock", block)
     assert stage.unlock(waiting, token=old).status_code == 403
     late = stage.launch(token=old).user
     assert stage.tier(late) is None

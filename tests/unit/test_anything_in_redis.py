@@ -143,7 +143,7 @@ def worker(make_reconciler, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("kind", WRITE)
 def test_block_takes_effect_whatever_is_in_redis(
-    kind, worker, cluster, store, steady, settings, internal, public, in_bytes, monkeypatch
+    kind, worker, cluster, store, steady, settings, internal, public, in_bytes, monkeypatch, redis_server
 ):
     def rounds(number):
         """Rounds of the reconciler's threads, a second after the other. Returns whether all parts of the last one succeeded."""
@@ -159,7 +159,7 @@ def test_block_takes_effect_whatever_is_in_redis(
     gatecheck = Watcher(load(ReconcilerSettings, redis_url=settings.redis_url), namespace, store, lambda: [])
     with following(settings) as identities:
         for at, text in enumerate(TEXTS if kind != "set" else TEXTS[:1]):  # nothing is a set
-            in_bytes.flushall()
+            redis_server.wipe()
             cluster.add("alice", f"uid-{at}", **granted(make_grant()), addresses=(ADDRESS,))
             worker.list_pods()
             rounds(1)

@@ -35,6 +35,7 @@ from binder_egress.store import redeeming
 from binder_egress.store.connection import connect
 from binder_egress.store.pending import UNLOCK_TTL_SECONDS
 from binder_egress.store.redeeming import MOVES
+from binder_egress.store.saved import data_of
 from tests.support.apps import admit, make_settings
 from tests.support.fake_cluster import FakeCluster
 from tests.support.store import Store
@@ -369,7 +370,10 @@ class Machine(RuleBasedStateMachine):
     def redis_is_wiped(self, which):
         self.all_work_is_done(which)
         self.kept = {pod.uid: pod.grant.id for pod in self.cluster.pods.values() if pod.grant}
-        self.redis_server.wipe()
+        saved, blocked = data_of(self.store.to_save()), self._lasting()
+        self.client.flushall()
+        self.reconcilers[which].turn()
+        assert self.store.restore(saved, time.time()) and self._lasting() == blocked
         self.store.ping()
         self.store.report_verifier("verifier", {})
         for used in self.model:
@@ -377,6 +381,9 @@ class Machine(RuleBasedStateMachine):
         self.keepers.clear()
         self.revoked = dict.fromkeys(self.revoked, False)
         self.reconcilers[which].turn()
+
+    def _lasting(self):
+        return {block.id for block in self.store.blocks() if block.kind != "server"}
 
     # -- time
 

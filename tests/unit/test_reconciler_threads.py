@@ -90,7 +90,7 @@ def test_fault_in_a_part_of_the_listener_stops_no_other(part, error, make_reconc
     assert called == list(PARTS)
 
 
-def test_running_reconciler_survives_the_api_server_and_redis(running, cluster, store, redis_server, in_redis):
+def test_running_reconciler_survives_the_api_server_and_redis(running, cluster, store, redis_server):
     cluster.add("alice", **granted(make_grant()))
     eventually(lambda: store.known(ALICE))
     cluster.down = True
@@ -100,7 +100,7 @@ def test_running_reconciler_survives_the_api_server_and_redis(running, cluster, 
     redis_server.start()
     cluster.down = False
     eventually(lambda: store.known(ALICE) and store.known(Server("bob")))
-    in_redis.flushall()
+    redis_server.wipe()
     eventually(lambda: store.known(ALICE) and store.known(Server("bob")))
     assert cluster.labelled() == {ALICE, Server("bob")}
 

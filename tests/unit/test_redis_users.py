@@ -45,6 +45,7 @@ class ChartRedis:
         self._process = subprocess.Popen(["sh", "-c", script], env=environment, stdout=subprocess.DEVNULL)
         with self.client(username="tests", password="") as client:
             eventually(client.ping, what="redis-server does not start", no_answer=(redis.ConnectionError,))
+            client.set("binder-egress:restored", "{}")
 
     def client(self, **access):
         # The client would try again after seconds, with the same password.
@@ -149,7 +150,7 @@ REFUSED = {
         *("SET {}stop:alice/ uid-1", "SET {}lifted:x 1", "SET {}server:alice/ x", "SET {}gatecheck x", "SET {}reconciler 1"),
         *("HDEL {}blocks x", "HSET {}blocks x y", "DEL {}blocks", "EXPIRE {}blocks 1", "RENAME {}blocks {}launch:x"),
         *("RPUSH {}actions x", "LPOP {}actions", "DEL {}wake", "LPOP {}wake", "HSET {}revoked x y", "HDEL {}revoked x"),
-        *("RPUSH {}commands *", "LPOP {}commands"),
+        *("RPUSH {}commands *", "LPOP {}commands", "SET {}restored x", "EXPIRE {}restored 1"),
         *("EXPIRE {}detections 1", "XRANGE {}detections - +", "XDEL {}detections 1-1", "DEL {}detections"),
         *("XTRIM {}detections MAXLEN 0", "XADD {}detected * row x", "RPUSH {}scans uid-1", "GET {}unreadable"),
         *("HSET {}counters x 1", "PUBLISH {}addresses x", "HGETALL {}addresses", "HSET {}addresses alice/ x"),

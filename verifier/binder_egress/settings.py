@@ -406,6 +406,8 @@ class ReconcilerSettings(CommonSettings):
     Or the path of a file that contains it: a variable holds 128 KiB at most, and thousands of banned addresses take more."""
     canary: bool = _of("canary.enabled", False)
     node_canaries: bool = _of("canary.onEachNode", False)
+    saved_blocks: str = _of("fullnameOverride", "binder-egress-blocks", min_length=1)
+    """The name of the ConfigMap with what must outlive Redis."""
     random_secrets: _Texts = _of("secret.existingSecret", [])
     """The keys of the chart's Secret that its last rendering generated, because it could not look at the cluster."""
     missing_admission_policies: _Texts = _of("admissionPolicies", [])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from email.utils import formatdate
 from unittest.mock import Mock
@@ -16,11 +17,15 @@ from binder_egress.gatecheck.check import Canary, Namespace, Watcher, canary_of
 from binder_egress.gatecheck.checklist import CHECKS, DOCTOR
 from binder_egress.gatecheck.doctor import OK, PROBLEM, WARNING, examine
 from binder_egress.kubernetes_api import ApiServerUnavailable
+from binder_egress.model.grants import Block
 from binder_egress.model.ping import CLOSED, SYSCTL
+from binder_egress.model.records import RevokedKey
+from binder_egress.model.serialization import read_origin
 from binder_egress.settings import ReconcilerSettings, load
 from binder_egress.store.connection import connect
 from binder_egress.store.errors import StoreUnavailable
 from binder_egress.store.reconciler_counters import FAILURES, START_GUARD, WITHOUT_RECORD
+from binder_egress.store.saved import data_of
 from binder_egress.store.verifiers import VERIFIER_TTL_SECONDS
 from tests.support.api_server import ApiServer
 from tests.support.apps import launch
@@ -67,13 +72,15 @@ class FakeNamespace:
         self.canary = lambda: self.found_canary
         self.other_kinds = lambda: self.groups
         self.clock = lambda: self.ahead
+        self.saved: dict[str, str] = {}
+        self.config_map = lambda name: self.saved
 
     def pods(self, selector, most=100, fields=""):
         return [pod for pod in self.found_pods if all(fits(term, pod["metadata"]["labels"]) for term in selector.split(","))]
 
     def refuse(self):
         refused = Mock(side_effect=ApiServerUnavailable("403 Forbidden"))
-        self.policies = self.canary = self.other_kinds = self.clock = self.pods = refused
+        self.policies = self.canary = self.other_kinds = self.clock = self.pods = self.config_map = refused
 
 
 @pytest.fixture
@@ -472,7 +479,7 @@ def test_full_redis_is_a_line_a_metric_and_a_log_line(site, watcher, internal, i
         assert (value(internal, "binder_egress_redis_memory_used_ratio") > 0.9) is (share > 0.9)
     finally:
         in_redis.config_set("maxmemory", 0)
-    assert seen == state and ("Raise redis.maxmemory; this empties the chart's Redis" in text) is (share > 0.9)
+    assert seen == state and ("Raise redis.maxmemory, which replaces the chart's Redis" in text) is (share > 0.9)
     assert [record.levelname for record in caplog.records if "nearly full" in record.getMessage()] == ["ERROR"] * (share > 0.9)
     assert families(internal)["binder_egress_redis_memory_used_ratio"].samples == []  # It has no limit.
 
@@ -621,3 +628,31 @@ def test_readiness_probe_reports_and_launches_are_noted(internal, store):
     assert report["signing_keys"] >= 1 and report["providers"] == {"altcha": "up"}
     assert (health["wiring"]["launches"], health["wiring"]["without-context"]) == (2, 1)
     assert health["wiring"]["first"] <= health["wiring"]["last"] <= time.time()
+
+
+# -- what outlives Redis
+
+
+def test_what_was_restored_is_said_and_what_is_not_saved(site, in_redis):
+    site.store.add_block(Block("b", "repository", "example.com/a/b", read_origin("eve"), "mining", 1), [])
+    site.store.revoke_key(RevokedKey("0" * 16, "", "eve", "mining", 1))
+    assert site.line("blocks")[0] == WARNING and "without 2 of them" in site.line("blocks")[1]
+    site.namespace.saved = data_of(site.store.to_save())
+    assert site.line("blocks") == (OK, "saved in the ConfigMap binder-egress-blocks")
+    in_redis.flushall()
+    state, text = site.line("blocks")
+    assert state == PROBLEM and "nothing is granted until the ConfigMap binder-egress-blocks is read" in text
+    site.store.restore(site.namespace.saved, time.time())
+    state, text = site.line("blocks")
+    assert state == OK and re.match(r"Redis was lost \d s ago, and blocks \(1\) and revoked API keys \(1\) were restored", text)
+    site.namespace.config_map = Mock(side_effect=ApiServerUnavailable("403 Forbidden"))
+    state, text = site.line("blocks")
+    assert state == WARNING and "403" in text and "`patch`" in text
+
+
+def test_lines_that_could_not_be_restored_are_said(site, in_redis):
+    in_redis.flushall()
+    site.namespace.saved = {"blocks": "no block"}
+    site.store.restore(site.namespace.saved, time.time())
+    state, text = site.line("blocks")
+    assert state == WARNING and "1 lines there could not be read" in text

@@ -110,7 +110,9 @@ def test_unblock_of_one_server_ends_its_block_and_no_block_of_many(alice, reconc
 
 @pytest.mark.parametrize("before", ["server", "network"])
 @pytest.mark.parametrize("wiped", [True, False])
-def test_revoked_server_stays_blocked_after_another_block_ends(make_reconciler, cluster, store, operators, before, wiped, in_redis):
+def test_revoked_server_stays_blocked_after_another_block_ends(
+    make_reconciler, cluster, store, operators, before, wiped, redis_server
+):
     clock = Clock(time.time())
     reconciler = make_reconciler(clock=clock)
     start(cluster, reconciler)
@@ -124,7 +126,7 @@ def test_revoked_server_stays_blocked_after_another_block_ends(make_reconciler, 
     assert (permanent == first, len(store.blocks())) == ((True, 1) if before == "server" else (False, 2))
     if wiped:
         serve(reconciler, store)
-        in_redis.flushall()
+        redis_server.wipe()
     clock.now += 61
     list_and_converge(reconciler)
     assert (pod(cluster).grant.rule, pod(cluster).grant.origin.text, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)

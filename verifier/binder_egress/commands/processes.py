@@ -57,6 +57,7 @@ def reconciler() -> None:
     from ..reconciler.changed_tiers import ChangedTiers
     from ..reconciler.loop import Reconciler
     from ..reconciler.proxy_variables import ProxyVariables
+    from ..reconciler.saved_blocks import SavedBlocks
     from ..reconciler.user_pods import UserPods
 
     settings = load(ReconcilerSettings)
@@ -90,6 +91,8 @@ def reconciler() -> None:
     )
     threading.Thread(target=watcher.run, name="gatecheck", daemon=True).start()
     threading.Thread(target=delays.run, name="label-delay", daemon=True).start()
+    saved = SavedBlocks(settings.namespace, settings.saved_blocks, ReconcilerStore(connect(settings)))
+    threading.Thread(target=saved.attempts.run, name="saved-blocks", daemon=True).start()
     if settings.proxy_service:
         variables = ProxyVariables(settings.namespace, settings.proxy_service)
         threading.Thread(target=variables.attempts.run, name="proxy-variables", daemon=True).start()

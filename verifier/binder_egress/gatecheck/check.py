@@ -88,6 +88,11 @@ class Namespace:
         query = {"labelSelector": selector, "limit": most, "fieldSelector": fields}
         return list(kubernetes_api.read(self._api, "GET", f"/api/v1/namespaces/{self._namespace}/pods", query=query)["items"])
 
+    def config_map(self, name: str) -> dict[str, str]:
+        """The data of a ConfigMap."""
+        path = f"/api/v1/namespaces/{self._namespace}/configmaps/{name}"
+        return dict(kubernetes_api.read(self._api, "GET", path).get("data") or {})
+
     def canary(self) -> Canary:
         """The canary."""
         return canary_of(self.pods(f"{GATECHECK_LABEL}=canary"))

@@ -83,6 +83,8 @@ _LIST = {
          "Name your Kubernetes version (`helm template --kube-version`), or switch them off in admissionPolicies"),
         ("Redis", "Without Redis nobody gets egress, and launches continue", "Check the pod of Redis, or externalRedis"),
         ("epoch", "Passes from before the epoch are refused", "Check the pods of the verifier and the reconciler"),
+        ("blocks", "Blocks of repositories and networks, and revoked API keys, outlive Redis",
+         "See the reconciler's log: it needs `get` and `patch` for that ConfigMap"),
         ("users of Redis", "With one password, a verifier that is taken over can lift blocks and have pods stopped",
          "With the chart's Redis, add redis-verifier-password and redis-reconciler-password to secret.existingSecret; with "
          "externalRedis they always share one"),

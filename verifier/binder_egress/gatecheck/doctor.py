@@ -24,6 +24,7 @@ from ..store.connection import connect
 from ..store.errors import StoreUnavailable
 from ..store.health import NEARLY_FULL, SLOW_LABELS_SECONDS, RedisHealth
 from ..store.reconciler_counters import ACCESS, ACCESS_TIMES, FAILED_AT, FAILURES, NOT_ISOLATED, START_GUARD, WITHOUT_RECORD
+from ..store.saved import Lines, Restoration, lines_of
 from ..store.store import ReconcilerStore
 from ..store.verifiers import VERIFIER_TTL_SECONDS
 from .check import Canary, Findings, Namespace, check
@@ -103,13 +104,14 @@ def examine(
     """
     checks = [_mode(settings), _secrets(settings), _admission(settings)]
     try:
-        health = store.health()
+        health, entered = store.health(), store.restoration()
+        lasting = store.to_save() if entered else {}
         heartbeat, counters, _ = store.reconciler_state()
         published = store.gatecheck()
     except StoreUnavailable as error:
         checks.append(_line("Redis", PROBLEM, str(error)))
     else:
-        checks += _redis(health)
+        checks += [*_redis(health), _blocks(settings, namespace, entered, lasting, health["now"])]
         checks.append(_redis_users(settings))
         checks.append(_clock("clock of Redis", health["now"] - now()))
         checks.append(_reconciler(heartbeat, counters, now()))
@@ -237,7 +239,7 @@ def _redis(health: RedisHealth) -> list[Line]:
             f"{used} of {maxmemory} bytes are used. A full Redis accepts no grants, no blocks and no reports, so reconciler and "
             "verifiers look silent"
         )
-        do = "Raise redis.maxmemory; this empties the chart's Redis: save first what docs/operating.md names"
+        do = "Raise redis.maxmemory, which replaces the chart's Redis (docs/operating.md)"
         redis = _line("Redis", PROBLEM if used >= maxmemory else WARNING, seen, do)
     else:
         redis = _line("Redis", OK, "answers, and never evicts")
@@ -246,6 +248,26 @@ def _redis(health: RedisHealth) -> list[Line]:
     else:
         epoch = _line("epoch", OK, f"began {_age(health['now'] - health['epoch'])} ago: older passes are refused")
     return [redis, epoch]
+
+
+def _blocks(settings: ReconcilerSettings, namespace: Namespace, entered: Restoration | None, lasting: Lines, now: float) -> Line:
+    """The line about what outlives Redis: `entered` was restored, and `lasting` is to be saved."""
+    name = f"the ConfigMap {settings.saved_blocks}"
+    if entered is None:
+        return _line("blocks", PROBLEM, f"Redis is new, or was lost, and nothing is granted until {name} is read")
+    seen = f"saved in {name}"
+    if entered["lost"]:
+        restored = f"blocks ({entered['blocks']}) and revoked API keys ({entered['keys']}) were restored"
+        seen = f"Redis was lost {_age(now - entered['at'])} ago, and {restored}; {seen}"
+    try:
+        saved = lines_of(namespace.config_map(settings.saved_blocks))
+    except ApiServerUnavailable as error:
+        return _line("blocks", WARNING, f"{seen}, which cannot be read: {error}")
+    if missing := sum(len(set(lines) - set(saved[name])) for name, lines in lasting.items()):
+        return _line("blocks", WARNING, f"{seen}, without {missing} of them")
+    if entered["unreadable"]:
+        return _line("blocks", WARNING, f"{seen}. {entered['unreadable']} lines there could not be read, and were left out", "")
+    return _line("blocks", OK, seen)
 
 
 def _redis_users(settings: ReconcilerSettings) -> Line:
@@ -326,8 +348,7 @@ def check_api_keys(reports: dict[str, VerifierReport], revoked: set[str], now: f
         for sentence in sorted({sentence for report in reports.values() for sentence in report.get("api_keys_wrong", [])})
     ]
     if back := sorted(key.name for key in keys.values() if key.entry.id in revoked):
-        do = "Remove them: after a wipe of Redis they would be valid again"
-        checks.append(_line("API keys", WARNING, f"revoked, but still in the values: {', '.join(back)}", do))
+        checks.append(_line("API keys", WARNING, f"revoked, but still in the values: {', '.join(back)}"))
     if expired := sorted(key.name for key in keys.values() if key.is_expired(now)):
         checks.append(_line("API keys", WARNING, f"expired: {', '.join(expired)}"))
     return checks or [_line("API keys", OK, f"{len(keys)}, all valid" if keys else "none")]

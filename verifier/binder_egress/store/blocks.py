@@ -63,7 +63,7 @@ class Blocks(Operations):
         """
         with unavailable():
             pipe = self._redis.pipeline()
-            (pipe.hset if replace else pipe.hsetnx)(redis_key("blocks"), block.id, write_block(block))
+            self._run("add_block", [], ["HSET" if replace else "HSETNX", block.id, write_block(block)], pipe)
             # D-063
             others = [block.what] if block.kind == "server" else [EVERYTHING]
             pipe.rpush(redis_key(self._wakes), *(server.key for server in servers), *others)

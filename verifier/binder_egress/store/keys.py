@@ -18,6 +18,7 @@
 | `blocks` | a hash: the operators' blocks, by id | until removed or ended; a server's block as long as its pod, a week at most |
 | `lifted:<block>` | a block that an operator removed, which pods may carry | `WITHDRAWN_TTL_SECONDS` |
 | `withdrawn:<grant>` | a grant that no longer counts (D-005) | `WITHDRAWN_TTL_SECONDS` |
+| `restored` | how much the reconciler entered into a Redis that was new or lost; nothing is granted without it | for ever |
 | `wake` | a list: servers to reconcile | until read |
 | `commands` | a list: servers to reconcile first, for the command `egress` | until read |
 | `actions` | a list: actions of the command `egress`, for the reconciler's log | until read |
@@ -43,9 +44,9 @@ All keys begin with `binder-egress:`. The chart's Redis lets each process write 
 A lifetime is a constant of the file whose operations set it, or of this file if several do.
 Scripts do not declare keys that the verifier may only read or only write: Redis requires both rights on declared keys.
 
-Nothing here needs to survive. When Redis is wiped, passes become invalid, waiting grants are lost, client networks are charged
-from zero, and blocks of repositories and networks are gone. Running servers keep what their annotation says, including a block. A
-revoked API key that is still in the values counts again; `egress doctor` says so.
+Redis may be lost at any moment. Then passes become invalid, waiting grants are lost, and client networks are charged from zero.
+Running servers keep what their annotation says, including a block. Blocks of repositories and networks, and revoked API keys, are
+restored from a ConfigMap (`saved.py`).
 """
 
 PREFIX = "binder-egress:"

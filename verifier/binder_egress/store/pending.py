@@ -110,7 +110,7 @@ class ReconcilerPendingDecisions(PendingDecisions):
         with unavailable():
             pipe = self._redis.pipeline()
             if block:
-                pipe.hset(redis_key("blocks"), block.id, write_block(block))
+                self._run("add_block", [], ["HSET", block.id, write_block(block)], pipe)
             if stop:
                 pipe.set(redis_key(f"stop:{server.key}"), uid, ex=STOP_TTL_SECONDS)
             pipe.execute()

@@ -11,6 +11,7 @@ from .promised_launches import Promises
 from .reconciler import ReconcilerState, ReconcilerWork
 from .redeeming import Redeeming
 from .revoked_keys import RevokedKeys
+from .saved import ReconcilerSaved
 from .servers import ReconcilerServers, Servers
 from .verifiers import VerifierReadiness, Verifiers
 from .wanted_hosts import ProxyWantedHosts, ReconcilerWantedHosts
@@ -28,8 +29,9 @@ class SharedStore(Charges, PendingDecisions, Blocks, Servers, Health, RevokedKey
     | promises, and the passes that keep them | `promised_launches.py` | `keep` |
     | launches that BinderHub's hook announces, and JupyterHub's address | `announcements.py` | `record_launch` |
     | what waits for a pod: launches, unlocks, stops; withdrawn grants | `pending.py` | `settle`, `forget_stop` |
-    | the operators' blocks | `blocks.py` | |
+    | the operators' blocks | `blocks.py` | `add_block` |
     | API keys that operators revoked | `revoked_keys.py` | |
+    | what outlives Redis | `saved.py` | `restore` |
     | what the reconciler publishes about servers | `servers.py` | |
     | addresses of pods, for the egress proxy | `addresses.py` | `publish_addresses` |
     | hosts that servers asked the egress proxy for and did not get | `wanted_hosts.py` | |
@@ -60,6 +62,7 @@ class ReconcilerStore(
     ReconcilerAddresses,
     ReconcilerHealth,
     ReconcilerReports,
+    ReconcilerSaved,
     ReconcilerWantedHosts,
     ReconcilerWork,
     SharedStore,

@@ -36,9 +36,15 @@ local function fields_of(key, longest, most)
   return fields, true
 end
 
+-- An error in a Redis that is new or was lost, until the reconciler has entered the blocks and revoked keys that it saved (D-555).
+local function assert_restored()
+  assert(redis.call('EXISTS', PREFIX .. 'restored') == 1, 'the blocks have not been restored yet')
+end
+
 -- All blocks, as HGETALL returns them, and their version, which no other blocks have; without blocks it is empty (D-368). Without
 -- some of them, a server that an operator blocked could get egress: too many are an error.
 local function all_blocks()
+  assert_restored()
   local blocks, fit = fields_of(PREFIX .. 'blocks', MAX_TEXT_BYTES, MAX_BLOCKS_BYTES)
   assert(fit, 'there are too many blocks')
   return blocks, #blocks > 0 and redis.sha1hex(table.concat(blocks, '\n')) or ''

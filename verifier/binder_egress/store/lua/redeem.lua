@@ -18,6 +18,8 @@ end
 local time = clock()
 local now = tonumber(time)
 
+assert_restored()
+
 -- A wiped Redis has forgotten who used which pass: earlier passes are refused.
 if pass.iat < epoch(KEYS[1], time) then
   return {'before-epoch'}

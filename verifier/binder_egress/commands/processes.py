@@ -6,6 +6,7 @@ import logging.config
 import signal
 import sys
 import threading
+from typing import Protocol
 
 import click
 
@@ -46,6 +47,15 @@ def verifier() -> None:
     PortServer(create_app(services), ports, settings.log_level, threads, services.captcha.start).run()
 
 
+class _Endless(Protocol):
+    def run(self) -> None: ...
+
+
+def _beside(name: str, part: _Endless) -> None:
+    """Run a part of the process in a thread of its own."""
+    threading.Thread(target=part.run, name=name, daemon=True).start()
+
+
 @cli.command(help="Run the reconciler: it labels user pods with the tier that was decided.")
 def reconciler() -> None:
     # Not at the top: the verifier must not load the Kubernetes client.
@@ -62,40 +72,32 @@ def reconciler() -> None:
 
     settings = load(ReconcilerSettings)
     logging.config.dictConfig(logs.configuration(settings.log_level))
-    agents = (
-        Agents(settings.namespace, settings.agent_labels, ReconcilerStore(connect(settings))) if settings.agent_labels else None
-    )
+
+    def store() -> ReconcilerStore:
+        """A connection of its own, so that no part slows down another."""
+        return ReconcilerStore(connect(settings))
+
+    agents = Agents(settings.namespace, settings.agent_labels, store()) if settings.agent_labels else None
     user_pods = UserPods(settings.namespace, settings.user_pod_labels)
     canaries = Canaries(settings.namespace) if settings.canary else None
-    delays = LabelDelays(canaries, ReconcilerStore(connect(settings)))
+    delays = LabelDelays(canaries, store())
     tiers = ChangedTiers(settings.namespace, settings.connections, delays.of) if settings.connections else None
-    process = Reconciler(
-        settings, user_pods, ReconcilerStore(connect(settings)), agents=agents, opening_seconds=delays.opening_seconds, tiers=tiers
-    )
-    if tiers:
-        threading.Thread(target=tiers.run, name="changed-tiers", daemon=True).start()
-    if agents:
-        threading.Thread(target=agents.attempts.run, name="agents", daemon=True).start()
+    process = Reconciler(settings, user_pods, store(), agents=agents, opening_seconds=delays.opening_seconds, tiers=tiers)
     nodes = None
     if canaries and settings.node_canaries:
         nodes = Nodes(canaries, delays, process.by_node, agents.nodes if agents else lambda: None)
-        threading.Thread(target=nodes.run, name="nodes", daemon=True).start()
-    # The gate check has its own connection and thread, so that it never slows down the reconciler.
-    watcher = Watcher(
-        settings,
-        Namespace(settings.namespace),
-        ReconcilerStore(connect(settings)),
-        process.label_sets,
-        delays.worst,
-        nodes.rows if nodes else dict,
-    )
-    threading.Thread(target=watcher.run, name="gatecheck", daemon=True).start()
-    threading.Thread(target=delays.run, name="label-delay", daemon=True).start()
-    saved = SavedBlocks(settings.namespace, settings.saved_blocks, ReconcilerStore(connect(settings)))
-    threading.Thread(target=saved.attempts.run, name="saved-blocks", daemon=True).start()
+    rows = nodes.rows if nodes else dict
+    _beside("gatecheck", Watcher(settings, Namespace(settings.namespace), store(), process.label_sets, delays.worst, rows))
+    _beside("label-delay", delays)
+    _beside("saved-blocks", SavedBlocks(settings.namespace, settings.saved_blocks, store()).attempts)
+    if nodes:
+        _beside("nodes", nodes)
+    if tiers:
+        _beside("changed-tiers", tiers)
+    if agents:
+        _beside("agents", agents.attempts)
     if settings.proxy_service:
-        variables = ProxyVariables(settings.namespace, settings.proxy_service)
-        threading.Thread(target=variables.attempts.run, name="proxy-variables", daemon=True).start()
+        _beside("proxy-variables", ProxyVariables(settings.namespace, settings.proxy_service).attempts)
     signal.signal(signal.SIGTERM, lambda *_: process.stop())
     signal.signal(signal.SIGINT, lambda *_: process.stop())
     process.run()

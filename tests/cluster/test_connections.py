@@ -20,8 +20,11 @@ from tests.support.cluster.stage import Stage
 from tests.support.cluster.timeouts import POD_SECONDS
 from tests.support.waiting import eventually
 
-ENDED_SECONDS = 1.0
-"""The time from the end of a command to the last echo. Both network plugins act on a label within some tenths of a second."""
+ENDED_SECONDS = 3.0
+"""The time from the end of a command to the last echo. The documentation promises one second; a busy machine gets more."""
+
+STREAM_SECONDS = 25.0
+"""For how long streams echo: on a busy machine the command itself has taken seven seconds."""
 
 START_SECONDS = 15
 """Until the part has started on a busy machine, and has heard of changed tiers."""
@@ -174,7 +177,7 @@ def parts_said(stage: Stage, uid: str) -> list[dict]:
 def test_a_revocation_ends_what_the_tier_opened_and_nothing_else(stage: Stage) -> None:
     """Streams of another server go on, and an unlock opens everything again."""
     user, other = stage.launch_verified(), stage.launch_verified("fake/other/repo/main")
-    streams, others = begin(stage, user, 12), begin(stage, other, 12)
+    streams, others = begin(stage, user, STREAM_SECONDS), begin(stage, other, STREAM_SECONDS)
     with blocked(stage, user):
         at = time.time()
         after = streams.ended_after(at)

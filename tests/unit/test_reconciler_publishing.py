@@ -286,7 +286,7 @@ def test_pod_from_before_the_start_is_not_counted(make_reconciler, cluster, stor
 
 def test_gone_pods_leave_nothing_in_memory_or_in_redis(make_reconciler, cluster, store, monkeypatch):
     caches = []
-    monkeypatch.setattr(binder_egress.reconciler.loop, "PodCache", lambda: caches.append(PodCache()) or caches[-1])
+    monkeypatch.setattr(binder_egress.reconciler.loop, "PodCache", lambda *of: caches.append(PodCache(*of)) or caches[-1])
     reconciler = make_reconciler()
     for number in range(20):
         pod = cluster.add(f"user-{number}", f"uid-{number}", label="forged")

@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -206,6 +207,21 @@ def test_a_pod_that_ends_while_the_table_is_read_loses_nothing() -> None:
     node.connections.hear([change()])
     node.work(60)
     assert not node.cut()
+
+
+def test_each_connection_is_deleted_before_the_next_is_read() -> None:
+    """A pod may have hundreds of thousands, and together they would not fit into the container's memory."""
+    node = Node(*[entry(POD, port=port) for port in range(9)])
+
+    def reading(addresses: Any) -> Iterator[Entry]:
+        for number, each in enumerate(node.table.entries):
+            assert len(node.table.deleted) == number
+            yield each
+
+    node.table.opened_by = reading  # type: ignore[method-assign, assignment]
+    node.connections.hear([change()])
+    node.connections.turn()
+    assert len(node.table.deleted) == 9
 
 
 def test_pods_of_other_nodes_are_none_of_its_business() -> None:

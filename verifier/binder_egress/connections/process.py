@@ -49,13 +49,13 @@ class Ending:
         change: the change of its tier.
         began: when this process heard of it, in monotonic seconds.
         due: when its entries are to be deleted next.
-        ended: the connections that were deleted, some of them again, for the plugin had not acted yet.
+        ended: hashes of the connections that were deleted, some of them again, for the plugin had not acted yet.
     """
 
     change: TierChange
     began: float
     due: float
-    ended: set[str] = field(default_factory=set)
+    ended: set[int] = field(default_factory=set)
 
 
 class Connections:
@@ -116,13 +116,13 @@ class Connections:
         claims = Counter(chain.from_iterable(ending.change.addresses for ending in due))
         # An address that two pods claim is nobody's.
         owners = {address: ending for ending in due for address in ending.change.addresses if claims[address] == 1}
-        for entry in list(self._table.opened_by(owners)):
+        for entry in self._table.opened_by(owners):
             owner = owners[entry.source]
             if not self._opened.closes(owner.change.tier, entry.destination, entry.protocol, entry.port):
                 continue
             with self._lock:  # What was heard meanwhile counts.
                 if self._heard.get(owner.change.uid) == owner.change and self._table.delete(entry):
-                    owner.ended.add(str(entry.key))
+                    owner.ended.add(hash(str(entry.key)))
 
 
 def watch(api: client.ApiClient, namespace: str, name: str, connections: Connections) -> None:

@@ -48,14 +48,17 @@ class Table:
     """
 
     def __init__(self) -> None:
-        self._sockets = {family: NFCTSocket(nfgen_family=family) for family in (socket.AF_INET, socket.AF_INET6)}
+        families = (socket.AF_INET, socket.AF_INET6)
+        self._sockets = {family: NFCTSocket(nfgen_family=family) for family in families}
+        # Entries are deleted while others are still being read.
+        self._deleting = {family: NFCTSocket(nfgen_family=family) for family in families}
 
     def size(self) -> int:
         """The number of entries."""
         return int(self._sockets[socket.AF_INET].count()[0].get_attr("CTA_STATS_GLOBAL_ENTRIES") or 0)
 
     def opened_by(self, addresses: Collection[str]) -> Iterator[Entry]:
-        """The connections that one of the addresses opened.
+        """The connections that one of the addresses opened, one after the other: a pod may have hundreds of thousands.
 
         Raises:
             OSError: the kernel refuses.
@@ -83,7 +86,7 @@ class Table:
         """
         family = socket.AF_INET6 if ":" in entry.source else socket.AF_INET
         try:
-            self._sockets[family].entry("del", **entry.key)
+            self._deleting[family].entry("del", **entry.key)
         except NetlinkError as error:
             if error.code != errno.ENOENT:
                 raise OSError(error.code, str(error)) from None

@@ -3,21 +3,11 @@
 import threading
 from collections import Counter
 from collections.abc import Iterable
-from typing import Protocol
 
 from ..model.labels import LabelSet
 from ..model.records import Server
+from .changed_tiers import ChangedTiers
 from .user_pods import Pod
-
-
-class Follower(Protocol):
-    """Who is told each state of each pod, with the cache's lock held, so at once and in order."""
-
-    def see(self, pod: Pod) -> None:
-        """A pod is in this state."""
-
-    def forget(self, uid: str) -> None:
-        """A pod is gone, or our policies do not select it."""
 
 
 class PodCache:
@@ -29,11 +19,11 @@ class PodCache:
     At a start the pods of each of thousands of servers are looked up, so there is an index.
 
     Args:
-        follower: who is told each state of each pod; None: nobody.
+        tiers: is told each state of each pod, with the cache's lock held, so at once and in order; None: nobody is.
     """
 
-    def __init__(self, follower: Follower | None = None) -> None:
-        self._follower = follower
+    def __init__(self, tiers: ChangedTiers | None = None) -> None:
+        self._tiers = tiers
         self._lock = threading.Lock()
         self._pods: dict[str, Pod] = {}  # by uid
         self._uids: dict[Server, set[str]] = {}
@@ -154,12 +144,12 @@ class PodCache:
         self._pods[pod.uid] = pod
         self._uids.setdefault(pod.server, set()).add(pod.uid)
         self._keys[pod.server.key] = pod.server
-        if self._follower:
-            self._follower.see(pod)
+        if self._tiers:
+            self._tiers.see(pod)
 
     def _tell_gone(self, uid: str) -> None:
-        if self._follower:
-            self._follower.forget(uid)
+        if self._tiers:
+            self._tiers.forget(uid)
 
     def _remove(self, uid: str) -> None:
         self._uncovered.pop(uid, None)

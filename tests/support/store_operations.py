@@ -8,7 +8,7 @@ from binder_egress.gate import api_keys
 from binder_egress.gate.fairness import Charge
 from binder_egress.model.grants import Block, Rule
 from binder_egress.model.passes import Passes
-from binder_egress.model.records import KnownServer, PodAddresses, Record, RevokedKey, Server
+from binder_egress.model.records import KnownServer, PodAddresses, Record, Server
 from binder_egress.model.serialization import read_origin
 from binder_egress.store.redeeming import Use
 from tests.support.apps import admit, new_promise
@@ -32,7 +32,7 @@ SHARED_OPERATIONS = (
     lambda s: s.pending_all({ALICE: {"x"}}),
     lambda s: s.blocks(),
     lambda s: s.lifted(["x"]),
-    lambda s: s.revoke_key(RevokedKey("0" * 16, "", "eve", "w", 1)),
+    lambda s: s.revoke_key("0" * 16),
     lambda s: s.revoked_keys(),
     lambda s: s.grant(ALICE, RECORD),
     lambda s: s.withdraw(["x"]),

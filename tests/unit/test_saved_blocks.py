@@ -10,7 +10,7 @@ import pytest
 from binder_egress.kubernetes_api import ApiServerUnavailable
 from binder_egress.model.grants import Block, Origin
 from binder_egress.model.passes import Passes
-from binder_egress.model.records import Record, RevokedKey
+from binder_egress.model.records import Record
 from binder_egress.operators import actions
 from binder_egress.operators.actions import ActionRefused, CommandOperators
 from binder_egress.reconciler.saved_blocks import READ_SECONDS, SavedBlocks
@@ -88,7 +88,7 @@ def ids(store):
 def test_blocks_and_revoked_keys_outlive_redis_without_reasons(saver, config_map, store, lose, make_saver, caplog):
     for each in (block(until=2**31), block("n", "192.0.2.0/24", "network"), block("s", ALICE.key, "server", uid="uid-1")):
         store.add_block(each, [])
-    store.revoke_key(RevokedKey(KEY, "course", "eve", "mining", 1))
+    store.revoke_key(KEY)
     saver.turn()
     assert config_map.blocks == ["b", "n"] and config_map.data["revoked"] == KEY
     assert "mining" not in str(config_map.data) and "course" not in str(config_map.data)
@@ -167,7 +167,7 @@ def test_nothing_is_granted_between_the_loss_and_the_restoration(internal, clust
 
 
 def test_revoked_key_gives_nothing_after_a_loss(saver, store, lose):
-    store.revoke_key(RevokedKey(KEY, "", "eve", "mining", 1))
+    store.revoke_key(KEY)
     saver.turn()
     lose()
     saver.turn()

@@ -6,7 +6,7 @@ import pytest
 
 from binder_egress.model import serialization
 from binder_egress.model.grants import BY_RULE, NO_GRANT, Block, Blocked, Egress, EndedLease, NoEgress, Origin
-from binder_egress.model.records import KnownServer, PodAddresses, Record, RevokedKey
+from binder_egress.model.records import KnownServer, PodAddresses, Record
 
 KEY = "key course (0123456789abcdef)"
 BY_KEY, EVE = Origin("key", "0123456789abcdef", KEY), Origin("operator", "", "eve")
@@ -157,11 +157,6 @@ def test_pods_of_a_server_are_read_and_written_exactly():
         PodAddresses("v", "é", "lab", ("10.0.0.2",), "verified", True, "r"),
     ]
     assert (serialization.read_pods(PODS), serialization.write_pods(pods)) == (pods, PODS)
-
-
-def test_revoked_key_is_written_exactly():
-    text = '{"id": "0123456789abcdef", "name": "course", "by": "eve", "why": "lost", "at": 1000}'
-    assert serialization.write_revoked_key(RevokedKey("0123456789abcdef", "course", "eve", "lost", 1000)) == text
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,10 @@ def test_revoke_takes_a_name_an_id_or_the_key_itself(site, run, in_redis):
         assert done.exit_code == 0, done.output
         assert "apiKeys.keys.course" in done.output
         assert_problem(site.ask(key), "key-revoked", 403)
-        (revoked,) = map(json.loads, in_redis.hvals("binder-egress:revoked"))
-        assert (revoked["name"], revoked["by"], revoked["why"]) == ("course", "eve", "leaked")
+        assert in_redis.hkeys("binder-egress:revoked") == [FORM.fullmatch(key)[1]]
+        (line,) = map(json.loads, in_redis.lrange("binder-egress:actions", 0, -1))
+        assert line["event"] == "revoke-key" and (line["key"], line["by"], line["why"]) == ("course", "eve", "leaked")
+        in_redis.delete("binder-egress:actions")
 
 
 def test_revocation_counts_whatever_its_entry_says(site, run, in_redis):

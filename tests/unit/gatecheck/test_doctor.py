@@ -19,7 +19,6 @@ from binder_egress.gatecheck.doctor import OK, PROBLEM, WARNING, examine
 from binder_egress.kubernetes_api import ApiServerUnavailable
 from binder_egress.model.grants import Block
 from binder_egress.model.ping import CLOSED, SYSCTL
-from binder_egress.model.records import RevokedKey
 from binder_egress.model.serialization import read_origin
 from binder_egress.settings import ReconcilerSettings, load
 from binder_egress.store.connection import connect
@@ -635,7 +634,7 @@ def test_readiness_probe_reports_and_launches_are_noted(internal, store):
 
 def test_what_was_restored_is_said_and_what_is_not_saved(site, in_redis):
     site.store.add_block(Block("b", "repository", "example.com/a/b", read_origin("eve"), "mining", 1), [])
-    site.store.revoke_key(RevokedKey("0" * 16, "", "eve", "mining", 1))
+    site.store.revoke_key("0" * 16)
     assert site.line("blocks")[0] == WARNING and "without 2 of them" in site.line("blocks")[1]
     site.namespace.saved = data_of(site.store.to_save())
     assert site.line("blocks") == (OK, "saved in the ConfigMap binder-egress-blocks")

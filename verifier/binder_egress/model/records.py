@@ -229,25 +229,6 @@ class AddressChange:
     pods: tuple[PodAddresses, ...] = ()
 
 
-@dataclass(frozen=True)
-class RevokedKey:
-    """An API key that an operator revoked. Only its id is read again; the rest is for people who look into Redis.
-
-    Attributes:
-        id: the key's id.
-        name: the key's name in the values; empty if it was unknown.
-        by: the operator.
-        why: the operator's reason.
-        at: Unix time in seconds.
-    """
-
-    id: str
-    name: str
-    by: str
-    why: str
-    at: int
-
-
 class Detection(TypedDict):
     """A detector's report, what became of it, and the pod and server that it is about, which the report names if none runs."""
 

@@ -31,7 +31,7 @@ from .grants import (
     OriginKind,
     Rule,
 )
-from .records import MAX_TIME, AddressChange, AddressVersion, KnownServer, PodAddresses, Record, RevokedKey, TierChange
+from .records import MAX_TIME, AddressChange, AddressVersion, KnownServer, PodAddresses, Record, TierChange
 
 MAX_TEXT_CHARACTERS = 4000
 """The longest text of a grant. As JSON a character takes 12 bytes at most, and an object in Kubernetes may have 256 KiB of
@@ -228,7 +228,7 @@ def read_known(text: str | None) -> KnownServer | None:
     return _checked(_SERVER, {**content, "grant": grant})
 
 
-# -- blocks and revoked keys
+# -- blocks
 
 
 def write_block(block: Block) -> str:
@@ -244,11 +244,6 @@ def read_block(text: str | None) -> Block | None:
         return None
     origin = read_origin(found.by, found.by_kind, found.by_id)
     return Block(found.id, found.kind, found.what, origin, found.why, found.at, found.until, found.uid)
-
-
-def write_revoked_key(revoked: RevokedKey) -> str:
-    """The text of a revoked API key. Nobody reads it."""
-    return json.dumps(asdict(revoked))
 
 
 # -- addresses of pods

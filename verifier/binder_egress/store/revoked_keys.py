@@ -1,7 +1,5 @@
 """The API keys that operators revoked."""
 
-from ..model.records import RevokedKey
-from ..model.serialization import write_revoked_key
 from .base import Operations, unavailable
 from .keys import redis_key
 
@@ -9,11 +7,11 @@ from .keys import redis_key
 class RevokedKeys(Operations):
     """The API keys that operators revoked."""
 
-    def revoke_key(self, revoked: RevokedKey) -> None:
-        """Revoke an API key, and with it the passes that were issued for it."""
+    def revoke_key(self, key: str) -> None:
+        """Revoke an API key, by its id, and with it the passes that were issued for it. The log says who revoked it, and why."""
         with unavailable():
             # The verifier may add revocations, but neither change nor remove them.
-            self._redis.hsetnx(redis_key("revoked"), revoked.id, write_revoked_key(revoked))
+            self._redis.hsetnx(redis_key("revoked"), key, "")
 
     def revoked_keys(self) -> set[str]:
         """The ids of the API keys that operators revoked. An id counts whatever its entry says, as it does for the scripts."""

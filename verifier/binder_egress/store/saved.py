@@ -71,7 +71,7 @@ class ReconcilerSaved(Operations):
         """
         lines = lines_of(saved)
         blocks = {block.id: write_block(block) for block in map(read_block, lines["blocks"]) if block and _lasts(block)}
-        keys = dict.fromkeys(filter(_is_key, lines["revoked"]), "restored")
+        keys = dict.fromkeys(filter(_is_key, lines["revoked"]), "")
         said = Restoration(
             at=int(now),
             lost=bool(saved),

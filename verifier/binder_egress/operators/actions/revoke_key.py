@@ -4,7 +4,6 @@ import re
 
 from ...gate import api_keys
 from ...model.grants import Egress, Grant
-from ...model.records import RevokedKey
 from .answers import KeyRevocationAnswer
 from .confirmation import await_end
 from .context import ActionRefused, Operators
@@ -25,7 +24,7 @@ def revoke_key(operators: Operators, key: str, by: str, why: str, servers: bool 
         raise ActionRefused("no-such-key", "No verifier has a key of this name. `egress keys list` lists them; an id always works.")
     meant = {row["id"]: row["name"] for row in named} or {wanted: ""}
     for identity, called in meant.items():
-        operators.store.revoke_key(RevokedKey(identity, called, by, why, int(operators.clock())))
+        operators.store.revoke_key(identity)
         operators.log("revoke-key", by, why, key=called, id=identity, servers=servers)
     # From now on Redis grants nothing for it, so this list is complete.
     given: list[Grant] = list(operators.store.waiting())

@@ -1,7 +1,9 @@
 """How long labels take to act on each node: measured with the canaries, published, and said by doctor and metrics."""
 
 import socket
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
+import time
 from contextlib import closing
 from unittest.mock import Mock
 
@@ -170,12 +172,11 @@ def test_nodes_are_measured_one_change_a_second_and_a_stuck_one_holds_up_no_othe
     now = [0.0]
     delays = LabelDelays(network, store, lambda: now[0])
     delays.begin = lambda node, *_: (changes.append(node), delays._began.__setitem__(node, now[0]))
-    with ThreadPoolExecutor(1) as pool:
-        delays.turn(network, pool, pauses.append)
-        assert changes == ["n0", "n1", "n2"] and pauses == [PATCH_SECONDS] * 3
-        del delays._began["n0"], delays._began["n2"]
-        now[0] = 40.0
-        delays.turn(network, pool, pauses.append)
+    delays.turn(network, pauses.append)
+    assert changes == ["n0", "n1", "n2"] and pauses == [PATCH_SECONDS] * 3
+    del delays._began["n0"], delays._began["n2"]
+    now[0] = 40.0
+    delays.turn(network, pauses.append)
     assert changes[3:] == ["n0", "n2"]
     assert delays.of("n1")["waiting"] == 40.0
 
@@ -186,9 +187,29 @@ def test_node_that_ended_is_forgotten(store):
     delays.begin = Mock()
     measured(delays, ("on", 9.0), node="gone")
     measured(delays, ("on", 1.0), NotMeasured("x"), node="n1")
-    with ThreadPoolExecutor(1) as pool:
-        delays.turn(network, pool, Mock())
+    delays.turn(network, Mock())
     assert delays.of("gone") == {} and delays.of("n1")["on"] == 1.0 and delays.worst() == {"on": 1.0}
+
+
+STUCK = """
+import threading
+from unittest.mock import Mock
+from binder_egress.gatecheck.label_delay import LabelDelays
+begun = threading.Event()
+canaries = Mock()
+canaries.running.return_value = [{"metadata": {"labels": {}}, "spec": {"nodeName": "n"}}]
+canaries.answers.return_value = False
+canaries.mark.side_effect = lambda *_: begun.set()
+threading.Thread(target=LabelDelays(canaries, Mock(gatecheck=dict)).run, daemon=True).start()
+assert begun.wait(20)
+"""
+"""A process that ends while the network plugin of a node does not act on a label."""
+
+
+def test_process_ends_while_a_label_does_not_act():
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", STUCK], check=True, timeout=LIMIT_SECONDS / 2)
+    assert time.monotonic() - began < LIMIT_SECONDS / 4
 
 
 def test_without_a_canary_nothing_is_measured(store):

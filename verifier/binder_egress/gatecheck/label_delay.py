@@ -14,7 +14,6 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -38,9 +37,6 @@ PERIOD_SECONDS = 20.0
 
 PATCH_SECONDS = 1.0
 """Seconds between two changes of a label, wherever: with 500 nodes, each is measured every eight minutes."""
-
-AT_ONCE = 32
-"""How many nodes may be measured at the same time: one whose network plugin hangs takes `LIMIT_SECONDS`."""
 
 REMEMBERED = 6
 """How many measurements of each direction count, the latest ones. Cilium waits for a random time, so one of them says little."""
@@ -152,23 +148,21 @@ class LabelDelays:
 
     def run(self) -> None:
         """Measure, for ever. A fault here does not stop the reconciler."""
-        with ThreadPoolExecutor(AT_ONCE, "label-delay") as pool:
-            while self._canaries:
-                began = time.monotonic()
-                try:
-                    self.turn(self._canaries, pool)
-                except ApiServerUnavailable as error:
-                    log.warning("the canaries cannot be listed: %s", error)
-                except Exception:
-                    log.exception("fault while measuring the delay of labels")
-                time.sleep(max(PATCH_SECONDS, began + PERIOD_SECONDS - time.monotonic()))
+        while self._canaries:
+            began = time.monotonic()
+            try:
+                self.turn(self._canaries)
+            except ApiServerUnavailable as error:
+                log.warning("the canaries cannot be listed: %s", error)
+            except Exception:
+                log.exception("fault while measuring the delay of labels")
+            time.sleep(max(PATCH_SECONDS, began + PERIOD_SECONDS - time.monotonic()))
 
-    def turn(self, canaries: Canaries, pool: ThreadPoolExecutor, sleep: Callable[[float], object] = time.sleep) -> None:
+    def turn(self, canaries: Canaries, sleep: Callable[[float], object] = time.sleep) -> None:
         """Begin to measure on each node that is not being measured, one after the other.
 
         Args:
             canaries: the pods to measure with.
-            pool: the threads that measure.
             sleep: waits for a number of seconds.
 
         Raises:
@@ -181,14 +175,18 @@ class LabelDelays:
                 self._states.pop(node, None)
             due = [node for node in pods if node not in self._began]
         for node in due:
-            self.begin(node, canaries, pods[node], pool)
+            self.begin(node, canaries, pods[node])
             sleep(PATCH_SECONDS)
 
-    def begin(self, node: str, canaries: Canaries, pod: dict[str, Any], pool: ThreadPoolExecutor) -> None:
-        """Begin to measure on a node."""
+    def begin(self, node: str, canaries: Canaries, pod: dict[str, Any]) -> None:
+        """Begin to measure on a node, in a thread of its own: one whose network plugin hangs takes `LIMIT_SECONDS`.
+
+        As one begins every `PATCH_SECONDS`, there are hardly more threads than `LIMIT_SECONDS`. A pool's threads are no daemons, so
+        the process would wait for a measurement before it ends (D-574).
+        """
         with self._lock:
             self._began[node] = self._clock()
-        pool.submit(self.measure, node, canaries, pod)
+        threading.Thread(target=self.measure, args=(node, canaries, pod), name=f"label-delay {node}", daemon=True).start()
 
     def measure(
         self, node: str, canaries: Canaries, pod: dict[str, Any], measure: Callable[..., tuple[str, float]] = measure

@@ -191,6 +191,11 @@ SEEN = {
         {"user_pods_without_launch_record_total{pod='a'}": "0+1x60", "user_pods_without_launch_record_total{pod='b'}": "0+1x60"},
         {"user_pods_without_launch_record_total": "2x60"},
     ),
+    "BinderEgressWiringLost (the token is wrong)": (
+        {},
+        {"announcements_refused_total{pod='a'}": "0+1x60", "announcements_refused_total{pod='b'}": "0x60"},
+        {"announcements_refused_total": "7x60"},
+    ),
     "BinderEgressOneClient": (
         {},
         {"launches_largest_share{pod='a'}": "0.6x60", "launches_largest_share{pod='b'}": "0x60"},

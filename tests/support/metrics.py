@@ -17,7 +17,7 @@ def named(by_type: dict[str, str]) -> dict[str, str]:
 NAMES = named(
     {
         "counter": "access launches launches_without_context launches_by_claim solutions passes api_key_requests "
-        "clients_without_address unlocks reconciler_failures grants user_pods_without_launch_record "
+        "announcements_refused clients_without_address unlocks reconciler_failures grants user_pods_without_launch_record "
         "start_guards lease_expiries detection_reports detections start_guard_seconds user_pods_with_ping "
         "user_pods_hindered",
         "gauge": "launches_largest_share api_key_servers api_key_servers_per_day api_key_expires_timestamp_seconds "

@@ -14,11 +14,13 @@ from binder_egress.store.errors import StoreUnavailable
 from binder_egress.store.reconciler_counters import (
     ACCESS,
     ACCESS_TIMES,
+    ANNOUNCED_LATE,
     NOT_COVERED,
     PING,
     START_GUARD,
     START_GUARD_TIME,
     WITHOUT_RECORD,
+    WITHOUT_RECORD_AT,
 )
 from tests.support.metrics import families, value
 from tests.support.reconciling import (
@@ -244,7 +246,7 @@ def test_first_tier_of_each_pod_is_counted_by_when_it_came(make_reconciler, clus
 
 
 def test_counts_wait_for_a_heartbeat_that_reaches_redis(reconciler, cluster, store, redis_server):
-    cluster.add(created=5)
+    cluster.add(created=5, repository="r")
     list_and_converge(reconciler)
     redis_server.stop()
     with pytest.raises(StoreUnavailable):
@@ -254,29 +256,43 @@ def test_counts_wait_for_a_heartbeat_that_reaches_redis(reconciler, cluster, sto
 
 
 def test_pod_without_launch_record_is_counted_once(reconciler, cluster, store, caplog):
-    pod = cluster.add(created=5)
+    pod = cluster.add(created=5, repository="r")
     for _ in range(3):
         list_and_converge(reconciler)
     cluster.change(pod, ready=True)
     list_and_converge(reconciler)
     assert without_record(reconciler, store) == 1
     assert len([record for record in caplog.records if "without launch record" in record.getMessage()]) == 1
-    cluster.add(uid="uid-2", created=6)
+    cluster.add(uid="uid-2", created=6, repository="r")
     list_and_converge(reconciler)
     assert without_record(reconciler, store) == 2, "the server's next pod"
+    assert WITHOUT_RECORD_AT in store.reconciler_state()[1]
     # The record of a launch that gave nothing counts, also once it is settled.
     record_launch(store, make_grant("unverified", "default"), Server("bob"))
-    cluster.add("bob", "uid-3", created=6, ready=True)
+    cluster.add("bob", "uid-3", created=6, ready=True, repository="r")
     for _ in range(3):
         list_and_converge(reconciler)
     assert store.pending(Server("bob"), set()).launch is None
     assert without_record(reconciler, store) == 2
 
 
+def test_pod_that_jupyterhub_started_by_itself_is_not_counted_and_one_that_is_announced_late_is(reconciler, cluster, store):
+    cluster.add("carol", "uid-3", created=5)
+    cluster.add(created=5, repository="r")
+    cluster.add("bob", "uid-2", created=5, repository="r")
+    list_and_converge(reconciler)
+    assert without_record(reconciler, store) == 2
+    record_launch(store, make_grant("unverified", "default"), Server("bob"))
+    for _ in range(3):
+        list_and_converge(reconciler)
+    assert without_record(reconciler, store) == 2
+    assert store.reconciler_state()[1][ANNOUNCED_LATE] == 1
+
+
 def test_pod_from_before_the_start_is_not_counted(make_reconciler, cluster, store):
     """Their records may already have expired, so restarts would be counted."""
     for created in (99, 101):
-        cluster.add(f"user-{created}", f"uid-{created}", created=created, guard=("closed", 0.25), ping="no-sysctl")
+        cluster.add(f"user-{created}", f"uid-{created}", created=created, repository="r", guard=("closed", 0.25), ping="no-sysctl")
     reconciler = make_reconciler(started=100)
     list_and_converge(reconciler)
     assert without_record(reconciler, store) == 1

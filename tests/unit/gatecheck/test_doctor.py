@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import time
+from datetime import UTC, datetime
 from email.utils import formatdate
 from unittest.mock import Mock
 
@@ -23,7 +24,7 @@ from binder_egress.model.serialization import read_origin
 from binder_egress.settings import ReconcilerSettings, load
 from binder_egress.store.connection import connect
 from binder_egress.store.errors import StoreUnavailable
-from binder_egress.store.reconciler_counters import FAILURES, START_GUARD, WITHOUT_RECORD
+from binder_egress.store.reconciler_counters import ANNOUNCED_LATE, FAILURES, START_GUARD, WITHOUT_RECORD
 from binder_egress.store.saved import data_of
 from binder_egress.store.verifiers import VERIFIER_TTL_SECONDS
 from tests.support.api_server import ApiServer
@@ -120,6 +121,18 @@ class Site:
         self.namespace.found_canary = Canary(state, targets if state == "running" else {}, "c", proxy)
         self.namespace.groups = list(groups)
 
+    def miss(self, servers=1, announced=True):
+        """BinderHub starts servers, after its last announcement or before the first, and announces none."""
+        if not announced:
+            self.redis.delete("binder-egress:wiring")
+        self.store.heartbeat(time.time() + 1, {}, {WITHOUT_RECORD: servers})
+
+    def binder(self, seconds, variable="BINDER_EGRESS_API"):
+        """BinderHub's pod was made so many seconds from now on, and has a variable."""
+        made = datetime.fromtimestamp(time.time() + seconds, UTC).isoformat()
+        pod = {"metadata": {"name": "binder-1", "labels": {"component": "binder"}, "creationTimestamp": made}}
+        self.namespace.found_pods.append({**pod, "spec": {"containers": [{"env": [{"name": variable}]}]}})
+
     def announce_without_requests(self):
         self.redis.delete("binder-egress:wiring")
         announce(self.store, context=False)
@@ -186,8 +199,23 @@ BY_TIER = policy("x", egress({}, selector={"matchLabels": {"binder-egress/tier":
         ("provider", PROBLEM, [], lambda site: site.report(providers={"hcaptcha": "misconfigured"})),
         ("wiring", WARNING, ["1 without their request"], lambda site: announce(site.store, context=False)),
         ("wiring", WARNING, ["has announced no launch"], lambda site: site.redis.delete("binder-egress:wiring")),
+        ("wiring", PROBLEM, ["are refused", "their token is wrong", "Restart BinderHub"],
+            lambda site: site.report(refused_at=time.time() + 1)),
+        ("wiring", OK, [], lambda site: site.report(refused_at=time.time() - 60)),
+        ("wiring", PROBLEM, ["no launch for", "and started a server", "pre_launch_hook"], lambda site: site.miss()),
+        ("wiring", PROBLEM, ["no launch ever, and started a server"], lambda site: site.miss(announced=False)),
+        ("wiring", WARNING, ["started it again from the hub"], lambda site: (site.report(signed_in=True), site.miss())),
+        ("wiring", PROBLEM, ["no launch since its start"], lambda site: (site.binder(-1), site.miss(announced=False))),
+        ("wiring", WARNING, ["no launch yet"], lambda site: (site.binder(100), site.miss(announced=False))),
+        ("wiring", PROBLEM, ["its pod binder-1 has no BINDER_EGRESS_API", "write its extraEnv as a map"],
+            lambda site: site.binder(-1, "OTHER")),
         ("wiring", PROBLEM, ["badge_base_url"], Site.announce_without_requests),
-        ("launch records", WARNING, ["3 user pods"], lambda site: site.beat(**{WITHOUT_RECORD: 3})),
+        ("launch records", WARNING, ["did not announce 2 servers; it announced 1 late"],
+            lambda site: site.beat(**{WITHOUT_RECORD: 3, ANNOUNCED_LATE: 1})),
+        ("launch records", OK, ["every server since its wiring; it announced 3 late"],
+            lambda site: site.beat(**{WITHOUT_RECORD: 3, ANNOUNCED_LATE: 3})),
+        ("launch records", OK, ["3 were there before the first announcement"],
+            lambda site: (site.miss(3, False), announce(site.store))),
         *(
             ("start guard", WARNING, [f"of 3 pods: {outcome} 2"],
                 lambda site, outcome=outcome: site.beat(**{f"{START_GUARD}{outcome}": 2}))
@@ -624,9 +652,22 @@ def test_readiness_probe_reports_and_launches_are_noted(internal, store):
     launch(internal, "b", context=False)
     health = store.health()
     (report,) = health["verifiers"].values()
-    assert report["signing_keys"] >= 1 and report["providers"] == {"altcha": "up"}
+    assert report["signing_keys"] >= 1 and not report["signed_in"] and report["providers"] == {"altcha": "up"}
     assert (health["wiring"]["launches"], health["wiring"]["without-context"]) == (2, 1)
     assert health["wiring"]["first"] <= health["wiring"]["last"] <= time.time()
+
+
+def test_refused_announcement_is_counted_and_reported(internal, store):
+    store.heartbeat(time.time(), {}, {WITHOUT_RECORD: 2})
+    assert internal.post("/api/launches", headers={"Authorization": "Bearer old"}, json={}).status_code == 401
+    assert value(internal, "binder_egress_announcements_refused_total") == 1
+    internal.get("/readyz")
+    (report,) = store.health()["verifiers"].values()
+    assert time.time() - report["refused_at"] < 60
+    for user in "ab":
+        launch(internal, user)
+    # What nobody had announced until then.
+    assert store.health()["wiring"]["before"] == 2
 
 
 # -- what outlives Redis

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 import click
@@ -23,7 +24,17 @@ from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
 from ..store.health import NEARLY_FULL, SLOW_LABELS_SECONDS, RedisHealth
-from ..store.reconciler_counters import ACCESS, ACCESS_TIMES, FAILED_AT, FAILURES, NOT_ISOLATED, START_GUARD, WITHOUT_RECORD
+from ..store.reconciler_counters import (
+    ACCESS,
+    ACCESS_TIMES,
+    ANNOUNCED_LATE,
+    FAILED_AT,
+    FAILURES,
+    NOT_ISOLATED,
+    START_GUARD,
+    WITHOUT_RECORD,
+    WITHOUT_RECORD_AT,
+)
 from ..store.saved import Lines, Restoration, lines_of
 from ..store.store import ReconcilerStore
 from ..store.verifiers import VERIFIER_TTL_SECONDS
@@ -117,7 +128,7 @@ def examine(
         checks.append(_reconciler(heartbeat, counters, now()))
         checks += _verifiers(health["verifiers"], health["now"])
         checks += check_api_keys(health["verifiers"], health["revoked_keys"], now())
-        checks += _wiring(health["wiring"], counters, now())
+        checks += _wiring(health, counters, namespace, now())
         checks.append(_access(counters))
         checks.append(_start_guard(counters))
         checks.append(_label_delay(settings, published.get("label_delay") or {}))
@@ -354,24 +365,70 @@ def check_api_keys(reports: dict[str, VerifierReport], revoked: set[str], now: f
     return checks or [_line("API keys", OK, f"{len(keys)}, all valid" if keys else "none")]
 
 
-def _wiring(wiring: dict[str, int], counters: dict[str, int], now: float) -> list[Line]:
-    launches, without = wiring.get("launches", 0), wiring.get("without-context", 0)
-    do: str | None = ""
-    if not launches:
-        state, text, do = WARNING, "BinderHub has announced no launch yet", None
-    elif without == launches:
-        state, text = PROBLEM, f"all {launches} launches came without their request"
+def _wiring(health: RedisHealth, counters: dict[str, int], namespace: Namespace, now: float) -> list[Line]:
+    """The lines about announcements: whether they come, with their request, and for each server that BinderHub started."""
+    wiring, launches = health["wiring"], health["wiring"].get("launches", 0)
+    without, last = wiring.get("without-context", 0), wiring.get("last", 0)
+    text = "BinderHub has announced no launch yet"
+    if launches:
+        text = f"{launches} launches announced in {_age(now - wiring['first'])}, the last one {_age(now - last)} ago"
+    line = _line("wiring", OK if launches else WARNING, text)
+    if launches and without == launches:
         do = "Another snippet replaced BinderHub.badge_base_url after ours"
+        line = _line("wiring", PROBLEM, f"all {launches} launches came without their request", do)
+    elif without:
+        line = _line("wiring", WARNING, f"{text}; {without} without their request", "")
+    # The later of two announcements, or of an announcement and a server, says what is so now.
+    refused = max((report.get("refused_at", 0) for report in health["verifiers"].values()), default=0)
+    if refused > last:
+        seen = f"BinderHub's announcements are refused, the last one {_age(now - refused)} ago: their token is wrong"
+        do = "Restart BinderHub, which then reads api-token of the Secret, unless its values name another token"
+        line = _line("wiring", PROBLEM, seen, do)
     else:
-        since, last = _age(now - wiring["first"]), _age(now - wiring["last"])
-        text = f"{launches} launches announced in {since}, the last one {last} ago"
-        text += f"; {without} without their request" if without else ""
-        state = WARNING if without else OK
-    if unknown := counters.get(WITHOUT_RECORD, 0):
-        records = _line("launch records", WARNING, f"{unknown} user pods started that BinderHub did not announce")
-    else:
-        records = _line("launch records", OK, "BinderHub has announced every user pod")
-    return [_line("wiring", state, text, do), records]
+        signed_in = any(report.get("signed_in") for report in health["verifiers"].values())
+        line = _not_wired(namespace, last, counters.get(WITHOUT_RECORD_AT, 0), signed_in, now) or line
+    return [line, _launch_records(wiring.get("before"), counters)]
+
+
+def _not_wired(namespace: Namespace, last: float, unannounced: float, signed_in: bool, now: float) -> Line | None:
+    """The line about a BinderHub that announces nothing, if that is so.
+
+    Args:
+        namespace: where BinderHub's pod may be.
+        last: when a launch was last announced, Unix time in seconds; 0: never.
+        unannounced: when a server of BinderHub was last seen that nobody had announced; 0: never.
+        signed_in: whether users may start such a server again from the hub.
+        now: Unix time in seconds.
+    """
+    binder: JSON | None = None
+    with suppress(ApiServerUnavailable):
+        binder = max(namespace.pods("component=binder"), key=lambda pod: pod["metadata"]["creationTimestamp"], default=None)
+    variables = [entry["name"] for each in binder["spec"]["containers"] for entry in each.get("env") or []] if binder else []
+    if binder and "BINDER_EGRESS_API" not in variables:
+        seen = f"BinderHub does not announce launches: its pod {binder['metadata']['name']} has no BINDER_EGRESS_API"
+        do = "Give it the values of `integration.binderhub` (see NOTES). If it has them, write its extraEnv as a map, not as a list"
+        return _line("wiring", PROBLEM, seen, do)
+    began = datetime.fromisoformat(binder["metadata"]["creationTimestamp"]).timestamp() if binder else 0
+    if unannounced <= max(last, began):
+        return None
+    since = f"since its start {_age(now - began)} ago" if began > last else f"for {_age(now - last)}" if last else "ever"
+    seen = f"BinderHub has announced no launch {since}, and started a server {_age(now - unannounced)} ago"
+    if signed_in:
+        do = "This is normal if its user started it again from the hub. Otherwise see BinderHub's log"
+        return _line("wiring", WARNING, seen, do)
+    do = "Its values lack `integration.binderhub`, or another Launcher.pre_launch_hook replaced ours. See BinderHub's log"
+    return _line("wiring", PROBLEM, seen, do)
+
+
+def _launch_records(before: int | None, counters: dict[str, int]) -> Line:
+    """The line about servers that BinderHub did not announce, or late; `before` of them started before its first announcement."""
+    unannounced, late = counters.get(WITHOUT_RECORD, 0), counters.get(ANNOUNCED_LATE, 0)
+    before = unannounced if before is None else before
+    lost = max(0, unannounced - before - late)
+    seen = f"BinderHub did not announce {lost} servers" if lost else "BinderHub has announced every server since its wiring"
+    seen += f"; it announced {late} late" if late else ""
+    seen += f"; {before} were there before the first announcement" if before else ""
+    return _line("launch records", WARNING if lost else OK, seen)
 
 
 def _access(counters: dict[str, int]) -> Line:

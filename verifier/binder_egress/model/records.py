@@ -263,6 +263,8 @@ class VerifierReport(TypedDict, total=False):
     api_keys: list[object]  # `api_keys.Key.described` of each
     api_keys_wrong: list[str]  # a sentence for each wrong entry
     providers: dict[str, str]  # name → `captcha.State`
+    refused_at: float  # when it last refused an announcement, whose token was wrong: Unix time in seconds; 0: it refused none
+    signed_in: bool  # whether a rule gives users who sign in a tier; they may start servers without BinderHub
 
 
 class Measured(TypedDict, total=False):

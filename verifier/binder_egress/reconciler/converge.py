@@ -12,6 +12,7 @@ from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import (
     ACCESS,
+    ANNOUNCED_LATE,
     AT_READY_SECONDS,
     EXPIRIES,
     GRANTS,
@@ -27,7 +28,7 @@ from ..store.store import ReconcilerStore
 from .cache import PodCache
 from .stopping import Stopper
 from .user_pods import Conflict, Pod, UserPods
-from .wanted import Wanted, facts_of, grant_stops, is_announced, launch_of, promise_of, unlock_of, wanted
+from .wanted import Wanted, facts_of, grant_stops, is_announced, known_of, launch_of, promise_of, unlock_of, wanted
 
 log = logging.getLogger("binder-egress")
 
@@ -230,6 +231,9 @@ class Converger:
             self._log_and_count_launch(pod, pending.launch)
             if pod.ping and pod.created >= self.started:
                 self.tally.add({f"{PING}{pod.ping}": 1})
+        known = known_of(pod, pending)
+        if known and not known.announced and is_announced(pod, pending) and self._counts_as_launched(pod):
+            self.tally.add({ANNOUNCED_LATE: 1})
         if pod.guard and self.cache.note(pod.uid, "start guard"):
             self._log_and_count_guard(pod, *pod.guard)
 
@@ -243,11 +247,15 @@ class Converger:
     def _log_and_count_launch(self, pod: Pod, launch: Record | None) -> None:
         fields = {"pod": pod.name, "user": pod.server.user, "server": pod.server.name, "image": pod.image}
         if launch is None:
-            if pod.created >= self.started:
+            if self._counts_as_launched(pod):
                 self.tally.add({WITHOUT_RECORD: 1})
                 log.warning("pod without launch record", extra={"fields": fields})
         elif launch.image != pod.image:
             log.warning("waiting grant is for another image", extra={"fields": {**fields, "granted_image": launch.image}})
+
+    def _counts_as_launched(self, pod: Pod) -> bool:
+        """Whether BinderHub started a pod, and not before the reconciler. JupyterHub alone gives a server no repository (D-575)."""
+        return pod.created >= self.started and bool(pod.repository)
 
     def _log_and_count_guard(self, pod: Pod, outcome: str, seconds: float) -> None:
         if pod.created < self.started:

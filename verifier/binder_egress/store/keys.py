@@ -34,7 +34,7 @@
 | `server:<server>` | what the reconciler knows of a server | as long as the pod exists |
 | `reconciler` | the time of the reconciler's last heartbeat | `HEARTBEAT_TTL_SECONDS` |
 | `hub` | JupyterHub's address, as BinderHub's hook last announced it | for ever |
-| `wiring` | a hash: numbers of announced launches and of those without context; times of the first and the last | for ever |
+| `wiring` | a hash: numbers of launches announced, and without context; times of first and last; pods before the first | for ever |
 | `verifiers` | a hash: each verifier's report, by host: providers, API keys, clock | `VERIFIER_TTL_SECONDS` after the last |
 | `gatecheck` | the reconciler's findings about policies and the canary | `GATECHECK_TTL_SECONDS` |
 | `counters` | a hash: the reconciler's counters, for the verifier's metrics | for ever |

@@ -7,7 +7,7 @@ from typing import Any
 from ..model.records import Woken
 from .base import Operations, as_number, as_numbers, json_object, readable, unavailable
 from .keys import EVERYTHING, RECONCILER_TYPES, max_bytes, redis_key
-from .reconciler_counters import FAILED_AT, FAILURES
+from .reconciler_counters import TIMES
 
 HEARTBEAT_TTL_SECONDS = 30
 """Seconds without a heartbeat after which the reconciler counts as gone. One comes every second
@@ -107,8 +107,8 @@ class ReconcilerWork(ReconcilerState):
                 pipe.hset(redis_key("tiers"), mapping=dict(tiers.items()))
             if counts:
                 self._run("count", [redis_key("counters")], [part for counter in counts.items() for part in counter], pipe)
-            if counts and FAILURES in counts:
-                pipe.hset(redis_key("counters"), FAILED_AT, int(now))
+            if grown := {TIMES[name]: int(now) for name in TIMES.keys() & (counts or {})}:
+                pipe.hset(redis_key("counters"), mapping=dict(grown.items()))
             return pipe.execute()[1] is not None
 
 

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 WITHOUT_RECORD = "pods-without-launch-record"
-"""Pods of launches that BinderHub did not announce to the verifier."""
+"""Pods of launches that BinderHub did not announce to the verifier before the reconciler first saw them."""
+
+WITHOUT_RECORD_AT = "pod-without-launch-record-at"
+"""When such a pod was last counted, in Unix seconds."""
+
+ANNOUNCED_LATE = "pods-announced-late"
+"""Pods among them whose launch BinderHub announced later."""
 
 NOT_COVERED = "not covered"
 """The user pods that our policies do not select. It stands among the tiers of user pods, of which none has a space in its name."""
@@ -50,6 +56,9 @@ several times while it starts, so they are normal."""
 
 FAILED_AT = "failed-at"
 """When such an attempt was last written down, in Unix seconds."""
+
+TIMES = {FAILURES: FAILED_AT, WITHOUT_RECORD: WITHOUT_RECORD_AT}
+"""The counters of which it is known when they last grew."""
 
 LAG = "lag:"
 """The prefix of counters of how long servers waited for the reconciler, `lag:<bucket>`. A bucket does not include smaller ones."""

@@ -32,11 +32,15 @@ launches = Blueprint("launches", __name__)
 )
 def decide_launch() -> Response:
     """Decide a launch that BinderHub is about to make, and record the decision until the pod is ready, or the launch times out."""
-    check_bearer_token()
+    now, metrics = time.time(), services().metrics
+    try:
+        check_bearer_token()
+    except Problem:
+        metrics.refused.inc()
+        metrics.refused_at = now
+        raise
     body = bodies.read(bodies.LaunchBody)
-    now = time.time()
     launch = _launch(body, now)
-    metrics = services().metrics
     if not body.context:
         metrics.without_context.inc()
     else:

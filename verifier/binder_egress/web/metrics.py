@@ -82,6 +82,10 @@ class Metrics:
         "launches_without_context", "",
         "Launches whose hook had no launch request. Anything but 0 means that the wiring of badge_base_url is lost.",
     )  # fmt: skip
+    refused: Counter = _counter(
+        "announcements_refused", "",
+        "Launches that were announced with a wrong token, so that no captcha counts for them. BinderHub has an old token.",
+    )  # fmt: skip
     claims: Counter = _counter(
         "launches_by_claim", "claim brought_pass",
         "Launches by what the User-Agent of their request claims to be, which anybody can forge, and by whether they brought a "
@@ -133,7 +137,7 @@ class Metrics:
     )  # fmt: skip
 
     def __post_init__(self, store: VerifierStore, captcha: Captcha, settings: VerifierSettings) -> None:
-        self.registry, self.launch_shares = CollectorRegistry(), LaunchShares()
+        self.registry, self.launch_shares, self.refused_at = CollectorRegistry(), LaunchShares(), 0.0
         for row in fields(self):
             self.registry.register(getattr(self, row.name))
         for claim in CLAIMS:
@@ -290,7 +294,8 @@ SHARED: tuple[Row[_Shared], ...] = (
      "User pods by when they first had a tier. launch: before their containers started; start: before the server was ready; "
      f"ready: at most {AT_READY_SECONDS} s after that; later: after that; never: they ended without."),
     Row(COUNTER, "user_pods_without_launch_record", "", lambda seen: seen.counters.get(WITHOUT_RECORD, 0),
-     "User pods whose launch was not announced. On an anonymous BinderHub this means that the hook's wiring is lost."),
+     "User pods of BinderHub whose launch was not announced, or late. If users sign in, some may have been started again "
+     "from the hub; otherwise this means that the hook's wiring is lost."),
     Row(COUNTER, "user_pods_hindered", "", lambda seen: seen.counters.get(HINDERED, 0),
      "User pods that could not start because of their start guard's image or limits, or because the sysctl of closePing was "
      "refused."),

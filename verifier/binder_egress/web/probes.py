@@ -33,6 +33,8 @@ def _report() -> VerifierReport:
         "signing_keys": len(services().settings.signing_keys),
         "api_keys": [key.described() for key in services().api_keys.all().values()],
         "api_keys_wrong": services().api_keys.wrong(),
+        "refused_at": services().metrics.refused_at,
+        "signed_in": bool(services().settings.authenticated_users or services().settings.authenticated_groups),
         "providers": {name: getattr(provider, "state", "up") for name, provider in services().captcha.providers.items()},
     }
 

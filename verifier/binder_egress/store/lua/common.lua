@@ -88,7 +88,11 @@ local function count(launch)
   local wiring = PREFIX .. 'wiring'
   add(wiring, 'launches', 1)
   add(wiring, 'without-context', launch.context and 0 or 1)
-  redis.call('HSETNX', wiring, 'first', launch.at)
+  if redis.call('HSETNX', wiring, 'first', launch.at) == 1 then
+    -- The pods that nobody had announced until then are from before the wiring.
+    local before = redis.pcall('HGET', PREFIX .. 'counters', 'pods-without-launch-record')
+    redis.call('HSET', wiring, 'before', type(before) == 'string' and before or 0)
+  end
   redis.call('HSET', wiring, 'last', launch.at)
   if launch.hub_url ~= '' then
     redis.call('SET', PREFIX .. 'hub', launch.hub_url)

@@ -104,6 +104,30 @@ SEEN = {
         {"proxy_addresses_hidden{pod='a'}": "1x60", "proxy_addresses_hidden{pod='b'}": "1x60"},
         {"proxy_addresses_hidden": "0x20 1x3 0x60"},
     ),
+    "BinderEgressNodeWithoutProxy": (
+        {"node": "n2"},
+        {"node_proxy_serves{node='n1'}": "1x60", "node_proxy_serves{node='n2'}": "0x60", "proxy_knows_pods{pod='a'}": "1x60"},
+        {"node_proxy_serves{node='n1'}": "1x60", "node_proxy_serves{node='n2'}": "1x60", "proxy_knows_pods{pod='a'}": "1x60"},
+    ),
+    "BinderEgressNodeWithoutProxy (the proxy serves nobody, as other alerts say)": (
+        {"node": "n2"},
+        {"node_proxy_serves{node='n2'}": "0x60", "proxy_knows_pods{pod='a'}": "0x60", "proxy_knows_pods{pod='b'}": "1x60"},
+        {"node_proxy_serves{node='n2'}": "0x60", "proxy_knows_pods{pod='a'}": "0x60"},
+    ),
+    "BinderEgressNodeWithoutProxy (start guards say so)": (
+        {"node": "n2"},
+        {
+            "node_user_pods_unknown_to_proxy{node='n1'}": "2x60",
+            "node_user_pods_unknown_to_proxy{node='n2'}": "1x24 2x60",
+            "proxy_knows_pods": "1x60",
+        },
+        {"node_user_pods_unknown_to_proxy{node='n2'}": "0x5 3x60", "proxy_knows_pods": "1x60"},
+    ),
+    "BinderEgressNodeWithoutProxy (the first pods of a node)": (
+        {"node": "n2"},
+        {"node_user_pods_unknown_to_proxy{node='n2'}": "_x20 1x60", "proxy_knows_pods": "1x60"},
+        {"node_user_pods_unknown_to_proxy{node='n2'}": "_x20 0x60", "proxy_knows_pods": "1x60"},
+    ),
     "BinderEgressProxyAddressesClaimedTwice": (
         {},
         {"proxy_addresses_claimed_twice{pod='a'}": "1x60", "proxy_addresses_claimed_twice{pod='b'}": "0x60"},

@@ -144,12 +144,8 @@ HIDE = ("-p", "tcp", "--dport", "3128", "-j", "MASQUERADE")
 
 @pytest.fixture
 def hide(stage: Stage, local_cluster: str) -> Iterator[Callable[[str], None]]:
-    """Hide the addresses of pods from the proxy on the node (`-I`), or stop that (`-D`).
-
-    Meanwhile the proxy is on the same node. On another one, its policy refuses the node's address, and nobody is told why.
-    """
+    """Hide the addresses of pods from the proxy on the users' node (`-I`), or stop that (`-D`)."""
     now = "-D"
-    place(stage, stage.pod(stage.launch().user)["spec"]["nodeName"])
 
     def change(how: str) -> None:
         nonlocal now
@@ -159,6 +155,13 @@ def hide(stage: Stage, local_cluster: str) -> Iterator[Callable[[str], None]]:
 
     yield change
     change("-D")
+
+
+@pytest.fixture
+def beside(stage: Stage) -> Iterator[None]:
+    """Meanwhile the proxy is on the users' node, whose own address no policy there refuses."""
+    place(stage, stage.pod(stage.launch().user)["spec"]["nodeName"])
+    yield
     place(stage, None)
 
 
@@ -172,7 +175,7 @@ def place(stage: Stage, node: str | None) -> None:
 
 
 @pytest.mark.any_network
-def test_network_that_hides_addresses_is_noticed(stage, hide):
+def test_network_that_hides_addresses_is_noticed(stage, beside, hide):
     """The proxy then serves nobody, and canary, doctor, `helm test` and start guards say so."""
     hidden = "binder_egress_proxy_addresses_hidden"
     user = launch(stage)
@@ -184,13 +187,37 @@ def test_network_that_hides_addresses_is_noticed(stage, hide):
     start_pod(stage, "early-hidden", with_variables(guard_of(stage.pod(user)), BINDER_EGRESS_START_GUARD_TIMEOUT="15"), seconds=1)
     assert attempts(stage)["early-hidden"].said["outcome"] == "unknown_to_proxy"
     passed, table = helm_test(stage)
-    assert not passed and cells(table)["verified", "egress proxy"].startswith("hidden FAILED"), table
+    assert not passed and cells(table)["verified", "egress proxy"].startswith("hidden FAILED on "), table
     eventually(lambda: canary(stage).proxy == "hidden", CANARY_SECONDS)
     assert doctor(stage)["egress proxy"][0][0] == "problem"
     stage.restart("reconciler")  # It looks when it starts, and then once a minute.
     eventually(lambda: stage.metrics().get(hidden) == 1, RECONCILER_SECONDS)
     hide("-D")
     ask_until(stage, user, f"http://{LISTED}/", "200")
+
+
+@pytest.mark.long
+def test_node_that_hides_addresses_from_a_proxy_elsewhere_is_named(stage, hide):
+    """There the proxy's policy admits pods alone: the network plugin rejects what comes from the node's address."""
+    user = launch(stage)
+    node = stage.pod(user)["spec"]["nodeName"]
+    hide("-I")
+    eventually(lambda: "Connection refused" in ask(stage, user, f"http://{LISTED}/"), TIER_SECONDS)
+    start_pod(stage, "early-refused", with_variables(guard_of(stage.pod(user)), BINDER_EGRESS_START_GUARD_TIMEOUT="15"), seconds=1)
+    assert attempts(stage)["early-refused"].said["outcome"] == "unknown_to_proxy"
+    passed, table = helm_test(stage)
+    assert not passed and cells(table)["verified", "egress proxy"].startswith(f"silent FAILED on {node}"), table
+
+    def is_named() -> bool:
+        said = [text for state, text in doctor(stage).get("nodes", []) if state == "problem" and text.startswith(f"{node} (")]
+        return any("pods do not reach the egress proxy" in text for text in said)
+
+    eventually(is_named, CANARY_SECONDS, lambda: doctor(stage).get("nodes"))
+    answers = f'binder_egress_node_proxy_serves{{node="{node}"}}'
+    eventually(lambda: stage.metrics().get(answers) == 0, RECONCILER_SECONDS)
+    hide("-D")
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+    eventually(lambda: not is_named() and stage.metrics().get(answers) == 1, CANARY_SECONDS)
 
 
 @pytest.mark.any_network

@@ -24,7 +24,8 @@ NAMES = named(
         "captcha_provider_up captcha_provider_misconfigured captcha_stand_in store_up user_pods_not_covered "
         "reconciler_last_seen_timestamp_seconds user_pods blocks policies_read_timestamp_seconds bypasses "
         "base_policy_missing policies_wrong canary_shut label_delay_seconds proxy_addresses_hidden "
-        "node_user_pods node_shut node_label_delay_seconds node_proxy_addresses_hidden node_agent "
+        "node_user_pods node_shut node_label_delay_seconds node_proxy_serves node_agent "
+        "node_user_pods_unknown_to_proxy "
         "redis_memory_used_ratio",
         "histogram": "captcha_verify_seconds challenge_price unlock_seconds reconciler_lag_seconds",
     }

@@ -10,7 +10,7 @@ import pytest
 
 from binder_egress.gatecheck import canaries, probe
 from binder_egress.gatecheck.canaries import Word, ask, ask_all
-from binder_egress.gatecheck.check import Watcher
+from binder_egress.gatecheck.check import Findings, Watcher
 from binder_egress.gatecheck.doctor import OK, PROBLEM, WARNING, _nodes, table
 from binder_egress.gatecheck.nodes import FRESH_SECONDS, NOT_KNOWN, OPEN, SHUT, Nodes, judged
 from binder_egress.settings import ReconcilerSettings, load
@@ -112,6 +112,20 @@ def test_watcher_publishes_nodes_and_logs_each_change_once(place, redis_server, 
     assert {one.labels["node"]: one.value for one in found["binder_egress_node_agent"].samples} == {"n1": 1, "n2": 0, "n3": 0}
 
 
+def test_metrics_say_which_nodes_the_egress_proxy_does_not_serve(place, redis_server, store, internal):
+    place.running.append(pod("c", "n3"))
+    place.said = {node: Word(NOW, {"hub": True}, said) for node, said in (("n1", "hidden"), ("n2", "silent"), ("n3", "shown"))}
+    place.nodes._user_pods = lambda: {"n1": Counter({"unknown_to_proxy": 2, "closed": 1})}
+    place.nodes.turn()
+    store.publish_gatecheck(Findings(NOW, nodes=place.nodes.rows()).dumps())
+    found = families(internal)
+    for name, samples in (
+        ("proxy_serves", {"n1": 0, "n2": 0, "n3": 1}),
+        ("user_pods_unknown_to_proxy", {"n1": 2, "n2": 0, "n3": 0}),
+    ):
+        assert {one.labels["node"]: one.value for one in found[f"binder_egress_node_{name}"].samples} == samples, name
+
+
 @pytest.mark.parametrize(
     ("said", "state", "says"),
     [
@@ -126,7 +140,7 @@ def test_watcher_publishes_nodes_and_logs_each_change_once(place, redis_server, 
             PROBLEM,
             "n1 (3 user pods): the egress proxy sees another",
         ),
-        (Word(NOW, {"hub": True}, "silent"), WARNING, "the egress proxy does not answer pods"),
+        (Word(NOW, {"hub": True}, "silent"), PROBLEM, "n1 (3 user pods): pods do not reach the egress proxy, or its"),
         (FRESH, WARNING, "n3 (1 user pods) has no agent"),
     ],
 )

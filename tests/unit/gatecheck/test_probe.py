@@ -313,7 +313,7 @@ def test_results_are_compared_with_the_expectation(changes, row, passes):
 def pod(who, message, created="2026-01-01T00:00:00Z"):
     state = {"terminated": {"message": message}} if message is not None else {"running": {}}
     meta = {"annotations": {"binder-egress/stands-for": who}, "creationTimestamp": created}
-    return {"metadata": meta, "status": {"containerStatuses": [{"state": state}]}}
+    return {"metadata": meta, "spec": {"nodeName": "n2"}, "status": {"containerStatuses": [{"state": state}]}}
 
 
 def test_pod_without_a_result_fails_and_a_target_that_does_not_exist_is_skipped():
@@ -345,8 +345,8 @@ def test_command_prints_a_table_and_fails_on_a_difference(monkeypatch):
         (EXPECTED, "", "ok"),
         (wrong, "", "FAILED"),
         (EXPECTED, "shown", "shown  ok"),
-        (EXPECTED, "hidden", "FAILED: the network hides this pod's address"),
-        (EXPECTED, "silent", "FAILED: the egress proxy does not answer"),
+        (EXPECTED, "hidden", "FAILED on n2: the network hides this pod's address"),
+        (EXPECTED, "silent", "FAILED on n2: the egress proxy does not answer, or its policy refuses"),
     ):
         pods.return_value = [pod(who, json.dumps({"reached": targets, "proxy": proxy})) for who, targets in WELL.items()]
         done = CliRunner().invoke(cli, ["helm-test", "--expected", json.dumps(expected)])

@@ -492,7 +492,8 @@ def _nodes(nodes: dict[str, Node], now: float) -> list[Line]:
         if row["proxy"] == "hidden":
             checks.append(_line("nodes", PROBLEM, f"{seen}: the egress proxy sees another address than a pod's", PROXY_HIDDEN))
         elif row["proxy"] == "silent":
-            checks.append(_line("nodes", WARNING, f"{seen}: the egress proxy does not answer pods", PROXY_HIDDEN))
+            text = "pods do not reach the egress proxy, or its policy refuses them, because the node hides their addresses"
+            checks.append(_line("nodes", PROBLEM, f"{seen}: {text}", PROXY_HIDDEN))
         if row["agent"] is False:
             checks.append(_line("nodes", WARNING, f"{seen} has no agent", "See agent.tolerations and agent.nodeSelector"))
     if not checks and with_pods:

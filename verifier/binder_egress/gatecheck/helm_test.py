@@ -32,7 +32,8 @@ def _messages(pods: list[JSON]) -> Iterator[tuple[str, JSON]]:
         role = pod["metadata"]["annotations"]["binder-egress/stands-for"]
         for status in pod["status"].get("containerStatuses") or []:
             with suppress(ValueError, KeyError, TypeError):
-                yield role, dict(json.loads(status["state"]["terminated"]["message"]))
+                said = dict(json.loads(status["state"]["terminated"]["message"]))
+                yield role, said | {"node": pod["spec"].get("nodeName", "")}
 
 
 def verdicts(
@@ -89,13 +90,13 @@ def seen_by_proxy(pods: list[JSON], expected: Container[str]) -> tuple[list[tupl
     verdict = {
         "shown": "ok",
         "hidden": "FAILED: the network hides this pod's address from the egress proxy, which serves nobody then",
-        "silent": "FAILED: the egress proxy does not answer",
+        "silent": "FAILED: the egress proxy does not answer, or its policy refuses another address than this pod's",
     }
-    rows = [
-        (role, "egress proxy", said["proxy"], verdict.get(said["proxy"], "FAILED: of another version"))
-        for role, said in dict(_messages(pods)).items()
-        if role in expected and said.get("proxy")
-    ]
+    rows = []
+    for role, said in dict(_messages(pods)).items():
+        if role in expected and said.get("proxy"):
+            judged = verdict.get(said["proxy"], "FAILED: of another version")
+            rows.append((role, "egress proxy", said["proxy"], judged.replace("FAILED", f"FAILED on {said['node']}")))
     return rows, all(row[3] == "ok" for row in rows)
 
 

@@ -245,11 +245,7 @@ def _canary_shut(seen: _Shared) -> Mapping[str, float]:
 
 def _canary_hidden(seen: _Shared) -> float | None:
     canary = seen.found.get("canary")
-    return _hidden(canary["proxy"]) if canary else None
-
-
-def _hidden(said: str) -> float | None:
-    return {"shown": 0, "hidden": 1}.get(said)
+    return {"shown": 0, "hidden": 1}.get(canary["proxy"]) if canary else None
 
 
 def _by_node(read: Callable[[Node], float | None]) -> Callable[[_Shared], dict[str, float]]:
@@ -355,8 +351,11 @@ SHARED: tuple[Row[_Shared], ...] = (
      "1 if a node is shut for pods without a tier; 0 if something there is open; no sample if that is not known."),
     Row(GAUGE, "node_label_delay_seconds", "node change", _node_delays,
      "As binder_egress_label_delay_seconds, by node."),
-    Row(GAUGE, "node_proxy_addresses_hidden", "node", _by_node(lambda node: _hidden(node["proxy"])),
-     "As binder_egress_proxy_addresses_hidden, by node."),
+    Row(GAUGE, "node_proxy_serves", "node", _by_node(lambda node: {"shown": 1, "hidden": 0, "silent": 0}.get(node["proxy"])),
+     "1 if the egress proxy sees the own address of a node's canary; 0 if it sees another, or does not answer, or its policy "
+     "refuses the canary; no sample if that is not known."),
+    Row(GAUGE, "node_user_pods_unknown_to_proxy", "node", _by_node(lambda node: node["guards"].get("unknown_to_proxy", 0)),
+     "User pods that run on a node, and that the egress proxy did not know when they started."),
     Row(GAUGE, "node_agent", "node", _by_node(lambda node: node["agent"]),
      "1 if an agent runs on a node; 0 if not; no sample if agents are off."),
     # Redis is asked at each scrape, because a full one refuses what the reconciler publishes.

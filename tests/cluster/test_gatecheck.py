@@ -31,6 +31,40 @@ def test_doctor_finds_no_problem_and_says_what_it_sees(stage):
     assert "launches announced in" in found["wiring"][0][1]
 
 
+@pytest.mark.long
+def test_lost_wiring_is_a_problem_that_names_its_cause(stage):
+    """BinderHub with an old token, without our variable, and with a hook that announces nothing."""
+
+    def await_wiring(state: str, words: str) -> None:
+        found: list[tuple[str, str]] = []
+
+        def is_said() -> bool:
+            found[:] = doctor(stage)["wiring"]
+            return found[0][0] == state and words in found[0][1]
+
+        eventually(is_said, RECONCILER_SECONDS, found)
+
+    revision = stage.get("deployment", "binder")["metadata"]["annotations"]["deployment.kubernetes.io/revision"]
+    try:
+        for change, launches, words in (
+            ("BINDER_EGRESS_API_TOKEN=old", True, "their token is wrong"),
+            ("BINDER_EGRESS_API-", False, "has no BINDER_EGRESS_API"),
+            ("BINDER_EGRESS_API=", True, "has announced no launch since its start"),
+        ):
+            stage.kubectl("set", "env", "deployment/binder", change)
+            stage.rollout("deployment/binder")
+            stage.await_address("binder", 80, "/versions")
+            if launches:
+                stage.launch()
+            await_wiring("problem", words)
+    finally:
+        stage.kubectl("rollout", "undo", "deployment/binder", f"--to-revision={revision}")
+        stage.rollout("deployment/binder")
+        stage.await_address("binder", 80, "/versions")
+    stage.launch()
+    await_wiring("ok", "launches announced in")
+
+
 def test_policy_of_jupyterhub_is_found_and_opens_the_canary(stage, bypass):
     found, shut = (
         'binder_egress_bypasses{direction="egress",policy="singleuser"}',

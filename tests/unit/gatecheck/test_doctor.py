@@ -202,6 +202,7 @@ BY_TIER = policy("x", egress({}, selector={"matchLabels": {"binder-egress/tier":
         ("wiring", PROBLEM, ["are refused", "their token is wrong", "Restart BinderHub"],
             lambda site: site.report(refused_at=time.time() + 1)),
         ("wiring", OK, [], lambda site: site.report(refused_at=time.time() - 60)),
+        ("wiring", OK, [], lambda site: (site.report(refused_at=time.time() + 1), site.binder(100))),
         ("wiring", PROBLEM, ["no launch for", "and started a server", "pre_launch_hook"], lambda site: site.miss()),
         ("wiring", PROBLEM, ["no launch ever, and started a server"], lambda site: site.miss(announced=False)),
         ("wiring", WARNING, ["started it again from the hub"], lambda site: (site.report(signed_in=True), site.miss())),

@@ -6,7 +6,7 @@ It runs in the reconciler's pod with the reconciler's rights, reads Redis and th
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -378,26 +378,20 @@ def _wiring(health: RedisHealth, counters: dict[str, int], namespace: Namespace,
         line = _line("wiring", PROBLEM, f"all {launches} launches came without their request", do)
     elif without:
         line = _line("wiring", WARNING, f"{text}; {without} without their request", "")
-    # The later of two announcements, or of an announcement and a server, says what is so now.
-    refused = max((report.get("refused_at", 0) for report in health["verifiers"].values()), default=0)
-    if refused > last:
-        seen = f"BinderHub's announcements are refused, the last one {_age(now - refused)} ago: their token is wrong"
-        do = "Restart BinderHub, which then reads api-token of the Secret, unless its values name another token"
-        line = _line("wiring", PROBLEM, seen, do)
-    else:
-        signed_in = any(report.get("signed_in") for report in health["verifiers"].values())
-        line = _not_wired(namespace, last, counters.get(WITHOUT_RECORD_AT, 0), signed_in, now) or line
-    return [line, _launch_records(wiring.get("before"), counters)]
+    lost = _lost_wiring(namespace, last, counters.get(WITHOUT_RECORD_AT, 0), health["verifiers"].values(), now)
+    return [lost or line, _launch_records(wiring.get("before"), counters)]
 
 
-def _not_wired(namespace: Namespace, last: float, unannounced: float, signed_in: bool, now: float) -> Line | None:
-    """The line about a BinderHub that announces nothing, if that is so.
+def _lost_wiring(
+    namespace: Namespace, last: float, unannounced: float, reports: Collection[VerifierReport], now: float
+) -> Line | None:
+    """The line about a BinderHub whose announcements do not come, or are refused. The latest event says what is so now (D-575).
 
     Args:
         namespace: where BinderHub's pod may be.
         last: when a launch was last announced, Unix time in seconds; 0: never.
         unannounced: when a server of BinderHub was last seen that nobody had announced; 0: never.
-        signed_in: whether users may start such a server again from the hub.
+        reports: the verifiers' reports.
         now: Unix time in seconds.
     """
     binder: JSON | None = None
@@ -409,11 +403,15 @@ def _not_wired(namespace: Namespace, last: float, unannounced: float, signed_in:
         do = "Give it the values of `integration.binderhub` (see NOTES). If it has them, write its extraEnv as a map, not as a list"
         return _line("wiring", PROBLEM, seen, do)
     began = datetime.fromisoformat(binder["metadata"]["creationTimestamp"]).timestamp() if binder else 0
+    if (refused := max((report.get("refused_at", 0) for report in reports), default=0)) > max(last, began):
+        seen = f"BinderHub's announcements are refused, the last one {_age(now - refused)} ago: their token is wrong"
+        do = "Restart BinderHub, which then reads api-token of the Secret, unless its values name another token"
+        return _line("wiring", PROBLEM, seen, do)
     if unannounced <= max(last, began):
         return None
     since = f"since its start {_age(now - began)} ago" if began > last else f"for {_age(now - last)}" if last else "ever"
     seen = f"BinderHub has announced no launch {since}, and started a server {_age(now - unannounced)} ago"
-    if signed_in:
+    if any(report.get("signed_in") for report in reports):
         do = "This is normal if its user started it again from the hub. Otherwise see BinderHub's log"
         return _line("wiring", WARNING, seen, do)
     do = "Its values lack `integration.binderhub`, or another Launcher.pre_launch_hook replaced ours. See BinderHub's log"

@@ -108,8 +108,7 @@ class Gate {
     launch.request = answer;
     try {
       // Clone the response before the page can begin to read it.
-      const copy = await answer.then((response) => (response.ok && response.body ? response.clone() : null));
-      if (copy) await readEvents(copy, launch);
+      await answer.then((response) => (response.ok && response.body ? readEvents(response, response.clone(), launch) : null));
     } catch {
       // The page ended the request, or it handles the same error itself.
     }
@@ -312,20 +311,57 @@ class Launch {
   }
 }
 
-// A client may end its request as soon as it has read `ready`, and that discards what is still unread here. So this loop must be as
-// quick as the client's own, without a generator.
-async function readEvents({ body, url }, launch) {
-  const reader = body.getReader();
-  const read = eventReader();
+// A client may end its request as soon as it has read `ready`, and Firefox then discards what nobody has read from the copy. So
+// this hears what the client's own reader reads, too. A client without a reader, such as one that pipes the body, is heard in the
+// copy: this loop must be as quick as the client's own, without a generator.
+async function readEvents(response, copy, launch) {
+  const listener = listeners((event) => launch.hear(event, response.url));
+  hearReader(response.body, listener());
+  const reader = copy.body.getReader();
+  const hear = listener();
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
-    if (!read(value).every((event) => launch.hear(event, url))) {
+    if (!hear(value)) {
       // Do not await it: the promise resolves only after the page has cancelled its copy, too.
       reader.cancel().catch(() => {});
       return;
     }
   }
+}
+
+// For several readers of the same bytes: makes a function for each, which takes the next bytes and returns whether more are wanted.
+// No event is heard twice.
+function listeners(hear) {
+  const read = eventReader();
+  let [heard, wanted] = [0, true];
+  return () => {
+    let at = 0;
+    return (bytes) => {
+      at += bytes.length;
+      const fresh = at - heard;
+      if (wanted && fresh > 0) {
+        heard = at;
+        wanted = read(bytes.slice(-fresh)).every(hear);
+      }
+      return wanted;
+    };
+  };
+}
+
+// Hear what a reader of this body reads, before its owner handles it. What goes into a buffer of the owner's is not heard.
+function hearReader(body, hear) {
+  const { getReader } = body;
+  body.getReader = (...how) => {
+    const reader = getReader.apply(body, how);
+    const { read } = reader;
+    reader.read = (...into) => {
+      const piece = read.apply(reader, into);
+      if (!into.length) piece.then(({ value }) => value && hear(value)).catch(() => {});
+      return piece;
+    };
+    return reader;
+  };
 }
 
 // Solve in workers if the page allows them, else in the page itself.

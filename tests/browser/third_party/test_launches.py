@@ -115,6 +115,13 @@ def test_errors_of_the_script_do_not_reach_the_page(broken, client, site, hub, t
     assert asked(hub.builds[0]) == asked(hub.builds[1])
 
 
+def test_launch_gets_egress_where_a_copy_loses_what_is_unread(site, hub, store, tab):
+    """As in Firefox, if the client ends its request at `ready`."""
+    silent = "Response.prototype.clone = function () { return new Response(new ReadableStream()); };"
+    opened = tab(site.page(CLIENTS["binderhub-client"], script_tag(hub)), init=silent)
+    opened.launch_granted(hub, store)
+
+
 @pytest.mark.parametrize("client", ["EventSource", "fetch", "binderhub-client"])
 def test_failed_build_is_the_same_with_the_tag(client, site, hub, tab):
     hub.fails = True

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from binder_egress.kubernetes_api import ApiServerUnavailable
 from binder_egress.model.grants import Blocked, Egress, EndedLease, Origin, Rule
 from binder_egress.model.records import Server
 from binder_egress.model.serialization import read_tier_changes
@@ -69,6 +70,27 @@ def test_told_are_pods_whose_tier_went_or_changed(
     for state in states:
         told.cache.put(state)
     assert told.rows(monkeypatch) == ({} if expected is None else {"a": expected})
+
+
+@pytest.mark.parametrize(("rows", "expected"), [
+    ({"one": '{"unverified": 3, "small": 1}', "two": '{"small": 2}'}, {"one": {"unverified": 3, "small": 1}, "two": {"small": 2}}),
+    ({"one": "{}", "two": "nonsense", "three": '{"small": "2"}', "four": '["small"]'}, {}),  # somebody took over a part on a node
+    ({str(number): '{"small": 1}' for number in range(9000)}, {str(number): {"small": 1} for number in range(5000)}),
+    (None, {}),
+])  # fmt: skip
+def test_what_nodes_ended_is_read(
+    monkeypatch: pytest.MonkeyPatch, told: Told, rows: dict[str, str] | None, expected: dict[str, dict[str, int]]
+) -> None:
+    monkeypatch.setattr(changed_tiers.kubernetes_api, "read", lambda api, method, path: {"data": rows})
+    assert told.tiers.ended() == expected
+
+
+def test_the_api_server_is_away_while_what_nodes_ended_is_read(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
+    def fail(*given: Any) -> Any:
+        raise ApiServerUnavailable("away")
+
+    monkeypatch.setattr(changed_tiers.kubernetes_api, "read", fail)
+    assert told.tiers.ended() == {}
 
 
 def test_a_pod_that_is_gone_is_no_longer_told(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:

@@ -238,6 +238,7 @@ def test_a_pod_has_one_line_with_a_number_and_no_address(caplog: pytest.LogCaptu
         node.work(60)
     (line,) = caplog.records
     assert line.fields == {"uid": "a", "tier": "unverified", "connections": 2}  # type: ignore[attr-defined]
+    assert node.connections.counted == {"unverified": 2}
 
 
 @pytest.mark.parametrize(("size", "said"), [(7, "tracks 7 connections"), (0, "none can be ended")])

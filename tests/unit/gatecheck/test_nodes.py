@@ -96,7 +96,8 @@ def test_node_that_ended_is_forgotten(place):
 
 def test_watcher_publishes_nodes_and_logs_each_change_once(place, redis_server, store, internal, caplog):
     namespace = SimpleNamespace(policies=list)
-    watcher = Watcher(load(ReconcilerSettings, redis_url=redis_server.url), namespace, store, list, dict, place.nodes.rows)
+    settings, ended = load(ReconcilerSettings, redis_url=redis_server.url), {"n1": {"unverified": 7}}
+    watcher = Watcher(settings, namespace, store, list, dict, place.nodes.rows, lambda: ended)
     caplog.set_level("INFO")
     for hub in (True, False, False, True):
         place.said["n1"] = Word(NOW, {"hub": hub})
@@ -110,6 +111,8 @@ def test_watcher_publishes_nodes_and_logs_each_change_once(place, redis_server, 
     assert {one.labels["node"]: one.value for one in found["binder_egress_node_shut"].samples} == {"n1": 1, "n2": 1}
     assert {one.labels["node"]: one.value for one in found["binder_egress_node_user_pods"].samples} == {"n1": 3, "n2": 0, "n3": 1}
     assert {one.labels["node"]: one.value for one in found["binder_egress_node_agent"].samples} == {"n1": 1, "n2": 0, "n3": 0}
+    (sample,) = found["binder_egress_connections_ended"].samples
+    assert (sample.labels, sample.value) == ({"node": "n1", "tier": "unverified"}, 7)
 
 
 def test_metrics_say_which_nodes_the_egress_proxy_does_not_serve(place, redis_server, store, internal):

@@ -87,7 +87,8 @@ def reconciler() -> None:
     if canaries and settings.node_canaries:
         nodes = Nodes(canaries, delays, process.by_node, agents.nodes if agents else lambda: None)
     rows = nodes.rows if nodes else dict
-    _beside("gatecheck", Watcher(settings, Namespace(settings.namespace), store(), process.label_sets, delays.worst, rows))
+    ended = tiers.ended if tiers else dict
+    _beside("gatecheck", Watcher(settings, Namespace(settings.namespace), store(), process.label_sets, delays.worst, rows, ended))
     _beside("label-delay", delays)
     _beside("saved-blocks", SavedBlocks(settings.namespace, settings.saved_blocks, store()).attempts)
     if nodes:

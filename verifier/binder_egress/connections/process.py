@@ -37,6 +37,9 @@ MOST_SECONDS = 120.0
 WATCH_SECONDS = 300
 """Seconds after which a watch is renewed."""
 
+REPORT_SECONDS = 10.0
+"""Seconds between two looks at what was ended, which is written if it is more."""
+
 RETRY_SECONDS = 1.0
 """Seconds until the next attempt after a watch or a look at the table failed."""
 
@@ -73,7 +76,13 @@ class Connections:
         self._lock = threading.Lock()
         self._heard: dict[str, TierChange] = {}  # by uid
         self._endings: dict[str, Ending] = {}  # by uid
+        self._counted: Counter[str] = Counter()  # by tier
         self.news = threading.Event()
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """How many connections were ended since the process began, by the pods' new tier."""
+        return dict(self._counted)
 
     def hear(self, changes: Iterable[TierChange]) -> None:
         """Take what the reconciler says now. A pod that is missing has ended, and its addresses may be another pod's."""
@@ -122,7 +131,9 @@ class Connections:
                 continue
             with self._lock:  # What was heard meanwhile counts.
                 if self._heard.get(owner.change.uid) == owner.change and self._table.delete(entry):
-                    owner.ended.add(hash(str(entry.key)))
+                    key = hash(str(entry.key))
+                    self._counted[owner.change.tier] += key not in owner.ended
+                    owner.ended.add(key)
 
 
 def watch(api: client.ApiClient, namespace: str, name: str, connections: Connections) -> None:
@@ -145,6 +156,22 @@ def watch(api: client.ApiClient, namespace: str, name: str, connections: Connect
                     _pass_on(event["object"].get("data", {}).get("changes", "[]"), connections)
     except kubernetes_api.FAILURES as error:
         raise kubernetes_api.unavailable(error) from None
+
+
+def report(api: client.ApiClient, settings: ConnectionsSettings, connections: Connections) -> None:
+    """Write what was ended on this node into the ConfigMap from which the reconciler reads it for a metric, for ever."""
+    path = f"/api/v1/namespaces/{settings.namespace}/configmaps/{settings.connections}-ended"
+    reported: dict[str, int] = {}
+    while True:
+        time.sleep(REPORT_SECONDS)
+        if (counted := connections.counted) == reported:
+            continue
+        try:
+            patch = {"data": {settings.node: json.dumps(counted)}}
+            kubernetes_api.read(api, "PATCH", path, body=patch, content_type=kubernetes_api.MERGE_PATCH)
+            reported = counted
+        except ApiServerUnavailable as error:
+            log.warning("the metric of ended connections is too low: %s", error)
 
 
 def _pass_on(text: str, connections: Connections) -> None:
@@ -197,6 +224,7 @@ def run(settings: ConnectionsSettings, table: Table) -> None:
                 time.sleep(RETRY_SECONDS)
 
     threading.Thread(target=listen, name="listener", daemon=True).start()
+    threading.Thread(target=report, args=(api, settings, connections), name="reporter", daemon=True).start()
     while not stopped.is_set():
         connections.news.clear()
         try:

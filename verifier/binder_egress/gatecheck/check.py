@@ -145,6 +145,7 @@ class Findings:
         canary: the canary; None if it could not be read, or if there should be none.
         label_delay: the longest times that labels take to act on any node (`LabelDelays.worst`).
         nodes: what is known of each node (`nodes.Nodes.rows`); empty if no canary runs on each.
+        ended: how many connections each node has ended, by tier (`reconciler.changed_tiers`).
         unread: the part that could not be read (`policies` or `canary`), and the reason.
     """
 
@@ -153,6 +154,7 @@ class Findings:
     canary: Canary | None = None
     label_delay: dict[str, float] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
+    ended: dict[str, dict[str, int]] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
 
     def dumps(self) -> str:
@@ -191,7 +193,7 @@ class Watcher:
         namespace: the release's namespace.
         store: Redis.
         label_sets: returns the labels of the running user pods, each set once.
-        label_delay, nodes: return what the findings have of them.
+        label_delay, nodes, ended: return what the findings have of them.
     """
 
     def __init__(
@@ -202,6 +204,7 @@ class Watcher:
         label_sets: Callable[[], list[LabelSet]],
         label_delay: Callable[[], dict[str, float]] = dict,
         nodes: Callable[[], dict[str, Node]] = dict,
+        ended: Callable[[], dict[str, dict[str, int]]] = dict,
     ):
         self._settings = settings
         self._namespace = namespace
@@ -209,6 +212,7 @@ class Watcher:
         self._label_sets = label_sets
         self._label_delay = label_delay
         self._nodes = nodes
+        self._ended = ended
         self._last: dict[str, object] = {}  # the last finding logged about each topic
 
     def run(self) -> None:
@@ -223,7 +227,7 @@ class Watcher:
     def run_once(self) -> Findings:
         """Check once, publish the findings, and log what changed since the last check."""
         findings = check(self._settings, self._namespace, self._label_sets(), time.time())
-        findings.label_delay, findings.nodes = self._label_delay(), self._nodes()
+        findings.label_delay, findings.nodes, findings.ended = self._label_delay(), self._nodes(), self._ended()
         try:
             # Before the findings are published: a full Redis refuses them.
             self._report_memory(self._store.memory_used())

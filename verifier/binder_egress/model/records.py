@@ -344,6 +344,7 @@ class GateFindings(TypedDict, total=False):
     canary: Tried | None
     label_delay: dict[str, float]
     nodes: dict[str, Node]
+    ended: dict[str, dict[str, int]]  # connections, by node and tier
 
 
 class WantedHost(TypedDict):

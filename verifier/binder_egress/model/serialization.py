@@ -281,3 +281,6 @@ def write_tier_changes(changes: Iterable[TierChange]) -> str:
 
 read_tier_changes = reader(list[TierChange])
 """The changes of tiers."""
+
+read_counts = reader(dict[str, int])
+"""How many connections a node has ended, by tier."""

@@ -1,6 +1,7 @@
 """Tells the nodes which running pods have another tier than before, so that they end the connections that it does not open.
 
-Through a ConfigMap (D-565). A pod whose tier only came, as at a launch, is not in it: nothing has to end.
+Through a ConfigMap (D-565). A pod whose tier only came, as at a launch, is not in it: nothing has to end. The nodes write what they
+ended into another one.
 """
 
 import logging
@@ -14,7 +15,7 @@ from .. import kubernetes_api
 from ..kubernetes_api import ApiServerUnavailable
 from ..model.grants import UNVERIFIED, Blocked, EndedLease
 from ..model.records import Measured, TierChange
-from ..model.serialization import write_tier_changes
+from ..model.serialization import read_counts, write_tier_changes
 from .user_pods import Pod
 
 log = logging.getLogger("binder-egress")
@@ -24,6 +25,10 @@ MOST = 2000
 
 WRITE_SECONDS = 60.0
 """Seconds after which it is written again, because somebody may have recreated it."""
+
+MOST_NODES = 5000
+"""The most nodes of which counts are passed on, since whoever takes over a part on a node could write others. No cluster of
+Kubernetes is to have more (https://kubernetes.io/docs/setup/best-practices/cluster-large/)."""
 
 RETRY_SECONDS = 1.0
 """Seconds until the next attempt after one that failed."""
@@ -95,11 +100,30 @@ class ChangedTiers:
         self._is_new.clear()
         with self._lock:
             text = write_tier_changes(self._changes.values())
-        patch = {"data": {"changes": text}}
-        kubernetes_api.read(self._api, "PATCH", self._path, body=patch, content_type=kubernetes_api.MERGE_PATCH)
+        self._patch(self._path, {"changes": text})
+
+    def ended(self) -> dict[str, dict[str, int]]:
+        """How many connections the nodes have ended: node → tier → number. Empty if the API server does not say."""
+        try:
+            rows = kubernetes_api.read(self._api, "GET", f"{self._path}-ended").get("data") or {}
+        except ApiServerUnavailable as error:
+            log.warning("how many connections the nodes ended cannot be read: %s", error)
+            return {}
+        return {node: counts for node, text in list(rows.items())[:MOST_NODES] if (counts := read_counts(text))}
+
+    def _forget_nodes(self) -> None:
+        """Empty what nodes wrote, since some are gone. The others write their sums again."""
+        try:
+            self._patch(f"{self._path}-ended", None)
+        except ApiServerUnavailable as error:
+            log.warning("counts of nodes that are gone stay: %s", error)
+
+    def _patch(self, path: str, data: dict[str, str] | None) -> None:
+        kubernetes_api.read(self._api, "PATCH", path, body={"data": data}, content_type=kubernetes_api.MERGE_PATCH)
 
     def run(self) -> None:
         """Write it at each change, for ever. No decision waits for it."""
+        self._forget_nodes()
         while True:
             self._is_new.wait(WRITE_SECONDS)
             try:

@@ -263,6 +263,11 @@ def _node_delays(seen: _Shared) -> dict[tuple[str, ...], float]:
     return {(name, way): node["labels"][way] for name, node in nodes for way in ("on", "off") if way in node["labels"]}
 
 
+def _ended(seen: _Shared) -> dict[tuple[str, ...], float]:
+    ended = seen.found.get("ended", {}).items()
+    return {(node, tier): number for node, counts in ended for tier, number in counts.items()}
+
+
 OWN: tuple[Row[_Own], ...] = (
     Row(GAUGE, "launches_largest_share", "", lambda own: own.shares.largest(),
      f"The largest share of the last hour's launches that came from one address, 0 to 1; 0 for fewer than {FEW_LAUNCHES} "
@@ -356,6 +361,8 @@ SHARED: tuple[Row[_Shared], ...] = (
      "refuses the canary; no sample if that is not known."),
     Row(GAUGE, "node_user_pods_unknown_to_proxy", "node", _by_node(lambda node: node["guards"].get("unknown_to_proxy", 0)),
      "User pods that run on a node, and that the egress proxy did not know when they started."),
+    Row(COUNTER, "connections_ended", "node tier", _ended,
+     "Open connections of user pods that the part on a node ended, by the tier that the pods then had."),
     Row(GAUGE, "node_agent", "node", _by_node(lambda node: node["agent"]),
      "1 if an agent runs on a node; 0 if not; no sample if agents are off."),
     # Redis is asked at each scrape, because a full one refuses what the reconciler publishes.

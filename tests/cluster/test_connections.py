@@ -1,6 +1,6 @@
 """Open connections when a tier goes, with the part that ends them on each node: by packets, with each of the network plugins.
 
-Each stream echoes 50 times a second, and says when its last echo came.
+Streams echo 50 times a second, or every eight seconds, or download; each says when its last byte came.
 """
 
 import json
@@ -17,7 +17,7 @@ import pytest
 from tests.support.cluster.commands import egress
 from tests.support.cluster.packets import assert_reaches, python_in
 from tests.support.cluster.stage import Stage
-from tests.support.cluster.timeouts import POD_SECONDS
+from tests.support.cluster.timeouts import POD_SECONDS, RECONCILER_SECONDS
 from tests.support.waiting import eventually
 
 ENDED_SECONDS = 3.0
@@ -44,26 +44,56 @@ VALUES = (
 
 PORT = 7777
 
-ECHOES = """
+STREAMS = """
 import json, socket, sys, threading, time
 seconds, port, streams = float(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
-end, last, begun = time.time() + seconds, {}, threading.Barrier(len(streams) + 1)
+end, last = time.time() + seconds, {}
 
-def echo(name, kind, host, to):
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, getattr(socket, kind)) as stream:
+def connect(kind, host, to):
+    while True:
+        stream = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, getattr(socket, kind))
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
         stream.settimeout(5)
-        stream.connect((host, to))
         try:
-            while time.time() < end:
-                stream.send(b"E")
-                stream.recv(1)
-                if name not in last:
-                    begun.wait(20)
-                last[name] = time.time()
-                time.sleep(0.02)
+            stream.connect((host, to))
+            return stream
         except OSError:
-            pass
+            time.sleep(1)
+
+def echo(stream, pause=0.02):
+    while True:
+        stream.send(b"E")
+        stream.recv(1)
+        yield pause
+
+def idle(stream):
+    return echo(stream, 8)
+
+def download(stream):
+    stream.setblocking(False)
+    try:
+        while True:
+            stream.send(b"E" * 65536)
+    except BlockingIOError:
+        stream.settimeout(5)
+    while stream.recv(1024):
+        yield 0.02
+
+def follow(name, way, *to):
+    try:
+        with connect(*to) as stream:
+            for pause in way(stream):
+                last[name] = time.time()
+                if last[name] + pause > end:
+                    return
+                time.sleep(pause)
+    except OSError:
+        pass
+
+def burst(name, *to):
+    while time.time() < end:
+        threading.Thread(target=follow, args=(name, echo, *to), daemon=True).start()
+        time.sleep(0.2)
 
 def answer():
     with socket.create_server(("", port)) as server:
@@ -71,17 +101,19 @@ def answer():
         while data := connection.recv(1):
             connection.send(data)
 
-threads = [threading.Thread(target=echo, args=(name, *stream), daemon=True) for name, stream in streams.items()]
-for thread in threads:
-    thread.start()
+for name, (way, *to) in streams.items():
+    task = (burst, (name, *to)) if way == "burst" else (follow, (name, globals()[way], *to))
+    threading.Thread(target=task[0], args=task[1], daemon=True).start()
 threading.Thread(target=answer, daemon=True).start()
-begun.wait(20)
-print("all echo", flush=True)
-for thread in threads:
-    thread.join()
+while len(last) < len(streams):
+    time.sleep(0.1)
+print("all began", flush=True)
+time.sleep(max(0, end - time.time()))
 print(json.dumps(last), flush=True)
 """
-"""Runs in a pod. Arguments: for how many seconds, the port on which it echoes, and name → kind of socket, host and port."""
+"""Runs in a pod. Arguments: for how many seconds, the port on which it echoes, and name → way, kind of socket, host and port. A
+download is what the server sends back of some megabytes, at 50 kB a second, and the pod sends nothing but acknowledgements; a
+burst is five more connections in each second."""
 
 
 @dataclass
@@ -102,21 +134,26 @@ class Streams:
         return after
 
 
-def begin(stage: Stage, user: str, seconds: float) -> Streams:
-    """Begin streams in each direction, for some seconds."""
+def begin(stage: Stage, user: str, seconds: float, *ways: str) -> Streams:
+    """Begin streams in each direction, for some seconds. `ways` names others than those that echo."""
     known = stage.targets()
-    tls, http, udp = (known[f"public {name}"].partition("://")[2] for name in ("TCP", "HTTP", "UDP"))
+    tcp, http, udp = (known[f"public {name}"].partition("://")[2] for name in ("TCP", "HTTP", "UDP"))
     streams = {
-        "TCP": ("SOCK_STREAM", *tls.rsplit(":", 1)),
-        "HTTP's port": ("SOCK_STREAM", http, 80),
-        "UDP": ("SOCK_DGRAM", *udp.rsplit(":", 1)),
-        "private": ("SOCK_STREAM", LAN, 80),
+        "TCP": ("echo", "SOCK_STREAM", *tcp.rsplit(":", 1)),
+        "HTTP's port": ("echo", "SOCK_STREAM", http, 80),
+        "UDP": ("echo", "SOCK_DGRAM", *udp.rsplit(":", 1)),
+        "idle TCP": ("idle", "SOCK_STREAM", *tcp.rsplit(":", 1)),
+        "idle UDP": ("idle", "SOCK_DGRAM", *udp.rsplit(":", 1)),
+        "burst": ("burst", "SOCK_STREAM", *tcp.rsplit(":", 1)),
+        "download": ("download", "SOCK_STREAM", *tcp.rsplit(":", 1)),
+        "private": ("echo", "SOCK_STREAM", LAN, 80),
     }
     if six := known.get("public IPv6"):
-        streams["IPv6"] = ("SOCK_STREAM", six.split("[")[1].rstrip("]"), 443)
-    asked = {name: (kind, host, int(port)) for name, (kind, host, port) in streams.items()}
-    program = python_in(stage, user, ECHOES, str(seconds), str(PORT), json.dumps(asked))
-    assert program.stdout and program.stdout.readline() == "all echo\n", "not all streams began"
+        host = six.split("[")[1].rstrip("]")
+        streams |= {"IPv6": ("echo", "SOCK_STREAM", host, 443), "download, IPv6": ("download", "SOCK_STREAM", host, 9000)}
+    asked = {name: (way, kind, host, int(port)) for name, (way, kind, host, port) in streams.items() if way in ("echo", *ways)}
+    program = python_in(stage, user, STREAMS, str(seconds), str(PORT), json.dumps(asked))
+    assert program.stdout and program.stdout.readline() == "all began\n", "not all streams began"
     last: dict[str, float] = {}
 
     def into(address: str) -> None:
@@ -175,19 +212,40 @@ def parts_said(stage: Stage, uid: str) -> list[dict]:
 
 
 def test_a_revocation_ends_what_the_tier_opened_and_nothing_else(stage: Stage) -> None:
-    """Streams of another server go on, and an unlock opens everything again."""
+    """Streams of another server go on. What begins right after an unlock goes on, too."""
     user, other = stage.launch_verified(), stage.launch_verified("fake/other/repo/main")
-    streams, others = begin(stage, user, STREAM_SECONDS), begin(stage, other, STREAM_SECONDS)
+    streams, others = begin(stage, user, STREAM_SECONDS, "idle", "burst", "download"), begin(stage, other, STREAM_SECONDS)
     with blocked(stage, user):
         at = time.time()
         after = streams.ended_after(at)
         assert {name for name, seconds in after.items() if seconds > ENDED_SECONDS} == {"private", "into the pod"}, after
+        assert min(seconds for name, seconds in after.items() if "download" in name) > after["TCP"] - 1, "they were over before"
         assert min(after["private"], after["into the pod"], *others.ended_after(at).values()) > ON_SECONDS
         (said,) = parts_said(stage, stage.pod(user)["metadata"]["uid"])
         assert said["connections"] >= len(after) - 2
         assert not set(said) & {"address", "addresses"} and "203.0.113" not in json.dumps(said)
+        labels = f'{{node="{stage.pod(user)["spec"]["nodeName"]}",tier="unverified"}}'
+        counted = f"binder_egress_connections_ended_total{labels}"
+        eventually(lambda: stage.metrics().get(counted, 0) >= said["connections"], RECONCILER_SECONDS, f"no {counted}")
     stage.unlock_well(user)
+    again = begin(stage, user, 2 * ON_SECONDS)
+    at = time.time()
+    assert min(again.ended_after(at).values()) > ON_SECONDS, "connections of the new tier were ended"
     assert_reaches(stage, user, egress=True, always=frozenset({"private range"}))
+
+
+@pytest.mark.long
+def test_a_part_that_is_killed_meanwhile_ends_connections_after_its_restart(stage: Stage) -> None:
+    user = stage.launch_verified()
+    streams = begin(stage, user, 2 * STREAM_SECONDS, "burst")
+    delete = ("delete", "pod", "--force", "-l", "app.kubernetes.io/component=connections")
+    killing = threading.Thread(target=stage.kubectl, args=delete)
+    with blocked(stage, user):
+        killing.start()
+        at = time.time()
+        after = streams.ended_after(at)
+        killing.join()
+    assert {name for name, seconds in after.items() if seconds > START_SECONDS} == {"private", "into the pod"}, after
 
 
 @pytest.mark.long

@@ -331,7 +331,8 @@ def series(seen, namespace):
 def expected(rule, labels):
 
     def fill(text):
-        return re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found: labels.get(found[1], ""), text)
+        named = re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found: labels.get(found[1], ""), text)
+        return named.replace("{{ $value }}", "60")  # of the one alert that names it
 
     return {
         "exp_labels": labels | rule["labels"],

@@ -38,6 +38,8 @@ from tests.support.waiting import eventually
 CANARY = {"api": True, "kubelet": True}
 
 
+SHARED = "component=singleuser-server app=jupyterhub"
+
 INGRESS_CONTROLLER = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}
 
 
@@ -74,12 +76,15 @@ class FakeNamespace:
         self.clock = lambda: self.ahead
         self.saved: dict[str, str] = {}
         self.config_map = lambda name: self.saved
+        self.endpoints: list[dict] = []
+        self.cilium_endpoints = lambda *_: self.endpoints
 
     def pods(self, selector, most=100, fields=""):
         return [pod for pod in self.found_pods if all(fits(term, pod["metadata"]["labels"]) for term in selector.split(","))]
 
     def refuse(self):
         refused = Mock(side_effect=ApiServerUnavailable("403 Forbidden"))
+        self.cilium_endpoints = refused
         self.policies = self.canary = self.other_kinds = self.clock = self.pods = self.config_map = refused
 
 
@@ -133,6 +138,14 @@ class Site:
         pod = {"metadata": {"name": "binder-1", "labels": {"component": "binder"}, "creationTimestamp": made}}
         self.namespace.found_pods.append({**pod, "spec": {"containers": [{"env": [{"name": variable}]}]}})
 
+    def identities(self, *labels):
+        """Cilium gives user pods the identities of these labels."""
+        self.namespace.groups = ["cilium.io"]
+        numbers = {each: number for number, each in enumerate(dict.fromkeys(labels), 256)}
+        self.namespace.endpoints = [
+            {"status": {"identity": {"id": numbers[each], "labels": [f"k8s:{label}" for label in each.split()]}}} for each in labels
+        ] + [{"status": {}}]
+
     def announce_without_requests(self):
         self.redis.delete("binder-egress:wiring")
         announce(self.store, context=False)
@@ -158,7 +171,15 @@ def site(ours, store, namespace, in_redis):
     return Site(ours, store, namespace, in_redis)
 
 
-ONLY_WITH = {"nodes", "clock of the verifier", "pods of the egress proxy", "pod of the receiver", "flow killer", "egress proxy"}
+ONLY_WITH = {
+    "identities",
+    "nodes",
+    "clock of the verifier",
+    "pods of the egress proxy",
+    "pod of the receiver",
+    "flow killer",
+    "egress proxy",
+}
 """The checks that have no line unless something is on, or wrong."""
 
 
@@ -243,6 +264,15 @@ BY_TIER = policy("x", egress({}, selector={"matchLabels": {"binder-egress/tier":
         ("other policies", WARNING, ["CiliumNetworkPolicy"], lambda site: site.canary("starting", groups=["cilium.io"])),
         ("other policies", WARNING, ["CiliumNetworkPolicy"], lambda site: site.canary("running", {}, groups=["cilium.io"])),
         ("labels", WARNING, ["canary.enabled"], lambda site: site.set(canary=False)),
+        ("labels", WARNING, ["act 36.0 s after", "identityChangeGracePeriod: 0s and extraConfig.identity-max-jitter: 0s"],
+            lambda site: site.store.publish_gatecheck('{"label_delay": {"on": 36, "off": 0.1}}')),
+        ("identities", OK, ["1 of 2 user pods"], lambda site: site.identities(SHARED, SHARED)),
+        ("identities", WARNING, ["2 of 2 user pods: each server has its own", "!hub.jupyter.org/username"],
+            lambda site: site.identities(*(f"{SHARED} hub.jupyter.org/username={user}" for user in "ab"))),
+        ("identities", PROBLEM, ["leaves out component, by which our policies select"], lambda site: site.identities("app=x")),
+        ("identities", WARNING, ["leaves out component"],
+            lambda site: (site.set(policies={}, mode="observe"), site.identities("app=x"))),
+        ("identities", OK, ["0 of 0"], lambda site: site.identities()),
     ],
 )  # fmt: skip
 def test_each_fault_has_its_line(site, name, state, says, change):

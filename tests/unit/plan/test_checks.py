@@ -96,6 +96,9 @@ BY = "the ingress controller of the IngressClass"
 CIDRS_OF_NODES = {"metadata": {"namespace": "kube-system"}, "data": {"policy-cidr-match-mode": "nodes pods"}}
 SECOND = workload("second", labels=TRAEFIK_LABELS, release=OF_TRAEFIK)
 TUNNELLED = node(notes={"projectcalico.org/IPv4VXLANTunnelAddr": "10.42.0.0"})
+AT_ONCE = "identityChangeGracePeriod: 0s and extraConfig.identity-max-jitter: 0s"
+AZURES = node()
+AZURES["metadata"]["labels"] = {"kubernetes.azure.com/cluster": "x"}
 CILIUM, CALICO, NEW = workload("cilium"), workload("calico-node"), workload("new-plugin")
 LOCAL = workload("binder", "binder", image="localhost/jupyterhub:1")
 BASELINE = {"pod-security.kubernetes.io/enforce": "baseline"}
@@ -111,6 +114,11 @@ TC_INIT = singleuser(initContainers=[{"name": "tc-init", "image": "x"}])
 SITE_PORTS = {"networkPolicy": {"egress": {"tcpPorts": [80, 443]}}}
 WITH_CACHE = {"dns.cidrs": {"10.43.0.10/32": True, "169.254.20.10/32": True}}
 PORTS = {"tiers.verified.ports.tcp": {80: True, 443: True}}
+
+
+def cilium(nodes=(), **data):
+    config = {"metadata": {"name": "cilium-config", "namespace": "kube-system"}, "data": data}
+    return given(DaemonSets=[CILIUM], nodes=[*nodes, node()], **{"Cilium's settings": [config]})
 
 
 def providers(**enabled):
@@ -211,6 +219,27 @@ def row(id, of, **says):
         row("public port", given(Deployments=[]), state=NOT_RECOGNISED),
         row("public port", given(Deployments=[TRAEFIK, SECOND]), state=NOT_RECOGNISED, settings={},
             seen="kube-system/second, kube-system/traefik"),
+        row("labels", cilium(), stops=False, do=AT_ONCE,
+            exactly="they act after up to 30s (identity-max-jitter), then 5s (identity-change-grace-period)"),
+        row("labels", cilium(), do="proxy.enabled: true"),
+        row("labels", cilium(**{"identity-max-jitter": "0s"}), do=AT_ONCE, seen="5s (identity-change-grace-period)"),
+        row("labels", cilium(**{"identity-max-jitter": "0s", "identity-change-grace-period": "0s"}), do=""),
+        row("labels", cilium(nodes=[AZURES]), do="Whoever runs the cluster"),
+        row("labels", given(DaemonSets=[workload("anetd")]), state=NOT_RECOGNISED, do="Whoever runs the cluster"),
+        row("labels", given(), absent=True),
+        row("identities", cilium(), stops=False, do="!hub.jupyter.org/username and !hub.jupyter.org/servername",
+            exactly="Cilium makes one for each server"),
+        row("identities", cilium(labels="!hub.jupyter.org/username !hub.jupyter.org/servername"), do="",
+            exactly="the servers of a tier share one"),
+        row("identities", cilium(labels=r"k8s:component binder-egress/ hub\.jupyter\.org/user"), seen="each server"),
+        row("identities", cilium(labels="component$ binder-egress app"), exactly="the servers of a tier share one"),
+        row("identities", cilium(labels="app component"), stops=True, seen="leaves out binder-egress/tier"),
+        row("identities", cilium(labels="!binder !comp"), stops=True, seen="leaves out component and binder-egress/tier"),
+        row("identities", cilium(labels="!binder-egress/guard !hub"), stops=False),
+        row("identities", cilium(labels="("), state=NOT_RECOGNISED, seen="form"),
+        row("identities", cilium(**{"label-prefix-file": "/x"}), state=NOT_RECOGNISED,
+            do="component, binder-egress/tier must count"),
+        row("identities", given(), absent=True),
         row("flow killer", given(DaemonSets=[KILLER]), stops=False),
         row("flow killer", given(setting="balanced", DaemonSets=[KILLER]), stops=True),
         row("flow killer", parent(**WITH_KILLER), stops=True),

@@ -8,6 +8,9 @@ FLOW_KILLER_CONTAINER, CRYPTNONO = "flowkill", "app.kubernetes.io/name=cryptnono
 """A word in the container that is cryptnono's flow killer, and the label of its pods."""
 
 ADMINISTRATOR = "Ask who runs the cluster"
+LABELS_AT_ONCE = (
+    "in the values of its chart, set identityChangeGracePeriod: 0s and extraConfig.identity-max-jitter: 0s, and restart its agents"
+)
 CLOCKS = "Check the time synchronisation of the nodes"
 
 
@@ -67,7 +70,10 @@ _LIST = {
         ("other policies", "Policies of other kinds may open the gate, and are not judged",
          "Only packets tell: run `helm test` after the gate is shut"),
         ("labels", "A tier opens, and a block closes, as late as labels act, except in the egress proxy",
-         "With Cilium, set identity-max-jitter to 0s; docs/gatecheck.md says more"),
+         f"With Cilium: {LABELS_AT_ONCE}. docs/gatecheck.md says more"),
+        ("identities", "Cilium has 65,280 identities, one for each set of labels, and when they are used up no pod starts",
+         "In the values of Cilium's chart, add !hub.jupyter.org/username and !hub.jupyter.org/servername to labels, with a space "
+         "between, and restart its agents (docs/scale.md)"),
         ("public port", "Whoever reaches the verifier directly chooses a client address",
          "Name your ingress controller in verifier.networkPolicy.publicFrom, or the networks of your proxies in trustedProxies"),
         ("ping", "Policies do not stop ping", "docs/link-local.md closes it"),

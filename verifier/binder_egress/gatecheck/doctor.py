@@ -132,6 +132,7 @@ def examine(
         checks.append(_access(counters))
         checks.append(_start_guard(counters))
         checks.append(_label_delay(settings, published.get("label_delay") or {}))
+        checks += _identities(settings, namespace)
         checks += _nodes(published.get("nodes") or {}, now())
         checks.append(_public_port(namespace, health["verifiers"]))
     try:
@@ -470,6 +471,26 @@ def _label_delay(settings: ReconcilerSettings, found: dict[str, Any]) -> Line:
     on, off = (_delay(found.get(way)) for way in ("on", "off"))
     text = f"act {on} after they were set, and {off} after they were taken off"
     return _line("labels", OK if max(found.values()) <= SLOW_LABELS_SECONDS else WARNING, text)
+
+
+def _identities(settings: ReconcilerSettings, namespace: Namespace) -> list[Line]:
+    """The line about Cilium's identities of user pods, where there is Cilium (D-619)."""
+    try:
+        if "cilium.io" not in namespace.other_kinds():
+            return []
+        endpoints = namespace.cilium_endpoints(USERNAME_LABEL, MAX_PODS)
+    except ApiServerUnavailable as error:
+        return [_line("identities", WARNING, f"unknown: {error}", "The reconciler needs to list CiliumEndpoints (rbac.create)")]
+    # One that is new has no identity yet.
+    seen = [identity for each in endpoints if (identity := (each.get("status") or {}).get("identity"))]
+    keys = [{label.partition(":")[2].partition("=")[0] for label in identity.get("labels") or []} for identity in seen]
+    text = f"{len({identity['id'] for identity in seen})} of {len(seen)} user pods"
+    if left_out := sorted(label for label in settings.user_pod_labels if any(label not in known for known in keys)):
+        text += f". Cilium leaves out {', '.join(left_out)}, by which our policies select, so they select no user pod"
+        return [_line("identities", PROBLEM if settings.policies else WARNING, text, "See labels in the values of Cilium's chart")]
+    if any(USERNAME_LABEL in known for known in keys):
+        return [_line("identities", WARNING, f"{text}: each server has its own")]
+    return [_line("identities", OK, text)]
 
 
 def _delay(seconds: float | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 TIER_LABEL = "binder-egress/tier"
-"""The label that the tiers' NetworkPolicies select."""
+"""The label that the tiers' NetworkPolicies select. The reconciler sets it once the pod is there (D-620)."""
 
 GRANT_ANNOTATION = "binder-egress/grant"
 """The annotation that holds the grant as JSON. It is the only copy of the grant that lasts."""

@@ -19,6 +19,7 @@ LOOKS: dict[str, Callable[[Given], Iterator[Finding]]] = {
     "other policies": policies.other_policies,
     "network plugin": network_plugin.network_plugin,
     "labels": network_plugin.labels,
+    "identities": network_plugin.identities,
     "IP families": network_plugin.ip_families,
     "DNS": cluster_services.dns,
     "API server": cluster_services.api_server,

@@ -6,7 +6,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..gatecheck.checklist import CHECKS
+from ..gatecheck.checklist import CHECKS, LABELS_AT_ONCE
+from ..model.labels import LABELS_PER_POD, TIER_LABEL
 from .findings import JSON, NOT_RECOGNISED, RECOGNISED, SYSTEM, CannotSee, Finding, Given
 
 PLUGINS: dict[str, JSON] = tomllib.loads((Path(__file__).parent / "network_plugins.toml").read_text(encoding="utf-8"))
@@ -17,6 +18,17 @@ NOTHING_ENFORCES = "Nothing enforces policies, so there can be no gate: install 
 ONLY_PACKETS_TELL = "Whether it enforces policies, only packets tell (`helm test`, after the gate is shut)"
 
 SEVERAL = "several"
+
+DATAPLANE_V2 = "gke-dataplane-v2"
+
+WAITS = {"identity-max-jitter": "30s", "identity-change-grace-period": "5s"}
+"""Settings of Cilium's for how long it waits before a changed label acts, one after the other, with their defaults (1.20)."""
+
+OR_PROXY = "With proxy.enabled: true, programs that use the egress proxy wait for no label"
+MANAGED = f"Whoever runs the cluster manages Cilium's settings. {OR_PROXY}"
+
+SELECTED = ("component", TIER_LABEL)
+"""Labels by which our policies select user pods. The first is the default of userPods.labels."""
 
 ENFORCES_NOTHING = {"enable-policy": "never", "policy-audit-mode": "true", "enable-k8s-networkpolicy": "false"}
 """Settings of Cilium's with which it lets everything through, whatever NetworkPolicies say."""
@@ -131,12 +143,65 @@ def _cilium(given: Given, text: str) -> Finding:
     return Finding("network plugin", RECOGNISED, text)
 
 
+def _is_managed(given: Given) -> bool:
+    """Whether Azure manages Cilium: its nodes have a label."""
+    return any("kubernetes.azure.com/cluster" in (node["metadata"].get("labels") or {}) for node in given.objects.see("nodes"))
+
+
 def labels(given: Given) -> Iterator[Finding]:
     """How late Cilium acts on labels. `egress doctor` measures it, with every plugin."""
-    if engine_of(given)[0] == "cilium":
-        wait = cilium_settings(given).get("identity-max-jitter") or "30s"
-        do = CHECKS["labels"].advice if wait not in ("0", "0s") else ""
-        yield Finding("labels", RECOGNISED, f"they act up to {wait} after they were set (identity-max-jitter)", do)
+    engine = engine_of(given)[0]
+    if engine == DATAPLANE_V2:
+        yield Finding("labels", NOT_RECOGNISED, f"{PLUGINS[engine]['title']} contains Cilium, which acts late on labels", MANAGED)
+    elif engine == "cilium":
+        settings = cilium_settings(given)
+        waits = {name: settings.get(name) or default for name, default in WAITS.items()}
+        seen = ", then ".join(f"{wait} ({name})" for name, wait in waits.items())
+        late = not {*waits.values()} <= {"0", "0s"}
+        do = (MANAGED if _is_managed(given) else f"With Cilium: {LABELS_AT_ONCE}. {OR_PROXY}") if late else ""
+        yield Finding("labels", RECOGNISED, f"they act after up to {seen}", do)
+
+
+def identities(given: Given) -> Iterator[Finding]:
+    """Which labels of user pods are a part of their identity in Cilium."""
+    if engine_of(given)[0] != "cilium":
+        return
+    settings = cilium_settings(given)
+    if settings.get("label-prefix-file"):
+        seen = "Cilium reads from a file which labels count (label-prefix-file)"
+        do = f"{', '.join(SELECTED)} must count, and {', '.join(sorted(LABELS_PER_POD))} not"
+        yield Finding("identities", NOT_RECOGNISED, seen, do)
+        return
+    patterns = (settings.get("labels") or "").split()
+    if left_out := [label for label in SELECTED if not _counts(label, patterns)]:
+        do = "Cilium must not leave these labels out (labels in the values of its chart)"
+        seen = f"Cilium leaves out {' and '.join(left_out)}, by which our policies select"
+        yield Finding("identities", RECOGNISED, seen, do, True)
+    elif any(_counts(label, patterns) for label in LABELS_PER_POD):
+        yield Finding("identities", RECOGNISED, "Cilium makes one for each server", CHECKS["identities"].advice)
+    else:
+        yield Finding("identities", RECOGNISED, "the servers of a tier share one")
+
+
+def _counts(label: str, patterns: list[str]) -> bool:
+    """Whether a label is a part of the identity, as Cilium 1.20 decides (pkg/labelsfilter/filter.go). Its own patterns match none
+    of the labels of user pods that matter here.
+
+    Raises:
+        ValueError: a pattern is no regular expression.
+    """
+    included = ignored = 0
+    for pattern in patterns:
+        is_ignored = pattern.startswith("!")
+        try:
+            found = re.match(pattern.removeprefix("!").removeprefix("k8s:"), label)
+        except re.error:
+            raise ValueError(pattern) from None
+        if found and is_ignored:
+            ignored = min(ignored or found.end(), found.end())
+        elif found:
+            included = max(included, found.end())
+    return included > ignored or (not ignored and all(pattern.startswith("!") for pattern in patterns))
 
 
 def ip_families(given: Given) -> Iterator[Finding]:

@@ -158,7 +158,7 @@ def _commands(given: Given, namespace: str, parent: bool) -> list[str]:
     if parent:
         return [
             "helm dependency update your-chart/    # with the entry of binder-egress: chart/README.md",
-            f"helm upgrade {release} your-chart/ {where} --values {files.BINDERHUBS} --values {files.OURS}",
+            f"helm upgrade {release} your-chart/ {where} --values {files.BINDERHUBS} --values {files.OURS} --wait",
             doctor,
         ]
     try:
@@ -168,7 +168,7 @@ def _commands(given: Given, namespace: str, parent: bool) -> list[str]:
     version = f"--version {found}" if VERSION.fullmatch(found) else "--version …"
     setting = "" if given.setting == "open" else f" --values chart/settings/{given.setting}.yaml"
     values = f"kubectl get configmap binder-egress-binderhub-values {where} -o jsonpath='{{.data.values\\.yaml}}'"
-    both = f"--values {files.BINDERHUBS} --values binder-egress.yaml"
+    both = f"--values {files.BINDERHUBS} --values binder-egress.yaml --wait"
     return [
         f"helm install binder-egress chart/ {where}{setting} --values {files.OURS} --set mode=observe --wait",
         f"{values} > binder-egress.yaml && helm upgrade {release} jupyterhub/binderhub {where} {version} {both}",

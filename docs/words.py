@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TOP = Path(__file__).parents[1]
-LANGUAGES = ("en", "de", "fr", "es", "ja", "ar")
-
 MESSAGES = TOP / "verifier/binder_egress/web/messages"
+LANGUAGES = ("en", *sorted({file.stem for file in MESSAGES.glob("*/*.json")} - {"en"}))
 
 TITLES = {
     "server": "The page of a server, problem pages, and the text for terminals",

@@ -1,8 +1,10 @@
 """The texts of the unlock page: the languages, the sentences about a tier's reach, the forms, and the QR codes."""
 
+import json
 import re
 import string
 import time
+import unicodedata
 
 import pytest
 import segno
@@ -39,6 +41,19 @@ def test_languages_have_all_texts(language):
         assert "<" not in text and "  " not in text, key
         if language != "en":
             assert text != english[key], key
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_direction_is_the_direction_of_the_letters(language):
+    letters = [unicodedata.bidirectional(letter) for text in pages.MESSAGES[language].values() for letter in text]
+    to_left = sum(kind in ("R", "AL") for kind in letters) > letters.count("L")
+    assert pages.direction(language) == ("rtl" if to_left else "ltr")
+
+
+def test_operators_may_describe_a_tier_in_each_language():
+    schema = json.loads((TOP / "chart/values.schema.json").read_text())
+    (pattern,) = schema["definitions"]["tier"]["properties"]["description"]["patternProperties"]
+    assert [language for language in pages.LANGUAGES if not re.fullmatch(pattern, language)] == []
 
 
 def test_texts_are_used_and_used_texts_exist():

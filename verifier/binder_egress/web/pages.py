@@ -21,9 +21,6 @@ from ..model.host_groups import HOST_GROUPS
 from ..settings import MORE_HOSTS, Access, Tier
 from .branding import Brand
 
-LANGUAGES = ("en", "de", "fr", "es", "ja", "ar")
-"""The languages that have a catalogue. The first is for readers of all other languages."""
-
 STATES: dict[Access, str] = {"none": "no-access", "packages": "packages-only", "hosts": "hosts-only", "network": "granted"}
 """The text that says what a server reaches (`STATES` in the page's script)."""
 
@@ -47,14 +44,17 @@ MAX_HOSTS = 3
 """The most single hosts that a page names. If there are more, it only says that there are other hosts (D-270)."""
 
 
-def _catalogue(language: str) -> dict[str, str]:
-    file = resources.files(__package__) / "messages" / "server" / f"{language}.json"
-    texts: dict[str, str] = json.loads(file.read_text("utf-8"))
-    return texts
+def _catalogues() -> dict[str, dict[str, str]]:
+    folder = resources.files(__package__) / "messages" / "server"
+    files = {file.name.removesuffix(".json"): file for file in folder.iterdir()}
+    return {language: json.loads(files[language].read_text("utf-8")) for language in ["en", *sorted(files.keys() - {"en"})]}
 
 
-MESSAGES = {language: _catalogue(language) for language in LANGUAGES}
+MESSAGES = _catalogues()
 """The texts: language → key → text with `{names}` to fill in."""
+
+LANGUAGES = tuple(MESSAGES)
+"""The languages that have a catalogue. The first is for readers of all other languages."""
 
 
 def choose_language(accepted: LanguageAccept) -> str:

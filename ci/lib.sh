@@ -4,7 +4,10 @@
 #   step TEXT CMD…  run CMD with its output in a log; print TEXT and the elapsed time; on failure, the end of the log
 #   packages NAME…  install Debian packages that are missing
 #   checksum PATH…  one checksum over files and folders, for cache keys
+#
+# A script whose first argument is --help prints the comment at its top, and ends before it builds anything.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${BINDER_EGRESS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/binder-egress}

@@ -27,6 +27,16 @@ def test_wrong_arguments_run_nothing_and_say_why(arguments, said):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"ci/test: {said}\n")
 
 
+@pytest.mark.parametrize("script", ["attack", "bench", "demo", "economics", "rehearse", "screenshots", "test"])
+def test_help_is_the_comment_at_the_top_and_makes_nothing(script, tmp_path):
+    text = (TOP / "ci" / script).read_text()
+    comment = [line.removeprefix("#").removeprefix(" ") for line in text.split("\n. ")[0].splitlines()[1:]]
+    cache = tmp_path / "cache"
+    environment = {**os.environ, "BINDER_EGRESS_CACHE": str(cache)}
+    done = subprocess.run([TOP / "ci" / script, "--help"], cwd=TOP, capture_output=True, text=True, timeout=20, env=environment)
+    assert (done.returncode, done.stdout.splitlines(), done.stderr, cache.exists()) == (0, comment, "", False)
+
+
 @pytest.fixture
 def run(tmp_path):
     """A function that runs `ci/test` on a project's tests, part → code, where there is nothing to build and no cluster."""

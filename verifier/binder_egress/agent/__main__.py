@@ -2,6 +2,7 @@
 
 import logging.config
 import os
+import resource
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ from .processes import Processes
 from .reporting import Reporter
 from .rounds import Watcher
 from .scans import Scans, Unusual
+from .uses import Open, Uses
 
 INTERVAL_SECONDS = 30.0
 """Seconds between two rounds. A program that runs for less may be missed."""
@@ -51,6 +53,7 @@ class Settings:
         admin_port: the port for probes and Prometheus.
         lists: the folders of the lists.
         scans: which connections are reported; None: nobody looks at them.
+        uses: what the base policy opens; None: nobody asks what pods used.
     """
 
     host: str
@@ -59,6 +62,7 @@ class Settings:
     admin_port: int = ADMIN_PORT
     lists: tuple[Path, ...] = LISTS
     scans: Unusual | None = None
+    uses: Open | None = None
 
     @classmethod
     def load(cls, environment: Mapping[str, str]) -> "Settings":
@@ -88,8 +92,13 @@ class Settings:
             unusual = Unusual.load(scans) if scans else None
         except ValueError as error:
             raise InvalidSetting(f"agent.scans (environment variable BINDER_EGRESS_AGENT_SCANS): {error}.") from None
+        uses = environment.get("BINDER_EGRESS_AGENT_USES", "")
+        try:
+            opened = Open.load(uses) if uses else None
+        except ValueError as error:
+            raise InvalidSetting(f"agent.report (environment variable BINDER_EGRESS_AGENT_USES): {error}.") from None
         folders = environment.get("BINDER_EGRESS_AGENT_LISTS", "")
-        return cls(host, port, level, admin, tuple(map(Path, folders.split(":"))) if folders else LISTS, unusual)
+        return cls(host, port, level, admin, tuple(map(Path, folders.split(":"))) if folders else LISTS, unusual, opened)
 
 
 def run(settings: Settings, interval_seconds: float = INTERVAL_SECONDS) -> None:
@@ -107,9 +116,12 @@ def run(settings: Settings, interval_seconds: float = INTERVAL_SECONDS) -> None:
     watcher, reporter = Watcher(Processes(), settings.lists), Reporter(settings.host, settings.port)
     fields = {"uid": os.getuid(), "gid": os.getgid(), "port": settings.admin_port}
     log.info("agent", extra={"fields": fields})
-    if settings.scans:
-        scans = Scans(settings.scans)
-        looking = (scans, Reporter(settings.host, settings.port), metrics, stopped)
+    if settings.scans or settings.uses:
+        # Each pod has some ten open files.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        uses = Uses(settings.uses) if settings.uses else None
+        looking = (Scans(settings.scans, uses=uses), uses, Reporter(settings.host, settings.port), metrics, stopped)
         threading.Thread(target=_look_for_scans, args=looking, name="scans", daemon=True).start()
     while not stopped.is_set():
         # Without a handler, the signal ends the process.
@@ -123,11 +135,12 @@ def run(settings: Settings, interval_seconds: float = INTERVAL_SECONDS) -> None:
     server.shutdown()
 
 
-def _look_for_scans(scans: Scans, reporter: Reporter, metrics: Metrics, stopped: threading.Event) -> None:
+def _look_for_scans(scans: Scans, uses: Uses | None, reporter: Reporter, metrics: Metrics, stopped: threading.Event) -> None:
     while not stopped.wait(SCANS_SECONDS):
         try:
             found = scans.round()
-            metrics.note_scans(len(scans.pods), reporter.report(found, scans.pods))
+            sent = reporter.report(found, scans.pods)
+            metrics.note_scans(len(scans.pods), sent + reporter.tell(uses) if uses else sent)
         except Exception:
             log.exception("fault while looking for scans")
 

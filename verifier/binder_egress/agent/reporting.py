@@ -3,11 +3,13 @@
 import http.client
 import json
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .lists import Match
+from .uses import Uses
 
 TIMEOUT_SECONDS = 5.0
 """How long a request waits, in seconds. The next round is another attempt."""
@@ -21,6 +23,9 @@ LINES = 100
 
 POD_REPORTS = 5
 """The most new matches of one pod that are reported in a round; the others wait for the next round."""
+
+PAUSE_SECONDS = 20.0
+"""Seconds without another attempt to send what pods used, after one that failed."""
 
 log = logging.getLogger("binder-egress")
 
@@ -37,6 +42,7 @@ class Reporter:
     def __init__(self, host: str, port: int, clock: Callable[[], float] = time.monotonic):
         self._host, self._port, self._clock = host, port, clock
         self._sent: dict[tuple[str, Match], float] = {}
+        self._silent_until = -math.inf
 
     def report(self, found: Iterable[tuple[str, Match]], pods: set[str]) -> Counter[str]:
         """Send new matches. Those that could not be sent count as new again in the next round.
@@ -76,12 +82,31 @@ class Reporter:
                 log.info("match", extra={"fields": {"pod_uid": pod, "list": what.list_name, "label": what.label}})
         return done
 
-    def _post(self, reports: list[dict[str, str]]) -> str:
+    def tell(self, uses: Uses) -> Counter[str]:
+        """Send what is known of the uses of pods. After a failure it waits, because the counters are to be read meanwhile.
+
+        Returns:
+            How many rows were `sent` and `failed`.
+        """
+        done: Counter[str] = Counter()
+        rows = uses.rows() if self._clock() >= self._silent_until else []
+        for start in range(0, len(rows), LINES):
+            part = rows[start : start + LINES]
+            problem = self._post([row for _, row in part], "/api/uses")
+            done["failed" if problem else "sent"] += len(part)
+            if problem:
+                log.error("uses not sent: %s", problem)
+                self._silent_until = self._clock() + PAUSE_SECONDS
+                break
+            uses.sent(part)
+        return done
+
+    def _post(self, reports: Sequence[Mapping[str, object]], path: str = "/api/detections") -> str:
         """Send reports. Returns what went wrong, or an empty text."""
         connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_SECONDS)
         try:
             body = "\n".join(map(json.dumps, reports)).encode()
-            connection.request("POST", "/api/detections", body, {"Content-Type": "application/x-ndjson"})
+            connection.request("POST", path, body, {"Content-Type": "application/x-ndjson"})
             answer = connection.getresponse()
             return "" if answer.status == 202 else f"the receiver answers {answer.status}"
         except (OSError, http.client.HTTPException) as error:

@@ -6,6 +6,7 @@ of the machine for each read.
 """
 
 import json
+import math
 import os
 import re
 import time
@@ -19,6 +20,8 @@ from typing import Self
 
 from .cgroups import pod_uid
 from .lists import Match
+from .sockets import INBOUND, LISTEN, MOST_BYTES, SYN_SENT, is_loopback, read_socket, whole_rows
+from .uses import Uses
 
 LIST = "scan"
 """The list under which scans are reported."""
@@ -39,14 +42,14 @@ hundred, and of an attempt every second segment is one."""
 MOST_REMEMBERED = 5000
 """Ports of addresses that are remembered of a pod. Far fewer are a scan."""
 
-MOST_BYTES = 256 << 10
-"""Bytes of a table of sockets that are read: 1,700 sockets, in the order of the kernel's hashes, which is as good as random."""
-
 MOST_LISTENING = 1000
 """A pod of which so many sockets listen is reported. The kernel shows these first, so more would hide the others from the agent."""
 
 MOST_COUNTERS_BYTES = 16 << 10
 """Bytes of a file of counters that are read; they have four."""
+
+TICKS = os.sysconf("SC_CLK_TCK")
+"""Ticks in a second, in which `/proc` has the start of a process."""
 
 _STARTED = 19  # starttime in /proc/PID/stat, counted after the name of the program (proc(5))
 # ActiveOpens, AttemptFails, OutSegs and RetransSegs among the numbers of TCP in /proc/PID/net/snmp (RFC 1213)
@@ -54,8 +57,6 @@ _OPENS, _FAILS, _SENT, _RESENT = 4, 6, 10, 11
 # In /proc/PID/net/netstat: handshakes that strangers began and broke off; SYNs and answers to SYNs that were sent again; time-outs
 # of sockets, while a handshake that a stranger began has no socket yet
 _ABOUT_HANDSHAKES = b"EmbryonicRsts", b"TCPSynRetrans", b"TcpTimeoutRehash"
-_SYN_SENT, _LISTEN, _INBOUND = b"02", b"0A", (b"03", b"0A", b"0C")  # states in /proc/PID/net/tcp: include/net/tcp_states.h
-_MAPPED = b"0000000000000000FFFF0000"  # before an IPv4 address in /proc/PID/net/tcp6
 _UID = re.compile(rb"^Uid:\t(\d+)", re.MULTILINE)
 
 
@@ -110,6 +111,7 @@ class _Pod:
         namespace: the inode by which its network namespace is known.
         snmp, netstat, dev: the open files of these names in `/proc/PID/net`. To open one takes three times as long as to read it
             (D-491).
+        is_user, began: whether it has a process of the agent's user, and when the first of these started, in ticks.
         last: opened, failed and resent, as last read.
         counters: opened, sent, loopback's packets, and what `_own` returns, when opened or failed last changed; None: not yet read.
         steps: when, opened, certainly opened and certainly failed outside of loopback.
@@ -127,6 +129,7 @@ class _Pod:
     netstat: FileIO
     dev: FileIO
     is_user: bool = False
+    began: float = math.inf
     last: tuple[bytes, ...] = ()
     counters: tuple[int, ...] | None = None
     steps: deque[tuple[float, float, float, float]] = field(default_factory=deque)
@@ -154,21 +157,24 @@ class Scans:
     """Looks at the connections of a node's user pods. Pods in the node's network are left out.
 
     Args:
-        unusual: what is reported.
+        unusual: what is reported; None: nothing is.
         root: the path of `/proc`.
         pod_of: returns the pod that a process is in, from the content of its `cgroup`.
         clock: monotonic time in seconds.
         spent: processor time of this thread in seconds.
+        uses: is told of each user pod, and has its turn in each round; None: nobody asks what pods used.
     """
 
     def __init__(
         self,
-        unusual: Unusual,
+        unusual: Unusual | None,
         root: Path = Path("/proc"),
         pod_of: Callable[[str], str | None] = pod_uid,
         clock: Callable[[], float] = time.monotonic,
         spent: Callable[[], float] = time.thread_time,
+        uses: Uses | None = None,
     ):
+        self._uses = uses
         self._unusual, self._root, self._pod_of, self._clock, self._spent = unusual, root, pod_of, clock, spent
         self._uid = str(os.getuid()).encode()
         self._before: set[str] = set()
@@ -187,6 +193,10 @@ class Scans:
         self._allowed = min(WINDOW_SECONDS * LOOK_SHARE, self._allowed + (now - self._at) * LOOK_SHARE)
         self._at = now
         self._find()
+        if self._uses:
+            self._uses.round()
+        if not self._unusual:
+            return []
         waiting = []
         for uid in self.pods:
             pod = self._pods[uid]
@@ -202,7 +212,8 @@ class Scans:
             with suppress(OSError):
                 self._look(pod, now)
             self._allowed -= self._spent() - began
-        return [(uid, Match(LIST, label)) for uid in sorted(self.pods) for label in self._unusual_in(self._pods[uid], now)]
+        limits, pods = self._unusual, sorted(self.pods)
+        return [(uid, Match(LIST, label)) for uid in pods for label in self._unusual_in(self._pods[uid], limits, now)]
 
     def _find(self) -> None:
         """Find new pods, and forget those that have ended. A process is judged once, a round after it was first seen: it is then in
@@ -210,12 +221,17 @@ class Scans:
         processes = {name for name in os.listdir(self._root) if name.isdigit()}
         for uid in [uid for uid, pod in self._pods.items() if pod.process not in processes]:
             self._pods.pop(uid).close()
+            if self._uses:
+                self._uses.end(uid)
             self._pod_by_process = {process: of for process, of in self._pod_by_process.items() if of != uid}
         self._pod_by_process = {process: of for process, of in self._pod_by_process.items() if process in processes}
         for process in (processes & self._before) - self._pod_by_process.keys():
             with suppress(OSError, ValueError):
                 self._pod_by_process[process] = self._judge(process)
         self._before = processes
+        for uid in self.pods:
+            if self._uses:
+                self._uses.begin(uid, self._pods[uid].process, self._pods[uid].began / TICKS)
 
     def _judge(self, process: str) -> str | None:
         folder = self._root / process
@@ -229,12 +245,14 @@ class Scans:
             # only be read of processes of the same user, and the pause process is another's.
             namespace = os.stat(folder / "net/snmp").st_ino
             snmp, netstat, dev = (FileIO(folder / "net" / name) for name in ("snmp", "netstat", "dev"))
-            was_user = bool(pod and pod.is_user)
+            was_user, began = (pod.is_user, pod.began) if pod else (False, math.inf)
             if pod:
                 pod.close()
-            pod = self._pods[uid] = _Pod(process, started, namespace, snmp, netstat, dev, was_user)
+            pod = self._pods[uid] = _Pod(process, started, namespace, snmp, netstat, dev, was_user, began)
         owner = _UID.search((folder / "status").read_bytes())
-        pod.is_user = (pod.is_user or bool(owner and owner[1] == self._uid)) and pod.namespace != self._host()
+        if owner and owner[1] == self._uid:
+            pod.began = min(pod.began, started)
+        pod.is_user = (pod.is_user or pod.began < math.inf) and pod.namespace != self._host()
         return uid
 
     def _host(self) -> int:
@@ -245,8 +263,7 @@ class Scans:
 
     def _read(self, pod: _Pod, name: str) -> bytes:
         with open(self._root / pod.process / "net" / name, "rb") as file:
-            # Whole lines: the last may be cut.
-            return file.read(MOST_BYTES).rpartition(b"\n")[0]
+            return file.read(MOST_BYTES)
 
     def _count(self, pod: _Pod, now: float) -> None:
         """Read the counters. Loopback's packets are at least two for each of its connections; the rest is outside (D-472)."""
@@ -277,12 +294,13 @@ class Scans:
         pod.looked = now, pod.counters[0] if pod.counters else 0
         if os.stat(self._root / pod.process / "net/snmp").st_ino != pod.namespace:  # The number is another process's by now.
             raise FileNotFoundError
-        sockets = [_socket(row) for name in ("tcp", "tcp6") for row in self._read(pod, name).splitlines()[1:]]
-        listening = [port for _, port, _, _, state in sockets if state == _LISTEN]
+        tables = [self._read(pod, name) for name in ("tcp", "tcp6")]
+        sockets = [read_socket(row) for table in tables for row in whole_rows(table)]
+        listening = [port for _, port, _, _, state in sockets if state == LISTEN]
         pod.listening = len(listening)
         # A server's connections outlive it. A port from which the pod begins connections is no server's, or it would hide a scan.
         pod.served = set(listening) | (pod.served & {port for _, port, *_ in sockets})
-        pod.served -= {port for _, port, _, _, state in sockets if state == _SYN_SENT}
+        pod.served -= {port for _, port, _, _, state in sockets if state == SYN_SENT}
         pod.peers = {address: peer for address, peer in pod.peers.items() if peer.at > now - WINDOW_SECONDS}
         for peer in pod.peers.values():
             peer.ports = {port: at for port, at in peer.ports.items() if at > now - WINDOW_SECONDS}
@@ -290,24 +308,24 @@ class Scans:
         connections: defaultdict[bytes, int] = defaultdict(int)
         for own, own_port, address, port, state in sockets:
             # Who has come to a server in the pod is not a destination.
-            if _is_loopback(address) or address == own or state in _INBOUND or own_port in pod.served:
+            if is_loopback(address) or address == own or state in INBOUND or own_port in pod.served:
                 continue
             is_new = address not in pod.peers or port not in pod.peers[address].ports
             if is_new and remembered >= MOST_REMEMBERED:
                 continue
             remembered += is_new
             peer = pod.peers.setdefault(address, _Peer())
-            peer.at, peer.answered = now, peer.answered or state != _SYN_SENT
+            peer.at, peer.answered = now, peer.answered or state != SYN_SENT
             peer.ports[port] = now
             connections[address] += 1
         for address, number in connections.items():
             pod.peers[address].connections = max(pod.peers[address].connections, number)
 
-    def _unusual_in(self, pod: _Pod, now: float) -> list[str]:
+    def _unusual_in(self, pod: _Pod, limits: Unusual, now: float) -> list[str]:
         """What is unusual in a pod. The texts do not change from round to round, so that each is reported once."""
         if not pod.steps and not pod.peers:
             return []
-        limits, found = self._unusual, []
+        found = []
         peers = [peer for peer in pod.peers.values() if peer.at > now - WINDOW_SECONDS]
         silent = sum(len(peer.ports) for peer in peers if not peer.answered)
         failed = max(silent, min(pod.failed, pod.outside))
@@ -341,16 +359,3 @@ def _own(pod: _Pod, failed: int, resent: int) -> tuple[int, int, int]:
     # Read after `failed`, so it may be ahead: no step counts less than nothing.
     refused = max(failed - broken_off, pod.counters[3] if pod.counters else 0)
     return refused, syns, timed_out - (resent - syns)
-
-
-def _socket(row: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
-    """The own address and port, the other end's address and port, and the state in a row of `/proc/PID/net/tcp`."""
-    local, remote, state = row.split(None, 4)[1:4]
-    own, _, own_port = local.removeprefix(_MAPPED).rpartition(b":")
-    address, _, port = remote.removeprefix(_MAPPED).rpartition(b":")
-    return own, own_port, address, port, state
-
-
-def _is_loopback(address: bytes) -> bool:
-    """Whether an address is 127.0.0.0/8 or ::1, as `/proc/PID/net/tcp` shows it: in 32-bit numbers of a little-endian machine."""
-    return address == b"00000000000000000000000001000000" or (len(address) == 8 and address.endswith(b"7F"))

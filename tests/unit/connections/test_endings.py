@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from binder_egress.connections.opened import Opened
-from binder_egress.connections.process import LEAST_SECONDS, MOST_SECONDS, Connections, look
+from binder_egress.connections.process import LEAST_SECONDS, MANY, MOST_SECONDS, Connections, look
 from binder_egress.connections.table import Entry
 from binder_egress.model.records import TierChange
 from binder_egress.settings import InvalidSettings
@@ -72,9 +72,9 @@ class FakeTable:
     def __init__(self, *entries: Entry):
         self.entries, self.looks, self.deleted = list(entries), 0, []
 
-    def opened_by(self, addresses: Any) -> list[Entry]:
+    def opened_by(self, addresses: Any) -> Iterator[Entry]:
         self.looks += 1
-        return [entry for entry in self.entries if entry.source in addresses]
+        return (entry for entry in self.entries if entry.source in addresses)
 
     def delete(self, entry: Entry) -> bool:
         self.deleted.append(entry)
@@ -118,7 +118,7 @@ def test_entries_are_deleted_again_until_the_plugin_has_acted_and_no_longer() ->
     while (wait := node.connections.turn()) is not None and node.now < until:
         at.append(round(node.now - 1000, 1))
         node.now += wait
-    assert at[:5] == [0.0, 0.1, 0.2, 0.4, 0.8]
+    assert at[:8] == [0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5]
     assert 20.0 <= node.now - 1000 <= 40.0  # twice the delay that was measured
     assert node.cut() == {f"{POD} {PUBLIC} 443"}
 
@@ -198,10 +198,10 @@ def test_a_pod_that_ends_while_the_table_is_read_loses_nothing() -> None:
     node = Node(entry(POD))
     read = node.table.opened_by
 
-    def reading(addresses: Any) -> list[Entry]:
-        found = read(addresses)
-        node.connections.hear([])
-        return found
+    def reading(addresses: Any) -> Iterator[Entry]:
+        for found in read(addresses):
+            node.connections.hear([])
+            yield found
 
     node.table.opened_by = reading  # type: ignore[method-assign]
     node.connections.hear([change()])
@@ -222,6 +222,31 @@ def test_each_connection_is_deleted_before_the_next_is_read() -> None:
     node.connections.hear([change()])
     node.connections.turn()
     assert len(node.table.deleted) == 9
+
+
+def test_a_pod_with_many_connections_holds_up_no_other() -> None:
+    third = "10.42.0.7"
+    many = [entry(POD, port=port) for port in range(3 * MANY)]
+    node = Node(*many, entry(NEXT), entry(third))
+
+    def slowly(each: Entry) -> bool:
+        node.now += 0.001
+        node.table.deleted.append(each)
+        return True
+
+    node.table.delete = slowly  # type: ignore[method-assign]
+    node.connections.hear([change(), change("b", NEXT)])
+    assert node.connections.turn() == 0.0
+    cut = node.cut()
+    assert f"{NEXT} {PUBLIC} 443" in cut and len(cut) == MANY + 1
+    while node.now < 1000 + (MANY + 500) * 0.001:
+        node.connections.turn()
+    node.connections.hear([change(), change("b", NEXT), change("c", third)])
+    node.connections.turn()
+    cut = node.cut()
+    assert f"{third} {PUBLIC} 443" in cut and len(cut) < 2 * MANY, "it waited for all connections of another"
+    node.work(30)
+    assert len(node.cut() | cut) == 3 * MANY + 2
 
 
 def test_pods_of_other_nodes_are_none_of_its_business() -> None:

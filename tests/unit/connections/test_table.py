@@ -75,6 +75,20 @@ def test_of_a_pod_are_the_connections_that_it_opened(monkeypatch: pytest.MonkeyP
     assert seen(list(table.opened_by([POD, POD6]))) == MINE  # as often as it is asked
 
 
+@pytest.mark.parametrize("few", [0, 8], ids=["the whole table at once", "each address by itself"])
+def test_of_an_address_that_is_taken_out_no_more_comes(monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr(table_module, "FEW", few)
+    opened(*[(source, PUBLIC, TCP, 1000 + n) for n in range(300) for source in (POD, OTHER)])
+    wanted = {POD: 0, OTHER: 0}
+    found = []
+    for entry in Table().opened_by(wanted):
+        found.append(entry)
+        if entry.source == POD:
+            wanted.pop(POD)
+    assert [entry.source for entry in found].count(POD) == 1
+    assert len(seen(found)) == 301
+
+
 def test_one_entry_is_deleted_and_nothing_beside_it() -> None:
     opened(*sorted(MINE | OTHERS))
     table = Table()

@@ -49,34 +49,34 @@ class Table:
 
     def __init__(self) -> None:
         families = (socket.AF_INET, socket.AF_INET6)
-        self._sockets = {family: NFCTSocket(nfgen_family=family) for family in families}
+        self._counting = NFCTSocket()
         # Entries are deleted while others are still being read.
         self._deleting = {family: NFCTSocket(nfgen_family=family) for family in families}
 
     def size(self) -> int:
         """The number of entries."""
-        return int(self._sockets[socket.AF_INET].count()[0].get_attr("CTA_STATS_GLOBAL_ENTRIES") or 0)
+        return int(self._counting.count()[0].get_attr("CTA_STATS_GLOBAL_ENTRIES") or 0)
 
     def opened_by(self, addresses: Collection[str]) -> Iterator[Entry]:
         """The connections that one of the addresses opened, one after the other: a pod may have hundreds of thousands.
 
+        Args:
+            addresses: the addresses. Of one that the caller takes out meanwhile, no more entries come.
+
         Raises:
             OSError: the kernel refuses.
         """
-        for family, reader in self._sockets.items():
-            mine = {address for address in addresses if (":" in address) == (family == socket.AF_INET6)}
-            for message in self._messages(reader, family, mine):
-                if message is not _OTHER and (entry := _entry(message)) and entry.source in mine:
-                    yield entry
-
-    def _messages(self, reader: NFCTSocket, family: int, addresses: set[str]) -> Iterator[Any]:
-        # Linux filters IPv6 the wrong way round: it leaves out the address that it is asked for (seen in 6.18).
-        if len(addresses) > FEW or (addresses and family == socket.AF_INET6):
-            yield from reader._generate_with_cleanup(_whole_table, reader.asyncore, family, addresses)
-            return
-        for address in addresses:
-            # A kernel before 5.8 ignores the filter, and sends the whole table.
-            yield from reader.dump(tuple_orig=NFCTAttrTuple(family=family, saddr=address))
+        for family in self._deleting:
+            mine = sorted(address for address in addresses if (":" in address) == (family == socket.AF_INET6))
+            # Linux filters IPv6 the wrong way round: it leaves out the address that it is asked for (seen in 6.18).
+            by_itself = len(mine) <= FEW and family == socket.AF_INET
+            for asked in [[address] for address in mine] if by_itself else [mine] if mine else []:
+                with NFCTSocket(nfgen_family=family) as reader:
+                    for message in _messages(reader, family, addresses, asked, by_itself):
+                        if message is not _OTHER and (entry := _entry(message)) and entry.source in addresses:
+                            yield entry
+                        elif by_itself and asked[0] not in addresses:
+                            break
 
     def delete(self, entry: Entry) -> bool:
         """Delete an entry. Returns False if it was gone.
@@ -94,13 +94,22 @@ class Table:
         return True
 
 
-async def _whole_table(core: Any, family: int, addresses: Collection[str]) -> AsyncIterator[Any]:
-    """The entries in which the bytes of one of the addresses are, and `_OTHER` for each other one."""
-    wanted = re.compile(b"|".join(re.escape(socket.inet_pton(family, address)) for address in sorted(addresses)), re.DOTALL)
+def _messages(reader: NFCTSocket, family: int, addresses: Collection[str], asked: list[str], by_itself: bool) -> Iterator[Any]:
+    if by_itself:
+        # A kernel before 5.8 ignores the filter, and sends the whole table.
+        return reader.dump(tuple_orig=NFCTAttrTuple(family=family, saddr=asked[0]))  # type: ignore[no-any-return]
+    return reader._generate_with_cleanup(_whole_table, reader.asyncore, family, addresses, asked)  # type: ignore[no-any-return]
+
+
+async def _whole_table(core: Any, family: int, addresses: Collection[str], asked: list[str]) -> AsyncIterator[Any]:
+    """The entries in which the bytes of an address are that was asked for and is still wanted, and `_OTHER` for each other one."""
+    names = {socket.inet_pton(family, address): address for address in asked}
+    wanted = re.compile(b"|".join(map(re.escape, names)), re.DOTALL)
 
     def parse(data: bytes, offset: int, length: int) -> Any:
         kind, flags, number = struct.unpack_from("HHI", data, offset + 4)
-        if kind >> 8 == NFNL_SUBSYS_CTNETLINK and not wanted.search(data, offset, offset + length):
+        found = wanted.search(data, offset, offset + length)
+        if kind >> 8 == NFNL_SUBSYS_CTNETLINK and not (found and names[found.group()] in addresses):
             return _OTHER
         return core.marshal.parse_one_message(kind, flags, number, data, offset, length)
 

@@ -9,11 +9,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
+from binder_egress.model.grants import Egress, Rule
+from binder_egress.model.serialization import write_grant
 from tests.support.cluster.commands import egress
 from tests.support.cluster.packets import assert_reaches, python_in
 from tests.support.cluster.stage import Stage
@@ -41,6 +44,29 @@ VALUES = (
     f"--set-json=tiers.small={json.dumps(SMALL)}",
     "--set-json=base.egress=" + json.dumps({"lan": {"to": [{"ipBlock": {"cidr": f"{LAN}/32"}}]}}),
 )
+
+LECTURE, LECTURE_SECONDS = 50, 60
+"""The pods whose leases end together, and how long their leases are: it takes half a minute to begin them one after the other."""
+
+ATTENDS = """
+import socket, sys, time
+stream = last = None
+while not stream:
+    try:
+        stream = socket.create_connection((sys.argv[1], sys.argv[2]), 1)
+    except OSError:
+        time.sleep(0.2)
+stream.settimeout(5)
+try:
+    while True:
+        stream.send(b"E")
+        stream.recv(1)
+        last = time.time()
+        time.sleep(0.05)
+except OSError:
+    print(last)
+"""
+"""Runs in a pod: says when the last byte of a stream came back. Arguments: host, port."""
 
 PORT = 7777
 
@@ -261,3 +287,37 @@ def test_a_smaller_tier_keeps_what_it_opens_and_a_part_that_was_away_ends_the_re
     after = streams.ended_after(back)
     assert {name for name, seconds in after.items() if seconds > START_SECONDS} == {"private", "into the pod", "HTTP's port"}, after
     assert all(seconds > away_until - back for seconds in after.values()), "something ended while nobody was there to end it"
+
+
+def attend(stage: Stage, name: str) -> dict:
+    """A pod as KubeSpawner writes it, on the node of users' servers, with one stream."""
+    names = {"hub.jupyter.org/username": name, "hub.jupyter.org/servername": ""}
+    host, port = stage.targets()["public TCP"].removeprefix("tcp://").rsplit(":", 1)
+    program = {"name": "c", "image": "localhost/user-server:1", "command": ["python3", "-c", ATTENDS, host, port]}
+    labels = {**names, "component": "singleuser-server"}
+    spec = {"automountServiceAccountToken": False, "restartPolicy": "Never", "terminationGracePeriodSeconds": 0}
+    metadata = {"name": name, "labels": labels, "annotations": names}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**spec, "containers": [program]}}
+
+
+@pytest.mark.long
+def test_connections_of_fifty_pods_end_with_their_leases(stage: Stage) -> None:
+    names = [f"attends-{number}" for number in range(LECTURE)]
+    stage.apply(*[attend(stage, name) for name in names])
+    pods = [f"pod/{name}" for name in names]
+    stage.kubectl("wait", "--for=condition=Ready", *pods, f"--timeout={POD_SECONDS}s")
+    ends = int(time.time()) + LECTURE_SECONDS
+
+    def begin_lease(name: str) -> None:
+        grant = write_grant(replace(Egress.new("verified", Rule.UNLOCK, time.time()), until=ends))
+        metadata = {"labels": {"binder-egress/tier": "verified"}, "annotations": {"binder-egress/grant": grant}}
+        stage.kubectl("patch", "pod", name, "-p", json.dumps({"metadata": metadata}), stage.as_reconciler)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(begin_lease, names))
+    assert time.time() < ends - 1, "leases ended before all had begun"
+    stage.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", *pods, f"--timeout={POD_SECONDS}s")
+    after = sorted(float(stage.kubectl("logs", name)) - ends for name in names)
+    print("seconds from the end of the leases to the last echo:", [round(seconds, 2) for seconds in after])
+    assert after[0] > -1, "a stream ended before its lease"
+    assert after[-1] < ENDED_SECONDS, after

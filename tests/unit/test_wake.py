@@ -108,3 +108,14 @@ def test_block_over_http_takes_effect_although_its_notification_is_dropped(
     reconciler.take(store.woken(0.01))
     converge_due(reconciler)
     assert cluster.labelled() == set()
+
+
+def test_ends_are_looked_for_as_each_second_of_the_clock_begins(make_reconciler, steady, monkeypatch):
+    """Ends of leases and blocks are whole seconds."""
+    began, looked = steady.now, []
+    made = make_reconciler(clock=lambda: 100.7 + steady.now - began)
+    monkeypatch.setattr(made, "enqueue_due", lambda: looked.append(round(steady.now - began, 2)))
+    for _ in range(25):
+        made._queue_in_time()
+        steady.now += 0.11
+    assert looked == [0.0, 0.33, 1.32, 2.31]

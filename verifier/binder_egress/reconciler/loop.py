@@ -61,7 +61,8 @@ HEARTBEAT_SECONDS = 1.0
 They also carry the counts for the metrics (D-095)."""
 
 DUE_CHECK_SECONDS = 1.0
-"""Seconds between two checks for servers whose lease, block or grace is over. Such an end is noticed this much later at most."""
+"""Seconds between two checks for servers whose lease, block or grace is over. Such ends are whole seconds, so each check comes as a
+second of the clock begins."""
 
 SHORT_WATCH_SECONDS = 1.0
 """A watch that ends sooner is followed by a pause. Without an event it does not count as an answer of the API server (D-099)."""
@@ -75,6 +76,9 @@ SAY_SECONDS = 60.0
 
 NOTIFICATION_WAIT_SECONDS = 0.3
 """Seconds that the listener waits for notifications before it looks at the clock."""
+
+LEAST_WAIT_SECONDS = 0.01
+"""The shortest such wait: Redis takes none at all for one without an end."""
 
 RESYNC_SECONDS = 60.0
 """Seconds between resyncs, which queue every server. If there are thousands, half of this time passes before the last one is
@@ -343,7 +347,7 @@ class Reconciler:
 
     def _queue_in_time(self) -> None:
         if self._steady() - self._checked_at >= DUE_CHECK_SECONDS:
-            self._checked_at = self._steady()
+            self._checked_at = self._steady() - self._clock() % DUE_CHECK_SECONDS
             self.enqueue_due()
         self._resync_if_due()
         if self._steady() - self._resynced_at >= RESYNC_SECONDS:
@@ -359,7 +363,8 @@ class Reconciler:
             self.resync()
 
     def _take_woken(self) -> None:
-        self.take(self._store.woken(NOTIFICATION_WAIT_SECONDS))
+        left = self._checked_at + DUE_CHECK_SECONDS - self._steady()
+        self.take(self._store.woken(max(LEAST_WAIT_SECONDS, min(left, NOTIFICATION_WAIT_SECONDS))))
 
     def take(self, notifications: Woken) -> None:
         """Queue the servers that notifications name, if they have a pod, and log what operators did. Another server is queued by an

@@ -10,7 +10,7 @@ rights='
 verifier,ping time multi exec discard evalsha script|load script|exists info
 verifier,type get getrange set mget exists expire ttl incr scan hgetall hexists hset hsetnx hget hdel hincrby
 verifier,,~,epoch solution:* charges:* rejected:* pass:* promise:* keeps:* launch:* unlock:* withdrawn:* wiring hub verifiers
-verifier,,%R~,server:* stop:* lifted:* blocks revoked reconciler counters tiers gatecheck lines restored
+verifier,,%R~,server:* stop:* lifted:* blocks revoked reconciler counters tiers gatecheck labels lines restored
 verifier,rpush,%W~,wake
 verifier,hsetnx,%W~,blocks revoked
 verifier,xrevrange,%R~,detected
@@ -19,7 +19,7 @@ reconciler,type get getrange set mget exists expire del scan hgetall hexists hse
 reconciler,rpush lpop blpop xadd xdel xrange xrevrange
 reconciler,,%R~,*
 reconciler,,~,epoch charges:key:* launch:* unlock:* withdrawn:* server:* stop:* lifted:* blocks revoked wake commands actions
-reconciler,,~,reconciler counters tiers gatecheck addresses changes detections detected agents lines scans restored
+reconciler,,~,reconciler counters tiers gatecheck labels addresses changes detections detected agents lines scans restored
 reconciler,,&,addresses
 receiver,ping multi exec
 receiver,xadd expire,%W~,detections

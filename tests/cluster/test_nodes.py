@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from binder_egress.gatecheck.probe import WORD_PORT
-from tests.support.cluster.commands import doctor
+from tests.support.cluster.commands import doctor, egress
 from tests.support.cluster.stage import Stage, on_node, signal_component
 from tests.support.cluster.timeouts import CANARY_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
@@ -33,10 +33,23 @@ def state(stage: Stage, node: str) -> tuple[float | None, str | None]:
     return stage.metrics().get(f'binder_egress_node_shut{{node="{node}"}}'), lines[0] if lines else None
 
 
+def connects(stage: Stage, user: str) -> bool:
+    """Whether a server opens a connection to the internet."""
+    return stage.battery(user, {"public TCP": stage.targets()["public TCP"]})["public TCP"]
+
+
 def test_network_plugin_that_hangs_is_said(stage, node):
+    users = [stage.launch_verified() for _ in range(2)]
+    done = egress(stage, "revoke", users[1], "--why", "a test")
+    assert (done["state"], done["not_acted"]) == ("done", [])
     signal_component("netpol", "STOP")
     began = time.monotonic()
     try:
+        # Nobody has noticed yet, so the command measures.
+        done = egress(stage, "revoke", users[0], "--why", "a test")
+        assert done["state"] == "pending" and [row["node"] for row in done["not_acted"]] == [node], done
+        assert "has not acted on labels for" in done["not_acted"][0]["why"]
+        assert connects(stage, users[0])
         eventually(lambda: state(stage, node)[1], 2 * SAID_SECONDS, "nobody says so")
         seconds = time.monotonic() - began
         shut, said = state(stage, node)
@@ -45,16 +58,17 @@ def test_network_plugin_that_hangs_is_said(stage, node):
     finally:
         signal_component("netpol", "CONT")
     eventually(lambda: state(stage, node) == (1, None), TIER_SECONDS, lambda: state(stage, node))
+    eventually(lambda: not any(connects(stage, user) for user in users), TIER_SECONDS)
 
 
 @pytest.mark.long
 def test_rules_that_are_lost_come_back_or_it_is_said(stage, node):
     """The label that is measured has kube-router write all of its rules anew."""
-    user, target = stage.launch().user, {"public TCP": stage.targets()["public TCP"]}
-    assert not stage.battery(user, target)["public TCP"]
+    user = stage.launch().user
+    assert not connects(stage, user)
     on_node("on_node iptables --flush")
-    assert stage.battery(user, target)["public TCP"], "nothing was open"
-    eventually(lambda: state(stage, node)[0] == 0 or not stage.battery(user, target)["public TCP"], 2 * SAID_SECONDS)
+    assert connects(stage, user), "nothing was open"
+    eventually(lambda: state(stage, node)[0] == 0 or not connects(stage, user), 2 * SAID_SECONDS)
     eventually(lambda: state(stage, node) == (1, None), TIER_SECONDS, lambda: state(stage, node))
 
 

@@ -41,6 +41,8 @@ SHARED_OPERATIONS = (
     lambda s: s.verifier_is_there(),
     lambda s: s.add_block(BLOCK, [ALICE]),
     lambda s: s.gatecheck(),
+    lambda s: s.measured(),
+    lambda s: s.ask_to_measure(["node"]),
     lambda s: s.memory_used(),
     lambda s: s.lines(),
 )
@@ -68,6 +70,9 @@ OF_RECONCILER = (
     lambda s: s.heartbeat(time.time(), {"verified": 1}, {"x": 1}),
     lambda s: s.publish(ALICE, KnownServer("uid-1")),
     lambda s: s.publish_gatecheck("{}"),
+    lambda s: s.publish_measured("node", {}),
+    lambda s: s.publish_measured("node", None),
+    lambda s: s.forget_measured(),
     lambda s: s.settle(ALICE, RECORD),
     lambda s: s.health(),
     lambda s: s.add_block(BLOCK, [ALICE], replace=True),

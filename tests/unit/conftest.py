@@ -111,10 +111,10 @@ def steady():
 def make_reconciler(redis_server, cluster, store, steady):
     """Make a reconciler, on the same cluster and Redis."""
 
-    def make(other_store=None, started=0.0, clock=None, steady=steady, agents=None, opening_seconds=lambda: 0, **overrides):
+    def make(other_store=None, started=0.0, clock=None, steady=steady, agents=None, seen=None, **overrides):
         values = {"redis_url": redis_server.url, "tiers": {"verified": {}, "small": {}}, **overrides}
         clock = clock or (lambda: started)
-        return Reconciler(load(ReconcilerSettings, **values), cluster, other_store or store, clock, steady, agents, opening_seconds)
+        return Reconciler(load(ReconcilerSettings, **values), cluster, other_store or store, clock, steady, agents, **(seen or {}))
 
     return make
 

@@ -38,7 +38,7 @@ from tests.support.reconciling import (
 def test_where_labels_act_late_it_is_published_when_they_will(make_reconciler, cluster, store):
     now, measured = [1000.5], [26]
     cluster.add()
-    reconciler = make_reconciler(clock=lambda: now[0], opening_seconds=lambda: measured[0])
+    reconciler = make_reconciler(clock=lambda: now[0], seen={"opening_seconds": lambda: measured[0]})
     list_and_converge(reconciler)
     assert store.known(ALICE).opens_at == 0, "it has no label"
     record_unlock(store, make_grant())
@@ -47,7 +47,7 @@ def test_where_labels_act_late_it_is_published_when_they_will(make_reconciler, c
     # What is measured later, and a renewal, change nothing for a label that stays.
     now[0], measured[0] = 2000.0, 9
     record_unlock(store, make_grant(rule="renewal"))
-    list_and_converge(make_reconciler(clock=lambda: now[0], opening_seconds=lambda: measured[0]))
+    list_and_converge(make_reconciler(clock=lambda: now[0], seen={"opening_seconds": lambda: measured[0]}))
     assert (store.known(ALICE).grant.rule, store.known(ALICE).opens_at) == ("renewal", 1027)
     record_unlock(store, Egress.new("small", Rule.OPERATOR, time.time() + 5))
     list_and_converge(reconciler)
@@ -59,7 +59,7 @@ def test_where_labels_act_late_it_is_published_when_they_will(make_reconciler, c
     assert (store.known(ALICE).uid, store.known(ALICE).opens_at) == ("uid-2", 3009)
     tiers = {"small": {"direct": False, "hosts": ["python"], "internet": False}}
     cluster.add("alice", "uid-3", **granted(make_grant("small")))
-    list_and_converge(make_reconciler(opening_seconds=lambda: 26, tiers=tiers, allow_tier="small"))
+    list_and_converge(make_reconciler(seen={"opening_seconds": lambda: 26}, tiers=tiers, allow_tier="small"))
     assert (store.known(ALICE).uid, store.known(ALICE).opens_at) == ("uid-3", 0)
 
 

@@ -55,19 +55,22 @@ BLOCKS = {
 
 SERVERS = {
     "with egress": '{"uid": "uid-1", "tier": "verified", "grant": "g", "repository": "r", "client": "c", "pod": "p", '
-    '"label": "verified", "promise": "promise-0", "opens_at": 0, "announced": true, "reason": "kept", "refused_by": "own-network", '
+    '"label": "verified", "promise": "promise-0", "opens_at": 0, "announced": true, '
+    '"reason": "kept", "refused_by": "own-network", "node": "n", '
     '"rule": "api-client", "at": 1000, "by": "'
     + KEY
     + '", "by_kind": "key", "by_id": "0123456789abcdef", "why": "", "until": 2000, "may_stop": true}',
     "with a block": '{"uid": "uid-1", "tier": "unverified", "grant": "b", "repository": "r", "client": "c", "pod": "p", '
-    '"label": "", "promise": "", "opens_at": 0, "announced": false, "reason": "", "refused_by": "", "rule": "blocked", "at": 1000, '
+    '"label": "", "promise": "", "opens_at": 0, "announced": false, '
+    '"reason": "", "refused_by": "", "node": "", "rule": "blocked", "at": 1000, '
     '"by": "eve", '
     '"by_kind": "operator", "by_id": "", "why": "mining", "until": 2000, "may_stop": false}',
     "with an ended lease": '{"uid": "uid-1", "tier": "unverified", "grant": "g", "repository": "", "client": "", "pod": "", '
-    '"label": "", "promise": "", "opens_at": 0, "announced": false, "reason": "", "refused_by": "", "rule": "expired", "at": 1000, '
+    '"label": "", "promise": "", "opens_at": 0, "announced": false, '
+    '"reason": "", "refused_by": "", "node": "", "rule": "expired", "at": 1000, '
     '"by": "' + KEY + '", "by_kind": "key", "by_id": "0123456789abcdef", "why": "", "until": 1120, "may_stop": true}',
     "with nothing": '{"uid": "uid-1", "tier": "unverified", "grant": "", "repository": "", "client": "", "pod": "", "label": "", '
-    '"promise": "", "opens_at": 0, "announced": false, "reason": "", "refused_by": "", "rule": "", '
+    '"promise": "", "opens_at": 0, "announced": false, "reason": "", "refused_by": "", "node": "", "rule": "", '
     '"at": 0, "by": "", "why": "", "until": null, "may_stop": false}',
 }
 
@@ -104,6 +107,7 @@ TYPES = {
         announced=True,
         reason="kept",
         refused_by="own-network",
+        node="n",
     ),
     "with a block": KnownServer("uid-1", Blocked("b", 1000, EVE, "mining", 2000), "r", "c", "p"),
     "with an ended lease": KnownServer("uid-1", EndedLease("g", 1000, BY_KEY, stop_at=1120, may_stop=True)),

@@ -55,6 +55,17 @@ def test_lines_are_entered_and_each_is_answered(egress, serving, tmp_path):
     assert code == 0 and (json.loads(out)["outcome"], json.loads(out)["source"]) == ("unknown-pod", "minesweeper")
 
 
+def test_cut_that_is_not_seen_to_act_is_said(egress, make_reconciler, cluster, store, monkeypatch):
+    monkeypatch.setattr("binder_egress.operators.actions.confirmation.CONFIRMATION_WAIT_SECONDS", 60)
+    monkeypatch.setattr("binder_egress.operators.actions.confirmation.WAIT_SECONDS", 0.2)
+    cluster.add(node="n1", **granted(make_grant()))
+    with running(make_reconciler(detections=SOURCES, steady=time.monotonic)):
+        store.publish_measured("n1", {"off": 0.1, "at": 1.0, "since": time.time() - 180})
+        code, out, err = egress("detect", "--from", "-", lines=killed())
+    assert (code, out) == (5, "jupyter-alice--: revoked\n")
+    assert err.splitlines()[-1].startswith("alice: written; the network plugin of n1 has not acted on labels for 3 min: ")
+
+
 @pytest.mark.parametrize(("sources", "more"), [({}, []), ({"falco": {}}, ["--source", "other"])])
 def test_source_that_is_not_in_the_values_is_refused(egress, store, sources, more):
     code, _, err = egress("detect", "--from", "-", *more, lines=killed(), sources=sources)

@@ -75,6 +75,23 @@ def test_reported_server_loses_its_egress_and_its_neighbour_does_not(worker, clu
     assert [line.get("outcome", line.get("why")) for line in lines] == ["execwhacker: xmrig", "revoked"]
 
 
+@pytest.mark.parametrize("hangs", [True, False])
+def test_server_that_a_detection_cut_off_on_a_node_that_hangs_is_named_once(make_reconciler, cluster, store, now, caplog, hangs):
+    labels, asked = {"n1": {"off": 0.1, "at": 990.0}}, []
+    seen = {"soon": asked.extend, "labels": lambda node: labels.get(node, {})}
+    worker = make_reconciler(detections=SOURCES, clock=lambda: now[0], seen=seen)
+    cluster.add(node="n1", **granted(make_grant()))
+    list_and_converge(worker)
+    assert report(worker, store, OF_ALICE) == ["revoked"] and asked == ["n1"]
+    labels["n1"] = {"off": 0.1, "at": 990.0, "since": 1000.0} if hangs else {"off": 0.1, "at": 1000.3}
+    for seconds in (1, 4, 5, 9):
+        now[0] = 1000 + seconds
+        worker.respond()
+    said = [record.fields for record in caplog.records if "may still open connections" in record.getMessage()]
+    assert [(fields["pod"], fields["node"]) for fields in said] == [("jupyter-alice--", "n1")] * hangs
+    assert all(fields["why"] == "the network plugin of n1 has not acted on labels for 5 s" for fields in said)
+
+
 def test_report_is_only_observed_by_default(worker, alice, cluster, store, caplog):
     caplog.set_level(logging.INFO)
     # The last is no longer in the values.

@@ -39,7 +39,7 @@ class Network:
         self.now, self.changed_at, self.tries, self.stuck = 100.0, -1000.0, 0, False
         self.flaws: set[int] = set()
 
-    def running(self):
+    def running(self, node=""):
         return [self.pod]
 
     def mark(self, pod, value):
@@ -116,7 +116,7 @@ def test_open_port_of_an_unmarked_canary_is_no_measurement():
 
 def measured(delays, *results, node="n1"):
     for result in results:
-        delays.measure(node, Network(), pod(node=node), Mock(side_effect=[result]))
+        delays.measure(node, Network(), Mock(side_effect=[result]))
 
 
 def test_longest_of_the_latest_measurements_count_on_each_node(store):
@@ -169,16 +169,69 @@ def test_late_labels_are_logged_once(caplog, store):
 def test_nodes_are_measured_one_change_a_second_and_a_stuck_one_holds_up_no_other(store):
     network, changes, pauses = Network(), [], []
     network.running = lambda: [pod(f"c{number}", f"n{number}") for number in range(3)]
-    now = [0.0]
-    delays = LabelDelays(network, store, lambda: now[0])
-    delays.begin = lambda node, *_: (changes.append(node), delays._began.__setitem__(node, now[0]))
+    delays = LabelDelays(network, store)
+    delays.begin = lambda node, _: (changes.append(node), delays._measuring.add(node))
     delays.turn(network, pauses.append)
     assert changes == ["n0", "n1", "n2"] and pauses == [PATCH_SECONDS] * 3
-    del delays._began["n0"], delays._began["n2"]
-    now[0] = 40.0
+    delays._measuring -= {"n0", "n2"}
     delays.turn(network, pauses.append)
     assert changes[3:] == ["n0", "n2"]
-    assert delays.of("n1")["waiting"] == 40.0
+
+
+def test_node_that_somebody_waits_for_has_every_second_turn(store):
+    """Whoever takes over a verifier may ask all the time, and for nodes that are not there."""
+    network, changes, pauses = Network(), [], []
+    network.running = lambda: [pod(f"c{number}", f"n{number}") for number in range(4)]
+    delays = LabelDelays(network, store)
+    delays.begin = lambda node, _: (changes.append(node), delays.soon(["n3", "nowhere"]))
+    delays.soon(["n3"])  # before the first list
+    delays.turn(network, pauses.append)
+    assert changes == ["n0", "n3", "n1", "n3", "n2", "n3", "n3", "n3"] and pauses == [PATCH_SECONDS] * 8
+    assert delays._asked == {"n3"} and delays._is_asked.is_set()
+    delays._measuring.add("n3")  # It has its result soon.
+    delays.begin_asked(network, pauses.append)
+    assert len(changes) == 8 and not delays._is_asked.is_set()
+
+
+def test_result_is_published_when_it_is_there_and_a_change_that_does_not_act_when_it_is_made(store):
+    now, seen, published = [100.0], [], lambda: store.measured().get("n1", {})
+    delays = LabelDelays(Network(), store, lambda: now[0])
+
+    def acts(way, seconds):
+        def measure(*_):
+            seen.append(published())
+            now[0] += seconds
+            return way, seconds
+
+        return measure
+
+    delays.measure("n1", Network(), acts("on", 0.5))
+    assert (seen.pop(), published()) == ({"since": 100.0}, {"on": 0.5, "at": 100.5})
+    delays.measure("n1", Network(), acts("off", LIMIT_SECONDS))
+    reason = "the network plugin has not acted on the label"
+    hangs = {"on": 0.5, "off": LIMIT_SECONDS, "at": 100.5, "since": 100.5, "reason": reason}
+    assert (seen.pop(), published()) == ({"on": 0.5, "at": 100.5, "since": 100.5}, hangs)
+    now[0] += 100
+    delays.measure("n1", Network(), Mock(side_effect=NotMeasured("x")))
+    assert published() == {**hangs, "reason": "x"}
+    # Another reconciler knows since when, and forgets the node once it is gone.
+    row = {"state": "shut", "since": 1.0, "why": "", "user_pods": 0, "guards": {}, "said": None, "targets": {}, "proxy": ""}
+    store.publish_gatecheck(Findings(1.0, nodes={"n1": Node(**row, agent=None, labels=delays.of("n1"))}).dumps())
+    after = LabelDelays(Network(), store, lambda: now[0])
+    assert (published(), after.of("n1")["since"]) == ({}, 100.5)
+    after.measure("n1", Network(), acts("off", 1.0))
+    assert published()["at"] == now[0] and "since" not in published()
+    network = Network()
+    network.running = list
+    after.turn(network, Mock())
+    assert published() == {}
+
+
+def test_attempt_that_tried_nothing_accuses_no_plugin(store):
+    delays, nobody = LabelDelays(Network(), store), Network()
+    nobody.running = lambda node="": []
+    delays.measure("n1", nobody)
+    assert delays.of("n1") == {"reason": "no canary runs there"}
 
 
 def test_node_that_ended_is_forgotten(store):

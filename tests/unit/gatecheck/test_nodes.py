@@ -36,9 +36,11 @@ ACTS = {"on": 0.2, "off": 0.1}
         (FRESH, ACTS, {"open": 1}, SHUT, ""),
         (Word(NOW, {}), ACTS, {}, NOT_KNOWN, "none of its targets"),
         # A plugin that hangs changes nothing for the canary, which it knows.
-        (FRESH, {**ACTS, "waiting": 4.9}, {}, SHUT, ""),
-        (FRESH, {**ACTS, "waiting": 6.0}, {}, NOT_KNOWN, "has not acted on a label for 6 s"),
-        (FRESH, {"on": 26.0, "off": 31.0, "waiting": 50.0}, {}, SHUT, ""),
+        (FRESH, {**ACTS, "since": NOW - 4.9}, {}, SHUT, ""),
+        (FRESH, {**ACTS, "since": NOW - 6}, {}, NOT_KNOWN, "has not acted on a label for 6 s"),
+        (FRESH, {"on": 26.0, "off": 31.0, "since": NOW - 50}, {}, SHUT, ""),
+        # A plugin that hung a moment ago makes nobody more patient.
+        (FRESH, {"on": 60.0, "off": 0.1, "since": NOW - 61}, {}, NOT_KNOWN, "has not acted on a label for 61 s"),
         (FRESH, {**ACTS, "reason": "the network plugin has not acted on the label"}, {}, NOT_KNOWN, "new pods may be open"),
     ],
 )

@@ -359,19 +359,6 @@ def test_commands_perform_their_actions_which_the_reconciler_confirms_and_logs(m
     assert (said["unblock"]["why"], said["grant"]["by"]) == ("asked nicely", "zoe")
 
 
-def test_blocks_say_where_labels_act_late(alice, egress, reconciler, store):
-    store.publish_gatecheck('{"label_delay": {"on": 1.0, "off": 26.4}}')
-    late = " For up to 26 s new connections still open, except in the egress proxy: labels act late here.\n"
-    with running(reconciler):
-        assert egress("block", "network", "192.0.2.7/24", "--why", "mining")[1].endswith(f"from it: 0.{late}")
-        assert egress("revoke", "alice", "--why", "mining")[1] == f"alice is blocked.{late}"
-        key = "0123456789abcdef"
-        assert egress("keys", "revoke", key, "--servers", "--why", "leaked")[1].endswith(late)
-        assert "late" not in egress("keys", "revoke", key, "--why", "leaked")[1]
-        store.publish_gatecheck('{"label_delay": {"on": 26.4, "off": 5.0}}')
-        assert egress("revoke", "alice", "--why", "mining")[1] == "alice is blocked.\n"
-
-
 @pytest.mark.parametrize(
     ("command", "code", "says"),
     [

@@ -51,9 +51,10 @@ class _Endless(Protocol):
     def run(self) -> None: ...
 
 
-def _beside(name: str, part: _Endless) -> None:
-    """Run a part of the process in a thread of its own."""
-    threading.Thread(target=part.run, name=name, daemon=True).start()
+def _beside(name: str, part: _Endless | None) -> None:
+    """Run a part of the process, if there is one, in a thread of its own."""
+    if part:
+        threading.Thread(target=part.run, name=name, daemon=True).start()
 
 
 @cli.command(help="Run the reconciler: it labels user pods with the tier that was decided.")
@@ -82,7 +83,10 @@ def reconciler() -> None:
     canaries = Canaries(settings.namespace) if settings.canary else None
     delays = LabelDelays(canaries, store())
     tiers = ChangedTiers(settings.namespace, settings.connections, delays.of) if settings.connections else None
-    process = Reconciler(settings, user_pods, store(), agents=agents, opening_seconds=delays.opening_seconds, tiers=tiers)
+    process = Reconciler(
+        settings, user_pods, store(), agents=agents, tiers=tiers,
+        opening_seconds=delays.opening_seconds, soon=delays.soon, labels=delays.of,
+    )  # fmt: skip
     nodes = None
     if canaries and settings.node_canaries:
         nodes = Nodes(canaries, delays, process.by_node, agents.nodes if agents else lambda: None)
@@ -91,10 +95,8 @@ def reconciler() -> None:
     _beside("gatecheck", Watcher(settings, Namespace(settings.namespace), store(), process.label_sets, delays.worst, rows, ended))
     _beside("label-delay", delays)
     _beside("saved-blocks", SavedBlocks(settings.namespace, settings.saved_blocks, store()).attempts)
-    if nodes:
-        _beside("nodes", nodes)
-    if tiers:
-        _beside("changed-tiers", tiers)
+    _beside("nodes", nodes)
+    _beside("changed-tiers", tiers)
     if agents:
         _beside("agents", agents.attempts)
     if settings.proxy_service:

@@ -1,2 +1,2 @@
 """Decisions: which tier a launch gets (`rules`), which pass counts (`presented`), who gets none (`refusals`), and how long a grant
-lasts (`leases`)."""
+lasts (`leases`). Also whether a label that was taken off acts (`acted`)."""

@@ -62,15 +62,19 @@ class Canaries:
         self._api = api or kubernetes_api.in_cluster_client()
         self._path = f"/api/v1/namespaces/{namespace}/pods"
 
-    def running(self) -> list[dict[str, Any]]:
+    def running(self, node: str = "") -> list[dict[str, Any]]:
         """Those whose container runs, as JSON; of a node with a canary of its own, no other.
+
+        Args:
+            node: only those on this node.
 
         Raises:
             ApiServerUnavailable: the API server does not answer, or refuses the request.
         """
+        query = {"labelSelector": SELECTOR} | ({"fieldSelector": f"spec.nodeName={node}"} if node else {})
         running = [
             dict(pod)
-            for pod in kubernetes_api.read(self._api, "GET", self._path, query={"labelSelector": SELECTOR})["items"]
+            for pod in kubernetes_api.read(self._api, "GET", self._path, query=query)["items"]
             if "deletionTimestamp" not in pod["metadata"]
             if any("running" in status["state"] for status in pod["status"].get("containerStatuses") or [])
         ]

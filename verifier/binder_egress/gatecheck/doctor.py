@@ -20,6 +20,7 @@ from ..model.labels import GATECHECK_LABEL, JSON, USERNAME_LABEL, LabelSet, diff
 from ..model.ping import way_to_ping
 from ..model.records import Node, VerifierReport
 from ..model.starts import hindrance
+from ..model.times import age
 from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
@@ -258,7 +259,7 @@ def _redis(health: RedisHealth) -> list[Line]:
     if health["epoch"] is None:
         epoch = _line("epoch", WARNING, "none yet: neither verifier nor reconciler has used this Redis since its start")
     else:
-        epoch = _line("epoch", OK, f"began {_age(health['now'] - health['epoch'])} ago: older passes are refused")
+        epoch = _line("epoch", OK, f"began {age(health['now'] - health['epoch'])} ago: older passes are refused")
     return [redis, epoch]
 
 
@@ -270,7 +271,7 @@ def _blocks(settings: ReconcilerSettings, namespace: Namespace, entered: Restora
     seen = f"saved in {name}"
     if entered["lost"]:
         restored = f"blocks ({entered['blocks']}) and revoked API keys ({entered['keys']}) were restored"
-        seen = f"Redis was lost {_age(now - entered['at'])} ago, and {restored}; {seen}"
+        seen = f"Redis was lost {age(now - entered['at'])} ago, and {restored}; {seen}"
     try:
         saved = lines_of(namespace.config_map(settings.saved_blocks))
     except ApiServerUnavailable as error:
@@ -372,7 +373,7 @@ def _wiring(health: RedisHealth, counters: dict[str, int], namespace: Namespace,
     without, last = wiring.get("without-context", 0), wiring.get("last", 0)
     text = "BinderHub has announced no launch yet"
     if launches:
-        text = f"{launches} launches announced in {_age(now - wiring['first'])}, the last one {_age(now - last)} ago"
+        text = f"{launches} launches announced in {age(now - wiring['first'])}, the last one {age(now - last)} ago"
     line = _line("wiring", OK if launches else WARNING, text)
     if launches and without == launches:
         do = "Another snippet replaced BinderHub.badge_base_url after ours"
@@ -405,13 +406,13 @@ def _lost_wiring(
         return _line("wiring", PROBLEM, seen, do)
     began = datetime.fromisoformat(binder["metadata"]["creationTimestamp"]).timestamp() if binder else 0
     if (refused := max((report.get("refused_at", 0) for report in reports), default=0)) > max(last, began):
-        seen = f"BinderHub's announcements are refused, the last one {_age(now - refused)} ago: their token is wrong"
+        seen = f"BinderHub's announcements are refused, the last one {age(now - refused)} ago: their token is wrong"
         do = "Restart BinderHub, which then reads api-token of the Secret, unless its values name another token"
         return _line("wiring", PROBLEM, seen, do)
     if unannounced <= max(last, began):
         return None
-    since = f"since its start {_age(now - began)} ago" if began > last else f"for {_age(now - last)}" if last else "ever"
-    seen = f"BinderHub has announced no launch {since}, and started a server {_age(now - unannounced)} ago"
+    since = f"since its start {age(now - began)} ago" if began > last else f"for {age(now - last)}" if last else "ever"
+    seen = f"BinderHub has announced no launch {since}, and started a server {age(now - unannounced)} ago"
     if any(report.get("signed_in") for report in reports):
         do = "This is normal if its user started it again from the hub. Otherwise see BinderHub's log"
         return _line("wiring", WARNING, seen, do)
@@ -505,7 +506,7 @@ def _nodes(nodes: dict[str, Node], now: float) -> list[Line]:
     with_pods = {name: row for name, row in nodes.items() if row["user_pods"]}
     checks = []
     for name, row in with_pods.items():
-        seen, since = f"{name} ({row['user_pods']} user pods)", f"for {_age(now - row['since'])}"
+        seen, since = f"{name} ({row['user_pods']} user pods)", f"for {age(now - row['since'])}"
         if row["state"] != SHUT:
             checks.append(_line("nodes", PROBLEM, f"{seen} is {row['state']} {since}: {row['why']}"))
         if row["proxy"] == "hidden":
@@ -532,7 +533,7 @@ def table(nodes: dict[str, Node], now: float) -> list[list[str]]:
         labels = row["labels"]
         delays = "not acting" if "reason" in labels else f"{_delay(labels.get('on'))}, {_delay(labels.get('off'))}"
         guards = ", ".join(f"{outcome} {number}" for outcome, number in row["guards"].items())
-        said = "silent" if row["said"] is None else f"{_age(now - row['said'])} ago"
+        said = "silent" if row["said"] is None else f"{age(now - row['said'])} ago"
         agent = "" if row["agent"] is None else "yes" if row["agent"] else "none"
         rows.append([name, str(row["user_pods"]), row["state"], said, delays if labels else "", guards, agent])
     return rows
@@ -633,13 +634,6 @@ def _ping(pods: list[JSON], findings: Findings) -> Line:
         "privileges": "may be root or gain privileges: set singleuser.uid, and singleuser.allowPrivilegeEscalation to false",
     }
     return _line("ping", WARNING, "; ".join([numbers, *(f"{number} {advice[way]}" for way, number in sorted(ways.items()))]))
-
-
-def _age(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(0, seconds):.0f} s"
 
 
 def show(as_json: bool) -> bool:

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..kubernetes_api import ApiServerUnavailable
 from ..model.labels import TIER_LABEL
 from ..model.records import Measured
 from ..store.errors import StoreUnavailable
-from ..store.health import SLOW_LABELS_SECONDS, Health
+from ..store.health import SLOW_LABELS_SECONDS, ReconcilerHealth
 from .canaries import Canaries
 
 log = logging.getLogger("binder-egress")
@@ -95,27 +95,33 @@ def measure(
 
 
 class LabelDelays:
-    """Measures on each node again and again, and remembers the latest results.
+    """Measures on each node again and again, at once where somebody waits for that, and remembers and publishes the latest results.
 
     Args:
         canaries: the pods to measure with; None: there are none, and nothing is measured.
         store: Redis, which has what an earlier process published last. That counts as one measurement.
-        clock: monotonic time in seconds.
+        now: Unix time in seconds.
     """
 
-    def __init__(self, canaries: Canaries | None, store: Health, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, canaries: Canaries | None, store: ReconcilerHealth, now: Callable[[], float] = time.time):
         self._canaries = canaries
-        self._clock = clock
+        self._store = store
+        self._now = now
         self._lock = threading.Lock()
         self._measured: dict[str, dict[str, deque[float]]] = {}  # by node and direction
-        self._states: dict[str, Measured] = defaultdict(Measured)  # `at` and `reason` by node
-        self._began: dict[str, float] = {}  # since when a node is being measured, by `clock`
-        if canaries:
-            with suppress(StoreUnavailable):
-                for node, row in store.gatecheck().get("nodes", {}).items():
-                    for way, seconds in (("on", row["labels"].get("on")), ("off", row["labels"].get("off"))):
-                        if seconds is not None:
-                            self._remember(node, way, seconds)
+        self._states: dict[str, Measured] = defaultdict(Measured)  # `at`, `since` and `reason` by node
+        self._measuring: set[str] = set()  # nodes
+        self._nodes: set[str] = set()  # nodes with a canary
+        self._asked: set[str] = set()  # nodes with a canary that somebody waits for
+        self._is_asked = threading.Event()
+        with suppress(StoreUnavailable):
+            store.forget_measured()
+            for node, row in store.gatecheck().get("nodes", {}).items() if canaries else ():
+                for way, seconds in (("on", row["labels"].get("on")), ("off", row["labels"].get("off"))):
+                    if seconds is not None:
+                        self._remember(node, way, seconds)
+                if since := row["labels"].get("since"):
+                    self._states[node]["since"] = since
 
     def _remember(self, node: str, way: str, seconds: float) -> None:
         ways = self._measured.setdefault(node, {})
@@ -127,8 +133,6 @@ class LabelDelays:
             state = Measured(**self._states.get(node, {}))
             for way, measured in self._measured.get(node, {}).items():
                 state[way] = max(measured)  # type: ignore[literal-required]
-            if node in self._began:
-                state["waiting"] = round(self._clock() - self._began[node], 1)
             return state
 
     def worst(self) -> dict[str, float]:
@@ -146,20 +150,29 @@ class LabelDelays:
             on = [seconds for ways in self._measured.values() for seconds in ways.get("on", ()) if seconds < LIMIT_SECONDS]
         return round(max(on)) if on and max(on) > SLOW_LABELS_SECONDS else 0
 
+    def soon(self, nodes: Iterable[str]) -> None:
+        """Measure on these nodes before others, as far as they have a canary: somebody waits for the result."""
+        with self._lock:
+            self._asked |= self._nodes & set(nodes)
+            if self._asked:
+                self._is_asked.set()
+
     def run(self) -> None:
         """Measure, for ever. A fault here does not stop the reconciler."""
         while self._canaries:
-            began = time.monotonic()
+            ends = time.monotonic() + PERIOD_SECONDS
             try:
                 self.turn(self._canaries)
             except ApiServerUnavailable as error:
                 log.warning("the canaries cannot be listed: %s", error)
             except Exception:
                 log.exception("fault while measuring the delay of labels")
-            time.sleep(max(PATCH_SECONDS, began + PERIOD_SECONDS - time.monotonic()))
+            while (left := ends - time.monotonic()) > 0:
+                if self._is_asked.wait(left):
+                    self.begin_asked(self._canaries)
 
     def turn(self, canaries: Canaries, sleep: Callable[[float], object] = time.sleep) -> None:
-        """Begin to measure on each node that is not being measured, one after the other.
+        """Begin to measure on each node that is not being measured, one after the other, and in between on those asked for.
 
         Args:
             canaries: the pods to measure with.
@@ -168,47 +181,78 @@ class LabelDelays:
         Raises:
             ApiServerUnavailable: the API server does not answer, or refuses the request.
         """
-        pods = {pod["spec"]["nodeName"]: pod for pod in canaries.running()}
+        nodes = {str(pod["spec"]["nodeName"]) for pod in canaries.running()}
         with self._lock:
-            for node in [node for node in self._measured.keys() | self._states.keys() if node not in pods]:
+            self._nodes = nodes
+            gone = [node for node in self._measured.keys() | self._states.keys() if node not in nodes]
+            for node in gone:
                 self._measured.pop(node, None)
                 self._states.pop(node, None)
-            due = [node for node in pods if node not in self._began]
+            due = sorted(nodes - self._measuring)
+        for node in gone:
+            self._publish(node, None)
         for node in due:
-            self.begin(node, canaries, pods[node])
+            self.begin(node, canaries)
+            sleep(PATCH_SECONDS)
+            self.begin_asked(canaries, sleep)
+
+    def begin_asked(self, canaries: Canaries, sleep: Callable[[float], object] = time.sleep) -> None:
+        """Begin to measure on one of the nodes that somebody waits for. One that is being measured has its result soon."""
+        with self._lock:
+            self._asked -= self._measuring
+            node = self._asked.pop() if self._asked else None
+            if not self._asked:
+                self._is_asked.clear()
+        if node:
+            self.begin(node, canaries)
             sleep(PATCH_SECONDS)
 
-    def begin(self, node: str, canaries: Canaries, pod: dict[str, Any]) -> None:
+    def begin(self, node: str, canaries: Canaries) -> None:
         """Begin to measure on a node, in a thread of its own: one whose network plugin hangs takes `LIMIT_SECONDS`.
 
         As one begins every `PATCH_SECONDS`, there are hardly more threads than `LIMIT_SECONDS`. A pool's threads are no daemons, so
         the process would wait for a measurement before it ends (D-574).
         """
         with self._lock:
-            self._began[node] = self._clock()
-        threading.Thread(target=self.measure, args=(node, canaries, pod), name=f"label-delay {node}", daemon=True).start()
-
-    def measure(
-        self, node: str, canaries: Canaries, pod: dict[str, Any], measure: Callable[..., tuple[str, float]] = measure
-    ) -> None:
-        """Measure on a node once, and log it if labels turn out to be slow there."""
-        before, reason = self.of(node), ""
-        try:
-            way, seconds = measure(canaries, pod)
-        except (NotMeasured, ApiServerUnavailable) as error:
-            reason = str(error)
-        except Exception:
-            log.exception("fault while measuring the delay of labels")
-            reason = "a fault: see the reconciler's log"
-        with self._lock:
-            self._began.pop(node, None)
-            if reason:
-                self._states[node]["reason"] = reason
+            if node in self._measuring:
                 return
-            self._remember(node, way, seconds)
-            if seconds < LIMIT_SECONDS:
-                self._states[node] = Measured(at=time.time())
-            else:
-                self._states[node]["reason"] = "the network plugin has not acted on the label"
-        if seconds > SLOW_LABELS_SECONDS >= max(before.get("on", 0.0), before.get("off", 0.0)):
+            self._measuring.add(node)
+        threading.Thread(target=self.measure, args=(node, canaries), name=f"label-delay {node}", daemon=True).start()
+
+    def measure(self, node: str, canaries: Canaries, measure: Callable[..., tuple[str, float]] = measure) -> None:
+        """Measure on a node once, publish the result, and log it if labels turn out to be slow there."""
+        before, way, seconds = self.of(node), "", LIMIT_SECONDS
+        with self._lock:
+            tried = Measured(**{"since": self._now(), **self._states[node]})
+            untried, self._states[node] = self._states[node], tried
+        self._publish(node, self.of(node))
+        try:
+            way, seconds = measure(canaries, _canary_of(node, canaries))
+            reason = "" if seconds < LIMIT_SECONDS else "the network plugin has not acted on the label"
+        except NotMeasured as error:
+            reason = str(error)
+        except Exception as error:
+            # Nothing was tried, so this says nothing about the network plugin.
+            tried, reason = untried, str(error)
+            if not isinstance(error, ApiServerUnavailable):
+                log.exception("fault while measuring the delay of labels")
+                reason = "a fault: see the reconciler's log"
+        with self._lock:
+            self._measuring.discard(node)
+            if way:
+                self._remember(node, way, seconds)
+            self._states[node] = Measured(**{**tried, "reason": reason}) if reason else Measured(at=self._now())
+        self._publish(node, self.of(node))
+        if way and seconds > SLOW_LABELS_SECONDS >= max(before.get("on", 0.0), before.get("off", 0.0)):
             log.warning("labels act late: docs/gatecheck.md says what to do", extra={"fields": {"node": node, way: seconds}})
+
+    def _publish(self, node: str, measured: Measured | None) -> None:
+        with suppress(StoreUnavailable):
+            self._store.publish_measured(node, measured)
+
+
+def _canary_of(node: str, canaries: Canaries) -> dict[str, Any]:
+    """The canary of a node as it is now. The list of a turn may be minutes old."""
+    for pod in canaries.running(node):
+        return pod
+    raise ApiServerUnavailable("no canary runs there")

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ..kubernetes_api import ApiServerUnavailable
 from ..model.records import Measured, Node
+from ..model.times import age
 from ..store.health import SLOW_LABELS_SECONDS
 from ..store.reconciler_counters import NOT_ISOLATED
 from .canaries import Canaries, Word, ask_all, is_of_node
-from .label_delay import LabelDelays
+from .label_delay import LIMIT_SECONDS, LabelDelays
 
 log = logging.getLogger("binder-egress")
 
@@ -48,8 +49,9 @@ def judged(word: Word | None, has_canary: bool, labels: Measured, guards: Mappin
     if not word.targets:
         return NOT_KNOWN, "its canary can try none of its targets"
     # A change that has no effect for longer than usual: twice as long as ever before, on a node whose labels are late.
-    if (seconds := labels.get("waiting", 0.0)) > max(SLOW_LABELS_SECONDS, 2 * max(labels.get("on", 0.0), labels.get("off", 0.0))):
-        return NOT_KNOWN, f"the network plugin has not acted on a label for {seconds:.0f} s: new pods may be open"
+    usual = max(labels.get("on", 0.0), labels.get("off", 0.0))
+    if (seconds := now - labels.get("since", now)) > min(max(SLOW_LABELS_SECONDS, 2 * usual), LIMIT_SECONDS):
+        return NOT_KNOWN, f"the network plugin has not acted on a label for {age(seconds)}: new pods may be open"
     if reason := labels.get("reason"):
         return NOT_KNOWN, f"{reason}: new pods may be open"
     return SHUT, ""

@@ -134,6 +134,7 @@ class KnownServer:
         announced: whether BinderHub announced its launch; False also if Redis was wiped since.
         reason: why it carries what it carries, a `Reason`. Another version may have written another word, or none.
         refused_by: the rule that refuses it egress by the settings, whether that decided or not; empty: none does.
+        node: the name of the pod's node; empty until it has one.
     """
 
     uid: str
@@ -147,6 +148,7 @@ class KnownServer:
     announced: bool = False
     reason: str = ""
     refused_by: str = ""
+    node: str = ""
 
     def opens_in(self, now: float) -> int:
         """Seconds until its tier is open, from a Unix time in seconds; 0: it is open, or there is none."""
@@ -268,19 +270,19 @@ class VerifierReport(TypedDict, total=False):
 
 
 class Measured(TypedDict, total=False):
-    """What is known of a node: as the gate check publishes it. A direction that was not measured yet is missing.
+    """How a node's network plugin acts on labels, as the reconciler publishes it. What was not measured yet is missing.
 
     Attributes:
         on: seconds from a label to the first packet, the longest of the latest measurements. 60 stands for more.
         off: seconds from taking it off to the first refusal.
-        waiting: seconds since a change of the label that has not acted yet; missing: there is none.
+        since: when the first change was made that has not acted yet, Unix time in seconds; missing: there is none.
         at: when a change was last seen to act, Unix time in seconds.
         reason: why the last attempt measured nothing; missing: it did.
     """
 
     on: float
     off: float
-    waiting: float
+    since: float
     at: float
     reason: str
 
@@ -366,6 +368,7 @@ class Woken:
         everything_first: whether a command acted on any server.
         servers: the servers to reconcile.
         everything: whether to reconcile all servers.
+        nodes: the nodes on which to measure at once whether labels act.
         actions: what operators did, for the log.
     """
 
@@ -373,6 +376,7 @@ class Woken:
     everything_first: bool = False
     servers: set[str] = field(default_factory=set)
     everything: bool = False
+    nodes: set[str] = field(default_factory=set)
     actions: list[dict[str, Any]] = field(default_factory=list)
 
 

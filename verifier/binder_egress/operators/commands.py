@@ -3,7 +3,8 @@
     kubectl exec deploy/binder-egress-reconciler -- egress --help
 
 Exit codes: 0 done; 1 `doctor` found a problem; 2 wrong usage or settings; 3 no such server, block or key; 4 refused;
-5 recorded, but not yet confirmed by the reconciler; 6 Redis does not answer, and an action may be done in part (D-391).
+5 written, but not yet confirmed by the reconciler, or not seen to act; 6 Redis does not answer, and an action may be done in part
+(D-391).
 """
 
 import json
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -23,10 +24,10 @@ from ..model.records import MAX_TIME
 from ..settings import CommonSettings, InvalidSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
-from ..store.health import SLOW_LABELS_SECONDS
 from ..store.store import ReconcilerStore
 from . import actions
 from .actions import ActionRefused, CommandOperators
+from .actions.answers import NotActed
 
 EXIT_CODES = {"bad-request": 2, "no-such-server": 3, "no-such-block": 3, "no-such-key": 3, "refused": 4}
 PENDING, UNAVAILABLE = 5, 6
@@ -119,7 +120,7 @@ def grant(operators: CommandOperators, server: str, tier: str, by: str, why: str
 @click.pass_obj
 def revoke(operators: CommandOperators, server: str, stop: bool, by: str, why: str, as_json: bool) -> None:
     done = actions.revoke(operators, operators.find(server), by, why, stop)
-    _say(done, f"{server} is blocked{' and stops' if stop else ''}.{'' if stop else _late(operators)}", as_json)
+    _say(done, f"{server} is blocked{' and stops' if stop else ''}.", as_json)
 
 
 @egress.command(help="Block a server, a repository (host/owner/name, or host/owner/*) or a network of clients (CIDR).")
@@ -135,10 +136,9 @@ def block(operators: CommandOperators, kind: BlockKind, what: str, duration: str
     done = actions.block(operators, kind, what, by, why, until)
     _say(
         done,
-        f"Blocked: {done['what']}, as {done['block']}. Running servers that lost network, or are kept from it: {done['servers']}."
-        f"{_late(operators)}",
+        f"Blocked: {done['what']}, as {done['block']}. Running servers that lost network, or are kept from it: {done['servers']}.",
         as_json,
-        f"recorded as {done['block']} (running servers that it applies to: {done['servers']})",
+        f"written as {done['block']} (running servers that it applies to: {done['servers']})",
     )
 
 
@@ -217,7 +217,7 @@ def revoke_key(operators: CommandOperators, key: str, servers: bool, by: str, wh
     remove = f"Now remove {', '.join(done['remove'])} from the values: after a wipe of Redis it would be valid again."
     slip = "The id is revoked, but no verifier has a key with it: is it the right one?"
     said = " ".join(filter(None, ["Revoked." if done["remove"] else slip, lost, remove if done["remove"] else ""]))
-    _say(done, f"{said}{_late(operators) if servers else ''}", as_json)
+    _say(done, said, as_json)
 
 
 def _seconds(duration: str) -> float:
@@ -227,11 +227,13 @@ def _seconds(duration: str) -> float:
     return int(parts[1]) * {"m": 60, "h": 3600, "d": 86400}[parts[2]]
 
 
-def _say(done: Mapping[str, object], sentence: str, as_json: bool, recorded: str = "recorded") -> None:
-    """Print what was done. Exits with `PENDING` if the reconciler has not confirmed it."""
+def _say(done: Mapping[str, object], sentence: str, as_json: bool, recorded: str = "written") -> None:
+    """Print what was done. Exits with `PENDING` if the reconciler has not confirmed it, or if it is not seen to act."""
     pending = done["state"] != "done"
     if as_json:
         click.echo(json.dumps(done))
+    elif rows := cast(list[NotActed], done.get("not_acted")):
+        say_not_acted(rows, recorded)
     elif pending:
         click.echo(f"It is {recorded}, but the reconciler has not confirmed it yet: see `egress explain`.", err=True)
     else:
@@ -240,12 +242,11 @@ def _say(done: Mapping[str, object], sentence: str, as_json: bool, recorded: str
         sys.exit(PENDING)
 
 
-def _late(operators: CommandOperators) -> str:
-    """What is said of tiers that were taken away where the network plugin acts late on labels."""
-    seconds = operators.label_off_seconds()
-    if seconds <= SLOW_LABELS_SECONDS:
-        return ""
-    return f" For up to {seconds:.0f} s new connections still open, except in the egress proxy: labels act late here."
+def say_not_acted(rows: list[NotActed], recorded: str = "written") -> None:
+    """Print to standard error which servers may still open connections, and why."""
+    for row in rows:
+        servers = _clean(", ".join(row["servers"]))
+        click.echo(f"{servers}: {recorded}; {row['why']}: `egress revoke SERVER --stop` ends a pod.", err=True)
 
 
 def _say_if_silent(operators: CommandOperators) -> None:

@@ -10,9 +10,10 @@ import click
 
 from ..detections import reporters
 from ..detections.reports import AGENT, MAX_LINE_CHARACTERS, SOURCE, Unreadable, escaped, read
+from ..model.records import Server
 from . import actions
 from .actions import ActionRefused, CommandOperators
-from .commands import PENDING, show
+from .commands import PENDING, say_not_acted, show
 
 COLUMNS = ["at", "source", "list", "label", "outcome", "pod", "user", "server"]
 
@@ -28,6 +29,7 @@ def detect(operators: CommandOperators, lines: TextIO, source: str, as_json: boo
     lines.reconfigure(newline="\n")  # type: ignore[attr-defined]  # Nothing else ends a line (D-320).
     actions.check_source(operators, source)
     pending = unreadable = others = 0
+    cut_off: list[Server] = []
     number = 0
     while line := lines.readline(MAX_LINE_CHARACTERS + 2):
         number += 1
@@ -48,6 +50,7 @@ def detect(operators: CommandOperators, lines: TextIO, source: str, as_json: boo
             others += 1
             continue
         pending += row is None
+        cut_off += [Server(row["user"], row["server"])] if row and row["outcome"] == "revoked" else []
         if as_json:
             click.echo(json.dumps(row or {"outcome": "pending", "about": report.about}))
         else:
@@ -56,6 +59,9 @@ def detect(operators: CommandOperators, lines: TextIO, source: str, as_json: boo
         click.echo(f"Lines that report nothing: {others}. Lines that cannot be read: {unreadable}.", err=True)
     if pending:
         click.echo("What is pending is recorded: see `egress detections list`.", err=True)
+    if not_acted := actions.await_acted(operators, cut_off):
+        say_not_acted(not_acted)
+    if pending or not_acted:
         sys.exit(PENDING)
 
 

@@ -209,6 +209,7 @@ class Converger:
             announced=is_announced(pod, pending),
             reason=str(why.reason),
             refused_by=str(why.refused_by or ""),
+            node=pod.node,
         )
         if known != pending.known:
             self.store.publish(pod.server, known)

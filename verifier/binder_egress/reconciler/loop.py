@@ -26,7 +26,7 @@ from .. import logs
 from ..kubernetes_api import REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
 from ..model.grants import UNVERIFIED
 from ..model.labels import LabelSet
-from ..model.records import Pending, Server, Woken
+from ..model.records import Measured, Pending, Server, Woken
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import FAILURES, NOT_COVERED, Tally, lag_counters
@@ -103,6 +103,8 @@ class Reconciler:
         agents: which address is on which node; None: there are no agents.
         opening_seconds: returns how long the network plugin takes to act on a label, where that is long; else 0.
         tiers: who is told of changed tiers; None: no node ends connections.
+        soon: measures at once whether labels act on some nodes.
+        labels: returns how labels act on a node.
 
     Attributes:
         queue: the servers to converge.
@@ -119,6 +121,8 @@ class Reconciler:
         agents: Agents | None = None,
         opening_seconds: Callable[[], int] = lambda: 0,
         tiers: ChangedTiers | None = None,
+        soon: Callable[[Iterable[str]], None] = lambda nodes: None,
+        labels: Callable[[str], Measured] = lambda node: Measured(),
     ):
         self._user_pods = user_pods
         self._store = store
@@ -126,13 +130,16 @@ class Reconciler:
         self._steady = steady
         self.queue: WorkQueue[Server] = WorkQueue(RETRY_PAUSE_SECONDS, steady)
         self.heard_at: float | None = None
+        self._soon = soon
         self._cache = PodCache(tiers)
         self._tally = Tally()
         self._stopper = Stopper(settings, user_pods, self._cache, store, clock, steady)
         self._converger = Converger(settings, user_pods, self._cache, store, self._tally, self._stopper, clock, opening_seconds)
         self._addresses = AddressBook(self._cache, store, clock) if settings.proxy else None
         self._responder = (
-            Responder(settings, self._cache, store, self._tally, agents, self.queue, clock) if settings.detections else None
+            Responder(settings, self._cache, store, self._tally, agents, self.queue, clock, soon, labels)
+            if settings.detections
+            else None
         )
         self._said: dict[int | str, float] = {}  # when each kind of line about failed attempts was last logged, steady seconds
         # The listener's last turns, in steady seconds.
@@ -367,13 +374,14 @@ class Reconciler:
         self.take(self._store.woken(max(LEAST_WAIT_SECONDS, min(left, NOTIFICATION_WAIT_SECONDS))))
 
     def take(self, notifications: Woken) -> None:
-        """Queue the servers that notifications name, if they have a pod, and log what operators did. Another server is queued by an
-        event of its pod, or by the next list."""
+        """Queue the servers that notifications name, if they have a pod, measure on the named nodes, and log what operators did.
+        Another server is queued by an event of its pod, or by the next list."""
         for action in notifications.actions:
             logs.decision(**action)
         for server in self._cache.servers() if notifications.everything_first else self._cache.named(notifications.commanded):
             self.queue.put(server, first=True)
         self._enqueue(self._cache.named(notifications.servers))
+        self._soon(notifications.nodes)
         self._resync_is_due |= notifications.everything
         self._resync_if_due()
 

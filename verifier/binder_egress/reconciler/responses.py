@@ -7,15 +7,16 @@ Decisions: D-321, D-322, D-324, D-325, D-354.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from .. import logs
+from ..decisions.acted import WAIT_SECONDS, why_not
 from ..decisions.server_blocks import own_block
 from ..detections.reports import AGENT, Report
 from ..detections.share_limit import ShareLimit, in_window
 from ..model.grants import NO_GRANT, Block, Egress, block_in, new_id
-from ..model.records import Detection, KnownServer, Server
+from ..model.records import Detection, KnownServer, Measured, Server
 from ..model.serialization import by_detector
 from ..settings import OnMatch, ReconcilerSettings
 from ..store.errors import StoreUnavailable
@@ -48,6 +49,8 @@ class Responder:
         agents: which address is on which node; None: there are no agents.
         queue: the servers to converge.
         clock: Unix time in seconds.
+        soon: measures at once whether labels act on some nodes.
+        labels: returns how labels act on a node.
     """
 
     settings: ReconcilerSettings
@@ -57,6 +60,9 @@ class Responder:
     agents: Agents | None
     queue: WorkQueue[Server]
     clock: Callable[[], float]
+    soon: Callable[[Iterable[str]], None] = lambda nodes: None
+    labels: Callable[[str], Measured] = lambda node: Measured()
+    _cut: list[tuple[Pod, Measured, float]] = field(init=False, default_factory=list)  # what was known of its node, and when
     _limit: ShareLimit | None = field(init=False, default=None)
 
     def take(self) -> None:
@@ -68,6 +74,7 @@ class Responder:
         """
         if not self.cache.is_listed or (self.agents and not self.agents.is_listed):
             return
+        self._cut = [cut for cut in self._cut if not self._looked_at(*cut)]
         for uid in self.store.scans(REPORTS_AT_ONCE):
             self.store.add_report(replace(BEYOND_LIMIT, at=self.clock(), uid=uid))
         waiting = self.store.waiting_reports(REPORTS_AT_ONCE)
@@ -135,8 +142,21 @@ class Responder:
             own = new = Block(identity, "server", pod.server.key, by, report.reason, int(self.clock()), uid=pod.uid)
         self.store.cut_off(pod.server, pod.uid, new, stop)
         self.queue.put(pod.server)
+        if pod.node and not stop:
+            self.soon([pod.node])
+            self._cut.append((pod, self.labels(pod.node), self.clock()))
         fields = {"user": pod.server.user, "server": pod.server.name, "stop": stop, "block": own.id}
         logs.decision("revoke", by=by.text, by_kind=by.kind, why=report.reason, **fields)
+
+    def _looked_at(self, pod: Pod, before: Measured, at: float) -> bool:
+        """Log it if nobody has seen by now that a pod's block acts. Returns whether it is known, or was logged."""
+        measured = self.labels(pod.node)
+        if measured.get("at") == before.get("at") and self.clock() - at < WAIT_SECONDS:
+            return False
+        if why := why_not(pod.node, measured or None, before, self.clock()):
+            fields = {"user": pod.server.user, "server": pod.server.name, "pod": pod.name, "node": pod.node, "why": why}
+            log.warning("a server that a detection cut off may still open connections", extra={"fields": fields})
+        return True
 
     def _follows(self, report: Report) -> OnMatch:
         """What follows from a report. A source that was removed from the values meanwhile is only observed, and so is every source

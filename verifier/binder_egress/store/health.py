@@ -1,10 +1,11 @@
 """How an installation is doing: what the gate check found, and what `doctor` checks of Redis."""
 
+import json
 from typing import TypedDict
 
 import redis
 
-from ..model.records import GateFindings, VerifierReport
+from ..model.records import GateFindings, Measured, VerifierReport
 from ..model.serialization import reader
 from .base import Operations, as_number, as_numbers, readable, unavailable
 from .keys import redis_key
@@ -22,6 +23,7 @@ NEARLY_FULL = 0.9
 
 
 _read_findings = reader(GateFindings)
+_read_measured = reader(Measured)
 
 
 class RedisHealth(TypedDict):
@@ -45,6 +47,11 @@ class Health(Operations):
         with unavailable():
             return readable(self._redis.get(redis_key("gatecheck")), _read_findings, "gatecheck") or {}
 
+    def measured(self) -> dict[str, Measured]:
+        """How each node's network plugin acts on labels; a node on which nothing was tried is missing."""
+        found = {node: readable(text, _read_measured, "labels") for node, text in self._hash("labels").items()}
+        return {node: measured for node, measured in found.items() if measured is not None}
+
     def memory_used(self) -> float | None:
         """The share of its memory that Redis uses, 0 to 1; None if it has no limit, or does not reveal it."""
         _, most, used = self._memory()
@@ -67,6 +74,19 @@ class ReconcilerHealth(Health, RevokedKeys, Verifiers):
         """Publish the findings of the gate check, as JSON."""
         with unavailable():
             self._redis.set(redis_key("gatecheck"), findings, ex=GATECHECK_TTL_SECONDS)
+
+    def publish_measured(self, node: str, measured: Measured | None) -> None:
+        """Publish how a node's network plugin acts on labels; None: the node is gone."""
+        with unavailable():
+            if measured is None:
+                self._redis.hdel(redis_key("labels"), node)
+            else:
+                self._redis.hset(redis_key("labels"), node, json.dumps(measured))
+
+    def forget_measured(self) -> None:
+        """Forget what was measured on all nodes: another reconciler begins."""
+        with unavailable():
+            self._redis.delete(redis_key("labels"))
 
     def health(self) -> RedisHealth:
         """What `doctor` checks of Redis."""

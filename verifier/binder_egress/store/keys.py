@@ -19,8 +19,8 @@
 | `lifted:<block>` | a block that an operator removed, which pods may carry | `WITHDRAWN_TTL_SECONDS` |
 | `withdrawn:<grant>` | a grant that no longer counts (D-005) | `WITHDRAWN_TTL_SECONDS` |
 | `restored` | how much the reconciler entered into a Redis that was new or lost; nothing is granted without it | for ever |
-| `wake` | a list: servers to reconcile | until read |
-| `commands` | a list: servers to reconcile first, for the command `egress` | until read |
+| `wake` | a list: servers to reconcile, nodes to measure on | until read |
+| `commands` | a list: the same, to be done first, for the command `egress` | until read |
 | `actions` | a list: actions of the command `egress`, for the reconciler's log | until read |
 | `detections` | a stream: detectors' reports, `MAX_REPORTS` at most | until read, or `REPORT_TTL_SECONDS` after the last |
 | `detected` | a stream: the outcomes of the last `KEPT_DETECTIONS` of them | `DETECTED_TTL_SECONDS` after the last |
@@ -37,6 +37,7 @@
 | `wiring` | a hash: numbers of launches announced, and without context; times of first and last; pods before the first | for ever |
 | `verifiers` | a hash: each verifier's report, by host: providers, API keys, clock | `VERIFIER_TTL_SECONDS` after the last |
 | `gatecheck` | the reconciler's findings about policies and the canary | `GATECHECK_TTL_SECONDS` |
+| `labels` | a hash: how each node's network plugin acts on labels, by node | with its canary, or until the reconciler starts |
 | `counters` | a hash: the reconciler's counters, for the verifier's metrics | for ever |
 | `tiers` | a hash: the number of pods by tier, for the same | until the next heartbeat |
 
@@ -55,13 +56,16 @@ VERIFIER_TYPES = {"wiring": "hash", "hub": "string", "verifiers": "hash"}
 RECONCILER_TYPES = {
     "blocks": "hash", "revoked": "hash", "wake": "list", "commands": "list", "actions": "list", "reconciler": "string",
     "counters": "hash", "gatecheck": "string", "addresses": "hash", "changes": "string", "detections": "stream",
-    "detected": "stream", "lines": "hash", "scans": "list",
+    "detected": "stream", "lines": "hash", "scans": "list", "labels": "hash",
 }  # fmt: skip
 """The types of the keys that the process may write, and that somebody reads whose work would end with an error if they had another
 type. It removes those that do (D-415). Keys that are only replaced are not here, and neither are keys of one server or client."""
 
 EVERYTHING = "*"
 """On the lists `wake` and `commands`: reconcile all servers. It cannot be a server: `Server.key` has a slash."""
+
+NODE = "node:"
+"""On the same lists, what the name of a node follows: measure there at once. It has no slash either."""
 
 MAX_SERVER_BYTES = 2 * 255 * 12 + 1
 """The longest `Server.key`: a name in JupyterHub has 255 characters at most, and a character takes 12 bytes at most, as in

@@ -2,11 +2,12 @@
 
 import json
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from ..model.records import Woken
 from .base import Operations, as_number, as_numbers, json_object, readable, unavailable
-from .keys import EVERYTHING, RECONCILER_TYPES, max_bytes, redis_key
+from .keys import EVERYTHING, NODE, RECONCILER_TYPES, max_bytes, redis_key
 from .reconciler_counters import TIMES
 
 HEARTBEAT_TTL_SECONDS = 30
@@ -27,6 +28,11 @@ class ReconcilerState(Operations):
         """Have the reconciler reconcile all servers."""
         with unavailable():
             self._redis.rpush(redis_key(self._wakes), EVERYTHING)
+
+    def ask_to_measure(self, nodes: Iterable[str]) -> None:
+        """Have the reconciler measure at once whether labels act on these nodes, of which there must be one."""
+        with unavailable():
+            self._redis.rpush(redis_key(self._wakes), *(f"{NODE}{node}" for node in nodes))
 
     def reconciler_state(self) -> tuple[float | None, dict[str, int], dict[str, int]]:
         """The time of the reconciler's last heartbeat (Unix seconds, or None), its counters, and its pods by tier."""
@@ -79,11 +85,13 @@ class ReconcilerWork(ReconcilerState):
                 for name, texts in lists.items():
                     texts += map(str, self._redis.lpop(name, 1000) or [])
         commands, actions = lists.values()
+        nodes = {text for text in (*commands, *woken) if text.startswith(NODE)}
         return Woken(
-            set(commands) - {EVERYTHING},
+            set(commands) - nodes - {EVERYTHING},
             EVERYTHING in commands,
-            set(woken) - {EVERYTHING},
+            set(woken) - nodes - {EVERYTHING},
             bool(left) or EVERYTHING in woken,
+            {text.removeprefix(NODE) for text in nodes},
             list(filter(None, (readable(text, _action, "actions") for text in actions))),
         )
 

@@ -6,6 +6,7 @@ waits for the reconciler's confirmation. Each raises `ActionRefused` if it is im
 """
 
 from .block import block
+from .confirmation import await_acted
 from .context import ActionRefused, CommandOperators, Operators
 from .create_key import create_key
 from .explain import explain
@@ -17,6 +18,6 @@ from .revoke_key import revoke_key
 from .unblock import unblock
 
 __all__ = [
-    "ActionRefused", "CommandOperators", "Operators", "block", "blocks", "check_source", "counts", "create_key", "explain", "grant",
-    "grants", "keys", "report", "revoke", "revoke_key", "unblock", "unreadable", "wanted_hosts",
+    "ActionRefused", "CommandOperators", "Operators", "await_acted", "block", "blocks", "check_source", "counts", "create_key",
+    "explain", "grant", "grants", "keys", "report", "revoke", "revoke_key", "unblock", "unreadable", "wanted_hosts",
 ]  # fmt: skip

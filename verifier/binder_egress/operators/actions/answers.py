@@ -18,7 +18,7 @@ from ...model.records import Detection, KnownServer, Server
 from ...model.serialization import fields_of
 
 UnixTime = Annotated[float | None, Field(description="Unix time in seconds")]
-State = Annotated[Literal["done", "pending"], Field(description="pending: the reconciler has not confirmed it yet")]
+State = Annotated[Literal["done", "pending"], Field(description="pending: written, but not seen to act yet")]
 
 
 class GrantRow(TypedDict):
@@ -92,11 +92,23 @@ class Explanation(GrantRow):
     reconciler_seen: UnixTime
 
 
+class NotActed(TypedDict):
+    """A node on which a label that was taken off was not seen to act, so that servers there may still open connections."""
+
+    node: str
+    servers: list[str]
+    why: Annotated[str, Field(description="one sentence")]
+
+
+NotActedRows = Annotated[list[NotActed], Field(description="empty: it was seen to act on each node")]
+
+
 class ActionAnswer(TypedDict):
     """`POST /api/grants`, `POST /api/revocations`. The other fields of the server's row follow, if it still runs."""
 
     state: State
     user: str
+    not_acted: NotRequired[NotActedRows]
 
 
 class RowAnswer(ActionAnswer, GrantRow):
@@ -115,6 +127,7 @@ class BlockAnswer(UnblockAnswer):
 
     what: str
     servers: Annotated[int, Field(description="running servers that it applies to")]
+    not_acted: NotActedRows
 
 
 class KeyAnswer(TypedDict):
@@ -130,6 +143,7 @@ class KeyRevocationAnswer(TypedDict):
     """`POST /api/keys/revocations`."""
 
     state: State
+    not_acted: NotActedRows
     keys: list[str]
     withdrawn: int
     remove: Annotated[list[str], Field(description="what to remove from the chart's values")]

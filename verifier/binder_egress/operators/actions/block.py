@@ -7,7 +7,7 @@ from ...model.networks import IPNetwork
 from ...model.serialization import write_block
 from ...store.saved import MAX_SAVED_BYTES
 from .answers import BlockAnswer, block_row
-from .confirmation import await_grant
+from .confirmation import await_grant, seen
 from .context import ActionRefused, Operators, network_of, pattern_of
 
 WIDEST_BLOCK = {4: 8, 6: 16}
@@ -46,8 +46,8 @@ def block(operators: Operators, kind: BlockKind, what: str, by: str, why: str, u
     servers = [server for server, known in operators.store.all_known().items() if applies(new, Facts.of(known), operators.clock())]
     operators.store.add_block(new, servers)
     operators.log("block", by, why, kind=kind, what=what, until=until, block=new.id, servers=len(servers))
-    state = await_grant(operators, servers, new.id)
-    return {"state": state, "block": new.id, "what": block_row(new)["what"], "servers": len(servers)}
+    state, not_acted = seen(operators, await_grant(operators, servers, new.id), servers)
+    return {"state": state, "block": new.id, "what": block_row(new)["what"], "servers": len(servers), "not_acted": not_acted}
 
 
 def _clients(text: str) -> IPNetwork:

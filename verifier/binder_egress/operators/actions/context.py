@@ -63,10 +63,6 @@ class Operators:
         """Whether the reconciler is silent, so that what is known about servers may be old, or lost in a wipe of Redis."""
         return self.store.reconciler_state()[0] is None
 
-    def label_off_seconds(self) -> float:
-        """Seconds until a label that is taken off acts, as it was measured last; 0 if it was not measured."""
-        return self.store.gatecheck().get("label_delay", {}).get("off", 0.0)
-
     def known(self, server: Server) -> KnownServer:
         """What is known of a server that runs."""
         known = self.store.known(server)

@@ -4,7 +4,7 @@ from ...decisions.server_blocks import own_block
 from ...model.grants import Block, Origin, new_id
 from ...model.records import Server
 from .answers import ActionAnswer
-from .confirmation import answer, await_grant
+from .confirmation import answer, await_grant, seen
 from .context import ActionRefused, CommandOperators, Operators
 
 
@@ -30,4 +30,7 @@ def revoke(operators: Operators, server: Server, by: str, why: str, stop: bool =
     if stop and isinstance(operators, CommandOperators):
         operators.store.ask_to_stop(server, known.uid)
     operators.log("revoke", by, why, user=server.user, server=server.name, stop=stop, block=own.id)
-    return answer(operators, await_grant(operators, [server], own.id, stop), server)
+    state = await_grant(operators, [server], own.id, stop)
+    # A pod that ends needs no network plugin.
+    state, not_acted = seen(operators, state, [] if stop else [server])
+    return answer(operators, state, server, not_acted)

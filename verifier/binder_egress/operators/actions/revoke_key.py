@@ -5,7 +5,7 @@ import re
 from ...gate import api_keys
 from ...model.grants import Egress, Grant
 from .answers import KeyRevocationAnswer
-from .confirmation import await_end
+from .confirmation import await_end, carrying, seen
 from .context import ActionRefused, Operators
 from .lists import keys
 
@@ -31,11 +31,14 @@ def revoke_key(operators: Operators, key: str, by: str, why: str, servers: bool 
     if servers:
         given += [known.grant for known in operators.store.all_known().values() if isinstance(known.grant, Egress)]
     grants = {grant.id for grant in given if grant.origin.kind == "key" and grant.origin.id in meant}
+    carry = carrying(operators, grants)
     if grants:
         operators.store.withdraw(grants)
         operators.store.wake_all()
+    state, not_acted = seen(operators, await_end(operators, grants, carry), carry)
     return {
-        "state": await_end(operators, grants),
+        "state": state,
+        "not_acted": not_acted,
         "keys": list(meant),
         "withdrawn": len(grants),
         "remove": [f"apiKeys.keys.{called}" for called in meant.values() if called],

@@ -3,7 +3,7 @@
 from ...decisions.refusals import Facts, applies
 from ...decisions.server_blocks import own_blocks
 from .answers import UnblockAnswer
-from .confirmation import await_end
+from .confirmation import await_end, carrying
 from .context import ActionRefused, CommandOperators
 from .lists import blocks
 
@@ -39,7 +39,8 @@ def unblock(operators: CommandOperators, block: str, by: str, why: str = "") -> 
             raise ActionRefused("no-such-block", f"{server.title} is not blocked.")
         if standing[block]["kind"] != "server":
             raise ActionRefused("refused", f"The server shares its block with others: remove {block}.")
+    carry = carrying(operators, set(removed))
     for identity in removed:
         operators.store.remove_block(identity)
         operators.log("unblock", by, why, block=identity, kind=standing[block]["kind"], what=standing[block]["what"])
-    return {"state": await_end(operators, set(removed)), "block": block}
+    return {"state": await_end(operators, set(removed), carry), "block": block}

@@ -204,11 +204,14 @@ def test_blocked_server_is_told_since_when_and_whom_to_ask(make_services, store,
 
 def test_server_whose_lease_is_over_is_told_since_when(public, store):
     store.publish(Server("alice"), KnownServer("uid-1", carried(rule="expired", at=1_800_000_000)))
-    why = "The time ran out at 2027-01-15 08:00 UTC."
+    why = "The time ran out at 2027-01-15 08:00 UTC. Connections that were open may go on."
     page, text = (shown(public.get("/egress/servers/alice", headers=headers).text) for headers in (HTML, CURL))
     assert f"Your server has no internet access. {why}" in page and f"Your server has no internet access. {why}" in text
     assert ">Restore internet access</button>" in page
     assert public.get("/egress/servers/alice").json["why"] == why
+    store.publish(Server("alice"), KnownServer("uid-1", carried(rule="expired", at=1_800_000_000), node="n1"))
+    store.publish_gatecheck('{"connections": ["n1"]}')
+    assert public.get("/egress/servers/alice").json["why"] == "The time ran out at 2027-01-15 08:00 UTC."
 
 
 def test_the_operators_words_come_as_text_in_the_visitors_language_or_in_english(make_services, store):

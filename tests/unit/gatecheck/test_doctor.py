@@ -528,6 +528,22 @@ def test_hidden_addresses_become_a_metric_and_a_log_line(watcher, namespace, int
     assert len(logged) == (seen == "hidden")
 
 
+def test_nodes_with_the_part_that_ends_connections_are_published(watcher, namespace, store):
+    def part(node, state, name="binder-egress-connections-x"):
+        labels = {"app.kubernetes.io/component": "connections"}
+        status = {"containerStatuses": [{"state": {state: {}}}]} if state else {}
+        return {"metadata": {"name": name, "labels": labels}, "spec": {"nodeName": node}, "status": status}
+
+    namespace.found_pods = [
+        part("n1", "running"), part("n2", "waiting"), part("n3", ""), part("n4", "running", "other-connections-x")
+    ]  # fmt: skip
+    watcher.run_once()
+    assert store.gatecheck()["connections"] is None  # They are off.
+    watcher._settings = watcher._settings.model_copy(update={"connections": "binder-egress-connections"})
+    watcher.run_once()
+    assert store.gatecheck()["connections"] == ["n1"]
+
+
 @pytest.mark.parametrize(("share", "state"), [(0.5, OK), (0.95, WARNING), (1.5, PROBLEM)])
 def test_full_redis_is_a_line_a_metric_and_a_log_line(site, watcher, internal, in_redis, caplog, share, state):
     in_redis.config_set("maxmemory", int(in_redis.info("memory")["used_memory"] / share))

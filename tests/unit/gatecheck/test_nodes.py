@@ -162,6 +162,8 @@ def test_doctor_has_one_line_for_nodes_that_are_shut(place):
     place.nodes._agents = lambda: None
     place.nodes.turn()
     assert [(line.state, line.text) for line in _nodes(place.nodes.rows(), NOW)] == [(OK, "2 with user pods, and each is shut")]
+    (line,) = _nodes(place.nodes.rows(), NOW, ["n1", "n2"])
+    assert line.state == WARNING and line.text.startswith("n3 (1 user pods): nothing ends open connections when a tier goes")
 
 
 def test_table_has_a_row_for_each_node(place):

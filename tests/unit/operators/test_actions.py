@@ -183,6 +183,7 @@ def test_explain_names_the_reasons(make, cluster, store, operators, redis_server
     list_and_converge(reconciler)
     found = actions.explain(operators, ALICE)
     assert found["because"] == "Network of the tier verified, by the rule valid-pass."
+    assert found["open_connections"] is None
     assert (found["label"], found["uid"], found["repository"]) == ("verified", "uid-1", "r")
     watching = CommandOperators(make_settings(redis_server, mode="observe", blocked_repositories=["x.y/z"]), store)
     assert "In mode observe every server has the network" in actions.explain(watching, ALICE)["because"]
@@ -190,6 +191,9 @@ def test_explain_names_the_reasons(make, cluster, store, operators, redis_server
     serve(reconciler, store)
     found = actions.explain(operators, ALICE)
     assert found["because"] == "No network: blocked by eve: mining."
+    assert found["open_connections"] == "may go on: nothing that ends them was seen on its node"
+    store.publish_gatecheck(json.dumps({"connections": [store.known(ALICE).node]}))
+    assert actions.explain(operators, ALICE)["open_connections"] == "those that it may not have are ended on its node"
     assert (found["label"], found["blocked"], [block["why"] for block in found["blocks"]]) == (None, True, ["mining"])
 
 

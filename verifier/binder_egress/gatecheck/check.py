@@ -16,7 +16,7 @@ from kubernetes import client
 from .. import kubernetes_api
 from ..kubernetes_api import ApiServerUnavailable
 from ..model.labels import GATECHECK_LABEL, JSON, LabelSet
-from ..model.records import Node
+from ..model.records import MOST_NODES, Node
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.health import NEARLY_FULL
@@ -151,7 +151,8 @@ class Findings:
         label_delay: the longest times that labels take to act on any node (`LabelDelays.worst`).
         nodes: what is known of each node (`nodes.Nodes.rows`); empty if no canary runs on each.
         ended: how many connections each node has ended, by tier (`reconciler.changed_tiers`).
-        unread: the part that could not be read (`policies` or `canary`), and the reason.
+        connections: the nodes on which the part runs that ends them; None: it is off, or could not be read.
+        unread: the part that could not be read (`policies`, `canary` or `connections`), and the reason.
     """
 
     at: float
@@ -160,6 +161,7 @@ class Findings:
     label_delay: dict[str, float] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     ended: dict[str, dict[str, int]] = field(default_factory=dict)
+    connections: list[str] | None = None
     unread: dict[str, str] = field(default_factory=dict)
 
     def dumps(self) -> str:
@@ -187,7 +189,19 @@ def check(settings: ReconcilerSettings, namespace: Namespace, label_sets: Iterab
             findings.canary = namespace.canary()
         except ApiServerUnavailable as error:
             findings.unread["canary"] = str(error)
+    if settings.connections:
+        try:
+            parts = namespace.pods("app.kubernetes.io/component=connections", MOST_NODES)
+            findings.connections = sorted({pod["spec"]["nodeName"] for pod in parts if _works(pod, settings.connections)})
+        except ApiServerUnavailable as error:
+            findings.unread["connections"] = str(error)
     return findings
+
+
+def _works(pod: JSON, name: str) -> bool:
+    """Whether a pod of the DaemonSet with a name runs. A part that its kernel shows no connections ends again and again."""
+    statuses = pod["status"].get("containerStatuses", [])
+    return pod["metadata"]["name"].startswith(f"{name}-") and any("running" in status["state"] for status in statuses)
 
 
 class Watcher:

@@ -134,7 +134,7 @@ def examine(
         checks.append(_start_guard(counters))
         checks.append(_label_delay(settings, published.get("label_delay") or {}))
         checks += _identities(settings, namespace)
-        checks += _nodes(published.get("nodes") or {}, now())
+        checks += _nodes(published.get("nodes") or {}, now(), published.get("connections"))
         checks.append(_public_port(namespace, health["verifiers"]))
     try:
         checks.append(_clock("clock of the API server", namespace.clock()))
@@ -501,8 +501,9 @@ def _delay(seconds: float | None) -> str:
     return f"more than {LIMIT_SECONDS:.0f} s" if seconds >= LIMIT_SECONDS else f"{seconds:.1f} s"
 
 
-def _nodes(nodes: dict[str, Node], now: float) -> list[Line]:
-    """A line for each node with user pods that is not shut, or one if all are."""
+def _nodes(nodes: dict[str, Node], now: float, connections: list[str] | None = None) -> list[Line]:
+    """A line for each node with user pods that is not shut or lacks a part, or one if all are well. `connections` names those on
+    which open connections are ended; None: nobody is to."""
     with_pods = {name: row for name, row in nodes.items() if row["user_pods"]}
     checks = []
     for name, row in with_pods.items():
@@ -516,6 +517,9 @@ def _nodes(nodes: dict[str, Node], now: float) -> list[Line]:
             checks.append(_line("nodes", PROBLEM, f"{seen}: {text}", PROXY_HIDDEN))
         if row["agent"] is False:
             checks.append(_line("nodes", WARNING, f"{seen} has no agent", "See agent.tolerations and agent.nodeSelector"))
+        if connections is not None and name not in connections:
+            text, do = "nothing ends open connections when a tier goes", "See gatecheck.tolerations and gatecheck.nodeSelector"
+            checks.append(_line("nodes", WARNING, f"{seen}: {text}", do))
     if not checks and with_pods:
         checks.append(_line("nodes", OK, f"{len(with_pods)} with user pods, and each is shut"))
     return checks

@@ -287,6 +287,11 @@ class Measured(TypedDict, total=False):
     reason: str
 
 
+MOST_NODES = 5000
+"""The most nodes of which a part on each is listed, and its counts are passed on, since whoever takes one over could write others.
+No cluster of Kubernetes is to have more (https://kubernetes.io/docs/setup/best-practices/cluster-large/)."""
+
+
 class Node(TypedDict):
     """A node, as the gate check publishes it.
 
@@ -347,6 +352,7 @@ class GateFindings(TypedDict, total=False):
     label_delay: dict[str, float]
     nodes: dict[str, Node]
     ended: dict[str, dict[str, int]]  # connections, by node and tier
+    connections: list[str] | None  # the nodes with the part that ends them
 
 
 class WantedHost(TypedDict):

@@ -14,7 +14,7 @@ from kubernetes import client
 from .. import kubernetes_api
 from ..kubernetes_api import ApiServerUnavailable
 from ..model.grants import UNVERIFIED, Blocked, EndedLease
-from ..model.records import Measured, TierChange
+from ..model.records import MOST_NODES, Measured, TierChange
 from ..model.serialization import read_counts, write_tier_changes
 from .user_pods import Pod
 
@@ -25,10 +25,6 @@ MOST = 2000
 
 WRITE_SECONDS = 60.0
 """Seconds after which it is written again, because somebody may have recreated it."""
-
-MOST_NODES = 5000
-"""The most nodes of which counts are passed on, since whoever takes over a part on a node could write others. No cluster of
-Kubernetes is to have more (https://kubernetes.io/docs/setup/best-practices/cluster-large/)."""
 
 RETRY_SECONDS = 1.0
 """Seconds until the next attempt after one that failed."""

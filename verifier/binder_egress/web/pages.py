@@ -109,7 +109,7 @@ def reach_observed(language: str) -> str:
     return messages["reach-observe"]
 
 
-def why(grant: Grant, now: float, refused: bool, language: str, opens_in: int = 0) -> str:
+def why(grant: Grant, now: float, refused: bool, language: str, opens_in: int = 0, ends: bool = False) -> str:
     """A sentence that says why a server has no tier, and since when, or when its tier opens; empty: neither is to say.
 
     Everybody who knows a server's page may read it, so it says nothing of the reason for a block, or of its end.
@@ -120,6 +120,7 @@ def why(grant: Grant, now: float, refused: bool, language: str, opens_in: int = 
         refused: whether the client that asks would be refused an unlock.
         language: one of `LANGUAGES`.
         opens_in: seconds until its tier opens.
+        ends: whether something ends connections on its node that are open when a tier goes.
     """
     messages, since = MESSAGES[language], moment(grant.at)
     if block_in(grant, now):
@@ -128,7 +129,9 @@ def why(grant: Grant, now: float, refused: bool, language: str, opens_in: int = 
         return messages["not-offered"]
     if opens_in:
         return messages["opening"].format(seconds=opens_in)
-    return messages["expired"].format(since=since) if isinstance(grant, EndedLease) else ""
+    if not isinstance(grant, EndedLease):
+        return ""
+    return " ".join([messages["expired"].format(since=since), *([] if ends else [messages["expired-open"]])])
 
 
 def _hosts(tier: Tier, messages: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from ..decisions import leases
 from ..decisions.kept_promises import NotUsed
 from ..decisions.presented import REJECTED_PASSES, Presented
 from ..decisions.refusals import REFUSALS, Facts, blocks_on, refusal
-from ..model.grants import UNVERIFIED, Block, Egress, Rule
+from ..model.grants import UNVERIFIED, Block, Egress, EndedLease, Rule
 from ..model.passes import BadPass
 from ..model.records import KnownServer, PassOutcome, Server
 from ..settings import Access
@@ -294,7 +294,9 @@ def _why(known: KnownServer, blocks: list[Block], now: float, refused: bool) -> 
     if services().settings.mode == "observe":
         return ""
     grant = next(iter(blocks_on(Facts.of(known), blocks, now)), known.grant)
-    return pages.why(grant, now, refused, pages.choose_language(request.accept_languages), known.opens_in(now))
+    language = pages.choose_language(request.accept_languages)
+    ending = services().store.gatecheck().get("connections") if isinstance(grant, EndedLease) else None
+    return pages.why(grant, now, refused, language, known.opens_in(now), known.node in (ending or []))
 
 
 def _description(server: Server, known: KnownServer, blocks: list[Block], now: float, refused: bool = False) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class Explanation(GrantRow):
     waiting: list[WaitingRow]
     blocks: list[BlockRow]
     detections: Annotated[list[Detection], Field(description="recent reports about it, the latest first")]
+    open_connections: Annotated[str | None, Field(description="what becomes of those that an earlier tier opened")]
     reconciler_seen: UnixTime
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from ...decisions.refusals import Facts, applies
-from ...model.grants import UNVERIFIED, Block, Blocked, Egress, EndedLease, block_in
+from ...model.grants import UNVERIFIED, Block, Blocked, Egress, EndedLease, Rule, block_in
 from ...model.records import KnownServer, Record, Server
 from .answers import Explanation, WaitingRow, block_row, server_row
 from .context import Operators
@@ -29,6 +29,7 @@ def explain(operators: Operators, server: Server) -> Explanation:
         "waiting": launch + unlock,
         "blocks": [block_row(block) for block in blocks],
         "detections": [row for row in operators.store.detected() if row["uid"] == known.uid],
+        "open_connections": _open_connections(operators, known),
         "reconciler_seen": operators.store.reconciler_state()[0],
     }
 
@@ -69,6 +70,16 @@ def _because(operators: Operators, known: KnownServer) -> str:
     if settings.mode == "observe":
         return "No tier. In mode observe no policy isolates it."
     return "No network: it was launched without a pass, and nobody has unlocked it."
+
+
+def _open_connections(operators: Operators, known: KnownServer) -> str | None:
+    """What becomes of connections that an earlier tier opened; None: there was no such tier."""
+    lowered = isinstance(known.grant, Egress) and known.grant.rule == Rule.OPERATOR
+    if operators.settings.mode == "observe" or not (lowered or isinstance(known.grant, Blocked | EndedLease)):
+        return None
+    if known.node in (operators.store.gatecheck().get("connections") or []):
+        return "those that it may not have are ended on its node"
+    return "may go on: nothing that ends them was seen on its node"
 
 
 def _utc(at: float) -> str:

@@ -72,6 +72,21 @@ def test_told_are_pods_whose_tier_went_or_changed(
     assert told.rows(monkeypatch) == ({} if expected is None else {"a": expected})
 
 
+def test_all_pods_with_a_tier_are_written_for_mode_deny(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
+    states = {"a": ["verified"], "b": [None], "c": ["verified", None], "d": ["verified", "small"], "e": ["small"]}
+    for uid, labels in states.items():
+        for label in labels:
+            told.cache.put(pod(uid, label=label))
+    told.cache.remove("e")
+    sent: list[Any] = []
+    monkeypatch.setattr(changed_tiers.kubernetes_api, "read", lambda *given, **more: sent.append((given[1:], more["body"]["data"])))
+    told.tiers.write_all()
+    ((asked, data),) = sent
+    assert asked == ("PATCH", "/api/v1/namespaces/ns/configmaps/connections-tiers") and data["at"] == "7"
+    written = read_tier_changes(data["tiers"])
+    assert written and {change.uid: change.tier for change in written} == {"a": "verified", "d": "small"}
+
+
 @pytest.mark.parametrize(("rows", "expected"), [
     ({"one": '{"unverified": 3, "small": 1}', "two": '{"small": 2}'}, {"one": {"unverified": 3, "small": 1}, "two": {"small": 2}}),
     ({"one": "{}", "two": "nonsense", "three": '{"small": "2"}', "four": '["small"]'}, {}),  # somebody took over a part on a node

@@ -437,6 +437,7 @@ class ConnectionsSettings(BaseSettings):
     policies: Annotated[dict[str, dict[str, Any]], BeforeValidator(_json_or_file)] = _of("base and tiers")
     private: Annotated[list[IPNetwork], BeforeValidator(_networks)] = _of("except")
     """The networks towards which no connection is ended."""
+    mode: Literal["captcha", "allow", "deny"] = _of("mode")
     log_level: Literal["debug", "info", "warning", "error"] = _of("logLevel", "info")
 
 

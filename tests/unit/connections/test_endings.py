@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from binder_egress.connections import process
 from binder_egress.connections.opened import Opened
 from binder_egress.connections.process import LEAST_SECONDS, MANY, MOST_SECONDS, Connections, look
 from binder_egress.connections.table import Entry
 from binder_egress.model.records import TierChange
+from binder_egress.model.serialization import write_tier_changes
 from binder_egress.settings import InvalidSettings
 
 TCP, UDP, PING = 6, 17, 1
@@ -130,6 +133,21 @@ def test_it_ends_by_itself(delay: float, least: float, most: float) -> None:
     while (wait := node.connections.turn()) is not None:
         node.now += wait
     assert least <= node.now - 1000 <= most
+
+
+def test_a_look_that_takes_long_is_not_the_last() -> None:
+    """What it deleted first may be there again."""
+    node = Node(entry(POD))
+    read = node.table.opened_by
+
+    def slowly(addresses: Any) -> Iterator[Entry]:
+        yield from read(addresses)
+        node.now += 2 * LEAST_SECONDS
+
+    node.table.opened_by = slowly  # type: ignore[method-assign]
+    node.connections.hear([change()])
+    node.work(60)
+    assert node.table.looks == 2
 
 
 def test_pods_that_change_together_cost_one_look_at_the_table() -> None:
@@ -264,6 +282,27 @@ def test_a_pod_has_one_line_with_a_number_and_no_address(caplog: pytest.LogCaptu
     (line,) = caplog.records
     assert line.fields == {"uid": "a", "tier": "unverified", "connections": 2}  # type: ignore[attr-defined]
     assert node.connections.counted == {"unverified": 2}
+
+
+@pytest.mark.parametrize(("late", "cut"), [(0, True), (599, True), (601, False)])
+def test_in_deny_every_pod_has_lost_the_tier_that_was_seen_last(monkeypatch: pytest.MonkeyPatch, late: int, cut: bool) -> None:
+    """Later, an address may be anybody's."""
+    node, api = Node(entry(POD), entry(NEXT)), object()
+    settings: Any = SimpleNamespace(namespace="ns", connections="c")
+    data = {"at": str(int(time.time()) - late), "tiers": write_tier_changes([change(tier="verified")])}
+    asked: list[Any] = []
+    monkeypatch.setattr(process.kubernetes_api, "read", lambda *given: asked.append(given) or {"data": data})
+    process.hear_of_all(api, settings, node.connections)  # type: ignore[arg-type]
+    assert asked == [(api, "GET", "/api/v1/namespaces/ns/configmaps/c-tiers")]
+    node.work(60)
+    assert node.cut() == ({f"{POD} {PUBLIC} 443"} if cut else set())
+
+
+def test_in_deny_nothing_may_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(entry(POD))
+    monkeypatch.setattr(process.kubernetes_api, "read", lambda *given: {})
+    process.hear_of_all(object(), SimpleNamespace(namespace="ns", connections="c"), node.connections)  # type: ignore[arg-type]
+    assert node.connections.turn() is None
 
 
 @pytest.mark.parametrize(("size", "said"), [(7, "tracks 7 connections"), (0, "none can be ended")])

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from kubernetes import client
@@ -16,6 +16,7 @@ from pyroute2.netlink import NetlinkError
 
 from .. import kubernetes_api
 from ..kubernetes_api import ApiServerUnavailable
+from ..model.grants import UNVERIFIED
 from ..model.networks import parse_address
 from ..model.records import TierChange
 from ..model.serialization import read_tier_changes
@@ -47,6 +48,12 @@ WATCH_SECONDS = 300
 REPORT_SECONDS = 10.0
 """Seconds between two looks at what was ended, which is written if it is more."""
 
+KNOWN_SECONDS = 600.0
+"""For how long after the reconciler's end, in mode `deny`, what it wrote last still says whose addresses are whose (D-580)."""
+
+DENY_SECONDS = 15.0
+"""In mode `deny`, the time that the network plugin is given to act on policies that are gone."""
+
 RETRY_SECONDS = 1.0
 """Seconds until the next attempt after a watch or a look at the table failed."""
 
@@ -59,12 +66,14 @@ class Ending:
         change: the change of its tier.
         began: when this process heard of it, in monotonic seconds.
         due: when its entries are to be deleted next.
+        looked: when the last look at the table began. It may take seconds, and what it deleted first may be there again.
         ended: hashes of the connections that were deleted, some of them again, for the plugin had not acted yet.
     """
 
     change: TierChange
     began: float
     due: float
+    looked: float = 0.0
     ended: set[int] = field(default_factory=set)
 
 
@@ -148,7 +157,7 @@ class Connections:
                 if ending in large:
                     ending.due = math.inf
                     continue
-                lasted = now - ending.began
+                lasted = ending.looked - ending.began
                 ending.due = now + max(PAUSE_SECONDS, lasted / 2)
                 wanted = min(max(LEAST_SECONDS, 2 * ending.change.seconds), MOST_SECONDS)
                 if lasted >= wanted and self._endings.get(ending.change.uid) is ending:
@@ -158,6 +167,8 @@ class Connections:
 
     def _deletions(self, due: list[Ending], most: float = math.inf) -> Iterator[None]:
         """Delete entries, one or none at each step. A pod that has more than `most` becomes one of those with many."""
+        for ending in due:
+            ending.looked = self._clock()
         with self._lock:
             claims = Counter(chain.from_iterable(change.addresses for change in self._heard.values()))
         # An address that two pods claim is nobody's.
@@ -203,6 +214,22 @@ def watch(api: client.ApiClient, namespace: str, name: str, connections: Connect
                     _pass_on(event["object"].get("data", {}).get("changes", "[]"), connections)
     except kubernetes_api.FAILURES as error:
         raise kubernetes_api.unavailable(error) from None
+
+
+def hear_of_all(api: client.ApiClient, settings: ConnectionsSettings, connections: Connections) -> None:
+    """In mode `deny`, hear that every pod has lost the tier that the reconciler saw last.
+
+    Raises:
+        ApiServerUnavailable: the API server does not answer, or refuses the request.
+    """
+    path = f"/api/v1/namespaces/{settings.namespace}/configmaps/{settings.connections}-tiers"
+    data = kubernetes_api.read(api, "GET", path).get("data") or {}
+    late = time.time() - int(data.get("at", "0"))
+    if late > KNOWN_SECONDS:
+        log.warning("nobody is known whose connections have to end: the reconciler wrote last %d s ago", late)
+        return
+    known = read_tier_changes(data.get("tiers", "[]")) or []
+    connections.hear(replace(pod, tier=UNVERIFIED, seconds=DENY_SECONDS) for pod in known if all(map(parse_address, pod.addresses)))
 
 
 def report(api: client.ApiClient, settings: ConnectionsSettings, connections: Connections) -> None:
@@ -262,6 +289,8 @@ def run(settings: ConnectionsSettings, table: Table) -> None:
     def listen() -> None:
         while True:
             try:
+                if settings.mode == "deny":
+                    return hear_of_all(api, settings, connections)
                 watch(api, settings.namespace, settings.connections, connections)
             except ApiServerUnavailable as error:
                 log.warning("changed tiers cannot be heard of: %s", error)

@@ -280,7 +280,7 @@ def write_tier_changes(changes: Iterable[TierChange]) -> str:
 
 
 read_tier_changes = reader(list[TierChange])
-"""The changes of tiers."""
+"""The changes of tiers, or the tiers of all pods."""
 
 read_counts = reader(dict[str, int])
 """How many connections a node has ended, by tier."""

@@ -1,13 +1,15 @@
 """Tells the nodes which running pods have another tier than before, so that they end the connections that it does not open.
 
 Through a ConfigMap (D-565). A pod whose tier only came, as at a launch, is not in it: nothing has to end. The nodes write what they
-ended into another one.
+ended into another one. A third has all pods with a tier, for nodes in mode `deny`, in which there is no reconciler (D-580).
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from kubernetes import client
 
@@ -23,8 +25,8 @@ log = logging.getLogger("binder-egress")
 MOST = 2000
 """The most pods in the ConfigMap, the latest changes: some 400 KB, of the million bytes that it can hold."""
 
-WRITE_SECONDS = 60.0
-"""Seconds after which it is written again, because somebody may have recreated it."""
+WRITE_SECONDS = 30.0
+"""Seconds after which it is written again, because somebody may have recreated it, and with it the tiers of all pods."""
 
 RETRY_SECONDS = 1.0
 """Seconds until the next attempt after one that failed."""
@@ -57,6 +59,7 @@ class ChangedTiers:
         self._lock = threading.Lock()
         self._tiers: dict[str, str] = {}  # by uid
         self._changes: dict[str, TierChange] = {}  # by uid, the latest last
+        self._with_tier: dict[str, TierChange] = {}  # by uid
         self._is_new = threading.Event()
 
     def see(self, pod: Pod) -> None:
@@ -67,6 +70,10 @@ class ChangedTiers:
         with self._lock:
             tier, before = pod.label or UNVERIFIED, self._tiers.get(pod.uid)
             self._tiers[pod.uid] = tier
+            now = TierChange(pod.uid, pod.node, pod.addresses, tier, self._clock(), 0.0)
+            self._with_tier.pop(pod.uid, None)
+            if tier != UNVERIFIED:
+                self._with_tier[pod.uid] = now
             if before is None:
                 changed = tier == UNVERIFIED and isinstance(pod.grant, Blocked | EndedLease)
             else:
@@ -74,8 +81,7 @@ class ChangedTiers:
             if not changed:
                 return
             self._changes.pop(pod.uid, None)
-            seconds = self._delay(pod.node).get("off", 0.0)
-            self._changes[pod.uid] = TierChange(pod.uid, pod.node, pod.addresses, tier, self._clock(), seconds)
+            self._changes[pod.uid] = replace(now, seconds=self._delay(pod.node).get("off", 0.0))
             while len(self._changes) > MOST:
                 del self._changes[next(iter(self._changes))]
         self._is_new.set()
@@ -84,6 +90,7 @@ class ChangedTiers:
         """A pod is gone."""
         with self._lock:
             self._tiers.pop(uid, None)
+            self._with_tier.pop(uid, None)
             if self._changes.pop(uid, None):
                 self._is_new.set()
 
@@ -97,6 +104,12 @@ class ChangedTiers:
         with self._lock:
             text = write_tier_changes(self._changes.values())
         self._patch(self._path, {"changes": text})
+
+    def write_all(self) -> None:
+        """Write the pods that have a tier, `MOST` at most. Raises as `write`."""
+        with self._lock:
+            text = write_tier_changes(list(self._with_tier.values())[-MOST:])
+        self._patch(f"{self._path}-tiers", {"tiers": text, "at": str(int(self._clock()))})
 
     def ended(self) -> dict[str, dict[str, int]]:
         """How many connections the nodes have ended: node → tier → number. Empty if the API server does not say."""
@@ -120,10 +133,14 @@ class ChangedTiers:
     def run(self) -> None:
         """Write it at each change, for ever. No decision waits for it."""
         self._forget_nodes()
+        written = -math.inf
         while True:
             self._is_new.wait(WRITE_SECONDS)
             try:
                 self.write()
+                if time.monotonic() - written >= WRITE_SECONDS:
+                    written = time.monotonic()
+                    self.write_all()
             except ApiServerUnavailable as error:
                 log.warning("open connections do not end: the nodes cannot be told of changed tiers: %s", error)
                 self._is_new.set()

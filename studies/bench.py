@@ -18,6 +18,7 @@ import redis
 import requests
 import yaml
 from flask import Flask, request
+from once import unless_once
 from rich.console import Console
 from rich.table import Table
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
@@ -48,8 +49,11 @@ console = Console(width=None if sys.stdout.isatty() else 120)
 GUNICORN = ("-m", "gunicorn", "--worker-class=gthread", "--threads=32", "--keep-alive=75", "--no-control-socket")
 """The class of the verifier's worker, and its threads."""
 
-ROUNDS, REQUESTS = 9, 100
+ROUNDS, REQUESTS = unless_once(9, 1), unless_once(100, 2)
 """The turns of each request, and the requests in a turn. With an odd number of turns, the median is a measured value."""
+
+FIRST_CALLS, CALLS = unless_once(100, 1), unless_once(1000, 3)
+"""Calls of the hook that do not count, and calls that do."""
 
 BARE = """
 import redis
@@ -106,19 +110,22 @@ def hook() -> None:
         hooks = {"hook": load_hook(verifier.internal), "bare Flask + Redis": load_hook(f"http://127.0.0.1:{port}")}
 
         async def measure() -> None:
-            for number in range(1100):
+            for number in range(FIRST_CALLS + CALLS):
                 for name, call in hooks.items():
                     began = time.perf_counter()
                     await call(None, "image", f"user-{number}", "", "https://example.com/a/b")
-                    if number >= 100:
+                    if number >= FIRST_CALLS:
                         delays[name].append((time.perf_counter() - began) * 1000)
 
         asyncio.run(measure())
         # The hook swallows every error, so only the verifier knows that it was asked.
         text = requests.get(f"{verifier.internal}/metrics", timeout=5).text
-        assert 'binder_egress_launches_total{pass_outcome="none",rule="default",tier="unverified"} 1100.0' in text, text
-        assert 'binder_egress_launches_by_claim_total{brought_pass="no",claim="browser"} 1100.0' in text, text
-    table = Table("1,000 calls each, in turns", "p50 ms", "p99 ms", title="What the hook adds to a launch", title_justify="left")
+        calls = f"{FIRST_CALLS + CALLS}.0"
+        assert 'binder_egress_launches_total{pass_outcome="none",rule="default",tier="unverified"} ' + calls in text, text
+        assert 'binder_egress_launches_by_claim_total{brought_pass="no",claim="browser"} ' + calls in text, text
+    table = Table(
+        f"{CALLS:,} calls each, in turns", "p50 ms", "p99 ms", title="What the hook adds to a launch", title_justify="left"
+    )
     for name, values in delays.items():
         table.add_row(name, f"{percentile(values, 0.5):.2f}", f"{percentile(values, 0.99):.2f}")
     ours, base = delays.values()
@@ -216,7 +223,7 @@ def hostile() -> None:
 
 def unlock(stage: Stage) -> None:
     """From the accepted unlock to the first packet that gets through, and from `kubectl label` returning to the same, in turns."""
-    times = int(os.environ.get("BENCH_UNLOCKS", "10"))
+    times = unless_once(10, 1)
     delays: dict[str, list[float]] = {"unlock": [], "kubectl label": []}
     address = stage.targets()["public TCP"].removeprefix("tcp://")
     for number in range(times):
@@ -296,7 +303,7 @@ def guard(stage: Stage) -> None:
         "… the user's first instruction", "all of it", "the same without guard", "processor time of the guard",
     )  # fmt: skip
     costs: list[list[str]] = []
-    for at_once, rounds in ((1, 8), (8, 2)):
+    for at_once, rounds in ((1, unless_once(8, 1)), (8, unless_once(2, 1))):
         seen: dict[str, list[tuple[float, Attempts]]] = {"without guard": [], "with guard": []}
         for kind in list(seen) * rounds:
             made = {}
@@ -330,7 +337,7 @@ def guard(stage: Stage) -> None:
 
 def memory(stage: Stage) -> None:
     """Proportional memory of all processes of each pod, a minute after the last request."""
-    time.sleep(60)
+    time.sleep(unless_once(60, 1))
     table = Table("pod", "MiB", title="Idle memory (PSS)", title_justify="left")
     for component in ("verifier", "reconciler", "redis"):
         pod = stage.get("pods", "-l", f"app.kubernetes.io/component={component}")["items"][0]["metadata"]["name"]

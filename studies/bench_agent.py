@@ -19,6 +19,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
+from once import unless_once
 from processes import memory_mib, processor_seconds, processor_seconds_of_ended_children
 from rich.console import Console
 from rich.table import Table
@@ -31,10 +32,10 @@ from tests.support.processes import children
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
-PODS, ROUNDS = 100, 10
+PODS, ROUNDS = unless_once(100, 2), unless_once(10, 1)
 """User pods, and rounds that are measured after the first."""
 
-SETTLING_ROUNDS, SCANS_ROUNDS = 20, 20
+SETTLING_ROUNDS, SCANS_ROUNDS = unless_once(20, 3), unless_once(20, 2)
 """Rounds of looking for scans: those in which pods are found, and the time is used that looking at sockets may take at once; and
 those that are measured."""
 
@@ -81,7 +82,8 @@ def main() -> None:
     table.add_row("processor time of looking for scans", f"{quiet * 100:.2f} % of a core", "1 %")
     table.add_row("while all pods open ten connections each second", f"{busy * 100:.2f} % of a core", "1 %")
     console.print(table)
-    if share >= 1 or memory >= 64 or max(quiet, busy) >= 0.01:
+    # A few rounds are too few to measure a share.
+    if max(share / 100, quiet, busy) >= unless_once(0.01, 1.0) or memory >= 64:
         sys.exit("The agent is heavier than docs/agent.md says.")
 
 

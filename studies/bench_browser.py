@@ -22,6 +22,7 @@ from typing import Any
 import altcha
 import requests
 from bench import console, percentile
+from once import unless_once
 from playwright.sync_api import Browser, Page, sync_playwright
 from rich.table import Table
 
@@ -36,7 +37,7 @@ from tests.support.doubles import SECRET, Double
 from tests.support.launch_page import HEADER, TOP, BinderHub, Build, Gate, bundle
 from tests.support.store import Store
 
-CACHED, BUILD = 2.0, 8.0
+CACHED, BUILD = unless_once(2.0, 0.5), unless_once(8.0, 1.0)
 """Seconds that a pod takes to start, from the announcement of its launch to `ready`; and seconds of a build before that."""
 
 LOADED = 1.0
@@ -46,21 +47,23 @@ SLOWER = 4
 """How many times slower a slow device is. Chromium slows down a page's script, and no worker: a worker gets so much more work."""
 
 
-@dataclass
 class After(Gate):
     """A gate that opens for each request after some seconds."""
 
-    seconds: float = 0.0
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
 
     def pass_through(self) -> None:
         time.sleep(self.seconds)
 
 
-@dataclass
 class Noted(Gate):
     """An open gate that notes when a request last passed, Unix time in seconds."""
 
-    moment: float = 0.0
+    def __init__(self) -> None:
+        super().__init__()
+        self.moment = 0.0
 
     def pass_through(self) -> None:
         self.moment = time.time()
@@ -167,12 +170,15 @@ class Case:
     times: int
 
 
+OFTEN, SELDOM = unless_once(15, 1), unless_once(6, 1)
+"""Launches of an image that exists, and of one that is built."""
+
 CASES = [
-    Case("link, script at once", False, 0.0, 0.0, 15),
-    Case(f"link, script after {LOADED:g} s", False, LOADED, 0.0, 15),
-    Case("form", True, 0.0, 0.0, 15),
-    Case(f"link, build of {BUILD:g} s", False, 0.0, BUILD, 6),
-    Case(f"form, build of {BUILD:g} s", True, 0.0, BUILD, 6),
+    Case("link, script at once", False, 0.0, 0.0, OFTEN),
+    Case(f"link, script after {LOADED:g} s", False, LOADED, 0.0, OFTEN),
+    Case("form", True, 0.0, 0.0, OFTEN),
+    Case(f"link, build of {BUILD:g} s", False, 0.0, BUILD, SELDOM),
+    Case(f"form, build of {BUILD:g} s", True, 0.0, BUILD, SELDOM),
 ]
 
 
@@ -272,7 +278,7 @@ def solver() -> str:
 
 def solve() -> None:
     """The same challenges of default cost, solved by frontend/src/solve.js with one worker and with two, in turns."""
-    challenges = int(os.environ.get("BENCH_CHALLENGES", "10"))
+    challenges = unless_once(10, 1)
     source = solver()
     times: dict[int, list[float]] = {1: [], 2: []}
     derivations: list[int] = []
@@ -433,11 +439,11 @@ def providers() -> None:
 
 
 def rates(ours: Callable[[str], None], bare: Callable[[str], None], token: Callable[[], str]) -> tuple[float, float]:
-    """Calls per second of processor time, each the median of 5 rounds, in turns; the first is not counted."""
+    """Calls per second of processor time, each the median of all rounds but the first, in turns."""
     found: list[list[float]] = [[], []]
-    for _ in range(6):
+    for _ in range(1 + unless_once(5, 1)):
         for call, values in zip((ours, bare), found, strict=True):
-            tokens = [token() for _ in range(40)]
+            tokens = [token() for _ in range(unless_once(40, 2))]
             began = time.process_time()
             for one in tokens:
                 call(one)

@@ -23,6 +23,7 @@ import flask
 import prometheus_client
 import redis
 from bench_peers import Request, again, redeem_altcha, redeem_ours
+from once import unless_once
 from processes import processor_seconds
 from prometheus_client.metrics import MetricWrapperBase
 from rich.console import Console
@@ -183,4 +184,4 @@ def show(seen: Seen) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
+    main(unless_once(100, 2))

@@ -29,6 +29,7 @@ from pathlib import Path
 import altcha
 import redis
 from bench import GUNICORN, console, process
+from once import unless_once
 from processes import memory_mib, processor_seconds
 from rich.table import Table
 
@@ -36,7 +37,7 @@ from tests.support.apps import RedisServer, VerifierProcess
 from tests.support.cluster.stage import TOP
 from tests.support.ports import free_port
 
-ROUNDS, CONNECTIONS = 5, 8
+ROUNDS, CONNECTIONS = unless_once(5, 1), 8
 """Rounds that count, after one that does not; and connections that stay open, on each of which one request follows the other."""
 
 CAP_TASKS = 50
@@ -288,4 +289,4 @@ def rates(folder: Path, number: int) -> None:
 
 if __name__ == "__main__":
     console.print(f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f} before we began")
-    rates(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 400)
+    rates(Path(sys.argv[1]), unless_once(400, 8))

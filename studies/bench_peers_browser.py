@@ -19,6 +19,7 @@ import requests
 from bench import console
 from bench_browser import chromium, fresh_page, running_verifier, solver
 from bench_peers import npm, process
+from once import unless_once
 from playwright.sync_api import Page, Response
 from rich.table import Table
 
@@ -120,4 +121,4 @@ def main(folder: Path, challenges: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), unless_once(40, 2))

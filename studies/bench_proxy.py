@@ -24,6 +24,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from once import unless_once
 from processes import memory_mib, processor_seconds
 from rich.console import Console
 from rich.table import Table
@@ -56,22 +57,22 @@ LISTED = [name for name in HOSTS if name != OTHER]
 ANSWER = server_hello()
 """A host's answer to a ClientHello. The proxy ends a tunnel to a host that does not answer with TLS."""
 
-DOWNLOAD_BYTES, DOWNLOADS = 2_000_000_000, 5
+DOWNLOAD_BYTES, DOWNLOADS = unless_once(2_000_000_000, 20_000_000), unless_once(5, 1)
 """Bytes of all downloads of one measurement by one way, and in how many turns."""
 
-ONE_BY_ONE = 1000
+ONE_BY_ONE = unless_once(1000, 20)
 """Connections one after the other, for the latency."""
 
-OPEN, NEW, NEW_SECONDS = 2000, 500, 10
+OPEN, NEW, NEW_SECONDS = unless_once(2000, 20), unless_once(500, 20), unless_once(10, 1)
 """Open tunnels, and new ones a second beside them, as many direct ones among these; and for how long."""
 
-CHANGES, KNOWN = 100, 10_000
+CHANGES, KNOWN = 100, unless_once(10_000, 100)
 """Changes that are published a second, and pods that are known, in the second column."""
 
 CROWD = tuple(f"10.42.1.{number}" for number in range(1, 16))
 """Unverified servers that open connections to one host."""
 
-HAMMERED, HELD, BUSY = 15_000, 8_000, 50
+HAMMERED, HELD, BUSY = unless_once(15_000, 500), unless_once(8_000, 100), 50
 """Connections that they try, how many of these stay open, and how many they begin at a time.
 
 Those that end keep their ports for a minute only: if all ended, a slow machine would have too few at a time. More that stay open
@@ -84,10 +85,10 @@ PORTS = {
 }
 """Ranges of ports, and how many the proxy takes the machine to have; 0: as many as it has."""
 
-RESTING_SECONDS = 10
+RESTING_SECONDS = unless_once(10, 1)
 """Seconds for which nobody connects."""
 
-TIMES = 20
+TIMES = unless_once(20, 2)
 """Grants, and revocations, that are timed."""
 
 

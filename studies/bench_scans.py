@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
+from once import unless_once
+
 from binder_egress.agent.__main__ import SCANS_SECONDS
 from binder_egress.agent.scans import Scans, Unusual
 from tests.support.scan_networks import ANSWERING, CLOSED_PORT, DROPPING, PORT, Networks, networks
@@ -28,12 +30,14 @@ SETTINGS = {"early": Unusual(20, 0.5, 40, 3), "default": Unusual(), "late": Unus
 STATIC_PORT = 8000
 """The port of the internet's files, at all addresses."""
 
+SCAN_SECONDS = unless_once(6, 1)
+
 SCANNERS = {
-    "a /16 as fast as it can, hosts answer": [f"{ANSWERING}:{PORT}", "--seconds=6"],
-    "a /16, hosts refuse": [f"{ANSWERING}:{CLOSED_PORT}", "--seconds=6"],
-    "a /16, hosts drop": [f"{DROPPING}:{PORT}", "--seconds=6"],
-    "IPv6, hosts answer": [f"2001:db8:5::/112:{PORT}", "--seconds=6"],
-    "many ports of one host": ["198.18.0.0/31:1000", "--ports=30000", "--seconds=6"],
+    "a /16 as fast as it can, hosts answer": [f"{ANSWERING}:{PORT}", f"--seconds={SCAN_SECONDS}"],
+    "a /16, hosts refuse": [f"{ANSWERING}:{CLOSED_PORT}", f"--seconds={SCAN_SECONDS}"],
+    "a /16, hosts drop": [f"{DROPPING}:{PORT}", f"--seconds={SCAN_SECONDS}"],
+    "IPv6, hosts answer": [f"2001:db8:5::/112:{PORT}", f"--seconds={SCAN_SECONDS}"],
+    "many ports of one host": ["198.18.0.0/31:1000", "--ports=30000", f"--seconds={SCAN_SECONDS}"],
 }
 """Run one after the other."""
 
@@ -45,7 +49,7 @@ SLOW_SCANNERS = {
 }
 """Run at once, for `SLOW_SECONDS`."""
 
-SLOW_SECONDS = 90
+SLOW_SECONDS = unless_once(90, 3)
 
 PACKAGES, MIRRORS, PAGE_HOSTS, CHUNKS = 30, 20, 50, 400
 """The packages that pip and npm get, the mirrors of apt, the hosts of a page, and the chunks of an array."""
@@ -347,7 +351,7 @@ def main() -> None:
             time.sleep(2 * SCANS_SECONDS)
             print(row(what, study.rows[number]), flush=True)
         number, pod = study.pod()
-        made.scan(pod, f"{ANSWERING}:{PORT}", "--rate=40", "--processes=8", "--seconds=30").wait()
+        made.scan(pod, f"{ANSWERING}:{PORT}", "--rate=40", "--processes=8", f"--seconds={unless_once(30, 2)}").wait()
         print(row("eight processes, five a second each, hosts answer", study.rows[number]), flush=True)
         for what, number, process in slow:
             process.wait()
@@ -372,11 +376,11 @@ def _programs(study: Study, made: Networks, folder: Path) -> None:
         for line in wait([start(what, command)]):
             time.sleep(2 * SCANS_SECONDS)
             print(row(*line), flush=True)
-    commands = itertools.islice(itertools.cycle(programs(folder).values()), 30)
+    commands = list(itertools.islice(itertools.cycle(programs(folder).values()), unless_once(30, 3)))
     seen = [one for _, one in wait([start("", command) for command in commands])]
     found = [sum(name in one.found for one in seen) for name in SETTINGS]
     most = max(len(one.knocked) for one in seen)
-    print(f"| a class of thirty with these | {most} each at most | {' | '.join(f'{number} pods' for number in found)} |")
+    print(f"| a class of {len(commands)} with these | {most} each at most | {' | '.join(f'{number} pods' for number in found)} |")
 
 
 if __name__ == "__main__":

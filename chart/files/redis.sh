@@ -16,13 +16,14 @@ verifier,hsetnx,%W~,blocks revoked
 verifier,xrevrange,%R~,detected
 reconciler,ping time multi exec discard evalsha script|load script|exists info publish
 reconciler,type get getrange set mget exists expire del scan hgetall hexists hset hsetnx hget hdel hincrby hkeys
-reconciler,rpush lpop blpop xadd xdel xrange xrevrange
+reconciler,rpush lpop blpop xadd xdel xtrim xrange xrevrange
 reconciler,,%R~,*
 reconciler,,~,epoch charges:key:* launch:* unlock:* withdrawn:* server:* stop:* lifted:* blocks revoked wake commands actions
 reconciler,,~,reconciler counters tiers gatecheck labels addresses changes detections detected agents lines scans restored
+reconciler,,~,uses report
 reconciler,,&,addresses
 receiver,ping multi exec
-receiver,xadd expire,%W~,detections
+receiver,xadd expire,%W~,detections uses
 receiver,hexists,%R~,agents
 receiver,hincrby,~,lines
 receiver,set,%W~,unreadable

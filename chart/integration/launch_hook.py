@@ -53,6 +53,7 @@ def _binder_egress(c):
             # JupyterHub's model of the user, if BinderHub has auth_enabled; otherwise the word "anonymous".
             groups = [str(name)[:255] for name in user.get("groups") or []][:1000] if isinstance(user, dict) else []
             token = request.query_arguments.get("egress_token", [b""])[-1].decode("utf-8", "replace").strip()
+            origin = request.headers.get("Origin", "")
             told = {
                 # A pass is far shorter. A longer token is cut: it stays invalid, but the request is readable.
                 "token": token[:4096] or None,
@@ -64,6 +65,8 @@ def _binder_egress(c):
                 "groups": groups,
                 # The verifier counts what the request claims to be, and keeps only the word for that (D-345).
                 "user_agent": request.headers.get("User-Agent", "")[:512] or None,
+                # Browsers send an Origin with requests from other sites.
+                "elsewhere": bool(origin) and origin.partition("://")[2] != request.host,
             }
             # Each attempt of this request has a copy of the context, but all share this dict, and so share `left`.
             request_seen.set({"told": told, "left": limit_seconds})
@@ -137,7 +140,7 @@ def _binder_egress(c):
     async def pre_launch_hook(launcher, image, username, server_name, repo_url, *more, **named):
         # No request was seen: another snippet replaced badge_base_url. `context` says so; the verifier counts it.
         unknown = ("token", "client_address", "forwarded_for", "requested_at", "user_agent")
-        nothing: dict = {"groups": []} | dict.fromkeys(unknown)
+        nothing: dict = {"groups": [], "elsewhere": False} | dict.fromkeys(unknown)
         seen: dict = request_seen.get() or {"told": nothing, "left": limit_seconds}
         # An earlier launch of this server, or attempt of this request, is over.
         waiting.pop((username, server_name), None)

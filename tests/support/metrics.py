@@ -19,7 +19,7 @@ NAMES = named(
         "counter": "access launches launches_without_context launches_by_claim solutions passes api_key_requests "
         "announcements_refused clients_without_address unlocks reconciler_failures grants user_pods_without_launch_record "
         "start_guards lease_expiries detection_reports detections start_guard_seconds user_pods_with_ping "
-        "user_pods_hindered connections_ended",
+        "user_pods_hindered connections_ended reported_launches",
         "gauge": "launches_largest_share api_key_servers api_key_servers_per_day api_key_expires_timestamp_seconds "
         "captcha_provider_up captcha_provider_misconfigured captcha_stand_in store_up user_pods_not_covered "
         "reconciler_last_seen_timestamp_seconds user_pods blocks policies_read_timestamp_seconds bypasses "

@@ -8,7 +8,7 @@ from binder_egress.gate import api_keys
 from binder_egress.gate.fairness import Charge
 from binder_egress.model.grants import Block, Rule
 from binder_egress.model.passes import Passes
-from binder_egress.model.records import KnownServer, PodAddresses, Record, Server
+from binder_egress.model.records import KnownServer, NetworkUse, PodAddresses, Record, ReportedLaunch, Server
 from binder_egress.model.serialization import read_origin
 from binder_egress.store.redeeming import Use
 from tests.support.apps import admit, new_promise
@@ -16,6 +16,8 @@ from tests.support.reconciling import ALICE, announce, make_grant, record_decisi
 
 REPORT = Report("cryptnono", "execwhacker", "xmrig", 1000.0, uid="uid-1")
 RECORD = Record(make_grant(rule="unlock"), uid="uid-1")
+USE = NetworkUse(uid="uid-1", used=True, first=1.0, ports=["udp"], seen=1, missed=0, datagrams=0, ended=True)
+LAUNCH = ReportedLaunch(at=1.0, came="page", had_tier=False, repository="", use="not used", why="", first=None, ports=[], seen=0)
 BLOCK = Block("x", "server", ALICE.key, read_origin("eve"), "mining", 1)
 
 SHARED_OPERATIONS = (
@@ -98,12 +100,16 @@ OF_RECONCILER = (
     lambda s: s.answer_reports([s.waiting_reports(9)[0][0]], [{"outcome": "revoked"}]),
     lambda s: s.unreadable(),
     lambda s: s.wanted_hosts(),
+    lambda s: s.take_uses(9),
+    lambda s: s.keep_launches([LAUNCH], time.time(), 7),
+    lambda s: list(s.launches(0)),
 )
 OF_RECEIVER = (
     lambda s: s.add_report(REPORT),
     lambda s: s.is_agent("10.42.0.7"),
     lambda s: s.count_lines("falco", {"report": 1, "other": 0}),
     lambda s: s.keep_unreadable([]),
+    lambda s: s.add_uses([USE]),
 )
 OF_PROXY = (
     lambda s: s.addresses(),

@@ -37,13 +37,13 @@ GRANTS = {
 
 RECORDS = {
     "a launch": '{"grant":{"id":"g","tier":"verified","rule":"valid-pass","at":1000,' + PLAIN + '},"image":"image:1","uid":null,'
-    '"repository":"https://example.com/a/b","client":"192.0.2.1","promise":"promise-0","launched_at":1000.5}',
+    '"repository":"https://example.com/a/b","client":"192.0.2.1","promise":"promise-0","launched_at":1000.5,"came":"page"}',
     "a launch without egress": '{"grant":{"id":"g","tier":"unverified","rule":"default","at":1000,' + PLAIN + "},"
-    '"image":"image:1","uid":null,"repository":"","client":"","promise":"","launched_at":null}',
+    '"image":"image:1","uid":null,"repository":"","client":"","promise":"","launched_at":null,"came":""}',
     "a launch that a block refused": '{"grant":{"id":"g","tier":"unverified","rule":"blocked","at":1000,' + PLAIN + "},"
-    '"image":"image:1","uid":null,"repository":"","client":"","promise":"","launched_at":null}',
+    '"image":"image:1","uid":null,"repository":"","client":"","promise":"","launched_at":null,"came":""}',
     "an unlock": '{"grant":{"id":"g","tier":"verified","rule":"renewal","at":1000,' + PLAIN + '},"image":null,"uid":"uid-1",'
-    '"repository":"r","client":"c","promise":"","launched_at":null}',
+    '"repository":"r","client":"c","promise":"","launched_at":null,"came":""}',
 }
 
 BLOCKS = {
@@ -56,21 +56,21 @@ BLOCKS = {
 SERVERS = {
     "with egress": '{"uid": "uid-1", "tier": "verified", "grant": "g", "repository": "r", "client": "c", "pod": "p", '
     '"label": "verified", "promise": "promise-0", "opens_at": 0, "announced": true, '
-    '"reason": "kept", "refused_by": "own-network", "node": "n", '
+    '"reason": "kept", "refused_by": "own-network", "node": "n", "came": "key", '
     '"rule": "api-client", "at": 1000, "by": "'
     + KEY
     + '", "by_kind": "key", "by_id": "0123456789abcdef", "why": "", "until": 2000, "may_stop": true}',
     "with a block": '{"uid": "uid-1", "tier": "unverified", "grant": "b", "repository": "r", "client": "c", "pod": "p", '
     '"label": "", "promise": "", "opens_at": 0, "announced": false, '
-    '"reason": "", "refused_by": "", "node": "", "rule": "blocked", "at": 1000, '
+    '"reason": "", "refused_by": "", "node": "", "came": "", "rule": "blocked", "at": 1000, '
     '"by": "eve", '
     '"by_kind": "operator", "by_id": "", "why": "mining", "until": 2000, "may_stop": false}',
     "with an ended lease": '{"uid": "uid-1", "tier": "unverified", "grant": "g", "repository": "", "client": "", "pod": "", '
     '"label": "", "promise": "", "opens_at": 0, "announced": false, '
-    '"reason": "", "refused_by": "", "node": "", "rule": "expired", "at": 1000, '
+    '"reason": "", "refused_by": "", "node": "", "came": "", "rule": "expired", "at": 1000, '
     '"by": "' + KEY + '", "by_kind": "key", "by_id": "0123456789abcdef", "why": "", "until": 1120, "may_stop": true}',
     "with nothing": '{"uid": "uid-1", "tier": "unverified", "grant": "", "repository": "", "client": "", "pod": "", "label": "", '
-    '"promise": "", "opens_at": 0, "announced": false, "reason": "", "refused_by": "", "node": "", "rule": "", '
+    '"promise": "", "opens_at": 0, "announced": false, "reason": "", "refused_by": "", "node": "", "came": "", "rule": "", '
     '"at": 0, "by": "", "why": "", "until": null, "may_stop": false}',
 }
 
@@ -89,7 +89,14 @@ TYPES = {
     "an ended lease": EndedLease("g", 1000),
     "an ended lease that stops the pod": EndedLease("g", 1000, BY_KEY, stop_at=1120, may_stop=True),
     "a launch": Record(
-        Egress("g", "verified", "valid-pass", 1000), "image:1", None, "https://example.com/a/b", "192.0.2.1", "promise-0", 1000.5
+        Egress("g", "verified", "valid-pass", 1000),
+        "image:1",
+        None,
+        "https://example.com/a/b",
+        "192.0.2.1",
+        "promise-0",
+        1000.5,
+        "page",
     ),
     "a launch without egress": Record(NoEgress("g", "default", 1000), "image:1"),
     "a launch that a block refused": Record(NoEgress("g", "blocked", 1000), "image:1"),
@@ -108,6 +115,7 @@ TYPES = {
         reason="kept",
         refused_by="own-network",
         node="n",
+        came="key",
     ),
     "with a block": KnownServer("uid-1", Blocked("b", 1000, EVE, "mining", 2000), "r", "c", "p"),
     "with an ended lease": KnownServer("uid-1", EndedLease("g", 1000, BY_KEY, stop_at=1120, may_stop=True)),

@@ -319,6 +319,8 @@ class CommonSettings(BaseSettings):
     may_stop_pods: bool = _of("reconciler.mayStopPods", False)
     detections: Annotated[dict[str, Source], BeforeValidator(_json)] = _of("detections.sources", {})
     """The sources of reports, by name; none: no reports are accepted."""
+    report_days: int = _of("agent.report.days", 0, ge=0)
+    """How long launches are kept for `egress report`; 0: they are not."""
 
     @property
     def unverified(self) -> Tier:

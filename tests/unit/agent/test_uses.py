@@ -139,11 +139,18 @@ def test_visitors_are_no_use(internet, node):
     assert verdict(node.runs(LOCAL)) == "not used"
 
 
-def test_what_the_base_policy_opens_is_no_use_and_its_port_elsewhere_says_nothing(node):
-    node.agent(Open.load(f'{{"open": ["{ANSWERS}:{PORT}", "$(HUB_SERVICE_HOST):8081"], "dns": false}}'))
+@pytest.mark.parametrize("elsewhere", ["198.18.0.9", "198.18.0.7"], ids=["at another address", "what the start guard tries"])
+def test_what_the_base_policy_opens_is_no_use_and_its_port_elsewhere_says_nothing(node, elsewhere):
+    opened = f'"{ANSWERS}:{PORT}", "$(HUB_SERVICE_HOST):8081"'
+    node.agent(Open.load(f'{{"open": [{opened}], "tried": ["198.18.0.7:{PORT}"], "dns": false}}'))
     assert verdict(node.runs(CLOSES_FIRST)) == "not used"
-    row = node.runs(CLOSES_FIRST.replace(ANSWERS, "198.18.0.9"))
+    row = node.runs(CLOSES_FIRST.replace(ANSWERS, elsewhere))
     assert (verdict(row), row["ports"]) == ("not known", [])
+
+
+def test_what_the_start_guard_tries_hides_no_other_host(node):
+    node.agent(Open.load(f'{{"open": [], "tried": ["198.18.0.7:{PORT}"], "dns": false}}'))
+    assert verdict(node.runs(CLOSES_FIRST)) == "used"
 
 
 def test_datagrams_say_nothing_where_dns_is_open(node):
@@ -151,7 +158,10 @@ def test_datagrams_say_nothing_where_dns_is_open(node):
     assert verdict(node.runs(DATAGRAMS)) == "not known"
 
 
-@pytest.mark.parametrize("text", ["x", "[]", "{}", *(f'{{"open": [{end}], "dns": 0}}' for end in ('"x:1"', "1", '"::1"', '"1:1"'))])
+WRONG_ENDS = ('"x:1"', "1", '"::1"', '"1:1"')
+
+
+@pytest.mark.parametrize("text", ["x", "[]", "{}", *(f'{{"open": [{end}], "tried": [], "dns": 0}}' for end in WRONG_ENDS)])
 def test_wrong_value_is_refused(text):
     with pytest.raises(InvalidSetting, match=r"agent\.report"):
         Settings.load({"BINDER_EGRESS_AGENT_HOST": "10.0.0.1", "BINDER_EGRESS_AGENT_USES": text})

@@ -57,25 +57,26 @@ class Open:
     Attributes:
         ends: addresses and ports, as `/proc/PID/net/tcp` shows them.
         ports: their ports. At another address one says nothing: some network plugins put a pod's address in place of a Service's.
+        tried: what the start guard tries, addresses and ports: a connection to one of these says nothing, either.
         dns: whether every user pod may ask the DNS servers.
     """
 
     ends: frozenset[tuple[bytes, bytes]] = frozenset()
     ports: frozenset[bytes] = frozenset()
+    tried: frozenset[tuple[bytes, bytes]] = frozenset()
     dns: bool = False
 
     @classmethod
     def load(cls, text: str) -> Self:
-        """Read the values as JSON: `{"open": ["10.43.0.7:8081"], "dns": false}`. A Service that is not there is left out.
+        """Read the values as JSON: `{"open": ["10.43.0.7:8081"], "tried": [], "dns": false}`, without Services that are not there.
 
         Raises:
             ValueError: it is something else.
         """
         try:
             found = json.loads(text)
-            named = [end.rpartition(":")[::2] for end in found["open"] if "$(" not in end]
-            ends = {(_shown(address.strip("[]")), b"%04X" % int(port)) for address, port in named}
-            return cls(frozenset(ends), frozenset(port for _, port in ends), bool(found["dns"]))
+            ends, tried = (frozenset(_end(end) for end in found[name] if "$(" not in end) for name in ("open", "tried"))
+            return cls(ends, frozenset(port for _, port in ends), tried, bool(found["dns"]))
         except (TypeError, KeyError, AttributeError, OSError) as error:
             raise ValueError(str(error)) from None
 
@@ -310,7 +311,7 @@ class Uses:
             pair = (*min(one, other), *max(one, other))
             if is_loopback(row.address) or row.address == row.own or other in self._open.ends:
                 yield pair, b""
-            elif row.state in INBOUND or row.own_port in use.served or row.port in self._open.ports:
+            elif row.state in INBOUND or row.own_port in use.served or row.port in self._open.ports or other in self._open.tried:
                 continue
             else:
                 yield pair, row.port
@@ -337,7 +338,9 @@ def _counted(files: Files, last: Counted) -> Counted:
     return Counted(opens, datagrams, sent if sent >= last.sent else last.sent + 1, max(loopback, last.loopback))
 
 
-def _shown(address: str) -> bytes:
-    """An address as `/proc/PID/net/tcp` shows it: 32-bit numbers of a little-endian machine."""
+def _end(text: str) -> tuple[bytes, bytes]:
+    """An address and a port as `/proc/PID/net/tcp` shows them: 32-bit numbers of a little-endian machine."""
+    address, _, port = text.rpartition(":")
+    address = address.strip("[]")
     packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
-    return b"".join(b"%08X" % word for word in struct.unpack(f"<{len(packed) // 4}I", packed))
+    return b"".join(b"%08X" % word for word in struct.unpack(f"<{len(packed) // 4}I", packed)), b"%04X" % int(port)

@@ -53,6 +53,7 @@ class Launch:
         context: whether the hook knew the launch request.
         hub_url: JupyterHub's address, as browsers see it; empty: not reported, not a valid address, or set by the operator (D-370).
         launched_at: Unix time in seconds at which it should have been announced, if it is announced late (D-520); else None.
+        came: how it came, one of `records.CAME`.
     """
 
     server: Server
@@ -67,6 +68,7 @@ class Launch:
     context: bool = True
     hub_url: str = ""
     launched_at: float | None = None
+    came: str = ""
 
     @property
     def promise(self) -> str:
@@ -82,6 +84,7 @@ class Launch:
             client=self.client,
             promise=self.promise,
             launched_at=self.launched_at,
+            came=self.came,
         )
 
     def announced(self, seen: SeenBlocks, now: float) -> Announced:

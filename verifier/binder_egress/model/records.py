@@ -6,10 +6,10 @@
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic takes no other one below Python 3.12, and brings this one
 
 from .grants import NO_GRANT, UNVERIFIED, Block, Egress, Grant, NoEgress
@@ -21,6 +21,13 @@ MAX_FIELD_CHARACTERS = 2049
 """The longest text of a record that waits, apart from its grant: a repository's URL is cut to 2,048 characters and a mark."""
 
 _Field = Annotated[str, Field(max_length=MAX_FIELD_CHARACTERS)]
+
+CAME = ("page", "third-party page", "client", "key", "script", "crawler", "hub", "other")
+"""How a launch may have come: from BinderHub's page or another site's, by our client, with an API key, by another program, by a
+crawler; not from BinderHub; or in a way that BinderHub's hook did not see. All but `key` and `hub` are what the request claims."""
+
+Port = Annotated[str, Field(pattern="^(tcp|udp)/[0-9]{1,5}$|^udp$")]
+Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 class PassOutcome(StrEnum):
@@ -93,6 +100,7 @@ class Record:
         promise: the promise that came with the launch; empty: none did.
         launched_at: Unix time in seconds at which the launch should have been announced; None: it was. Its pod was created about
             then (`reconciler.wanted.LATE_POD_SECONDS`).
+        came: how it came, one of `CAME`; empty: an older version wrote it, or it is an unlock.
     """
 
     grant: Egress | NoEgress
@@ -102,6 +110,7 @@ class Record:
     client: _Field = ""
     promise: _Field = ""
     launched_at: float | None = None
+    came: _Field = ""
 
 
 class Reason(StrEnum):
@@ -135,6 +144,7 @@ class KnownServer:
         reason: why it carries what it carries, a `Reason`. Another version may have written another word, or none.
         refused_by: the rule that refuses it egress by the settings, whether that decided or not; empty: none does.
         node: the name of the pod's node; empty until it has one.
+        came: how its launch came, one of `CAME`; empty if unknown.
     """
 
     uid: str
@@ -149,6 +159,7 @@ class KnownServer:
     reason: str = ""
     refused_by: str = ""
     node: str = ""
+    came: str = ""
 
     def opens_in(self, now: float) -> int:
         """Seconds until its tier is open, from a Unix time in seconds; 0: it is open, or there is none."""
@@ -244,6 +255,64 @@ class Detection(TypedDict):
     pod: str
     uid: str
     report: str  # its id
+
+
+UseVerdict = Literal["used", "not used", "not known"]
+"""Whether a server has used the network beyond what the base policy opens."""
+
+
+class NetworkUse(BaseModel):
+    """What an agent knows of a user pod's use of the network, since the pod's network exists.
+
+    Attributes:
+        uid: the pod.
+        used: whether it used the network beyond what the base policy opens.
+        first: when first, in seconds after the user's container started; None: never, or it is not known in which minute.
+        ports: to which ports, `tcp/443`, or `udp` if that is not known; the first 16.
+        seen: the number of such connections that were seen.
+        missed: connections that nothing explains.
+        datagrams: how often there were UDP packets that nothing explains.
+        ended: whether the pod has ended, and its counters were read to the end.
+        sender: the agent's address.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    uid: Annotated[str, Field(pattern="^[A-Za-z0-9-]{1,64}$")]
+    used: bool
+    first: Annotated[float, Field(ge=0, le=MAX_TIME, allow_inf_nan=False)] | None
+    ports: Annotated[list[Port], Field(max_length=16)]
+    seen: Count
+    missed: Count
+    datagrams: Count
+    ended: bool
+    sender: Annotated[str, Field(max_length=64)] = ""
+
+
+class ReportedLaunch(BaseModel):
+    """A launch whose server has ended, for the report. No address is in it, and no name of a user.
+
+    Attributes:
+        at: when its pod was created, Unix time in seconds.
+        came: how it came, one of `CAME`.
+        had_tier: whether it ever had a tier.
+        repository: the repository's name; empty if unknown.
+        use: whether it used the network.
+        why: why that is not known; else empty.
+        first, ports, seen: as in `NetworkUse`.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    at: Annotated[float, Field(ge=0, le=MAX_TIME, allow_inf_nan=False)]
+    came: Annotated[str, Field(max_length=20)]
+    had_tier: bool
+    repository: Annotated[str, Field(max_length=200)]
+    use: UseVerdict
+    why: Annotated[str, Field(max_length=20)]
+    first: Annotated[float, Field(ge=0, le=MAX_TIME, allow_inf_nan=False)] | None
+    ports: Annotated[list[Port], Field(max_length=16)]
+    seen: Count
 
 
 class UnreadableLine(TypedDict):

@@ -26,9 +26,10 @@ from ..store.reconciler_counters import (
 )
 from ..store.store import ReconcilerStore
 from .cache import PodCache
+from .launch_report import LaunchReport
 from .stopping import Stopper
 from .user_pods import Conflict, Pod, UserPods
-from .wanted import Wanted, facts_of, grant_stops, is_announced, known_of, launch_of, promise_of, unlock_of, wanted
+from .wanted import Wanted, came_of, facts_of, grant_stops, is_announced, known_of, launch_of, promise_of, unlock_of, wanted
 
 log = logging.getLogger("binder-egress")
 
@@ -49,6 +50,7 @@ class Converger:
         stopper: deletes the pods that must be stopped.
         clock: Unix time in seconds.
         opening_seconds: returns how long the network plugin takes to act on a label, where that is long; else 0.
+        report: is told of what is published; None: nobody is.
         started: Unix time in seconds. Older pods were counted by an earlier process.
     """
 
@@ -60,6 +62,7 @@ class Converger:
     stopper: Stopper
     clock: Callable[[], float]
     opening_seconds: Callable[[], int] = lambda: 0
+    report: LaunchReport | None = None
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -210,7 +213,10 @@ class Converger:
             reason=str(why.reason),
             refused_by=str(why.refused_by or ""),
             node=pod.node,
+            came=came_of(pod, pending),
         )
+        if self.report:
+            self.report.see(pod, known)
         if known != pending.known:
             self.store.publish(pod.server, known)
         launch = launch_of(pod, pending)

@@ -36,6 +36,7 @@ from .agents import Agents
 from .cache import PodCache
 from .changed_tiers import ChangedTiers
 from .converge import Converger, carried_grants
+from .launch_report import LaunchReport
 from .responses import Responder
 from .stopping import Stopper
 from .user_pods import WATCH_SECONDS, Conflict, Pod, UserPods, WatchEnded
@@ -134,7 +135,11 @@ class Reconciler:
         self._cache = PodCache(tiers)
         self._tally = Tally()
         self._stopper = Stopper(settings, user_pods, self._cache, store, clock, steady)
-        self._converger = Converger(settings, user_pods, self._cache, store, self._tally, self._stopper, clock, opening_seconds)
+        self._report = None
+        if settings.report_days and agents:
+            self._report = LaunchReport(self._cache, store, agents, self._tally, settings.report_days, clock, steady)
+        parts = (user_pods, self._cache, store, self._tally, self._stopper, clock, opening_seconds, self._report)
+        self._converger = Converger(settings, *parts)
         self._addresses = AddressBook(self._cache, store, clock) if settings.proxy else None
         self._responder = (
             Responder(settings, self._cache, store, self._tally, agents, self.queue, clock, soon, labels)
@@ -331,7 +336,7 @@ class Reconciler:
     def listen_once(self) -> bool:
         """One round of the listener. The heartbeat comes first, and each part has its turn, whatever happened to those before it
         (D-415). Returns whether all succeeded; failures are logged."""
-        parts = (self._beat_in_time, self._queue_in_time, self._take_woken, self.respond)
+        parts = (self._beat_in_time, self._queue_in_time, self._take_woken, self.respond, self.take_uses)
         return all([self._attempt(part) for part in parts])
 
     def _attempt(self, part: Callable[[], None]) -> bool:
@@ -389,6 +394,11 @@ class Reconciler:
         """Act on the waiting reports of detectors."""
         if self._responder:
             self._responder.take()
+
+    def take_uses(self) -> None:
+        """Read what agents say of pods' use of the network."""
+        if self._report:
+            self._report.take()
 
     def resync(self, over_seconds: float = 0.0) -> None:
         """Queue every server that has a pod.

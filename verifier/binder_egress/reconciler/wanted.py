@@ -152,6 +152,12 @@ def promise_of(pod: Pod, pending: Pending) -> str:
     return launch.promise if launch else known.promise if known else ""
 
 
+def came_of(pod: Pod, pending: Pending) -> str:
+    """How the launch of this pod came, even after the launch is settled; empty if unknown."""
+    launch, known = launch_of(pod, pending), known_of(pod, pending)
+    return launch.came if launch else known.came if known else ""
+
+
 def is_announced(pod: Pod, pending: Pending) -> bool:
     """Whether BinderHub announced the launch of this pod, even after the launch is settled."""
     known = known_of(pod, pending)

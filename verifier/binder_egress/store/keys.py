@@ -31,6 +31,8 @@
 | `changes` | the number of changes to `addresses`, and when counting began | for ever |
 | `scans` | a list: pods that try more hosts than the egress proxy allows | until read, or `REPORT_TTL_SECONDS` |
 | `wanted:<proxy>` | the hosts that servers asked one pod of the egress proxy for and did not get | `WANTED_TTL_SECONDS` |
+| `uses` | a stream: what agents say of pods' use of the network, `MAX_USES` at most | until read, or `USES_TTL_SECONDS` |
+| `report` | a stream: launches that are over, `MAX_LAUNCHES` at most, and whether each used the network | `agent.report.days` |
 | `server:<server>` | what the reconciler knows of a server | as long as the pod exists |
 | `reconciler` | the time of the reconciler's last heartbeat | `HEARTBEAT_TTL_SECONDS` |
 | `hub` | JupyterHub's address, as BinderHub's hook last announced it | for ever |
@@ -56,7 +58,8 @@ VERIFIER_TYPES = {"wiring": "hash", "hub": "string", "verifiers": "hash"}
 RECONCILER_TYPES = {
     "blocks": "hash", "revoked": "hash", "wake": "list", "commands": "list", "actions": "list", "reconciler": "string",
     "counters": "hash", "gatecheck": "string", "addresses": "hash", "changes": "string", "detections": "stream",
-    "detected": "stream", "lines": "hash", "scans": "list", "labels": "hash",
+    "detected": "stream", "lines": "hash", "scans": "list", "labels": "hash", "uses": "stream",
+    "report": "stream",
 }  # fmt: skip
 """The types of the keys that the process may write, and that somebody reads whose work would end with an error if they had another
 type. It removes those that do (D-415). Keys that are only replaced are not here, and neither are keys of one server or client."""
@@ -76,7 +79,7 @@ MAX_TEXT_BYTES = 256 * 1024
 `MAX_TEXT_CHARACTERS`, three of `MAX_FIELD_CHARACTERS`, and words, with 12 bytes for each character."""
 
 MAX_BYTES = {
-    "wake": MAX_SERVER_BYTES, "scans": 64, "detections": 16 * 1024, "verifiers": 1 << 20, "wanted": 2 << 20,
+    "wake": MAX_SERVER_BYTES, "scans": 64, "uses": 2048, "detections": 16 * 1024, "verifiers": 1 << 20, "wanted": 2 << 20,
 }  # fmt: skip
 """The longest text of each other kind, in bytes. A longer one is not read (D-517)."""
 

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 
+from ..model.records import ReportedLaunch
+
 WITHOUT_RECORD = "pods-without-launch-record"
 """Pods of launches that BinderHub did not announce to the verifier before the reconciler first saw them."""
 
@@ -76,6 +78,10 @@ DETECTIONS = "detections:"
 """The prefix of counters of reports, `detections:[<source>,<list>,<outcome>]`. A list's name may hold anything, so it is JSON."""
 
 
+REPORTED = "reported:"
+"""The prefix of counters of launches that are over, `reported:<came>:<had a tier, yes or no>:<use>`."""
+
+
 class DetectionOutcome(StrEnum):
     """What became of a report (docs/detections.md)."""
 
@@ -99,6 +105,11 @@ LINE_OUTCOMES = ("report", "other", "unreadable", "too-many")
 def detection_counter(source: str, list_name: str, outcome: str) -> str:
     """The name of a counter of reports."""
     return DETECTIONS + json.dumps([source, list_name, outcome])
+
+
+def reported_counter(launch: ReportedLaunch) -> str:
+    """The name of a counter of launches that are over."""
+    return f"{REPORTED}{launch.came}:{'yes' if launch.had_tier else 'no'}:{launch.use}"
 
 
 def lag_counters(seconds: float) -> dict[str, int]:

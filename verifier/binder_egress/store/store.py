@@ -13,6 +13,7 @@ from .redeeming import Redeeming
 from .revoked_keys import RevokedKeys
 from .saved import ReconcilerSaved
 from .servers import ReconcilerServers, Servers
+from .uses import ReceiverUses, ReconcilerUses
 from .verifiers import VerifierReadiness, Verifiers
 from .wanted_hosts import ProxyWantedHosts, ReconcilerWantedHosts
 
@@ -35,6 +36,7 @@ class SharedStore(Charges, PendingDecisions, Blocks, Servers, Health, RevokedKey
     | what the reconciler publishes about servers | `servers.py` | |
     | addresses of pods, for the egress proxy | `addresses.py` | `publish_addresses` |
     | hosts that servers asked the egress proxy for and did not get | `wanted_hosts.py` | |
+    | what agents say of pods' use of the network, and the launches that are over | `uses.py` | `read_rows` |
     | detectors' reports and lines, and the agents | `detections.py` | `read_rows`, `take` |
     | the reconciler: waking it, its log, its heartbeat and counters | `reconciler.py` | `take`, `count` |
     | the verifiers' readiness, and reports about themselves | `verifiers.py` | `begin`, the first use of Redis |
@@ -63,6 +65,7 @@ class ReconcilerStore(
     ReconcilerHealth,
     ReconcilerReports,
     ReconcilerSaved,
+    ReconcilerUses,
     ReconcilerWantedHosts,
     ReconcilerWork,
     SharedStore,
@@ -70,7 +73,7 @@ class ReconcilerStore(
     """What the reconciler may do, and operators' commands, which run in its pod."""
 
 
-class ReceiverStore(ReceiverReports):
+class ReceiverStore(ReceiverReports, ReceiverUses):
     """What the receiver of detectors' reports may do."""
 
 

@@ -94,6 +94,7 @@ class LaunchBody(_Body):
     authenticated: bool = False
     groups: Annotated[list[Annotated[str, Field(max_length=255)]], Field(max_length=1000)] = []
     user_agent: Annotated[str, Field(max_length=512, description="the request's User-Agent, which is not kept")] | None = None
+    elsewhere: Annotated[bool, Field(description="whether a page of another site sent the request")] = False
     hub_url: Annotated[str, Field(max_length=1024, description="JupyterHub's address, as browsers see it")] | None = None
     launched_at: (
         Annotated[_Moment, Field(description="for a launch that could not be announced in time: when it should have been")] | None
@@ -371,6 +372,12 @@ class ReportsAnswer(BaseModel):
     reports: Annotated[int, Field(description="reports that the reconciler will read")]
     others: Annotated[int, Field(description="lines from a detector that report nothing")]
     unreadable: Annotated[list[str], Field(description="why the other lines could not be read")]
+
+
+class UsesAnswer(BaseModel):
+    """`POST /api/uses`."""
+
+    uses: Annotated[int, Field(description="rows that the reconciler will read")]
 
 
 class KeysAnswer(BaseModel):

@@ -20,6 +20,20 @@ _CRAWLER = re.compile("|".join(map(re.escape, CRAWLERS)))
 _CLIENT = re.compile(rf"(?:^|[\s(;])(?:{'|'.join(map(re.escape, CLIENTS))})(?:[/\s;)]|$)")
 
 
+def came_of(user_agent: str | None, elsewhere: bool) -> str:
+    """How a launch request came, one of `records.CAME`, as far as its headers say.
+
+    Args:
+        user_agent: as in `claim_of`.
+        elsewhere: whether its `Origin` is another site.
+    """
+    claim = claim_of(user_agent)
+    if claim == "browser":
+        return "third-party page" if elsewhere else "page"
+    is_ours = "binder-egress-client" in (user_agent or "").lower()
+    return "crawler" if claim == "crawler" else "client" if is_ours else "script"
+
+
 def claim_of(user_agent: str | None) -> str:
     """What a `User-Agent` claims to be, one of `CLAIMS`.
 

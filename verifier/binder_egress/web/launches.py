@@ -12,7 +12,7 @@ from ..model.records import PassOutcome, Server
 from ..settings import is_page_address
 from ..store.errors import LaunchDecided, StoreUnavailable
 from . import bodies
-from .claims import claim_of
+from .claims import came_of, claim_of
 from .context import logged_network, services
 from .internal import BEARER, check_bearer_token
 from .openapi import Operation, json_of
@@ -87,6 +87,7 @@ def _launch(body: bodies.LaunchBody, now: float) -> Launch:
         context=body.context,
         hub_url=hub_url if not settings.hub_url and is_page_address(hub_url) else "",
         launched_at=body.launched_at,
+        came=came_of(body.user_agent, body.elsewhere) if body.context else "other",
     )
 
 

@@ -34,6 +34,7 @@ from ..store.reconciler_counters import (
     LINE_OUTCOMES,
     NOT_COVERED,
     PING,
+    REPORTED,
     START_GUARD,
     START_GUARD_OUTCOMES,
     START_GUARD_TIME,
@@ -223,6 +224,12 @@ def _detections(seen: _Shared) -> dict[tuple[str, ...], float]:
     return {labels: number for name, number in sorted(counted.items()) if (labels := _labels(name.removeprefix(DETECTIONS)))}
 
 
+def _reported(seen: _Shared) -> dict[tuple[str, ...], int]:
+    counted = {name.removeprefix(REPORTED): number for name, number in seen.counters.items() if name.startswith(REPORTED)}
+    found = {tuple(name.split(":")): number for name, number in counted.items()}
+    return {labels: number for labels, number in found.items() if len(labels) == 3}
+
+
 def _bypasses(seen: _Shared) -> Mapping[tuple[str, str], int]:
     judged = seen.found.get("judgement")
     return Counts((rule["policy"], rule["direction"]) for rule in (judged["bypasses"] if judged else ()))
@@ -314,6 +321,9 @@ SHARED: tuple[Row[_Shared], ...] = (
     Row(COUNTER, "lease_expiries", "on_expiry", lambda seen: seen.counted(EXPIRIES, ("end", "stop")),
      "Leases that ended without a renewal. end: the server lost its tier; stop: its pod is deleted too, unless somebody "
      "unlocks it within two minutes."),
+    Row(COUNTER, "reported_launches", "came had_tier use", _reported,
+     "Launches that are over, by how they came, whether they ever had a tier, and whether they used the network beyond what the "
+     "base policy opens: used, not used, not known (agent.report)."),
     Row(COUNTER, "detections", "source list outcome", _detections,
      "Reports of detectors by what became of them, source, and list where the values name it. observed: nothing else "
      "follows; revoked, stopped: the server lost its egress, or its pod too; limited: it would have, but detections had "

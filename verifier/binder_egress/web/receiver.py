@@ -12,6 +12,8 @@ from flask import Blueprint, Flask, Response, current_app, jsonify, request
 from ..detections.reporters import Allowance, Reporters, UnreadableLines, presented
 from ..detections.reports import AGENT, Unreadable, read
 from ..model.networks import parse_address
+from ..model.records import NetworkUse
+from ..model.serialization import reader
 from ..settings import ReceiverSettings
 from ..store.errors import StoreUnavailable
 from ..store.store import ReceiverStore
@@ -29,6 +31,9 @@ MAX_LINES = 100
 
 MAX_REPORT_BYTES = 1 << 20
 """The longest body, in bytes. Detectors quote command lines, which may be long."""
+
+
+_read_use = reader(NetworkUse)
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,7 @@ def report_detections() -> tuple[Response, int]:
         if authorization or AGENT not in services.settings.detections:
             _count_refused("", "wrong-token", 1)
         raise Problem("unauthorized", "Send Authorization: Bearer with the token of a source (egress detections create-token).")
-    # Only at newlines, which JSON escapes: Python treats other characters as the end of a line, too, and a stranger's command line
-    # may have them (D-320).
-    lines = [line for line in request.get_data().decode(errors="replace").split("\n") if line.strip()]
-    if len(lines) > MAX_LINES:
-        raise Problem("too-large", f"Send at most {MAX_LINES} lines at a time.")
+    lines = _lines()
     # Each agent has its own allowance: a node whose pods run many listed programs does not use up another's.
     if wait := services.allowance.take(f"{source} {sender}", len(lines)):
         _count_refused(source, "too-many", len(lines))
@@ -120,6 +121,38 @@ def report_detections() -> tuple[Response, int]:
     services.store.count_lines(source, {"report": len(reports), "other": others, "unreadable": len(wrong)})
     answer = bodies.ReportsAnswer(source=source, reports=len(reports), others=others, unreadable=wrong)
     return bodies.answer(answer), 202
+
+
+@detections.post("/api/uses")
+@Operation(
+    "reportUses",
+    "Say whether user pods used the network",
+    answers={202: json_of("Read; `egress report` has what becomes of them", bodies.UsesAnswer)},
+    problems=["unauthorized", "too-many-reports", "too-large", "unavailable"],
+    body=NetworkUse,
+    description="Only for our own agent, which is recognised by its address. The body is one JSON object a line, up to 100. Lines "
+    "of another form are left out.",
+)
+def report_uses() -> tuple[Response, int]:
+    """Queue what an agent says of its node's pods for the reconciler."""
+    services, sender = _services(), _agent()
+    if not sender:
+        raise Problem("unauthorized", "Only our own agent reports uses.")
+    lines = _lines()
+    if wait := services.allowance.take(f"uses {sender}", len(lines)):
+        raise Problem("too-many-reports", "Send fewer lines, and later.", retry_after=wait)
+    uses = [use.model_copy(update={"sender": sender}) for use in map(_read_use, lines) if use]
+    services.store.add_uses(uses)
+    return bodies.answer(bodies.UsesAnswer(uses=len(uses))), 202
+
+
+def _lines() -> list[str]:
+    """The lines of the body. Only newlines end one, which JSON escapes: Python treats other characters as the end of a line, too,
+    and a stranger's command line may have them (D-320)."""
+    lines = [line for line in request.get_data().decode(errors="replace").split("\n") if line.strip()]
+    if len(lines) > MAX_LINES:
+        raise Problem("too-large", f"Send at most {MAX_LINES} lines at a time.")
+    return lines
 
 
 def _agent() -> str:

@@ -17,8 +17,8 @@ SENT = "container_network_transmit_bytes_total"
 """The only metric that is not ours, but the kubelet's."""
 
 LABELS = {
-    "claim", "decision", "direction", "group", "host", "instance", "key", "kind", "le", "list", "namespace", "outcome",
-    "pass_outcome", "pod", "policy", "provider", "rule", "source", "target", "tier", "when", "who",
+    "came", "claim", "decision", "direction", "group", "host", "instance", "key", "kind", "le", "list", "namespace", "outcome",
+    "pass_outcome", "pod", "policy", "provider", "rule", "source", "target", "tier", "use", "when", "who",
 }  # fmt: skip
 
 

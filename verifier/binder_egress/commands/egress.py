@@ -15,12 +15,14 @@ from ..operators import actions
 from ..operators.actions import CommandOperators
 from ..operators.commands import egress, main, show
 from ..operators.detections import detect, detections
+from ..operators.report import report_command
 from ..proxy.hosts import groups
 
 __all__ = ["doctor", "egress", "hosts", "main"]
 
 egress.add_command(detect)
 egress.add_command(detections)
+egress.add_command(report_command)
 
 if find_spec("github"):  # The extra `bans`, which the image does not have (D-280).
     from ..bans.command import propose_bans

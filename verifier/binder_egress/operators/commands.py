@@ -57,7 +57,7 @@ _who = click.option(
     help="Who you are, for the log.",
 )
 _why = click.option("--why", callback=_limit(1000), required=True, help="Why, for the log.")
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(help="See which servers have egress and why, give it, take it away, and block.")
@@ -73,7 +73,7 @@ def egress(context: click.Context) -> None:
 @click.option("--tier", default="", help="Only with this tier; unverified: without a tier.")
 @click.option("--repository", default="", help="Only of this repository, or of …/*.")
 @click.option("--network", default="", help="Only launched from this address or CIDR.")
-@_as_json
+@as_json_option
 @click.pass_obj
 def grants(operators: CommandOperators, /, as_json: bool, **only: str) -> None:
     rows = actions.grants(operators, **only)
@@ -85,14 +85,14 @@ def grants(operators: CommandOperators, /, as_json: bool, **only: str) -> None:
 
 @egress.command(help="Say why a server has egress, or has none. SERVER: user, user/server, its pod, or the address of its page.")
 @click.argument("server")
-@_as_json
+@as_json_option
 @click.pass_obj
 def explain(operators: CommandOperators, server: str, as_json: bool) -> None:
     explanation = actions.explain(operators, operators.find(server))
     if as_json:
         click.echo(json.dumps(explanation, indent=2))
         return
-    click.echo(_clean(explanation["because"]))
+    click.echo(clean(explanation["because"]))
     if explanation["reconciler_seen"] is None:
         click.echo(SILENT)
     for name, value in explanation.items():
@@ -105,7 +105,7 @@ def explain(operators: CommandOperators, server: str, as_json: bool) -> None:
 @click.option("--tier", required=True, help="The tier.")
 @_who
 @_why
-@_as_json
+@as_json_option
 @click.pass_obj
 def grant(operators: CommandOperators, server: str, tier: str, by: str, why: str, as_json: bool) -> None:
     _say(actions.grant(operators, operators.find(server), tier, by, why), f"{server} has the tier {tier}.", as_json)
@@ -116,7 +116,7 @@ def grant(operators: CommandOperators, server: str, tier: str, by: str, why: str
 @click.option("--stop", is_flag=True, help="Delete its pod too (reconciler.mayStopPods).")
 @_who
 @_why
-@_as_json
+@as_json_option
 @click.pass_obj
 def revoke(operators: CommandOperators, server: str, stop: bool, by: str, why: str, as_json: bool) -> None:
     done = actions.revoke(operators, operators.find(server), by, why, stop)
@@ -129,10 +129,10 @@ def revoke(operators: CommandOperators, server: str, stop: bool, by: str, why: s
 @click.option("--for", "duration", default="", help="Duration: 90m, 12h, 7d. Without it, until you remove the block.")
 @_who
 @_why
-@_as_json
+@as_json_option
 @click.pass_obj
 def block(operators: CommandOperators, kind: BlockKind, what: str, duration: str, by: str, why: str, as_json: bool) -> None:
-    until = time.time() + _seconds(duration) if duration else None
+    until = time.time() + seconds_of(duration) if duration else None
     done = actions.block(operators, kind, what, by, why, until)
     _say(
         done,
@@ -146,7 +146,7 @@ def block(operators: CommandOperators, kind: BlockKind, what: str, duration: str
 @click.argument("block")
 @_who
 @click.option("--why", default="", help="Why, for the log.")
-@_as_json
+@as_json_option
 @click.pass_obj
 def unblock(operators: CommandOperators, block: str, by: str, why: str, as_json: bool) -> None:
     _say(
@@ -157,7 +157,7 @@ def unblock(operators: CommandOperators, block: str, by: str, why: str, as_json:
 
 
 @egress.command(help="List all blocks.")
-@_as_json
+@as_json_option
 @click.pass_obj
 def blocks(operators: CommandOperators, as_json: bool) -> None:
     show(actions.blocks(operators), as_json, ["id", "kind", "what", "at", "until", "by", "why"])
@@ -170,7 +170,7 @@ def api_keys() -> None:
 
 
 @api_keys.command("list", help="List the API keys that the verifiers have read, and their servers of the last 24 hours.")
-@_as_json
+@as_json_option
 @click.pass_obj
 def list_keys(operators: CommandOperators, as_json: bool) -> None:
     columns = ["name", "state", "used", "servers_per_day", "tier", "expires", "id", "origins", "repositories"]
@@ -186,7 +186,7 @@ def list_keys(operators: CommandOperators, as_json: bool) -> None:
 @click.option("--repository", "repositories", multiple=True, help="host/owner/name or host/owner/*. Default: any repository.")
 @_who
 @click.option("--why", default="", help="Its purpose, for the log.")
-@_as_json
+@as_json_option
 @click.pass_obj
 def create_key(
     operators: CommandOperators, /, as_json: bool, origins: tuple[str, ...], repositories: tuple[str, ...], **values: Any
@@ -209,7 +209,7 @@ def create_key(
 @click.option("--servers", is_flag=True, help="Take its tier from running servers, too. They may be unlocked.")
 @_who
 @_why
-@_as_json
+@as_json_option
 @click.pass_obj
 def revoke_key(operators: CommandOperators, key: str, servers: bool, by: str, why: str, as_json: bool) -> None:
     done = actions.revoke_key(operators, key, by, why, servers)
@@ -220,10 +220,11 @@ def revoke_key(operators: CommandOperators, key: str, servers: bool, by: str, wh
     _say(done, said, as_json)
 
 
-def _seconds(duration: str) -> float:
+def seconds_of(duration: str, option: str = "--for") -> float:
+    """The seconds in a text such as `12h`, which is the value of an option."""
     parts = re.fullmatch(r"(\d{1,6})([mhd])", duration)
     if not parts:
-        raise click.BadParameter("say 90m, 12h or 7d.", param_hint="--for")
+        raise click.BadParameter("say 90m, 12h or 7d.", param_hint=option)
     return int(parts[1]) * {"m": 60, "h": 3600, "d": 86400}[parts[2]]
 
 
@@ -245,7 +246,7 @@ def _say(done: Mapping[str, object], sentence: str, as_json: bool, recorded: str
 def say_not_acted(rows: list[NotActed], recorded: str = "written") -> None:
     """Print to standard error which servers may still open connections, and why."""
     for row in rows:
-        servers = _clean(", ".join(row["servers"]))
+        servers = clean(", ".join(row["servers"]))
         click.echo(f"{servers}: {recorded}; {row['why']}: `egress revoke SERVER --stop` ends a pod.", err=True)
 
 
@@ -275,10 +276,10 @@ def show(rows: Sequence[Mapping[str, object]], as_json: bool, columns: list[str]
 def _cell(name: str, value: object) -> str:
     if name in ("at", "until", "last", "reconciler_seen") and isinstance(value, int | float) and 0 < value <= MAX_TIME:
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return _clean("" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return clean("" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """A text without control characters: strangers choose the names of users and repositories, and operators print them."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
@@ -295,7 +296,7 @@ def main() -> None:
         sentence, code = str(error), UNAVAILABLE
     else:
         return
-    click.echo(_clean(sentence), err=True)
+    click.echo(clean(sentence), err=True)
     if code == UNAVAILABLE:
         click.echo("If this was an action, it may be done in part: see `egress blocks` and `egress explain`.", err=True)
     sys.exit(code)

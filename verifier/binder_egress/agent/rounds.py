@@ -135,12 +135,12 @@ class Watcher:
 
     def _read_lists(self) -> None:
         try:
-            found = lists.signature(self._folders)
+            signature = lists.signature(self._folders)
         except OSError:  # a list was being replaced
             return
-        if found == self._signature:
+        if signature == self._signature:
             return
-        self._signature, self.lists = found, lists.read(self._folders)
+        self._signature, self.lists = signature, lists.read(self._folders)
         self._known, self._by_sum = {}, {}
         # Each list by itself, so that one on which the compiler fails does not keep out another.
         for name, rules in sorted(self.lists.rules.items()):
@@ -253,8 +253,8 @@ class Watcher:
             try:
                 if not scanner:
                     scanner.append(stack.enter_context(self._start(self.lists.rules)))
-                scanned, found = scanner[0].scan(file)
-                matches += [Match(name, rule) for name, rule in found]
+                scanned, rules = scanner[0].scan(file)
+                matches += [Match(name, rule) for name, rule in rules]
                 done.counts["scanned"] += 1
                 # The file's owner may show different bytes to the two reads, so as to accuse or to hide other pods' files.
                 if digest and scanned == beginning:
@@ -277,24 +277,24 @@ def _crowded(run: Mapping[str, Collection[FileKey]]) -> list[str]:
     Args:
         run: the files that each pod runs.
     """
-    together, found = sum(map(len, run.values())), []
+    together, pods = sum(map(len, run.values())), []
     for pod in sorted(run, key=lambda pod: (-len(run[pod]), pod)):
         if together <= MAX_KNOWN_FILES:
             break
         together -= len(run[pod])
-        found.append(pod)
-    return found
+        pods.append(pod)
+    return pods
 
 
 def _sums(file: int, size: int) -> tuple[str, str]:
     """The SHA-256 of the first `size` bytes of a file, even if it grows meanwhile, and of those that the scanner sees of them. The
     latter is empty if the file is shorter by now: its owner may write the rest while it is read."""
-    found, at, chunk, sums = hashlib.sha256(), 0, memoryview(bytearray(CHUNK_BYTES)), []
+    digest, at, chunk, sums = hashlib.sha256(), 0, memoryview(bytearray(CHUNK_BYTES)), []
     for end in (min(size, SCAN_BYTES), size):
         while at < end and (number := os.preadv(file, [chunk[: end - at]], at)):
-            found.update(chunk[:number])
+            digest.update(chunk[:number])
             at += number
         if at < end:
-            return found.hexdigest(), ""
-        sums.append(found.hexdigest())
+            return digest.hexdigest(), ""
+        sums.append(digest.hexdigest())
     return sums[1], sums[0]

@@ -72,16 +72,16 @@ class Ban:
         # A URL in one piece: a scheme or a user before the host, perhaps a port after it.
         url = f"^[^/]*(?:%2F|%40|@)(?:www\\.)?{_escaped(host)}(?:(?:%3A|:)\\d+)?(?:%2F|%3A|:)+{_escaped(path, '(?:%2F)+')}"
         git = f"{url}%2F.*" if self.whole else f"{url}(?:\\.git)?(?:%2F)*(?:/.*)?$"
-        found = {"GitRepoProvider": git}
+        specs = {"GitRepoProvider": git}
         if host in ("github.com", "gist.github.com"):
             provider = "GitHubRepoProvider" if host == "github.com" else "GistRepoProvider"
-            found[provider] = f"^{_escaped(path)}/.*" if self.whole else f"^{_escaped(path)}(?:\\.git)?(?:/.*)?$"
+            specs[provider] = f"^{_escaped(path)}/.*" if self.whole else f"^{_escaped(path)}(?:\\.git)?(?:/.*)?$"
         elif host == "gitlab.com":
             spec = f"^{_escaped(path, '(?:%2F)+')}"
-            found["GitLabRepoProvider"] = f"{spec}%2F.*" if self.whole else f"{spec}(?:\\.git)?/.*"
+            specs["GitLabRepoProvider"] = f"{spec}%2F.*" if self.whole else f"{spec}(?:\\.git)?/.*"
         elif may_be_data_set(self.name):
-            found["CKANProvider"] = f"^.*{_escaped(host)}.*(?:%2F|/){_escaped(path.rpartition('/')[2])}(?:%2F|/|$)"
-        return found
+            specs["CKANProvider"] = f"^.*{_escaped(host)}.*(?:%2F|/){_escaped(path.rpartition('/')[2])}(?:%2F|/|$)"
+        return specs
 
     @property
     def block(self) -> str:
@@ -103,11 +103,11 @@ def _escaped(text: str, slash: str = "/") -> str:
     return slash.join("".join(map(spelled, part)) for part in text.split("/"))
 
 
-def bans(found: list[Score]) -> list[Ban]:
+def bans(scores: list[Score]) -> list[Ban]:
     """The proposed bans, the largest score first. If all launched repositories of an owner are proposed, the owner is banned as a
     whole."""
-    groups = by_owner(score.repository for score in found)
-    proposed = {score.repository.name: score for score in found if score.proposed}
+    groups = by_owner(score.repository for score in scores)
+    proposed = {score.repository.name: score for score in scores if score.proposed}
     done: dict[str, Ban] = {}
     for name, score in proposed.items():
         whose = owner(name)
@@ -119,11 +119,11 @@ def bans(found: list[Score]) -> list[Ban]:
     return list(done.values())
 
 
-def ban_networks(traffic: Traffic, found: list[Score]) -> dict[str, str]:
+def ban_networks(traffic: Traffic, scores: list[Score]) -> dict[str, str]:
     """BinderHub's `ban_networks`, for networks from which almost nothing else came: CIDR → label."""
     everything: Counter[str] = Counter()
     bad: Counter[str] = Counter()
-    for score in found:
+    for score in scores:
         everything += score.repository.networks
         bad += score.repository.networks if score.proposed else Counter()
     networks = {}

@@ -76,8 +76,8 @@ def is_doi(name: str) -> bool:
 
 def hydroshare_id(name: str) -> str:
     """The id of a resource at HydroShare, by which BinderHub knows it; `""` for any other name."""
-    found = _HYDROSHARE_ID.fullmatch(name)
-    return found[1] if found and name == _HYDROSHARE + found[1] else ""
+    match = _HYDROSHARE_ID.fullmatch(name)
+    return match[1] if match and name == _HYDROSHARE + match[1] else ""
 
 
 def may_be_data_set(name: str) -> bool:
@@ -263,11 +263,11 @@ class Traffic:
             at: Unix time in seconds; None: not known, in which case a repository counts only if it is the user's only one.
             server: the name of the user's server; None: not known.
         """
-        found = [(then, name) for then, its, name in self._launches.get(user, ()) if server is None or its == server]
+        launches = [(then, name) for then, its, name in self._launches.get(user, ()) if server is None or its == server]
         if at is None:
-            names = {name for _, name in found}
+            names = {name for _, name in launches}
             return names.pop() if len(names) == 1 else None
-        return max(((then, name) for then, name in found if then <= at), default=(0.0, None))[1]
+        return max(((then, name) for then, name in launches if then <= at), default=(0.0, None))[1]
 
     def _repository(self, name: str) -> Repository:
         return self.repositories.setdefault(name, Repository(name))
@@ -292,10 +292,10 @@ def _text(line: Content, key: str) -> str:
 
 def _time(text: str) -> float | None:
     try:
-        found = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    at = (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     return at if at > 0 else None
 
 
@@ -354,15 +354,15 @@ class _NoAnswer(Exception):
 def _query(address: str, query: str, at: float) -> list[tuple[Content, float]]:
     answer = requests.get(f"{address.rstrip('/')}/api/v1/query", {"query": query, "time": str(at)}, timeout=TIMEOUT_SECONDS)
     try:
-        found = [(row["metric"], float(row["value"][1])) for row in answer.json()["data"]["result"]]
+        rows = [(row["metric"], float(row["value"][1])) for row in answer.json()["data"]["result"]]
     except (ValueError, LookupError, TypeError) as error:
         raise _NoAnswer(f"HTTP {answer.status_code}") from error
-    return [(labels, value) for labels, value in found if isinstance(labels, dict) and math.isfinite(value) and value >= 0]
+    return [(labels, value) for labels, value in rows if isinstance(labels, dict) and math.isfinite(value) and value >= 0]
 
 
-def by_owner(found: Iterable[Repository]) -> dict[str, list[Repository]]:
+def by_owner(repositories: Iterable[Repository]) -> dict[str, list[Repository]]:
     """Repositories by their owner."""
     groups: defaultdict[str, list[Repository]] = defaultdict(list)
-    for repository in found:
+    for repository in repositories:
         groups[owner(repository.name)].append(repository)
     return dict(groups)

@@ -83,7 +83,7 @@ Judged = dict[str, Part] | None
 
 def scores(traffic: Traffic) -> tuple[list[Score], dict[str, str]]:
     """The scores of all repositories, the largest first; and the parts that are left out, with the reasons."""
-    found = list(traffic.repositories.values())
+    repositories = list(traffic.repositories.values())
     parts: dict[str, dict[str, Part]] = {}
     left_out: dict[str, str] = {}
     for name, (judge, reason) in {
@@ -94,43 +94,43 @@ def scores(traffic: Traffic) -> tuple[list[Score], dict[str, str]]:
         "few networks": (_few_networks, f"no networks of {MIN_REPOSITORIES} repositories were read"),
         "new owner": (_new_owner, "what was read covers less than three days, or too few owners"),
     }.items():
-        judged = judge(traffic, found)
+        judged = judge(traffic, repositories)
         if judged is None:
             left_out[name] = reason
         else:
             parts[name] = judged
     done = [
         Score(one, {name: judged[one.name] for name, judged in parts.items() if one.name in judged})
-        for one in found
+        for one in repositories
         if one.launches
     ]
     return sorted(done, key=lambda one: (-one.points, -one.repository.launches, one.repository.name)), left_out
 
 
-def _detections(traffic: Traffic, found: list[Repository]) -> Judged:
-    return _shares("detections", "detected", found) if traffic.lines["detection"] else None
+def _detections(traffic: Traffic, repositories: list[Repository]) -> Judged:
+    return _shares("detections", "detected", repositories) if traffic.lines["detection"] else None
 
 
-def _revocations(traffic: Traffic, found: list[Repository]) -> Judged:
-    return _shares("revocations", "revoked", found) if traffic.lines["decision"] else None
+def _revocations(traffic: Traffic, repositories: list[Repository]) -> Judged:
+    return _shares("revocations", "revoked", repositories) if traffic.lines["decision"] else None
 
 
-def _shares(part: str, attribute: str, found: list[Repository]) -> dict[str, Part]:
+def _shares(part: str, attribute: str, repositories: list[Repository]) -> dict[str, Part]:
     judged = {}
-    for one in found:
+    for one in repositories:
         if (number := len(getattr(one, attribute))) and one.launches:
             share = at_least(number, max(number, one.launches)) / SHARE_FOR_ALL_POINTS
             judged[one.name] = Part(POINTS[part] * _unit(share), f"{number} of {one.launches} servers")
     return judged
 
 
-def _processor_time(_: Traffic, found: list[Repository]) -> Judged:
-    used = {one.name: sum(one.seconds) / len(one.seconds) for one in found if one.seconds}
+def _processor_time(_: Traffic, repositories: list[Repository]) -> Judged:
+    used = {one.name: sum(one.seconds) / len(one.seconds) for one in repositories if one.seconds}
     return _apart("processor time", used, 2.0, 6.0, lambda value, middle: f"{value:.0f} s a launch, {middle:.0f} s at the median")
 
 
-def _no_pass(_: Traffic, found: list[Repository]) -> Judged:
-    seen = [one for one in found if one.servers]
+def _no_pass(_: Traffic, repositories: list[Repository]) -> Judged:
+    seen = [one for one in repositories if one.servers]
     if len(seen) < MIN_REPOSITORIES:
         return None
     usual = median(len(one.without_pass) / len(one.servers) for one in seen)
@@ -144,24 +144,24 @@ def _no_pass(_: Traffic, found: list[Repository]) -> Judged:
     }
 
 
-def _few_networks(_: Traffic, found: list[Repository]) -> Judged:
-    each = {one.name: one.networks.total() / len(one.networks) for one in found if one.networks}
+def _few_networks(_: Traffic, repositories: list[Repository]) -> Judged:
+    each = {one.name: one.networks.total() / len(one.networks) for one in repositories if one.networks}
     return _apart(
         "few networks", each, 1.0, 4.0, lambda value, middle: f"{value:.1f} launches a network, {middle:.1f} at the median"
     )
 
 
-def _new_owner(traffic: Traffic, found: list[Repository]) -> Judged:
+def _new_owner(traffic: Traffic, repositories: list[Repository]) -> Judged:
     began = min(traffic.first_seen.values(), default=traffic.until)
     if traffic.until - began < MIN_HISTORY_SECONDS:
         return None
     new_since = traffic.until - (traffic.until - began) * NEW_SHARE
-    owners = {name: float(sum(one.launches for one in theirs)) for name, theirs in by_owner(found).items()}
+    owners = {name: float(sum(one.launches for one in theirs)) for name, theirs in by_owner(repositories).items()}
     judged = _apart("new owner", owners, 1.0, 4.0, lambda value, middle: f"{value:.0f} launches, {middle:.0f} at the median owner")
     if judged is None:
         return None
     new = {name for name in judged if traffic.first_seen.get(name, 0.0) > new_since}
-    return {one.name: judged[owner(one.name)] for one in found if owner(one.name) in new}
+    return {one.name: judged[owner(one.name)] for one in repositories if owner(one.name) in new}
 
 
 def _apart(part: str, values: dict[str, float], from_: float, to: float, say: Callable[[float, float], str]) -> Judged:
@@ -185,9 +185,9 @@ def robust(values: Iterable[float]) -> tuple[float, float]:
 
     The factor 1.4826 makes it the standard deviation of a normal distribution.
     """
-    found = list(values)
-    middle = median(found)
-    return middle, max(MIN_SPREAD, 1.4826 * median(abs(value - middle) for value in found))
+    numbers = list(values)
+    middle = median(numbers)
+    return middle, max(MIN_SPREAD, 1.4826 * median(abs(value - middle) for value in numbers))
 
 
 def at_least(number: int, of: int) -> float:

@@ -134,7 +134,7 @@ def ends(expires: str) -> float:
 
 def reported(reports: Iterable[VerifierReport]) -> list[Key]:
     """The keys in the verifiers' reports, each once, by name. An unreadable entry of another version is left out."""
-    found = {}
+    keys = {}
     for report in reports:
         for described in report.get("api_keys", []):
             if not isinstance(described, dict):
@@ -144,8 +144,8 @@ def reported(reports: Iterable[VerifierReport]) -> list[Key]:
                 key = Key(str(described["name"]), Entry.model_validate({**known, "hash": "0" * 64}))
             except (KeyError, ValueError):
                 continue
-            found[key.name, key.entry.id] = key
-    return [key for _, key in sorted(found.items())]
+            keys[key.name, key.entry.id] = key
+    return [key for _, key in sorted(keys.items())]
 
 
 def create(tier: str, servers_per_day: int, expires: str, origins: list[str], repositories: list[str]) -> tuple[str, Entry]:
@@ -162,11 +162,11 @@ def create(tier: str, servers_per_day: int, expires: str, origins: list[str], re
         ValueError: an argument is wrong. The message names it.
     """
     key = f"binder_egress_{secrets.token_hex(8)}_{secrets.token_hex(20)}"
-    found = FORM.fullmatch(key)
-    assert found
+    parts = FORM.fullmatch(key)
+    assert parts
     values = {"tier": tier, "serversPerDay": servers_per_day, "expires": expires, "origins": origins, "repositories": repositories}
     try:
-        return key, Entry(id=found[1], hash=_hash(key), **values)
+        return key, Entry(id=parts[1], hash=_hash(key), **values)
     except ValidationError as error:
         raise ValueError(sentences(error)[0]) from None
 
@@ -220,16 +220,16 @@ class Keys:
         Raises:
             BadPass: the key is no longer in the values, has expired, or is for other repositories.
         """
-        found = self.all().get(key)
-        if found is None:
+        known = self.all().get(key)
+        if known is None:
             raise BadPass(PassOutcome.KEY_UNKNOWN, "The pass was issued for a key that this site does not have.")
-        if found.is_expired(at):
+        if known.is_expired(at):
             raise BadPass(PassOutcome.KEY_EXPIRED, "The key that the pass was issued for has expired.")
-        patterns = found.entry.repositories
+        patterns = known.entry.repositories
         # D-066
         if patterns and not any(within(pattern, repository) for pattern in patterns):
             raise BadPass(PassOutcome.OTHER_REPOSITORY, "The pass was issued for a key that is for other repositories.")
-        return found
+        return known
 
     def _read(self) -> tuple[dict[str, Key], list[str]]:
         if not self._file:
@@ -256,7 +256,7 @@ class Keys:
 
 
 def _parse(text: str, tiers: Collection[str]) -> tuple[dict[str, Key], list[str]]:
-    found: dict[str, Key] = {}
+    keys: dict[str, Key] = {}
     wrong = []
     entries = json.loads(text)
     if not isinstance(entries, dict):
@@ -273,11 +273,11 @@ def _parse(text: str, tiers: Collection[str]) -> tuple[dict[str, Key], list[str]
             wrong.append(f"{name[:40]}: a name is lower-case letters, digits and dashes, 40 at most")
         elif entry.tier not in tiers:
             wrong.append(f"{name}: there is no tier {entry.tier!r}")
-        elif entry.id in found:
-            wrong.append(f"{name}: has the id of {found[entry.id].name}")
+        elif entry.id in keys:
+            wrong.append(f"{name}: has the id of {keys[entry.id].name}")
         else:
-            found[entry.id] = Key(name, entry)
-    return found, wrong
+            keys[entry.id] = Key(name, entry)
+    return keys, wrong
 
 
 class WrongKeys:

@@ -77,12 +77,12 @@ def _shorten(url: str) -> str | None:
     # Not only later: a single character may be normalized to eighteen, and each further step takes that much longer.
     if _piles_up_marks(decoded) or len(unicodedata.normalize("NFKC", decoded)) > MAX_URL_CHARACTERS:
         return None
-    found = _AUTHORITY.match(url)
+    begins = _AUTHORITY.match(url)
     # For https, git finds the host before it decodes anything; for ssh, it decodes first, and neither `?` nor `#` ends the host.
     # What they read differently has no name.
-    if found and not _NOT_IN_AUTHORITY.isdisjoint(_decode(found[1] or found[2] or "")):
+    if begins and not _NOT_IN_AUTHORITY.isdisjoint(_decode(begins[1] or begins[2] or "")):
         return None
-    end = found.end() if found else 0
+    end = begins.end() if begins else 0
     text = re.split(r"[?#]", (_decode(url[:end]) + _decode(url[end:])).replace("\\", "/"))[0]
     text = re.sub(r"^doi:(?=10\.)", "", text)  # repo2docker takes a DOI with it too
     if _TRANSPORT.match(text):
@@ -100,7 +100,7 @@ def _shorten(url: str) -> str | None:
     if mapped is None:
         return None
     host = re.sub(r"^(www\.)+", "", mapped.rstrip("."))
-    if found and (not host or "%" in host):
+    if begins and (not host or "%" in host):
         return None
     parts: list[str] = [] if host in ("doi.org", "dx.doi.org") and path.lstrip("/").startswith("10.") else [host]
     for part in path.split("/"):
@@ -181,10 +181,10 @@ def strict(pattern: str) -> str:
         ValueError: it is neither.
     """
     below = pattern.endswith("/*")
-    found = exact(f"https://{pattern[:-1]}x" if below else f"https://{pattern}")
-    if not found:
+    plain = exact(f"https://{pattern[:-1]}x" if below else f"https://{pattern}")
+    if not plain:
         raise ValueError(f"{pattern!r} is not host/owner/name, or host/owner/*")
-    return f"{found.removesuffix('x')}*" if below else found
+    return f"{plain.removesuffix('x')}*" if below else plain
 
 
 def within(pattern: str, url: str) -> bool:
@@ -202,8 +202,8 @@ def exact(url: str) -> str:
     Returns:
         The name, or `""`. Case matters, except in the host, and except on the hosts in `CASELESS`.
     """
-    found = _PLAIN.fullmatch(url)
-    if not found or {".", ".."} & set(found[2].split("/")):
+    parts = _PLAIN.fullmatch(url)
+    if not parts or {".", ".."} & set(parts[2].split("/")):
         return ""
-    host, path = found[1].lower(), found[2].removesuffix(".git")
+    host, path = parts[1].lower(), parts[2].removesuffix(".git")
     return host + (path.lower() if host in CASELESS else path)

@@ -175,17 +175,17 @@ def fields_of(grant: Grant) -> dict[str, Any]:
 
 
 def _grant(content: Any) -> Grant | None:
-    found = _checked(_GRANT, content)
-    if found is None:
+    grant = _checked(_GRANT, content)
+    if grant is None:
         return None
-    origin = read_origin(found.by, found.by_kind, found.by_id)
-    if found.tier != UNVERIFIED:
-        return Egress(found.id, found.tier, found.rule, found.at, origin, found.why, found.until, found.may_stop)
-    if found.rule == Rule.BLOCKED:
-        return Blocked(found.id, found.at, origin, found.why, found.until)
-    if found.rule == Rule.EXPIRED:
-        return EndedLease(found.id, found.at, origin, found.why, found.until, found.may_stop)
-    return NoEgress(found.id, found.rule, found.at)
+    origin = read_origin(grant.by, grant.by_kind, grant.by_id)
+    if grant.tier != UNVERIFIED:
+        return Egress(grant.id, grant.tier, grant.rule, grant.at, origin, grant.why, grant.until, grant.may_stop)
+    if grant.rule == Rule.BLOCKED:
+        return Blocked(grant.id, grant.at, origin, grant.why, grant.until)
+    if grant.rule == Rule.EXPIRED:
+        return EndedLease(grant.id, grant.at, origin, grant.why, grant.until, grant.may_stop)
+    return NoEgress(grant.id, grant.rule, grant.at)
 
 
 def write_grant(grant: Carried) -> str:
@@ -239,11 +239,11 @@ def write_block(block: Block) -> str:
 
 def read_block(text: str | None) -> Block | None:
     """A block."""
-    found = _checked(_BLOCK, from_json(text))
-    if found is None:
+    block = _checked(_BLOCK, from_json(text))
+    if block is None:
         return None
-    origin = read_origin(found.by, found.by_kind, found.by_id)
-    return Block(found.id, found.kind, found.what, origin, found.why, found.at, found.until, found.uid)
+    origin = read_origin(block.by, block.by_kind, block.by_id)
+    return Block(block.id, block.kind, block.what, origin, block.why, block.at, block.until, block.uid)
 
 
 # -- addresses of pods
@@ -268,10 +268,10 @@ def read_version(text: str | None) -> AddressVersion:
 
 def read_change(text: str) -> AddressChange | None:
     """A message to the egress proxy. A server whose pods cannot be read has none."""
-    found = _checked(_CHANGE, from_json(text))
-    if found is None:
+    change = _checked(_CHANGE, from_json(text))
+    if change is None:
         return None
-    return AddressChange(AddressVersion(found.number, found.began), found.server, tuple(read_pods(found.pods) or ()))
+    return AddressChange(AddressVersion(change.number, change.began), change.server, tuple(read_pods(change.pods) or ()))
 
 
 def write_tier_changes(changes: Iterable[TierChange]) -> str:

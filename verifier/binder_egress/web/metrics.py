@@ -163,7 +163,7 @@ class _Shared:
     seen: float | None
     counters: dict[str, int]
     tiers: dict[str, int]
-    found: GateFindings
+    gate: GateFindings
     blocks: dict[str, int]
     keys: list[KeyRow]
     lines: dict[tuple[str, str], int]
@@ -231,27 +231,27 @@ def _reported(seen: _Shared) -> dict[tuple[str, ...], int]:
 
 
 def _bypasses(seen: _Shared) -> Mapping[tuple[str, str], int]:
-    judged = seen.found.get("judgement")
+    judged = seen.gate.get("judgement")
     return Counts((rule["policy"], rule["direction"]) for rule in (judged["bypasses"] if judged else ()))
 
 
 def _wrong_policies(seen: _Shared) -> float | None:
-    judged = seen.found.get("judgement")
+    judged = seen.gate.get("judgement")
     return len(judged["missing"]) + len(judged["altered"]) if judged else None
 
 
 def _base_missing(seen: _Shared) -> float | None:
-    judged = seen.found.get("judgement")
+    judged = seen.gate.get("judgement")
     return judged["base_missing"] if judged else None
 
 
 def _canary_shut(seen: _Shared) -> Mapping[str, float]:
-    canary = seen.found.get("canary")
+    canary = seen.gate.get("canary")
     return canary["targets"] if canary else {}
 
 
 def _canary_hidden(seen: _Shared) -> float | None:
-    canary = seen.found.get("canary")
+    canary = seen.gate.get("canary")
     return {"shown": 0, "hidden": 1}.get(canary["proxy"]) if canary else None
 
 
@@ -259,19 +259,19 @@ def _by_node(read: Callable[[Node], float | None]) -> Callable[[_Shared], dict[s
     """A value for each node of which it is known."""
 
     def samples(seen: _Shared) -> dict[str, float]:
-        values = {name: read(node) for name, node in seen.found.get("nodes", {}).items()}
+        values = {name: read(node) for name, node in seen.gate.get("nodes", {}).items()}
         return {name: value for name, value in values.items() if value is not None}
 
     return samples
 
 
 def _node_delays(seen: _Shared) -> dict[tuple[str, ...], float]:
-    nodes = seen.found.get("nodes", {}).items()
+    nodes = seen.gate.get("nodes", {}).items()
     return {(name, way): node["labels"][way] for name, node in nodes for way in ("on", "off") if way in node["labels"]}
 
 
 def _ended(seen: _Shared) -> dict[tuple[str, ...], float]:
-    ended = seen.found.get("ended", {}).items()
+    ended = seen.gate.get("ended", {}).items()
     return {(node, tier): number for node, counts in ended for tier, number in counts.items()}
 
 
@@ -342,7 +342,7 @@ SHARED: tuple[Row[_Shared], ...] = (
      "Servers that a key may have in 24 hours."),
     Row(GAUGE, "api_key_expires_timestamp_seconds", "key", lambda seen: {row["name"]: row["until"] for row in seen.keys},
      "When a key expires."),
-    Row(GAUGE, "policies_read_timestamp_seconds", "", lambda seen: seen.found.get("at", 0) if seen.found.get("judgement") else 0,
+    Row(GAUGE, "policies_read_timestamp_seconds", "", lambda seen: seen.gate.get("at", 0) if seen.gate.get("judgement") else 0,
      "When the reconciler last read the namespace's NetworkPolicies; 0 if it cannot. Then no bypass would be seen."),
     Row(GAUGE, "bypasses", "policy direction", _bypasses,
      "Rules of other NetworkPolicies that open more for an unverified user pod than the base policy, by policy and direction."),
@@ -356,7 +356,7 @@ SHARED: tuple[Row[_Shared], ...] = (
     Row(GAUGE, "proxy_addresses_hidden", "", _canary_hidden,
      "1 if the egress proxy sees a wrong address for the canary, and so serves nobody; 0 if it sees its own; no sample if that "
      "is not known."),
-    Row(GAUGE, "label_delay_seconds", "change", lambda seen: seen.found.get("label_delay", {}),
+    Row(GAUGE, "label_delay_seconds", "change", lambda seen: seen.gate.get("label_delay", {}),
      "Time until a network plugin acts on a canary's label, on the slowest node, the longest of the last six measurements. on: "
      "until the first packet after it was set; off: until the first refusal after it was taken off. 60: longer than that. No "
      "sample before the first measurement."),

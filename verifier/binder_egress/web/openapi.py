@@ -128,16 +128,16 @@ def document(interface: Interface, app: Flask, base_path: str) -> dict[str, obje
         base_path: the path under which all routes are served.
     """
     declared = [
-        (rule, found)
+        (rule, operation)
         for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule)
-        if (found := _OPERATIONS.get(app.view_functions[rule.endpoint]))
+        if (operation := _OPERATIONS.get(app.view_functions[rule.endpoint]))
     ]
-    schemas = _Schemas([found for _, found in declared])
+    schemas = _Schemas([operation for _, operation in declared])
     paths: dict[str, dict[str, object]] = {}
-    for rule, found in declared:
+    for rule, operation in declared:
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", "/" + rule.rule.removeprefix(base_path))
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
-            paths.setdefault(path, {})[method.lower()] = _described(rule, found, schemas)
+            paths.setdefault(path, {})[method.lower()] = _described(rule, operation, schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": interface.title, "version": __version__},
@@ -167,10 +167,10 @@ class _Schemas:
 
     def __init__(self, operations: Iterable[Operation]):
         models: list[tuple[type, JsonSchemaMode]] = [(ProblemDetails, "serialization")]
-        for found in operations:
-            if found.body:
-                models.append((found.body, "validation"))
-            for answer in found.answers.values():
+        for operation in operations:
+            if operation.body:
+                models.append((operation.body, "validation"))
+            for answer in operation.answers.values():
                 models += [(model, "serialization") for model in answer.media_types.values() if model]
         adapters = [(model, mode, TypeAdapter[Any](model)) for model, mode in dict.fromkeys(models)]
         self._references, definitions = TypeAdapter.json_schemas(adapters, ref_template=COMPONENTS)
@@ -183,25 +183,25 @@ class _Schemas:
         return self._references[model, "serialization"] if model else {"type": "string"}
 
 
-def _described(rule: Rule, found: Operation, schemas: _Schemas) -> dict[str, object]:
+def _described(rule: Rule, operation: Operation, schemas: _Schemas) -> dict[str, object]:
     default_server = "server" in (rule.defaults or {})
     described: dict[str, object] = {
-        "operationId": found.id.replace("Server", "DefaultServer") if default_server else found.id,
-        "summary": found.summary.replace("a server", "a user's default server") if default_server else found.summary,
+        "operationId": operation.id.replace("Server", "DefaultServer") if default_server else operation.id,
+        "summary": operation.summary.replace("a server", "a user's default server") if default_server else operation.summary,
     }
-    if found.description:
-        described["description"] = found.description
-    if parameters := _parameters(rule, found):
+    if operation.description:
+        described["description"] = operation.description
+    if parameters := _parameters(rule, operation):
         described["parameters"] = parameters
-    if found.security:
-        described["security"] = list(found.security)
-    if found.body:
-        content = {"application/json": {"schema": schemas.sent(found.body)}}
-        described["requestBody"] = {"required": found.body_required, "content": content}
+    if operation.security:
+        described["security"] = list(operation.security)
+    if operation.body:
+        content = {"application/json": {"schema": schemas.sent(operation.body)}}
+        described["requestBody"] = {"required": operation.body_required, "content": content}
     described["responses"] = {
         str(status): _answered(answer.description, {name: schemas.answered(model) for name, model in answer.media_types.items()})
-        for status, answer in found.answers.items()
-    } | _problems(found, schemas)
+        for status, answer in operation.answers.items()
+    } | _problems(operation, schemas)
     return described
 
 
@@ -212,21 +212,21 @@ def _answered(description: str, content: Mapping[str, Schema]) -> dict[str, obje
     return answered
 
 
-def _problems(found: Operation, schemas: _Schemas) -> dict[str, object]:
+def _problems(operation: Operation, schemas: _Schemas) -> dict[str, object]:
     """HTTP status → the problems with that status."""
     titles: dict[int, list[str]] = {}
-    of_bodies = ("not-json", "too-large") if found.body else ()
-    for problem_type in dict.fromkeys(["bad-request", "internal", *found.problems, *of_bodies]):
+    of_bodies = ("not-json", "too-large") if operation.body else ()
+    for problem_type in dict.fromkeys(["bad-request", "internal", *operation.problems, *of_bodies]):
         status, title = TITLES[problem_type]
         titles.setdefault(status, []).append(title)
     content = {"application/problem+json": schemas.answered(ProblemDetails)}
-    if found.problem_pages:
+    if operation.problem_pages:
         content |= {"text/plain": schemas.answered(None), "text/html": schemas.answered(None)}
     return {str(status): _answered("; or: ".join(listed), content) for status, listed in titles.items()}
 
 
-def _parameters(rule: Rule, found: Operation) -> list[dict[str, object]]:
-    declared = {parameter.name for parameter in found.parameters}
+def _parameters(rule: Rule, operation: Operation) -> list[dict[str, object]]:
+    declared = {parameter.name for parameter in operation.parameters}
     in_path = [
         Parameter(name, "path", {"type": "string", "minLength": 1}, required=True)
         for name in re.findall(r"<(?:\w+:)?(\w+)>", rule.rule)
@@ -235,5 +235,5 @@ def _parameters(rule: Rule, found: Operation) -> list[dict[str, object]]:
     return [
         {"name": parameter.name, "in": parameter.place, "required": parameter.required, "schema": dict(parameter.schema)}
         | ({"description": parameter.description} if parameter.description else {})
-        for parameter in [*in_path, *found.parameters]
+        for parameter in [*in_path, *operation.parameters]
     ]

@@ -29,7 +29,7 @@ from tests.support.cluster.egress_proxy import (
     who,
 )
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.stage import QUICK, Failed, Stage
+from tests.support.cluster.stage import QUICK, Failed, Stage, on_node
 from tests.support.cluster.start_guard_pods import attempts, guard_of, start_pod, with_variables
 from tests.support.cluster.timeouts import CANARY_SECONDS, POD_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.waiting import eventually
@@ -179,7 +179,7 @@ def test_network_that_hides_addresses_is_noticed(stage, beside, hide):
     """The proxy then serves nobody, and canary, doctor, `helm test` and start guards say so."""
     hidden = "binder_egress_proxy_addresses_hidden"
     user = launch(stage)
-    seen = [("ok", "saw the canary's own address when it last answered")]
+    seen = [("ok", "saw a canary's own address when it last answered")]
     eventually(lambda: doctor(stage).get("egress proxy") == seen, CANARY_SECONDS)
     assert cells(helm_test(stage)[1])["unverified", "egress proxy"] == "shown ok"
     hide("-I")
@@ -215,6 +215,15 @@ def test_node_that_hides_addresses_from_a_proxy_elsewhere_is_named(stage, hide):
     eventually(is_named, CANARY_SECONDS, lambda: doctor(stage).get("nodes"))
     answers = f'binder_egress_node_proxy_serves{{node="{node}"}}'
     eventually(lambda: stage.metrics().get(answers) == 0, RECONCILER_SECONDS)
+    # On all nodes: the canary beside a pod of the proxy says that addresses are hidden, and the one elsewhere nothing new.
+    assert (doctor(stage)["egress proxy"][0][0], canary(stage).proxy) == ("ok", "shown")
+    rule = f"of 1; on_node iptables -t nat {{}} POSTROUTING {' '.join(HIDE)}"
+    on_node(rule.format("-I"))
+    try:
+        eventually(lambda: stage.metrics().get("binder_egress_proxy_addresses_hidden") == 1, CANARY_SECONDS)
+        assert (doctor(stage)["egress proxy"][0][0], canary(stage).proxy) == ("problem", "shown")
+    finally:
+        on_node(rule.format("-D"))
     hide("-D")
     ask_until(stage, user, f"http://{LISTED}/", "200")
     eventually(lambda: not is_named() and stage.metrics().get(answers) == 1, CANARY_SECONDS)

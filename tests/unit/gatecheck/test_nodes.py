@@ -10,9 +10,9 @@ import pytest
 
 from binder_egress.gatecheck import canaries, probe
 from binder_egress.gatecheck.canaries import Word, ask, ask_all
-from binder_egress.gatecheck.check import Findings, Watcher
+from binder_egress.gatecheck.check import Canary, Findings, Watcher
 from binder_egress.gatecheck.doctor import OK, PROBLEM, WARNING, _nodes, table
-from binder_egress.gatecheck.nodes import FRESH_SECONDS, NOT_KNOWN, OPEN, SHUT, Nodes, judged
+from binder_egress.gatecheck.nodes import FRESH_SECONDS, NOT_KNOWN, OPEN, SHUT, Nodes, judged, seen_by_proxy
 from binder_egress.settings import ReconcilerSettings, load
 from tests.support.canaries import pod
 from tests.support.metrics import families
@@ -129,6 +129,28 @@ def test_metrics_say_which_nodes_the_egress_proxy_does_not_serve(place, redis_se
         ("user_pods_unknown_to_proxy", {"n1": 2, "n2": 0, "n3": 0}),
     ):
         assert {one.labels["node"]: one.value for one in found[f"binder_egress_node_{name}"].samples} == samples, name
+
+
+@pytest.mark.parametrize(
+    ("on_nodes", "seen"),
+    [
+        ((), "shown"),
+        (("", ""), "shown"),
+        (("silent", "silent"), "silent"),
+        (("silent", "shown"), "shown"),
+        (("shown", "hidden"), "hidden"),
+    ],
+)
+def test_single_canary_which_repeats_what_it_saw_hides_nothing(place, redis_server, store, internal, on_nodes, seen):
+    """With the proxy on other nodes than that canary, the proxy's policy answers it with silence."""
+    place.said = {f"n{number}": Word(NOW, {"hub": True}, word) for number, word in enumerate(on_nodes, 1)}
+    place.nodes.turn()
+    assert seen_by_proxy("shown", place.nodes.rows()) == seen
+    namespace = SimpleNamespace(policies=list, canary=lambda: Canary("running", {"hub": True}, "c", "shown"))
+    settings = load(ReconcilerSettings, redis_url=redis_server.url, canary=True)
+    Watcher(settings, namespace, store, list, dict, place.nodes.rows).run_once()
+    samples = families(internal)["binder_egress_proxy_addresses_hidden"].samples
+    assert [one.value for one in samples] == {"hidden": [1], "shown": [0], "silent": []}[seen]
 
 
 @pytest.mark.parametrize(

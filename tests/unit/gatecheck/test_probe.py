@@ -166,10 +166,10 @@ def canary(tmp_path, monkeypatch):
 
 def test_canary_ends_when_its_result_changes_or_has_not_been_said_for_long(canary, closed, monkeypatch):
     assert canary(a=closed) == {"a": False}  # the first result counts as a change
-    often = [False] * probe.ROUNDS_UNTIL_SAID_AGAIN
-    answers = [*often, *often, False, False, True]
+    often, twice = [False] * probe.ROUNDS_UNTIL_SAID_AGAIN, [False] * probe.ROUNDS_UNTIL_SAID_TWICE
+    answers = [*twice, *often, *often, False, False, True]
     monkeypatch.setattr(probe, "try_all", lambda targets: {"a": answers.pop(0)})
-    for left in ([*often, False, False, True], [False, False, True]):
+    for left in ([*often, *often, False, False, True], [*often, False, False, True], [False, False, True]):
         assert (canary(a=closed), answers) == ({"a": False}, left)
     assert (canary(a=closed), answers) == ({"a": True}, [])
     assert canary.waited == [1] and probe.HEARTBEAT_FILE.exists()
@@ -203,6 +203,7 @@ def test_proxy_that_does_not_exist_is_not_asked(environment):
 
 def test_canary_goes_on_while_the_proxy_comes_and_goes(canary, tmp_path, monkeypatch):
     """If the canary ends beside a silent proxy, it tells what the proxy saw before."""
+    monkeypatch.setattr(probe, "ROUNDS_UNTIL_SAID_TWICE", 99)
     answers = ["silent", "silent", "shown", "silent", "shown", "silent", "hidden", "silent", "hidden", "silent", "shown", "hidden"]
     rounds = [*(({"a": False}, seen) for seen in answers), ({"a": True}, "silent"), ({"a": True}, "shown")]
     monkeypatch.setattr(probe, "try_all", lambda targets: rounds[0][0])

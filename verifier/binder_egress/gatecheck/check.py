@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from email.utils import parsedate_to_datetime
 
 from kubernetes import client
@@ -22,7 +22,7 @@ from ..store.errors import StoreUnavailable
 from ..store.health import NEARLY_FULL
 from ..store.store import ReconcilerStore
 from .netpol import OTHER_KINDS, Judgement, Labels, judge, usual_labels
-from .nodes import SHUT
+from .nodes import SHUT, seen_by_proxy
 
 log = logging.getLogger("binder-egress")
 
@@ -247,6 +247,8 @@ class Watcher:
         """Check once, publish the findings, and log what changed since the last check."""
         findings = check(self._settings, self._namespace, self._label_sets(), time.time())
         findings.label_delay, findings.nodes, findings.ended = self._label_delay(), self._nodes(), self._ended()
+        if canary := findings.canary:
+            findings.canary = replace(canary, proxy=seen_by_proxy(canary.proxy, findings.nodes))
         try:
             # Before the findings are published: a full Redis refuses them.
             self._report_memory(self._store.memory_used())

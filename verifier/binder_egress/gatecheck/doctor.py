@@ -18,7 +18,7 @@ from ..gate.api_keys import reported
 from ..kubernetes_api import ApiServerUnavailable
 from ..model.labels import GATECHECK_LABEL, JSON, USERNAME_LABEL, LabelSet, differing_labels, shared_labels
 from ..model.ping import way_to_ping
-from ..model.records import Node, VerifierReport
+from ..model.records import GateFindings, Node, VerifierReport
 from ..model.starts import hindrance
 from ..model.times import age
 from ..settings import ReconcilerSettings, load
@@ -43,7 +43,7 @@ from .check import Canary, Findings, Namespace, check
 from .checklist import CHECKS, CRYPTNONO, FLOW_KILLER_CONTAINER
 from .label_delay import LIMIT_SECONDS
 from .netpol import OTHER_KINDS, Labels, admits_anybody
-from .nodes import SHUT
+from .nodes import SHUT, seen_by_proxy
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -115,6 +115,7 @@ def examine(
         now: Unix time in seconds.
     """
     checks = [_mode(settings), _secrets(settings), _admission(settings)]
+    published: GateFindings = {}
     try:
         health, entered = store.health(), store.restoration()
         lasting = store.to_save() if entered else {}
@@ -144,7 +145,7 @@ def examine(
     checks += _pods(namespace, settings.proxy_labels, "pods of the egress proxy", CHECKS["flow killer"].advice)
     checks += _flow_killer(namespace, settings.proxy_labels)
     checks += _pods(namespace, settings.receiver_labels, "pod of the receiver")
-    return checks + _gate(settings, namespace, now())
+    return checks + _gate(settings, namespace, now(), published.get("nodes") or {})
 
 
 def _user_labels(settings: ReconcilerSettings, namespace: Namespace) -> Line:
@@ -543,7 +544,7 @@ def table(nodes: dict[str, Node], now: float) -> list[list[str]]:
     return rows
 
 
-def _gate(settings: ReconcilerSettings, namespace: Namespace, now: float) -> list[Line]:
+def _gate(settings: ReconcilerSettings, namespace: Namespace, now: float, nodes: dict[str, Node]) -> list[Line]:
     """The lines about policies, bypasses and the canary."""
     if not settings.policies:
         return [_line("policies", OK, "none of ours in this mode")]
@@ -554,7 +555,7 @@ def _gate(settings: ReconcilerSettings, namespace: Namespace, now: float) -> lis
         pods = []
     label_sets: set[LabelSet] = {shared_labels(pod["metadata"]["labels"]) for pod in pods}
     findings = check(settings, namespace, label_sets, now)
-    return _policies(findings) + _other_kinds(namespace, findings) + _canary(settings, findings) + [_ping(pods, findings)]
+    return _policies(findings) + _other_kinds(namespace, findings) + _canary(settings, findings, nodes) + [_ping(pods, findings)]
 
 
 def _policies(findings: Findings) -> list[Line]:
@@ -593,7 +594,7 @@ def _other_kinds(namespace: Namespace, findings: Findings) -> list[Line]:
     return [_line("other policies", WARNING, f"cannot be judged: {kinds}")]
 
 
-def _canary(settings: ReconcilerSettings, findings: Findings) -> list[Line]:
+def _canary(settings: ReconcilerSettings, findings: Findings, nodes: dict[str, Node]) -> list[Line]:
     if not settings.canary:
         return [_line("canary", WARNING, "off (canary.enabled)")]
     canary = findings.canary
@@ -604,7 +605,7 @@ def _canary(settings: ReconcilerSettings, findings: Findings) -> list[Line]:
     if canary.state == "ended":
         repair = f"Run `kubectl delete pod {canary.pod}`, then `helm upgrade` with the same values makes a new one"
         return [_line("canary", WARNING, f"{canary.pod} has ended, perhaps evicted from its node", repair)]
-    return [*_canary_targets(canary), *_seen_by_proxy(canary.proxy)]
+    return [*_canary_targets(canary), *_seen_by_proxy(seen_by_proxy(canary.proxy, nodes))]
 
 
 def _canary_targets(canary: Canary) -> list[Line]:
@@ -619,11 +620,11 @@ def _canary_targets(canary: Canary) -> list[Line]:
 
 def _seen_by_proxy(seen: str) -> list[Line]:
     if seen == "hidden":
-        text = "sees another address than the canary's: the network hides the addresses of pods from Services"
+        text = "sees another address than a canary's: the network hides the addresses of pods from Services"
         return [_line("egress proxy", PROBLEM, text)]
     if seen == "silent":
-        return [_line("egress proxy", WARNING, "has not answered the canary yet")]
-    return [_line("egress proxy", OK, "saw the canary's own address when it last answered")] if seen else []
+        return [_line("egress proxy", WARNING, "answers no canary")]
+    return [_line("egress proxy", OK, "saw a canary's own address when it last answered")] if seen else []
 
 
 def _ping(pods: list[JSON], findings: Findings) -> Line:

@@ -57,6 +57,17 @@ def judged(word: Word | None, has_canary: bool, labels: Measured, guards: Mappin
     return SHUT, ""
 
 
+def seen_by_proxy(single: str, nodes: Mapping[str, Node]) -> str:
+    """What the egress proxy sees of canaries (`probe.seen_by_proxy`): what is wrong on any node comes first.
+
+    Args:
+        single: what the canary without a controller says, which repeats what it saw before while the proxy is silent.
+        nodes: what is known of each node; without a fresh word of one, the single canary's counts.
+    """
+    words = {row["proxy"] for row in nodes.values()}
+    return next((word for word in ("hidden", "shown", "silent") if word in words), single)
+
+
 class Nodes:
     """Asks the canaries, and puts together what is known of each node.
 

@@ -36,6 +36,9 @@ ROUNDS_UNTIL_SAID_AGAIN = 40
 """Rounds after which the canary ends even without a change, because its kubelet may lose a message (D-375): 21 minutes with the
 default interval. A container that ran for ten minutes is restarted without delay."""
 
+ROUNDS_UNTIL_SAID_TWICE = 2
+"""The same after a change, which nobody would otherwise see for that long if its message was lost."""
+
 PATIENCE_VARIABLE = "BINDER_EGRESS_PROBE_PATIENCE"
 """Seconds for which an awaited target without an answer is tried again: a tier's policy may take effect late."""
 
@@ -333,7 +336,7 @@ def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESS
     Raises:
         SystemExit: this container cannot connect to itself, so every target would look shut.
     """
-    before = SEEN_FILE.read_text() if SEEN_FILE.exists() else ""
+    before = json.loads(SEEN_FILE.read_text()) if SEEN_FILE.exists() else {}
     if not before:
         _wait_for_isolation(environment)
     targets, interval = targets_of(environment), float(environment.get(INTERVAL_VARIABLE) or 30)
@@ -344,15 +347,15 @@ def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESS
             raise SystemExit("this container cannot even connect to itself")
         reached, proxy = try_all(targets), seen_by_proxy(environment)
         if proxy == "silent" and before:
-            proxy = json.loads(before)[1] or proxy
+            proxy = before["proxy"] or proxy
         report(reached, message, proxy)
         if all_shut(reached):
             SHUT_FILE.touch()
         else:
             SHUT_FILE.unlink(missing_ok=True)
-        now = json.dumps([reached, proxy])
-        if now != before or number >= ROUNDS_UNTIL_SAID_AGAIN:
-            SEEN_FILE.write_text(now)
+        same = (reached, proxy) == (before.get("reached"), before.get("proxy"))
+        if not same or number >= (ROUNDS_UNTIL_SAID_AGAIN if before["twice"] else ROUNDS_UNTIL_SAID_TWICE):
+            SEEN_FILE.write_text(json.dumps({"reached": reached, "proxy": proxy, "twice": same}))
             return
         time.sleep(interval)
 

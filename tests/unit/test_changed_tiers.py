@@ -72,6 +72,24 @@ def test_told_are_pods_whose_tier_went_or_changed(
     assert told.rows(monkeypatch) == ({} if expected is None else {"a": expected})
 
 
+def test_changes_are_written_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
+    done: list[float] = []  # 0: written; else the seconds of a pause
+
+    def do(seconds: float = 0.0) -> None:
+        done.append(seconds)
+        told.tiers._is_new.set()
+        if len(done) == 8:
+            raise SystemExit
+
+    monkeypatch.setattr(changed_tiers.time, "sleep", do)
+    monkeypatch.setattr(changed_tiers.kubernetes_api, "read", lambda *given, **more: None)
+    monkeypatch.setattr(told.tiers, "write", do)
+    told.tiers._is_new.set()
+    with pytest.raises(SystemExit):
+        told.tiers.run()
+    assert done == [0, changed_tiers.GATHER_SECONDS] * 4
+
+
 def test_all_pods_with_a_tier_are_written_for_mode_deny(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
     states = {"a": ["verified"], "b": [None], "c": ["verified", None], "d": ["verified", "small"], "e": ["small"]}
     for uid, labels in states.items():

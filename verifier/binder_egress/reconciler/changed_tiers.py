@@ -28,6 +28,9 @@ MOST = 2000
 WRITE_SECONDS = 30.0
 """Seconds after which it is written again, because somebody may have recreated it, and with it the tiers of all pods."""
 
+GATHER_SECONDS = 0.1
+"""The pause after each time. Each goes to every node, whole; what changes meanwhile goes together."""
+
 RETRY_SECONDS = 1.0
 """Seconds until the next attempt after one that failed."""
 
@@ -141,6 +144,7 @@ class ChangedTiers:
                 if time.monotonic() - written >= WRITE_SECONDS:
                     written = time.monotonic()
                     self.write_all()
+                time.sleep(GATHER_SECONDS)
             except ApiServerUnavailable as error:
                 log.warning("open connections do not end: the nodes cannot be told of changed tiers: %s", error)
                 self._is_new.set()

@@ -18,8 +18,10 @@ from binder_egress.model.records import (
     MAX_TIME,
     Detection,
     KnownServer,
+    NetworkUse,
     PodAddresses,
     Record,
+    ReportedLaunch,
     Server,
     UnreadableLine,
     VerifierReport,
@@ -58,6 +60,8 @@ TYPES = {name: (re.match("a (hash|list|stream)", holds) or ["", "string"])[1] fo
 MESSAGES = (Record, KnownServer, PodAddresses, Report, Findings)
 FIELDS = sorted(
     {part.name for message in MESSAGES for part in fields(message)}
+    | NetworkUse.model_fields.keys()
+    | ReportedLaunch.model_fields.keys()
     | {name for row in (Detection, UnreadableLine, VerifierReport, WantedHost) for name in row.__annotations__}
     | fields_of(NO_GRANT).keys()
     | {"kind", "what", "number", "began", "pods", "event", "seen", "report"}
@@ -180,6 +184,7 @@ def test_block_takes_effect_whatever_is_in_redis(
             assert value(internal, "binder_egress_store_up") == 1
             assert public.get("/egress/servers/alice").status_code == 200
             launch(internal, "bob")
+            assert list(store.launches(0)) == store.take_uses(9) == []
 
 
 LONG = {
@@ -190,7 +195,7 @@ LONG = {
 }
 """How to make a text of at least a length."""
 
-OF_OTHERS = (*OF_VERIFIER, "wake", "blocks", "revoked", "detections", "lines", "unreadable", "scans", "wanted")
+OF_OTHERS = (*OF_VERIFIER, "wake", "blocks", "revoked", "detections", "lines", "unreadable", "scans", "uses", "wanted")
 """What somebody may write who takes over the verifier, the receiver or the egress proxy."""
 
 READS = (
@@ -199,6 +204,7 @@ READS = (
     lambda store: store.promised("<promise>", "<network>"),
     lambda store: store.revoked_keys(),
     lambda store: store.lines(),
+    lambda store: store.take_uses(9),
     lambda store: store.keep("<promise>", "<network>", Passes.new("verified", 1, time.time(), 60)),
 )
 

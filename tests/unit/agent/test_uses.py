@@ -70,7 +70,7 @@ def node(internet, tmp_path):
 
     def runs(code):
         assert internet.start(pod, sys.executable, "-c", code).wait() == 0
-        return looks(2)
+        return looks(2, uses.IPV6_SECONDS)
 
     def ends():
         (tmp_path / str(pause)).unlink()
@@ -81,7 +81,7 @@ def node(internet, tmp_path):
     # The pod started when the agent's clock began.
     agent()
     made.uses._pods["uid-1"].started = made.clock.now
-    made.agent, made.looks, made.runs, made.ends = agent, looks, runs, ends
+    made.server, made.agent, made.looks, made.runs, made.ends = server, agent, looks, runs, ends
     return made
 
 
@@ -122,6 +122,17 @@ def test_attempt_that_nobody_answers_is_a_use(internet, node):
     assert row["ports"] == ["tcp/22"]
 
 
+def test_jupyter_that_waits_for_its_kernels_has_used_nothing(internet, node):
+    """They refuse connections until they are up. Meanwhile there are visitors, so the pod sends packets to the outside."""
+    visit = f"one = socket.create_connection(({node.address!r}, 8888)); one.send(b'x'); one.recv(1)"
+    internet.start(internet.internet, sys.executable, "-c", f"import socket\n{visit}").wait()
+    row = node.runs(f"{REFUSED_BY_ITSELF}\n{LOCAL}")
+    assert verdict(row) == "not used"
+    internet.start(internet.internet, sys.executable, "-c", f"import socket\n{visit}").wait()
+    refused = f"import socket\nsocket.socket().connect_ex(({ANSWERS!r}, {CLOSED_PORT}))"
+    assert verdict(node.runs(f"{REFUSED_BY_ITSELF}\n{refused}")) == "not known"
+
+
 @pytest.mark.parametrize(
     "code",
     [IS_CLOSED, f"{LOCAL}\n{IS_CLOSED}", f"import socket\nsocket.socket().connect_ex(({ANSWERS!r}, {CLOSED_PORT}))"],
@@ -136,7 +147,10 @@ def test_visitors_are_no_use(internet, node):
     visit = f"one = socket.create_connection(({node.address!r}, 8888)); one.send(b'x'); one.recv(1)"
     internet.start(internet.internet, sys.executable, "-c", f"import socket\nfor _ in range(5): {visit}").wait()
     assert verdict(node.looks(2)) == "not used"
-    assert verdict(node.runs(LOCAL)) == "not used"
+    # The kernel still shows the visits when the server has ended.
+    node.server.kill()
+    node.server.wait()
+    assert (verdict(node.runs(REFUSED_BY_ITSELF)), node.uses._pods["uid-1"].ports) == ("not used", {})
 
 
 @pytest.mark.parametrize("elsewhere", ["198.18.0.9", "198.18.0.7"], ids=["at another address", "what the start guard tries"])
@@ -184,9 +198,9 @@ def test_second_agent_says_what_the_first_would_or_that_it_does_not_know(node):
 
 def test_first_minute_is_told_from_later_and_from_not_known(node):
     use = node.uses._pods["uid-1"]
-    for age, unmoved, first in ((59.0, 10.0, 59.0), (90.0, 89.0, 90.0), (61.5, 59.9, 61.5), (300.0, 0.0, None)):
-        use.used, use.unmoved = False, unmoved
-        use.note("udp", age)
+    for age, since, first in ((59.0, 10.0, 59.0), (90.0, 89.0, 90.0), (61.5, 59.9, 61.5), (300.0, 0.0, None)):
+        use.used = False
+        use.note("udp", since, age)
         assert use.first == first
 
 
@@ -201,7 +215,7 @@ def test_what_is_kept_is_bounded(node, monkeypatch):
     monkeypatch.setattr(uses, "MOST_PAIRS", 3)
     assert node.runs(LOCAL)["missed"] == 1 and use.pairs == {}
     for port in range(100):
-        use.note(f"tcp/{port}", 1.0)
+        use.note(f"tcp/{port}", 0.0, 1.0)
     assert len(use.ports) == uses.MOST_PORTS and use.seen == 100
 
 

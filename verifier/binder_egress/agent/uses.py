@@ -6,6 +6,7 @@ policy opens. So of each one it is asked what it was. A pod has *used* the netwo
 """
 
 import json
+import math
 import os
 import socket
 import struct
@@ -20,7 +21,7 @@ from typing import NamedTuple, Self
 
 from .sockets import INBOUND, LISTEN, Socket, is_loopback, sockets
 
-LOOK_SHARE = 0.004
+LOOK_SHARE = 0.0015
 """The share of a core that looking at sockets may take, beside what `scans.LOOK_SHARE` takes."""
 
 BUDGET_SECONDS = 60.0
@@ -41,13 +42,21 @@ MOST_ROWS = 2000
 MOST_COUNTERS_BYTES = 16 << 10
 """Bytes of a file of counters that are read."""
 
+FIRST_OWN_PORT = b"8000"
+"""The first port from which Linux begins connections, 32768 (ip_local_port_range, ip(7)). One at a lower port is a visitor's, or
+says nothing: the pod's server may have ended before the look."""
+
+IPV6_SECONDS = 5.0
+"""Seconds between two readings of the counters of IPv6."""
+
 DNS = b"0035"
 """Port 53, as the kernel shows it."""
 
 TRIES = 3
 """Looks in a row, while the pod opens connections meanwhile."""
 
-_OPENS, _DATAGRAMS, _DATAGRAMS6 = 4, 3, b"Udp6OutDatagrams"  # ActiveOpens and OutDatagrams in /proc/PID/net/snmp (RFC 1213, 4113)
+# ActiveOpens, AttemptFails and OutRsts of TCP, InDestUnreachs of ICMP, OutDatagrams of UDP in /proc/PID/net/snmp (RFC 1213, 4113)
+_OPENS, _FAILS, _RESETS, _UNREACHABLE, _DATAGRAMS, _DATAGRAMS6 = 4, 6, 13, 3, 3, b"Udp6OutDatagrams"
 
 
 @dataclass(frozen=True)
@@ -97,11 +106,17 @@ class Counted(NamedTuple):
     """A reading of a pod's counters.
 
     Attributes:
-        opens, datagrams: connections that it opened, and UDP packets that it sent, since its network exists.
+        opens, datagrams: connections that it opened, and UDP packets that it sent over IPv4, since its network exists.
+        refused: attempts of these that the pod itself refused.
+        fails, resets, unreachable: attempts that failed, refusals that it sent, and ICMP's answers that something is out of reach.
         sent, loopback: packets that it sent to the outside, and to itself.
     """
 
     opens: int = 0
+    refused: int = 0
+    fails: int = 0
+    resets: int = 0
+    unreachable: int = 0
     datagrams: int = 0
     sent: int = 0
     loopback: int = 0
@@ -114,10 +129,13 @@ class _Use:
     Attributes:
         started: when the user's own container started, in seconds since the machine started.
         files: its counters and sockets.
+        raw: the last counters as the kernel shows them.
         last: the last two readings.
+        datagrams6: UDP packets over IPv6 that it had sent when these were last read; `before6`: the reading before that;
+            `at6`: when that was, in seconds after `started`.
         unmoved: when it was last certain that all its connections had been looked at, in seconds after `started`.
         looked: how many connections it had opened at the last look; `looked_at`: when that was.
-        still: connections since then that cannot have left the pod.
+        still: connections since then that cannot have left the pod; `refused`: as counted at the last look.
         pairs: the connections that were seen, and when last.
         served: ports that others connect to.
         used, first, ports, seen: whether it used the network, when first (None: that is not known), to which ports, and how many
@@ -129,11 +147,16 @@ class _Use:
 
     started: float
     files: Files
+    raw: bytes = b""
     last: deque[Counted] = field(default_factory=lambda: deque([Counted(), Counted()], maxlen=2))
+    datagrams6: int = 0
+    before6: Counted = field(default_factory=Counted)
+    at6: float = 0.0
     unmoved: float = 0.0
     looked: int = 0
     looked_at: float = 0.0
     still: int = 0
+    refused: int = 0
     pairs: dict[tuple[bytes, ...], float] = field(default_factory=dict)
     served: set[bytes] = field(default_factory=set)
     used: bool = False
@@ -151,12 +174,12 @@ class _Use:
         """Whether it has opened connections since the last look."""
         return self.last[-1].opens != self.looked
 
-    def note(self, port: str, age: float, times: int = 1) -> None:
-        """Note that it used the network, at some time between `unmoved` and this age in seconds."""
+    def note(self, port: str, since: float, age: float, times: int = 1) -> None:
+        """Note that it used the network, at some time between these ages in seconds."""
         if not self.used:
             self.used = True
             # Only which minute it was is of interest, so the time is known if both are in the same.
-            is_sure = age <= 60 or self.unmoved >= 60 or age - self.unmoved <= 2
+            is_sure = age <= 60 or since >= 60 or age - since <= IPV6_SECONDS + 1
             self.first = round(age, 1) if is_sure else None
         self.seen += times
         if len(self.ports) < MOST_PORTS:
@@ -183,6 +206,7 @@ class Uses:
         self._open, self._root, self._clock, self._spent = opened, root, clock, spent
         self._pods: dict[str, _Use] = {}
         self._at, self._allowed = clock(), BUDGET_SECONDS * LOOK_SHARE
+        self._at6 = -math.inf
 
     def begin(self, uid: str, process: str, started: float) -> None:
         """A pod has a user's process, which started so many seconds after the machine."""
@@ -200,6 +224,7 @@ class Uses:
         use = self._pods.get(uid)
         if use and not use.ended:
             self._count(use)
+            self._count6(use)
             if use.moved:
                 self._look(use)
             use.ended = True
@@ -216,8 +241,12 @@ class Uses:
         self._allowed = min(BUDGET_SECONDS * LOOK_SHARE, self._allowed + (now - self._at) * LOOK_SHARE)
         self._at = now
         running = [use for use in self._pods.values() if not use.ended]
+        is_due6 = now - self._at6 >= IPV6_SECONDS
+        self._at6 = now if is_due6 else self._at6
         for use in running:
             self._count(use)
+            if is_due6:
+                self._count6(use)
         waiting = [use for use in running if use.moved and not (use.used and len(use.ports) >= MOST_PORTS)]
         for use in sorted(waiting, key=lambda use: (use.used, use.looked_at)):
             if self._allowed <= 0:
@@ -255,18 +284,29 @@ class Uses:
         before, last = use.last
         if not use.moved:
             use.unmoved = self._age(use)
-        try:
-            now = _counted(use.files, last)
-        except (OSError, ValueError, IndexError):  # the pod's network is being taken apart
-            use.missed += 1
-            return
+        raw = os.pread(use.files.snmp.fileno(), MOST_COUNTERS_BYTES, 0)
+        # Most pods do nothing most of the time.
+        now = last if raw == use.raw else _counted(raw, use.files.dev, last)
+        use.raw = raw
         use.last.append(now)
-        is_still = now.sent == before.sent
-        use.still += (now.opens - last.opens) if is_still else 0
-        sent = now.datagrams - last.datagrams
-        if sent > 0 and not is_still:
-            if sent > now.loopback - before.loopback and not self._open.dns:
-                use.note("udp", self._age(use), sent)
+        use.still += (now.opens - last.opens) if now.sent == before.sent else 0
+        self._note_datagrams(use, now.datagrams - last.datagrams, before, self._age(use) - 1)
+
+    def _count6(self, use: _Use) -> None:
+        """Read the datagrams over IPv6, whose counters are long, and which are rare."""
+        numbers = os.pread(use.files.snmp6.fileno(), MOST_COUNTERS_BYTES, 0).partition(_DATAGRAMS6)[2].split(None, 1)
+        datagrams = int(numbers[0]) if numbers else 0
+        if datagrams > use.datagrams6:
+            use.last.append(_counted(use.raw, use.files.dev, use.last[-1]))
+            self._note_datagrams(use, datagrams - use.datagrams6, use.before6, use.at6)
+        use.datagrams6, use.before6, use.at6 = datagrams, use.last[0], self._age(use)
+
+    def _note_datagrams(self, use: _Use, number: int, before: Counted, since: float) -> None:
+        """Note so many UDP packets that the pod sent after a reading and an age in seconds. To itself, each is one of loopback."""
+        now = use.last[-1]
+        if number > 0 and now.sent != before.sent:
+            if number > now.loopback - before.loopback and not self._open.dns:
+                use.note("udp", since, self._age(use), number)
             else:
                 use.datagrams += 1
 
@@ -278,7 +318,7 @@ class Uses:
             self._count(use)
             if opens == use.last[-1].opens:
                 break
-        opens = use.last[-1].opens
+        opens, refused = use.last[-1].opens, use.last[-1].refused - use.refused
         age, now = self._age(use), self._clock()
         listening = {row.own_port for row in rows if row.state == LISTEN}
         # A server's connections outlive it.
@@ -288,19 +328,20 @@ class Uses:
             if pair not in use.pairs:
                 new += 1
                 if port:
-                    use.note(f"tcp/{int(port, 16)}", age)
+                    use.note(f"tcp/{int(port, 16)}", use.unmoved, age)
             use.pairs[pair] = now
         # The kernel may leave out one that changes its state during the look, so only what was long gone may be new again.
         use.pairs = {pair: at for pair, at in use.pairs.items() if at > now - 2 * BUDGET_SECONDS}
-        use.missed += max(0, opens - use.looked - max(new, use.still)) + (not is_whole)
+        use.missed += max(0, opens - use.looked - max(new + refused, use.still)) + (not is_whole)
         if len(use.pairs) > MOST_PAIRS:
             use.pairs.clear()
             use.missed += 1
-        use.looked, use.looked_at, use.still, use.unmoved = opens, now, 0, age
+        use.looked, use.looked_at, use.still, use.refused = opens, now, 0, use.last[-1].refused
         for row in sockets(use.files.udp, use.files.udp6)[0]:
             is_outside = row.port != b"0000" and not is_loopback(row.address) and row.address != row.own
             if is_outside and not (self._open.dns and row.port == DNS):
-                use.note(f"udp/{int(row.port, 16)}", age)
+                use.note(f"udp/{int(row.port, 16)}", use.unmoved, age)
+        use.unmoved = age
 
     def _begun(self, use: _Use, rows: Iterable[Socket]) -> Iterable[tuple[tuple[bytes, ...], bytes]]:
         """The connections that the pod itself began, each with its port if it went beyond what is open."""
@@ -309,11 +350,10 @@ class Uses:
                 continue
             one, other = (row.own, row.own_port), (row.address, row.port)
             pair = (*min(one, other), *max(one, other))
+            is_visit = row.state in INBOUND or row.own_port < FIRST_OWN_PORT or row.own_port in use.served
             if is_loopback(row.address) or row.address == row.own or other in self._open.ends:
                 yield pair, b""
-            elif row.state in INBOUND or row.own_port in use.served or row.port in self._open.ports or other in self._open.tried:
-                continue
-            else:
+            elif not (is_visit or row.port in self._open.ports or other in self._open.tried):
                 yield pair, row.port
 
 
@@ -322,11 +362,15 @@ def _news(row: Mapping[str, object]) -> tuple[object, ...]:
     return row.get("used"), row.get("ports"), row.get("ended"), bool(row.get("missed")), bool(row.get("datagrams"))
 
 
-def _counted(files: Files, last: Counted) -> Counted:
-    snmp, snmp6, dev = (os.pread(file.fileno(), MOST_COUNTERS_BYTES, 0) for file in files[:3])
-    opens = int(snmp.split(b"Tcp:", 2)[2].split(None, _OPENS + 1)[_OPENS])
+def _counted(snmp: bytes, devices: FileIO, last: Counted) -> Counted:
+    tcp = snmp.split(b"Tcp:", 2)[2].split(None, _RESETS + 1)
+    opens, fails, resets = (int(tcp[at]) for at in (_OPENS, _FAILS, _RESETS))
     datagrams = int(snmp.split(b"Udp:", 2)[2].split(None, _DATAGRAMS + 1)[_DATAGRAMS])
-    datagrams += int(snmp6.partition(_DATAGRAMS6)[2].split(None, 1)[0] or 0)
+    unreachable = int(snmp.split(b"Icmp:", 2)[2].split(None, _UNREACHABLE + 1)[_UNREACHABLE])
+    # Whoever refuses sends a reset. One from another host is not among those that the pod sent, and neither is a policy's.
+    is_own = resets - last.resets >= fails - last.fails and unreachable == last.unreachable
+    refused = last.refused + (fails - last.fails if is_own else 0)
+    dev = os.pread(devices.fileno(), MOST_COUNTERS_BYTES, 0)
     sent = loopback = 0
     for line in dev.split(b"\n")[2:-1]:
         name, _, numbers = line.partition(b":")
@@ -335,7 +379,16 @@ def _counted(files: Files, last: Counted) -> Counted:
         else:
             sent += int(numbers.split()[9])
     # When the pod ends, its interfaces go, and with them their counters: it then cannot be shown that nothing was sent.
-    return Counted(opens, datagrams, sent if sent >= last.sent else last.sent + 1, max(loopback, last.loopback))
+    return Counted(
+        opens,
+        refused,
+        fails,
+        resets,
+        unreachable,
+        datagrams,
+        sent if sent >= last.sent else last.sent + 1,
+        max(loopback, last.loopback),
+    )
 
 
 def _end(text: str) -> tuple[bytes, bytes]:

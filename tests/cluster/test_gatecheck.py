@@ -8,6 +8,7 @@ import pytest
 from tests.support.cluster.canary import await_canary
 from tests.support.cluster.commands import cells, doctor, helm_test
 from tests.support.cluster.stage import QUICK, SINGLEUSER
+from tests.support.cluster.start_guard_pods import guard_of, start_pod
 from tests.support.cluster.timeouts import CANARY_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS
 from tests.support.waiting import eventually
 
@@ -29,6 +30,26 @@ def test_doctor_finds_no_problem_and_says_what_it_sees(stage):
     eventually(is_well, RECONCILER_SECONDS, found)
     assert found["bypass"] == [("ok", "no other NetworkPolicy opens anything for user pods")]
     assert "launches announced in" in found["wiring"][0][1]
+
+
+def test_user_pods_that_are_not_covered_or_cannot_start_are_named(stage):
+    """One has another label, and the image of the other's start guard cannot be pulled."""
+    guard = guard_of(stage.pod(stage.launch().user))
+    start_pod(stage, "early-other", None, isolated=False, seconds=60, user="other")
+    start_pod(stage, "early-waits", guard | {"image": "localhost/nothing:1"}, user="waits")
+    found: dict[str, list[tuple[str, str]]] = {}
+
+    def are_named() -> bool:
+        found.update(doctor(stage))
+        named = (("user labels", "early-other ("), ("starts", "early-waits ("))
+        return all(found[name][0][0] == "problem" and words in found[name][0][1] for name, words in named)
+
+    try:
+        eventually(are_named, RECONCILED_SECONDS, found)
+        names = ("binder_egress_user_pods_not_covered", "binder_egress_user_pods_hindered_total")
+        eventually(lambda: all(stage.metrics().get(name) for name in names), RECONCILER_SECONDS)
+    finally:
+        stage.kubectl("delete", "pods", "-l", "early=yes")
 
 
 @pytest.mark.long

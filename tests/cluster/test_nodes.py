@@ -72,6 +72,29 @@ def test_rules_that_are_lost_come_back_or_it_is_said(stage, node):
     eventually(lambda: state(stage, node) == (1, None), TIER_SECONDS, lambda: state(stage, node))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("taint", "shut", "says"),
+    [("hub.jupyter.org/dedicated=user:NoSchedule", 1, ""), ("example.org/other=yes:NoSchedule", None, "it has no canary")],
+)
+def test_tainted_node_keeps_its_canary_or_it_is_said(stage, node, taint, shut, says):
+    stage.launch()
+    stage.kubectl("taint", "node", node, taint)
+    try:
+        stage.kubectl("delete", "pods", "-l", "binder-egress/gatecheck=node-canary")
+
+        def is_said() -> bool:
+            canaries = stage.get("pods", "-l", "binder-egress/gatecheck=node-canary")["items"]
+            comes_back = node in {pod["spec"].get("nodeName") for pod in canaries}
+            value, said = state(stage, node)
+            return comes_back == bool(shut) and value == shut and (says in said if said else not says)
+
+        eventually(is_said, SAID_SECONDS, lambda: state(stage, node))
+    finally:
+        stage.kubectl("taint", "node", node, f"{taint.split('=')[0]}-")
+    eventually(lambda: state(stage, node) == (1, None), 2 * SAID_SECONDS, lambda: state(stage, node))
+
+
 def test_server_does_not_reach_what_canaries_say(stage, node):
     (canary,) = [
         pod for pod in stage.get("pods", "-l", "binder-egress/gatecheck=node-canary")["items"] if pod["spec"]["nodeName"] == node

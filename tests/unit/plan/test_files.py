@@ -18,7 +18,7 @@ from binder_egress.bans.values_file import ProposalRefused, with_bans
 from binder_egress.commands.egress import egress
 from binder_egress.plan.binderhub import rewritten
 from binder_egress.plan.checks import examine
-from binder_egress.plan.files import binderhub_values, changes, our_values
+from binder_egress.plan.files import changes, our_values, their_values
 from binder_egress.plan.findings import Finding, Setting, shown
 from tests.support.charts import VALUES
 from tests.support.plan_objects import given, ingress
@@ -45,19 +45,19 @@ def test_lists_become_maps_and_nothing_else_changes():
     listed["extraEnv"] = [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
     listed["jupyterhub"]["singleuser"]["extraEnv"] = [{"name": "C", "value": "no"}, {"name": "C", "value": "yes"}]
     before = copy.deepcopy(listed)
-    assert rewritten(listed) == OWN and listed == before
-    assert rewritten(OWN) == OWN
+    assert rewritten(given(listed)) == OWN and listed == before
+    assert rewritten(given(OWN)) == OWN
 
 
 def test_wiring_is_left_out_again():
     """`helm get values` has what binder-egress.yaml brought, of this version of the chart."""
     wired = merged(OWN, VALUES["integration"]["binderhub"])
-    assert wired != OWN and rewritten(wired) == OWN
+    assert wired != OWN and rewritten(given(wired)) == OWN
 
 
 def test_values_of_binderhub_read_back_as_they_were():
     strange = {"a: b": ["yes", "no", "1e3", "0o17", "012", "~", "", " x", "line\nline", "\u2028", "${x}", "{{ y }}", 1, None, True]}
-    assert yaml.safe_load(binderhub_values(strange)) == strange
+    assert yaml.safe_load(their_values(strange)) == strange
 
 
 def test_comments_say_what_was_seen():
@@ -195,7 +195,7 @@ def test_errors_of_values_name_the_line(run):
 def test_no_warning_shows_the_text_of_a_values_file(run):
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        code, out = run("--no-cluster", values="a: &x s3cret\nb: &x s3cret\n")
+        code, out = run("--no-cluster", values="config: {a: &x s3cret, b: &x s3cret}\n")
     assert code == 0 and not warned and "s3cret" not in out
 
 

@@ -38,6 +38,7 @@ class Check:
 
 _LIST = {
     (PLAN,): (
+        ("layout", "Each layout has files and labels of its own", "See `helm list`, and check --namespace"),
         ("BinderHub's version", "`helm upgrade` needs it", "See `helm list`, and check --namespace"),
         ("maps", "Helm merges maps: of a list or a text, only the last one stays", "See the values of BinderHub"),
         ("sign-in", "Where people sign in, servers need the hub and DNS", "See config.BinderHub.auth_enabled"),

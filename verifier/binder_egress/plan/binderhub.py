@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..gatecheck.checklist import CHECKS
-from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting, shown
+from .findings import BELOW, BESIDE, JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting, shown
 
 Path = tuple[str, ...]
 
-VARIABLES: tuple[Path, ...] = (("extraEnv",), ("jupyterhub", "singleuser", "extraEnv"))
-"""Where BinderHub's chart accepts a list in place of a map."""
+OWN_VARIABLES: Path = ("extraEnv",)
+"""BinderHub's variables. Its chart accepts a list in place of a map, and binderhub-service a list alone."""
+
+VARIABLES: tuple[Path, ...] = (OWN_VARIABLES, ("jupyterhub", "singleuser", "extraEnv"))
 
 MAPS: tuple[Path, ...] = (
     *VARIABLES,
@@ -20,6 +22,18 @@ MAPS: tuple[Path, ...] = (
     ("jupyterhub", "custom"),
 )
 """The maps to which our wiring adds entries. Helm merges maps alone: of a list and a map, the later file's wins."""
+
+OURS_IN_LIST: list[JSON] = [
+    {"name": "BINDER_EGRESS_API", "value": "http://binder-egress:8081"},
+    {
+        "name": "BINDER_EGRESS_API_TOKEN",
+        "valueFrom": {"secretKeyRef": {"name": "binder-egress", "key": "api-token", "optional": True}},
+    },
+]
+"""The wiring's own variables (`integration.binderhub.extraEnv`), for a list, which Helm cannot add them to."""
+
+AUTH_VARIABLE = "JUPYTERHUB_OAUTH_CALLBACK_URL"
+"""What BinderHub's chart sets in its pod with `auth_enabled` alone (templates/deployment.yaml)."""
 
 COMPONENT_LABEL, DEFAULT_LABEL = "component_label", "singleuser-server"
 """KubeSpawner's setting, and its default."""
@@ -33,7 +47,7 @@ def version_of(given: Given) -> str:
     Raises:
         CannotSee: its Deployment cannot be read.
     """
-    for deployment in given.objects.see("BinderHub's Deployment"):
+    for deployment in given.deployments():
         for container in deployment["spec"]["template"]["spec"]["containers"]:
             tag = str(container.get("image", "")).rpartition(":")[2]
             if VERSION.fullmatch(tag):
@@ -47,18 +61,27 @@ def version(given: Given) -> Iterator[Finding]:
     if found:
         yield Finding("BinderHub's version", RECOGNISED, f"the tag of BinderHub's image is {found}, as the version of its chart")
     else:
-        seen = "no Deployment with component=binder has an image whose tag is a version"
+        seen = "no Deployment of BinderHub's has an image whose tag is a version"
         yield Finding("BinderHub's version", NOT_RECOGNISED, seen, CHECKS["BinderHub's version"].do)
 
 
-def rewritten(values: JSON) -> JSON:
-    """BinderHub's values with variables as maps, and without what our wiring adds to them (`integration.binderhub`)."""
-    found = dict(values)
+def rewritten(given: Given) -> JSON:
+    """BinderHub's values with variables as maps, and without what our wiring adds to them (`integration.binderhub`).
+
+    Beside JupyterHub, BinderHub's variables are a list, and have ours in them (D-605).
+    """
+    found, own = dict(given.values), given.value(*OWN_VARIABLES)
+    is_beside = given.layout.kind == BESIDE
     for path in VARIABLES:
         listed = _at(found, path)
         if isinstance(listed, list):
             _at(found, path[:-1])[path[-1]] = _as_map(listed)
-    return _without_wiring(found) if _is_wired(found) else found
+    found = _without_wiring(found) if _is_wired(found) else found
+    if is_beside:
+        ours = {one["name"] for one in OURS_IN_LIST}
+        listed = own if isinstance(own, list) else [{"name": name, "value": value} for name, value in (own or {}).items()]
+        found["extraEnv"] = [*(one for one in listed if one["name"] not in ours), *OURS_IN_LIST]
+    return found
 
 
 def _at(values: Any, path: Path) -> Any:
@@ -104,8 +127,15 @@ def _as_map(listed: list[Any]) -> dict[str, Any]:
 
 
 def maps(given: Given) -> Iterator[Finding]:
-    """Whether the maps that our wiring adds to are maps."""
-    for path in MAPS:
+    """Whether the maps that our wiring adds to are maps, and BinderHub's variables a list where its chart takes nothing else."""
+    is_beside = given.layout.kind == BESIDE
+    paths = [path for path in MAPS if not (is_beside and path == OWN_VARIABLES)]
+    if is_beside and isinstance(given.value(*OWN_VARIABLES) or [], list):
+        do = "your-values.yaml has it with the wiring's variables"
+        yield Finding("maps", RECOGNISED, "extraEnv of binderhub-service is a list, which Helm merges with nothing", do)
+    elif is_beside:
+        yield Finding("maps", NOT_RECOGNISED, "extraEnv is no list, which binderhub-service refuses", "Write it as a list", True)
+    for path in paths:
         value, name = given.value(*path), ".".join(path)
         if path in VARIABLES and isinstance(value, list):
             names = ", ".join(_as_map(value)) or "nothing"
@@ -115,15 +145,17 @@ def maps(given: Given) -> Iterator[Finding]:
             yield Finding("maps", RECOGNISED, text, f"your-values.yaml has it as a map{more if refers else ''}")
         elif value is not None and not isinstance(value, Mapping):
             yield Finding("maps", NOT_RECOGNISED, f"{name} is neither a map nor a list", "Write it as a map, or it is lost", True)
-    if all(given.value(*path) is None or isinstance(given.value(*path), Mapping) for path in MAPS):
-        yield Finding("maps", RECOGNISED, "everything that the wiring adds to is a map")
+    if all(given.value(*path) is None or isinstance(given.value(*path), Mapping) for path in paths):
+        yield Finding("maps", RECOGNISED, f"everything {'else ' if is_beside else ''}that the wiring adds to is a map")
 
 
 def sign_in(given: Given) -> Iterator[Finding]:
     """Whether people sign in: user servers then ask the hub who a visitor is, and exit if they cannot."""
-    if given.value("config", "BinderHub", "auth_enabled"):
+    only_hub = given.builds_only()
+    if only_hub or _has_auth(given):
         settings = Setting(("base", "allowHub"), True), Setting(("base", "allowDns"), True)
-        text = "BinderHub has auth_enabled, so user servers need the hub's API, and DNS to find it"
+        who = "JupyterHub starts the servers" if only_hub else "BinderHub has auth_enabled"
+        text = f"{who}, so user servers need the hub's API, and DNS to find it"
         do = "Every server then reaches both, and DNS can carry a slow tunnel"
         yield Finding("sign-in", RECOGNISED, text, do, settings=settings)
         return
@@ -133,7 +165,7 @@ def sign_in(given: Given) -> Iterator[Finding]:
 
 def base_url(given: Given) -> Iterator[Finding]:
     """The path of BinderHub's pages, below which the verifier's path must be."""
-    base = given.value("config", "BinderHub", "base_url") or "/"
+    base = base_url_of(given)
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", base):
         yield Finding("base URL", NOT_RECOGNISED, "BinderHub's base_url is no plain path", CHECKS["base URL"].do)
         return
@@ -142,9 +174,43 @@ def base_url(given: Given) -> Iterator[Finding]:
     yield Finding("base URL", RECOGNISED, f"BinderHub's base_url is {base}", settings=settings)
 
 
+def _has_auth(given: Given) -> bool:
+    """Whether BinderHub has `auth_enabled`. Its own chart gives its pod a variable for it, which shows a parent chart's default.
+
+    Raises:
+        CannotSee: neither says so.
+    """
+    is_unset = given.value("config", "BinderHub", "auth_enabled") is None
+    containers = _containers(given) if is_unset and given.layout.parent and given.layout.kind == BELOW else []
+    if containers:
+        return any(one.get("name") == AUTH_VARIABLE for each in containers for one in each.get("env") or [])
+    return bool(given.of_binderhub("auth_enabled"))
+
+
+def base_url_of(given: Given) -> str:
+    """The path of BinderHub's pages: from the values, or from the probe of its Deployment, as both charts write it.
+
+    Raises:
+        CannotSee: neither says so, and a parent chart may have a default.
+    """
+    if given.value("config", "BinderHub", "base_url") is None:
+        for probe in (each[name] for each in _containers(given) for name in ("startupProbe", "readinessProbe") if each.get(name)):
+            if (path := str((probe.get("httpGet") or {}).get("path"))).endswith("/versions"):
+                return path.removesuffix("versions")
+    return given.of_binderhub("base_url") or "/"
+
+
+def _containers(given: Given) -> list[JSON]:
+    """The containers of BinderHub's pod; none if its Deployment cannot be seen."""
+    try:
+        return [each for one in given.deployments() for each in one["spec"]["template"]["spec"]["containers"]]
+    except CannotSee:
+        return []
+
+
 def user_labels(given: Given) -> Iterator[Finding]:
     """Which `component` label user pods have. KubeSpawner's `component_label` is a value, or set by code, which only pods show."""
-    hub = _at(rewritten(given.values), ("jupyterhub", "hub")) or {}
+    hub = _at(rewritten(given), ("jupyterhub", "hub")) or {}
     by_code = COMPONENT_LABEL in str(hub.get("extraConfig"))
     named = [_at(hub, ("config", section, COMPONENT_LABEL)) for section in ("BinderSpawner", "KubeSpawner")]
     label = next(filter(None, named), None)

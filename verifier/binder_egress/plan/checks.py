@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator
 
 from ..gatecheck.checklist import CHECKS
-from . import binderhub, cluster_services, ingress, network_plugin, policies, surroundings
+from . import binderhub, cluster_services, ingress, layouts, network_plugin, policies, surroundings
 from .findings import CANNOT_SEE, NOT_RECOGNISED, CannotSee, Finding, Given
 
 LOOKS: dict[str, Callable[[Given], Iterator[Finding]]] = {
+    "layout": layouts.layout,
     "BinderHub's version": binderhub.version,
     "maps": binderhub.maps,
     "sign-in": binderhub.sign_in,

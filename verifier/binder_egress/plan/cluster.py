@@ -9,7 +9,8 @@ from .findings import JSON, Objects
 PATHS: dict[str, tuple[str, dict[str, str]]] = {
     "NetworkPolicies": ("/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies", {}),
     "user pods": ("/api/v1/namespaces/{namespace}/pods", {"labelSelector": "hub.jupyter.org/username", "limit": "500"}),
-    "BinderHub's Deployment": ("/apis/apps/v1/namespaces/{namespace}/deployments", {"labelSelector": "component=binder"}),
+    # All of them, because the charts of BinderHub have no label in common.
+    "BinderHub's Deployment": ("/apis/apps/v1/namespaces/{namespace}/deployments", {}),
     "Ingresses": ("/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses", {}),
     "IngressClasses": ("/apis/networking.k8s.io/v1/ingressclasses", {}),
     "HTTPRoutes": ("/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes", {}),

@@ -1,4 +1,4 @@
-"""The command `egress plan`. It reads BinderHub's values and the cluster, writes two files, and changes nothing else.
+"""The command `egress plan`. It reads BinderHub's and JupyterHub's values and the cluster, writes files, and changes nothing else.
 
 Exit codes: 0 done; 1 something must be changed before the gate can be shut, or `--check` found a difference; 2 wrong usage, or a
 file that cannot be read.
@@ -6,7 +6,6 @@ file that cannot be read.
 
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -18,12 +17,28 @@ from ..operators_yaml import NotYaml, load
 from . import files
 from .binderhub import VERSION, rewritten, version_of
 from .checks import examine
-from .findings import CANNOT_SEE, JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Objects, Setting, shown
+from .findings import (
+    BESIDE,
+    CANNOT_SEE,
+    JSON,
+    NOT_RECOGNISED,
+    RECOGNISED,
+    CannotSee,
+    Finding,
+    Given,
+    Layout,
+    Objects,
+    Setting,
+    labels_of,
+    shown,
+)
+from .ingress import RELEASE
+from .layouts import HUB, SERVICE, NotKnown, recognise, together
 
 COLOURS = {RECOGNISED: "green", NOT_RECOGNISED: "yellow", CANNOT_SEE: "cyan"}
 
-BINDERHUB, OURS = "binderhub", "binder-egress"
-"""The keys of the two charts in a parent chart's values."""
+OURS = "binder-egress"
+"""The key of our chart in a parent chart's values."""
 
 
 def _values(file: IO[str]) -> JSON:
@@ -49,6 +64,7 @@ def _values(file: IO[str]) -> JSON:
 
 @click.command("plan", help="Read BinderHub's values and the cluster, and write the values of an installation.")
 @click.option("--from", "source", type=click.File(encoding="utf-8"), required=True, help="`helm get values binder`; - is a pipe.")
+@click.option("--hub", type=click.File(encoding="utf-8"), help="`helm get values` of JupyterHub, beside binderhub-service.")
 @click.option("--namespace", default="binder", show_default=True, help="BinderHub's namespace.")
 @click.option("--release", default="binder", show_default=True, help="BinderHub's release.")
 @click.option("--context", help="Context of the kubeconfig; its current one by default.")
@@ -56,13 +72,14 @@ def _values(file: IO[str]) -> JSON:
 @click.option(
     "--setting", type=click.Choice(["open", "balanced", "strict"]), default="open", show_default=True, help="Who gets what."
 )
-@click.option("--parent", is_flag=True, help="The values are a parent chart's, which has BinderHub as the dependency `binderhub`.")
+@click.option("--parent", is_flag=True, help="Refuse any values but a parent chart's, which has BinderHub in it.")
 @click.option("--image", help="Name of the verifier's image, without the tag.")
 @click.option("--output", type=click.Path(file_okay=False, exists=True, path_type=Path), default=".", help="Folder of the files.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--check", is_flag=True, help="Write nothing, and say what has changed since the files were written.")
 def plan(
     source: IO[str],
+    hub: IO[str] | None,
     namespace: str,
     release: str,
     context: str | None,
@@ -79,15 +96,15 @@ def plan(
 
     from . import cluster
 
-    values = _values(source)
-    inner = values.get(BINDERHUB) if parent else values
-    if not isinstance(inner, Mapping):
-        raise click.UsageError(f"--parent: the values have no map `{BINDERHUB}`.")
+    values, hubs = _values(source), _values(hub) if hub else None
     try:
         objects = Objects() if no_cluster else cluster.look(cluster.connect(context), namespace)
+        layout = recognise(values, hubs, objects, parent)
     except ConfigException as error:
         raise click.UsageError(f"{shown(error)} Name a --context, or look at the values alone: --no-cluster.") from None
-    given = Given(inner, objects, release, namespace, setting, values if parent else {})
+    except NotKnown as error:
+        raise click.UsageError(str(error)) from None
+    given = Given(together(values, hubs, layout), objects, release, namespace, setting, values if layout.parent else {}, layout)
     findings = examine(given)
     _show(findings)
     if check:
@@ -95,11 +112,8 @@ def plan(
         click.echo("\n".join(differences or ["Nothing has changed."]))
         sys.exit(1 if differences or any(finding.stops for finding in findings) else 0)
     try:
-        wanted = rewritten(inner)
-        written = {
-            files.OURS: files.our_values(findings, _fixed(image, parent), OURS if parent else ""),
-            files.BINDERHUBS: files.binderhub_values({**values, BINDERHUB: wanted} if parent else wanted),
-        }
+        ours = files.our_values(findings, _fixed(image, layout), OURS if layout.parent else "")
+        written = {files.OURS: ours} | {name: files.their_values(each) for name, each in _theirs(given).items()}
     except (AttributeError, KeyError, RecursionError, TypeError):
         raise click.UsageError("The values have a form that Helm does not take: variables in extraEnv have names.") from None
     if there := [name for name in written if (output / name).exists() and not overwrite]:
@@ -109,7 +123,7 @@ def plan(
     except OSError as error:
         raise click.UsageError(f"{output}: {error.strerror}") from None
     click.echo(f"Written: {', '.join(str(output / name) for name in written)}")
-    click.echo("\n".join(["Next:", *(f"  {command}" for command in _commands(given, namespace, parent))]))
+    click.echo("\n".join(["Next:", *(f"  {command}" for command in _commands(given, namespace))]))
     sys.exit(1 if any(finding.stops for finding in findings) else 0)
 
 
@@ -120,14 +134,26 @@ def _read(path: Path) -> str:
         raise click.UsageError(f"{path}: {shown(error)}") from None
 
 
-def _fixed(image: str | None, parent: bool) -> list[tuple[Setting, str]]:
+def _theirs(given: Given) -> dict[str, JSON]:
+    """The values of others that are written anew, by the file's name: one for each release."""
+    wanted, parent = dict(rewritten(given)), given.layout.parent
+    if given.layout.kind != BESIDE:
+        return {files.BINDERHUBS: {**given.parent, parent: wanted} if parent else wanted}
+    hub = wanted.pop(HUB, {})
+    if parent:
+        return {files.BINDERHUBS: {**given.parent, parent: wanted, HUB: hub}}
+    return {files.BINDERHUBS: wanted, files.HUBS: hub}
+
+
+def _fixed(image: str | None, layout: Layout) -> list[tuple[Setting, str]]:
     """The settings that follow from the command line."""
-    if not parent:
+    if not layout.parent:
         return [(Setting(("image", "name"), image), "--image")] if image else []
-    custom = (BINDERHUB, "jupyterhub", "custom", "binderEgress")
+    hub = (HUB,) if layout.kind == BESIDE else (layout.parent, HUB)
+    custom = (*hub, "custom", "binderEgress")
     later = "take this out to shut the gate: chart/README.md"
     settings = [
-        (Setting((OURS, "enabled"), True), "--parent"),
+        (Setting((OURS, "enabled"), True), "in a parent chart"),
         (Setting((OURS, "mode"), "observe"), later),
         (Setting((*custom, "closePing"), False), later),
     ]
@@ -150,27 +176,53 @@ def _show(findings: list[Finding]) -> None:
             click.secho(f"Change this before you shut the gate: {shown(finding.seen)}. {shown(finding.do)}.", fg="red")
 
 
-def _commands(given: Given, namespace: str, parent: bool) -> list[str]:
-    """The three commands to run next."""
+def _commands(given: Given, namespace: str) -> list[str]:
+    """The commands to run next."""
     where = f"--namespace {shlex.quote(namespace)}"
-    release = shlex.quote(given.release)
     doctor = f"kubectl exec {where} deploy/binder-egress-reconciler -- egress doctor"
-    if parent:
+    if given.layout.parent:
+        both = f"--values {files.BINDERHUBS} --values {files.OURS} --wait"
         return [
             "helm dependency update your-chart/    # with the entry of binder-egress: chart/README.md",
-            f"helm upgrade {release} your-chart/ {where} --values {files.BINDERHUBS} --values {files.OURS} --wait",
+            f"helm upgrade {shlex.quote(given.release)} your-chart/ {where} {both}",
             doctor,
         ]
+    setting = "" if given.setting == "open" else f" --values chart/settings/{given.setting}.yaml"
+    install = f"helm install binder-egress chart/ {where}{setting} --values {files.OURS} --set mode=observe --wait"
     try:
         found = version_of(given)
     except CannotSee:
         found = ""
-    version = f"--version {found}" if VERSION.fullmatch(found) else "--version …"
-    setting = "" if given.setting == "open" else f" --values chart/settings/{given.setting}.yaml"
-    values = f"kubectl get configmap binder-egress-binderhub-values {where} -o jsonpath='{{.data.values\\.yaml}}'"
-    both = f"--values {files.BINDERHUBS} --values binder-egress.yaml --wait"
-    return [
-        f"helm install binder-egress chart/ {where}{setting} --values {files.OURS} --set mode=observe --wait",
-        f"{values} > binder-egress.yaml && helm upgrade {release} jupyterhub/binderhub {where} {version} {both}",
-        doctor,
-    ]
+    of_ours = (shlex.quote(given.release), found)
+    if given.layout.kind != BESIDE:
+        wire = [_wire(where, "values", "binder-egress.yaml", files.BINDERHUBS, "jupyterhub/binderhub", *of_ours)]
+    else:
+        binderhub, hub = "binder-egress-binderhub.yaml", "binder-egress-jupyterhub.yaml"
+        wire = [
+            _wire(where, "binderhub", binderhub, files.BINDERHUBS, f"{SERVICE}/{SERVICE}", *of_ours),
+            _wire(where, "jupyterhub", hub, files.HUBS, "jupyterhub/jupyterhub", *_hubs_release(given)),
+        ]
+    return [install, *wire, doctor]
+
+
+def _wire(where: str, document: str, wiring: str, theirs: str, chart: str, release: str, version: str) -> str:
+    """The command that adds a document of the wiring to a release."""
+    values = f"kubectl get configmap binder-egress-binderhub-values {where} -o jsonpath='{{.data.{document}\\.yaml}}'"
+    of = version if VERSION.fullmatch(version) else "…"
+    return (
+        f"{values} > {wiring} && helm upgrade {release} {chart} {where} --version {of} --values {theirs} --values {wiring} --wait"
+    )
+
+
+def _hubs_release(given: Given) -> tuple[str, str]:
+    """The name of JupyterHub's release and the version of its chart, from its Deployment; `…` and nothing if it cannot be seen."""
+    try:
+        deployments = given.objects.see("BinderHub's Deployment")
+    except CannotSee:
+        deployments = []
+    for each in deployments:
+        labels = labels_of(each)
+        if labels.get("component") == "hub" and str(labels.get("helm.sh/chart")).startswith("jupyterhub-"):
+            notes = each["metadata"].get("annotations") or {}
+            return shlex.quote(notes.get(RELEASE, "…")), labels["helm.sh/chart"].removeprefix("jupyterhub-")
+    return "…", ""

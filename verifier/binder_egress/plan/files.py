@@ -1,4 +1,4 @@
-"""The two files that `egress plan` writes. A YAML library writes them, so that what was read in the cluster stays data."""
+"""The files that `egress plan` writes. A YAML library writes them, so that what was read in the cluster stays data."""
 
 import io
 import os
@@ -14,8 +14,8 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 
 from .findings import Finding, Setting, shown
 
-OURS, BINDERHUBS = "your-egress-values.yaml", "your-values.yaml"
-"""The files' names, as the documentation has them."""
+OURS, BINDERHUBS, HUBS = "your-egress-values.yaml", "your-values.yaml", "your-hub-values.yaml"
+"""The files' names, as the documentation has them: ours, BinderHub's or a parent chart's, and JupyterHub's if that is another."""
 
 SEEN = "# seen, "
 """The beginning of a line of our file that says what was seen, for `--check`."""
@@ -56,9 +56,9 @@ def _put(values: CommentedMap, path: tuple[str, ...], value: Any, comment: str |
         values.yaml_set_comment_before_after_key(path[-1], before=comment, indent=2 * (len(path) - 1))
 
 
-def binderhub_values(values: Mapping[str, Any]) -> str:
-    """BinderHub's values file."""
-    head = "# Written by `egress plan`: BinderHub's values with variables as maps, and without binder-egress.yaml.\n"
+def their_values(values: Mapping[str, Any]) -> str:
+    """A values file of BinderHub's, JupyterHub's or a parent chart's."""
+    head = "# Written by `egress plan`: your values, with variables as the wiring needs them, and without the rest of the wiring.\n"
     return f"{head}{_dump(_quoted(values), unicode=True)}"
 
 

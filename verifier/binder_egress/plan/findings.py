@@ -17,6 +17,10 @@ SYSTEM = "kube-system"
 """The namespace that each cluster has from the beginning, and in which no tenant creates anything."""
 
 
+BELOW, BESIDE = "below", "beside"
+"""Where JupyterHub is: below BinderHub in its chart, or beside binderhub-service."""
+
+
 class CannotSee(Exception):
     """Something that a check needs cannot be read. The message is the reason."""
 
@@ -87,16 +91,37 @@ class Objects:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How BinderHub and JupyterHub are installed together.
+
+    Attributes:
+        kind: `BELOW` or `BESIDE`.
+        by: by what it was recognised; empty: taken for this one, because nothing says otherwise.
+        parent: the key of BinderHub's chart in a parent chart's values; empty without a parent.
+    """
+
+    kind: str = BELOW
+    by: str = ""
+    parent: str = ""
+
+    def __str__(self) -> str:
+        """What it is called in findings."""
+        chart = "BinderHub's chart with JupyterHub below it" if self.kind == BELOW else "binderhub-service beside JupyterHub"
+        return f"a parent chart with {chart}" if self.parent else chart
+
+
+@dataclass(frozen=True)
 class Given:
     """Everything that checks may look at.
 
     Attributes:
-        values: the values of BinderHub's chart.
+        values: the values of BinderHub's chart, with JupyterHub's below `jupyterhub` in each layout.
         objects: what was read from the cluster.
         release: the name of BinderHub's release.
         namespace: BinderHub's namespace.
         setting: `open`, `balanced` or `strict`.
         parent: the values of the parent chart that has BinderHub as a dependency; empty without one.
+        layout: how BinderHub and JupyterHub are installed together.
     """
 
     values: JSON
@@ -105,6 +130,7 @@ class Given:
     namespace: str = "binder"
     setting: str = "open"
     parent: JSON = field(default_factory=dict)
+    layout: Layout = Layout()
 
     def value(self, *path: str) -> Any:
         """A value of BinderHub's; None if it is not set."""
@@ -113,6 +139,42 @@ class Given:
     def of_parent(self, *path: str) -> Any:
         """A value of the parent chart's; None if it is not set."""
         return _at(self.parent, path)
+
+    def of_binderhub(self, name: str) -> Any:
+        """A setting of `config.BinderHub`; None if it is not set.
+
+        Raises:
+            CannotSee: it is not set, and a parent chart may have a default for it, which `helm get values` does not print.
+        """
+        found = self.value("config", "BinderHub", name)
+        if found is None and self.layout.parent:
+            raise CannotSee(f"config.BinderHub.{name}: the values do not have it, and the parent chart may have a default")
+        return found
+
+    def builds_only(self) -> bool:
+        """Whether BinderHub only builds images, so that JupyterHub starts all servers. It is the default of binderhub-service."""
+        set_to = self.value("config", "BinderHub", "enable_api_only_mode")
+        return bool(self.layout.kind == BESIDE and not self.layout.parent if set_to is None else set_to)
+
+    def deployments(self) -> list[JSON]:
+        """BinderHub's Deployments.
+
+        Raises:
+            CannotSee: they cannot be read.
+        """
+        is_beside = self.layout.kind == BESIDE
+        found = self.objects.see("BinderHub's Deployment")
+        return [each for each in found if (is_of_service(each) if is_beside else labels_of(each).get("component") == "binder")]
+
+
+def labels_of(one: JSON) -> JSON:
+    """The labels of an object."""
+    return one["metadata"].get("labels") or {}
+
+
+def is_of_service(deployment: JSON) -> bool:
+    """Whether a Deployment is of the chart binderhub-service, which has one, BinderHub's. `nameOverride` leaves this label."""
+    return str(labels_of(deployment).get("helm.sh/chart", "")).startswith("binderhub-service-")
 
 
 def _at(values: Any, path: tuple[str, ...]) -> Any:

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 
 from ..gatecheck.checklist import CHECKS
+from .binderhub import base_url_of
 from .cluster_services import NAMESPACE_LABEL
-from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting, name_of
+from .findings import BELOW, JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting, name_of
 from .network_plugin import SEVERAL, engine_of, matches_nodes_by_address
 
 HOST = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)+")
@@ -35,12 +36,16 @@ def ingress(given: Given) -> Iterator[Finding]:
     """How visitors reach BinderHub: from the cluster, and from the values where it cannot be seen."""
     kind, leading = "Ingresses", _ingresses(given)
     if not leading:
-        kind, leading = "HTTPRoutes", [each for each in given.objects.see("HTTPRoutes") if _route_leads_to_binderhub(each)]
+        kind, routes = "HTTPRoutes", given.objects.see("HTTPRoutes")
+        leading = next(filter(None, ([one for one in routes if _route_leads_to(one, to)] for to in _services(given))), [])
     if len(leading) > 1:
         names = ", ".join(sorted(each["metadata"]["name"] for each in leading))
         yield Finding("ingress", NOT_RECOGNISED, f"several {kind} lead to BinderHub: {names}", CHECKS["ingress"].do)
     elif leading:
         yield _of_ingress(leading[0]) if kind == "Ingresses" else _of_route(leading[0])
+        if (_leads_to if kind == "Ingresses" else _route_leads_to)(leading[0], _hubs_proxy(given)):
+            seen = "visitors reach BinderHub through JupyterHub's proxy, and the verifier past it"
+            yield Finding("ingress", RECOGNISED, seen, "Name networks in trustedProxies, no number (docs/fairness.md)")
     else:
         yield Finding("ingress", NOT_RECOGNISED, "no Ingress and no HTTPRoute leads to BinderHub", ELSEWHERE)
 
@@ -53,17 +58,42 @@ def _ingresses(given: Given) -> list[JSON]:
         wanted = given.value("ingress") or {}
         if not wanted.get("enabled"):
             raise
-        objects = [_rendered(wanted, given.release)]
-    return [each for each in objects if _leads_to_binderhub(each)]
+        objects = [_rendered(wanted, given.release, _services(given)[0])]
+    return next(filter(None, ([one for one in objects if _leads_to(one, to)] for to in _services(given))), [])
 
 
-def _rendered(wanted: JSON, release: str) -> JSON:
+def _services(given: Given) -> list[str]:
+    """The names of the Services through which visitors reach BinderHub; a later one only without the first.
+
+    JupyterHub's proxy leads to what is below `/services/`, if that is a service of the hub (`hub.services`).
+    """
+    if given.layout.kind == BELOW:
+        return ["binder"]
+    full = given.value("fullnameOverride")
+    try:
+        named = [each["metadata"]["name"] for each in given.deployments()]
+    except CannotSee:
+        named = []
+    try:
+        by_hub = base_url_of(given).startswith("/services/")
+    except CannotSee:
+        by_hub = False
+    # The chart names the Service as the Deployment.
+    return [*(named or [f"{full}-binderhub" if full else "binderhub"]), *([_hubs_proxy(given)] if by_hub else [])]
+
+
+def _hubs_proxy(given: Given) -> str:
+    full = given.value("jupyterhub", "fullnameOverride")
+    return f"{full}-proxy-public" if full else "proxy-public"
+
+
+def _rendered(wanted: JSON, release: str, service: str) -> JSON:
     """The Ingress that BinderHub's chart makes of its values, as far as it matters here."""
     hosts, tls = list(wanted.get("hosts") or []), list(wanted.get("tls") or [])
     https = wanted.get("https") or {}
     if https.get("enabled") and https.get("type", "kube-lego") == "kube-lego":
         tls.append({"secretName": f"kubelego-tls-binder-{release}", "hosts": hosts})
-    paths = {"paths": [{"backend": {"service": {"name": "binder"}}}]}
+    paths = {"paths": [{"backend": {"service": {"name": service}}}]}
     return {
         "metadata": {"annotations": wanted.get("annotations") or {}},
         "spec": {
@@ -74,9 +104,9 @@ def _rendered(wanted: JSON, release: str) -> JSON:
     }
 
 
-def _leads_to_binderhub(one: JSON) -> bool:
+def _leads_to(one: JSON, service: str) -> bool:
     paths = [path for rule in one["spec"].get("rules") or [] for path in (rule.get("http") or {}).get("paths") or []]
-    return any(((path.get("backend") or {}).get("service") or {}).get("name") == "binder" for path in paths)
+    return any(((path.get("backend") or {}).get("service") or {}).get("name") == service for path in paths)
 
 
 def _of_ingress(one: JSON) -> Finding:
@@ -108,9 +138,9 @@ def _annotations(one: JSON) -> JSON:
     return one["metadata"].get("annotations") or {}
 
 
-def _route_leads_to_binderhub(route: JSON) -> bool:
+def _route_leads_to(route: JSON, service: str) -> bool:
     rules = route["spec"].get("rules") or []
-    return any(backend.get("name") == "binder" for rule in rules for backend in rule.get("backendRefs") or [])
+    return any(backend.get("name") == service for rule in rules for backend in rule.get("backendRefs") or [])
 
 
 def _of_route(route: JSON) -> Finding:

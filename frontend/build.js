@@ -63,6 +63,8 @@ for (const [name, [entry, format]] of Object.entries(thirdParty)) {
   });
   keep(name, bundle.outputFiles[0].contents);
 }
+// Without one, browsers ask for /favicon.ico, which our pages may not load.
+keep("icon.svg", readFileSync(join(here, "src/icon.svg")));
 // Their code is in the files above, minified, without the texts that their licences want kept with it.
 for (const [name, text] of [["altcha", "LICENSE.txt"], ["hash-wasm", "LICENSE"]]) {
   copyFileSync(join(here, "node_modules", name, text), join(out, `LICENSE-${name}.txt`));

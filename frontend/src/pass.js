@@ -41,7 +41,7 @@ export function unlockPage(verifier, server) {
 }
 
 /**
- * Ask what is so of a promise.
+ * Ask for the state of a promise.
  *
  * @param {string} verifier ending in "/"
  * @param {string} promise

@@ -5,6 +5,7 @@ import hashlib
 import json
 import random
 import re
+from urllib.parse import urljoin
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_page_has_the_name_as_text_and_its_policy_allows_the_logo_and_the_style_
     plain = page(make_services, store)
     assert not re.search("<(header|footer|style|img)", plain.text)
     plain = plain.headers["Content-Security-Policy"]
-    assert "img-src" not in plain and "style-src 'self';" in plain
+    assert "img-src 'self';" in plain and "style-src 'self';" in plain
     chosen = {"name": "<b>Hub & friends</b>", "logo": "https://cdn.example.org/a/logo.svg", "accentColor": "#f5a252"}
     answer = page(make_services, store, **chosen)
     assert "&lt;b&gt;Hub &amp; friends&lt;/b&gt;" in answer.text and "<b>" not in answer.text
@@ -60,9 +61,15 @@ def test_page_has_the_name_as_text_and_its_policy_allows_the_logo_and_the_style_
     checksum = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = answer.headers["Content-Security-Policy"]
     assert f"style-src 'self' 'sha256-{checksum}';" in policy
-    assert policy.endswith("; img-src https://cdn.example.org") and "unsafe" not in policy
-    api = page(make_services, store, headers={"Accept": "application/json"}, logo="/logo.png")
-    assert "img-src" not in api.headers["Content-Security-Policy"]
+    assert "; img-src 'self' https://cdn.example.org;" in policy and "unsafe" not in policy
+    api = page(make_services, store, headers={"Accept": "application/json"}, logo="https://cdn.example.org/a/logo.svg")
+    assert "cdn.example.org" not in api.headers["Content-Security-Policy"]
+
+
+def test_page_has_an_icon_so_that_no_browser_asks_for_one_of_its_own(public):
+    (address,) = re.findall('<link rel="icon" href="([^"]*)"', public.get("/egress/servers/a", headers=HTML).text)
+    answer = public.get(urljoin("/egress/servers/a", address))
+    assert (answer.status_code, answer.mimetype) == (200, "image/svg+xml")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def page(client):
 
 
 PLAIN = directives(
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; worker-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; worker-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 OF_HCAPTCHA = "https://hcaptcha.com https://*.hcaptcha.com https://js.hcaptcha.com"

@@ -29,7 +29,7 @@ ATTEMPTS = 3
 
 
 class PromiseState(StrEnum):
-    """What is so of a promise."""
+    """The state of a promise."""
 
     OPEN = "open"  # no pass keeps it, and no launch was announced with it
     KEPT = "kept"  # a pass keeps it, and no launch was announced with it
@@ -62,7 +62,7 @@ class Kept:
 
 
 class Promises:
-    """Keeps promises, and says what is so of them.
+    """Keeps promises, and says in which state each is.
 
     Args:
         settings: tiers, lists, and the time that a launch may take.
@@ -144,7 +144,7 @@ class Promises:
         return Kept(outcome, server, grant if outcome in REDEEMED else None)
 
     def state(self, promise: str, network: str, now: float) -> tuple[PromiseState, KnownServer | None, list[Block]]:
-        """What is so of a promise.
+        """The state of a promise.
 
         Args:
             promise: the promise.

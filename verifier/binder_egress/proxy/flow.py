@@ -118,7 +118,7 @@ class Connected(Allowed, AbstractContextManager["Connected"]):
 
     @property
     def waiting(self) -> int:
-        """As of a connection whose host is not connected yet, for both sides."""
+        """The memory, in bytes, of what was received from either side and not confirmed by the other yet."""
         return super().waiting + sum(_memory(self.upstream)) + sum(len(pump.left) for pump in self.pumps)
 
 

@@ -25,6 +25,7 @@ CSP = {
     "script-src": ["'self'"],
     "style-src": ["'self'"],
     "connect-src": ["'self'"],
+    "img-src": ["'self'"],
     "worker-src": ["'self'"],
     "base-uri": ["'none'"],
     "form-action": ["'none'"],

@@ -24,12 +24,12 @@ promises = Blueprint("promises", __name__)
 @promises.get("/promises/<promise>")
 @Operation(
     "showPromise",
-    "Show what is so of a promise",
-    answers={200: json_of("What is so of the promise", bodies.PromiseAnswer)},
+    "Show the state of a promise",
+    answers={200: json_of("The state of the promise", bodies.PromiseAnswer)},
     problems=["unavailable"],
 )
 def show_promise(promise: str) -> Response:
-    """What is so of a promise, and of the launch that was announced with it. Only the client network that launched is told."""
+    """The state of a promise, and of the launch that was announced with it. Only the client network that launched is told."""
     return bodies.answer(_answer(_checked(promise)))
 
 
@@ -38,7 +38,7 @@ def show_promise(promise: str) -> Response:
     "keepPromise",
     "Keep a promise with a pass",
     body=bodies.PromiseBody,
-    answers={200: json_of("What is so of the promise now", bodies.PromiseAnswer)},
+    answers={200: json_of("The state of the promise now", bodies.PromiseAnswer)},
     problems=["forbidden-origin", "pass-refused", "unavailable"],
 )
 def keep_promise(promise: str) -> Response:
@@ -63,7 +63,7 @@ def keep(promise: str, issued: Pass) -> bodies.PromiseAnswer | None:
         issued: the pass.
 
     Returns:
-        What is so of the promise now; None: the store failed, and the pass can still be presented.
+        The state of the promise now; None: the store failed, and the pass can still be presented.
     """
     with suppress(StoreUnavailable):
         _keep(promise, issued, time.time())

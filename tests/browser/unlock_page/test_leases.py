@@ -28,7 +28,7 @@ def leased(start, store):
     return publish
 
 
-OVER = f"{NO_ACCESS} The time ran out at 1970-01-01 00:00 UTC."
+OVER = f"{NO_ACCESS} The time ran out at 1970-01-01 00:00 UTC. Connections that were open may go on."
 """What the page says of a lease that ended at the time that `carried` gives."""
 
 WATCH_STATE = """() => {

@@ -6,7 +6,7 @@ Three threads:
   and after a watch that lost events; a watch that only ended continues where it was.
 - **the listener** sends the heartbeat, and queues servers that are due: those whose lease is over, and at a resync once a minute,
   every server. It also reads notifications from Redis' lists `commands`, `wake` and `actions`, and the reports of detectors.
-- **the worker** takes servers from the work queue and converges one at a time (`converge`).
+- **the worker** takes servers from the work queue and converges one at a time (`converge`, D-581).
 
 The process has up to three more, which `cli.reconciler` starts: the gate check, the list of agents, and the variables of the egress
 proxy. None of them keeps these three waiting.

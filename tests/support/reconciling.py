@@ -14,6 +14,19 @@ from binder_egress.store.errors import BlocksChanged
 ALICE = Server("alice")
 
 
+SAYS_NOTHING = {"used": False, "first": None, "ports": [], "seen": 0, "missed": 0, "datagrams": 0, "ended": True}
+"""What an agent says last of a pod that used nothing, without the pod's uid."""
+
+
+class Agents:
+    """The agents of two nodes."""
+
+    is_listed = True
+
+    def node_of(self, address):
+        return {"": "node-1", "10.42.0.7": "node-1", "10.42.1.7": "node-2"}.get(address)
+
+
 def make_grant(tier="verified", rule="valid-pass"):
     return Egress.new(tier, rule, time.time()) if tier != UNVERIFIED else NoEgress.new(rule, time.time())
 

@@ -19,6 +19,9 @@ from once import unless_once
 from rich.console import Console
 from rich.table import Table
 
+from binder_egress.model.grants import Carried, Egress, EndedLease, Rule
+from binder_egress.model.labels import GRANT_ANNOTATION, TIER_LABEL, USERNAME_LABEL
+from binder_egress.model.serialization import write_grant
 from tests.support.cluster.networks import TABLE, running
 from tests.support.cluster.stage import QUICK, Stage
 from tests.support.cluster.start_guard_pods import attempts, start_pod
@@ -32,18 +35,46 @@ EXCEPTIONS = [f"23.{number // 250}.{number % 250}.7" for number in range(unless_
 
 PORT = 9999
 
+STREAM = """
+import socket, sys, time
+while True:
+    last = None
+    try:
+        with socket.create_connection((sys.argv[1], sys.argv[2]), 1) as stream:
+            while True:
+                stream.send(b"E")
+                stream.recv(1)
+                if last is None:
+                    print("open", flush=True)
+                last = time.time()
+                time.sleep(0.005)
+    except OSError:
+        if last:
+            print(last, flush=True)
+        time.sleep(0.2)
+"""
+"""Runs in a pod: a connection that echoes, and another when nothing has come back for a second; when each had its last echo.
+Arguments: host and port."""
+
 SETTLE_SECONDS = 0.5
 """After a change was seen, until the next one. A connection that fails by chance on a busy machine is over by then."""
 
 
-def pods() -> list[dict[str, Any]]:
+def pods(stage: Stage) -> list[dict[str, Any]]:
     """A pod that the policies know and the reconciler does not, one that connects to it, and the policy that lets it once there is
-    a tier: the label opens both directions, as it does in the reconciler's own measurement."""
+    a tier: the label opens both directions, as it does in the reconciler's own measurement. And a pod that the reconciler knows,
+    with a stream."""
 
-    def pod(name: str, component: str, *command: str) -> dict[str, Any]:
+    host, port = stage.targets()["public TCP"].removeprefix("tcp://").rsplit(":", 1)
+
+    # KubeSpawner writes it into both.
+    known = {USERNAME_LABEL: "stream"}
+
+    def pod(name: str, component: str, *command: str, **names: str) -> dict[str, Any]:
         container = {"name": "c", "image": "localhost/user-server:1", "command": list(command), "imagePullPolicy": "IfNotPresent"}
         spec = {"terminationGracePeriodSeconds": 0, "automountServiceAccountToken": False, "containers": [container]}
-        return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"component": component}}, "spec": spec}
+        metadata = {"name": name, "labels": {"component": component, **names}, "annotations": names}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
     opened = {
         "podSelector": {"matchLabels": {"binder-egress/tier": "verified"}},
@@ -53,9 +84,8 @@ def pods() -> list[dict[str, Any]]:
     return [
         pod("inside", "singleuser-server", "probe", "serve", f":{PORT}"),
         pod("outside", "outside", "sleep", "infinity"),
+        pod("stream", "singleuser-server", "python3", "-c", STREAM, host, port, **known),
         {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "bench"}, "spec": opened},
-        # `Stage.targets()` names it; there is no JupyterHub here.
-        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "hub"}, "spec": {"ports": [{"port": 8081}]}},
     ]
 
 
@@ -119,6 +149,30 @@ def toggles(stage: Stage, times: int) -> dict[str, list[float]]:
     return found
 
 
+def cuts(stage: Stage, times: int) -> list[float]:
+    """Take a tier away from a pod with an open stream. Returns milliseconds from the return of `kubectl patch` to its last echo."""
+    found = []
+
+    def said() -> list[str]:
+        """A word when a stream begins, perhaps before the pod is isolated, and one when it has ended."""
+        return stage.kubectl("logs", "stream").split()
+
+    def give(grant: Carried, label: str | None) -> None:
+        metadata = {"labels": {TIER_LABEL: label}, "annotations": {GRANT_ANNOTATION: write_grant(grant)}}
+        stage.kubectl("patch", "pod", "stream", "--type=merge", "-p", json.dumps({"metadata": metadata}), stage.as_reconciler)
+
+    for _ in range(times):
+        given = Egress.new("verified", Rule.UNLOCK, time.time())
+        give(given, "verified")
+        eventually(lambda: len(said()) % 2, TIER_SECONDS, "no stream begins")
+        time.sleep(SETTLE_SECONDS)
+        give(EndedLease(given.id, int(time.time())), None)
+        ended = time.time()
+        eventually(lambda: len(said()) % 2 == 0, TIER_SECONDS, "a stream does not end")
+        found.append((float(said()[-1]) - ended) * 1000)
+    return found
+
+
 def measured(stage: Stage) -> dict[str, float]:
     """Seconds that the reconciler has measured with the canary."""
     name = 'binder_egress_label_delay_seconds{change="%s"}'
@@ -130,13 +184,18 @@ def measure() -> dict[str, Any]:
     """Measure the network plugin of this cluster."""
     stage = Stage()
     stage.install_gate(*QUICK)
-    stage.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": pods()}))
-    stage.kubectl("wait", "--for=condition=Ready", "pod/inside", "pod/outside", "--timeout=120s")
+    # `Stage.targets()` names it; there is no JupyterHub here.
+    stage.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "hub"}, "spec": {"ports": [{"port": 8081}]}})
+    stage.apply(*pods(stage))
+    stage.kubectl("wait", "--for=condition=Ready", "pod/inside", "pod/outside", "pod/stream", "--timeout=120s")
     found: dict[str, Any] = {"network": TABLE["networks"][running().name], "label": toggles(stage, TIMES)}
     for number in range(8):
         start_pod(stage, f"early-{number}", None)
     found["start"] = [max(each.last) for each in attempts(stage).values()]
     found["reconciler"] = measured(stage)
+    stage.install_gate(*QUICK, "--set=connections.enabled=true")
+    stage.rollout("daemonset/binder-egress-connections")
+    found["cut"] = cuts(stage, TIMES)
     with tempfile.NamedTemporaryFile("w") as values:
         json.dump({"bannedAddresses": {"many": EXCEPTIONS}}, values)
         values.flush()
@@ -166,6 +225,7 @@ def show(found: list[dict[str, Any]]) -> None:
     for with_exceptions, key in (("", "label"), (", with 2,000 exceptions", "exceptions")):
         add(f"label to the first packet{with_exceptions}", lambda each, key=key: milliseconds(each[key]["on"]))
         add(f"label off to the last packet{with_exceptions}", lambda each, key=key: milliseconds(each[key]["off"]))
+    add("label off to the last packet of an open connection, with connections.enabled", lambda each: milliseconds(each["cut"]))
     add("packets into the pod later than out of it, when it was set", lambda each: milliseconds(each["label"]["on in"]))
     add("packets into the pod longer than out of it, when it was taken off", lambda each: milliseconds(each["label"]["off in"]))
     add(

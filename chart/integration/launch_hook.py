@@ -20,7 +20,7 @@ def _binder_egress(c):
     if not (api and api_token):
         # An empty variable means that it is switched off on purpose.
         if "BINDER_EGRESS_API" not in os.environ:
-            hint = "If extraEnv is a list in the values of BinderHub, write it as a map"
+            hint = "If extraEnv is a list in your values, let `egress plan` write it anew"
             app_log.error("binder-egress: BINDER_EGRESS_API is missing. %s", hint)
         app_log.warning("binder-egress: idle, BINDER_EGRESS_API or BINDER_EGRESS_API_TOKEN is not set")
         return

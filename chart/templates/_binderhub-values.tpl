@@ -58,15 +58,22 @@ values. Takes the values of BinderHub.
 {{- end }}
 
 {{- /*
-binder-egress.refuse: for a parent chart's templates. Does binder-egress.refuseLists, and fails if the start guard has another image
-than our pods, because an imported value does not follow `image`. Takes the parent's root.
+binder-egress.refuse: for a parent chart's templates. Does binder-egress.refuseLists, fails if binderhub-service beside JupyterHub
+lacks our variables, which no import brings into its list, and fails if the start guard has another image than our pods, because an
+imported value does not follow `image`. Takes the parent's root.
 */}}
 {{- define "binder-egress.refuse" -}}
-{{- include "binder-egress.refuseLists" .Values.binderhub -}}
+{{- $service := get .Values "binderhub-service" | default dict -}}
+{{- $beside := not .Values.binderhub -}}
+{{- include "binder-egress.refuseLists" ($beside | ternary (dict "jupyterhub" .Values.jupyterhub) .Values.binderhub) -}}
+{{- if and $beside (ne (toString $service.enabled) "false") (not (contains "BINDER_EGRESS_API" (toJson $service.extraEnv))) -}}
+{{- fail "extraEnv of binderhub-service lacks BINDER_EGRESS_API and BINDER_EGRESS_API_TOKEN: `egress plan` writes the list." -}}
+{{- end -}}
 {{- $ours := include "binder-egress.image" (list (index .Subcharts "binder-egress") "image") -}}
-{{- $guard := dig "jupyterhub" "custom" "binderEgress" "startGuard" dict .Values.binderhub -}}
+{{- $hub := $beside | ternary .Values.jupyterhub (dig "jupyterhub" dict (.Values.binderhub | default dict)) -}}
+{{- $guard := dig "custom" "binderEgress" "startGuard" dict $hub -}}
 {{- if and $guard.enabled (ne (toString $guard.image) $ours) -}}
-{{- fail (printf "The start guard has the image %q, not %q: set binderhub.jupyterhub.custom.binderEgress.startGuard.image."
-  (toString $guard.image) $ours) -}}
+{{- fail (printf "The start guard has the image %q, not %q: set %sjupyterhub.custom.binderEgress.startGuard.image."
+  (toString $guard.image) $ours ($beside | ternary "" "binderhub.")) -}}
 {{- end -}}
 {{- end }}

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,12 @@ def write(path: Path, content: object) -> None:
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
 
 
-def stand_in(path: Path, properties: Sequence[str], version: str = "1.0.0") -> None:
-    """A sub-chart in a folder, whose schema has these properties alone. It renders the values that it gets, in a ConfigMap."""
+def stand_in(path: Path, properties: Sequence[str] | Mapping[str, object], version: str = "1.0.0") -> None:
+    """A sub-chart in a folder, whose schema has these properties alone, or these with their schemas. It renders the values that it
+    gets, in a ConfigMap."""
     write(path / "Chart.yaml", {"apiVersion": "v2", "name": path.name, "version": version})
-    closed = {"type": "object", "additionalProperties": False, "properties": {key: {} for key in (*properties, "global")}}
+    schemas = properties if isinstance(properties, Mapping) else {key: {} for key in properties}
+    closed = {"type": "object", "additionalProperties": False, "properties": {**schemas, "global": {}}}
     write(path / "values.schema.json", json.dumps(closed))
     shown = (
         f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {path.name}}}\ndata:\n  values: {{{{ .Values | toJson | quote }}}}\n"

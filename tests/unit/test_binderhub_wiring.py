@@ -216,5 +216,5 @@ def test_snippet_without_its_variables_changes_nothing(monkeypatch, caplog, api,
     assert "badge_base_url" not in wiring.config.BinderHub
     assert "pre_launch_hook" not in wiring.config.Launcher
     messages = [record.getMessage() for record in caplog.records if "binder-egress" in record.getMessage()]
-    lost = "binder-egress: BINDER_EGRESS_API is missing. If extraEnv is a list in the values of BinderHub, write it as a map"
+    lost = "binder-egress: BINDER_EGRESS_API is missing. If extraEnv is a list in your values, let `egress plan` write it anew"
     assert messages == [lost] * (api is None) + ["binder-egress: idle, BINDER_EGRESS_API or BINDER_EGRESS_API_TOKEN is not set"]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..gatecheck.checklist import CHECKS
-from .findings import BELOW, BESIDE, JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting, shown
+from .findings import DEPLOYMENTS, JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting, shown
 
 Path = tuple[str, ...]
 
@@ -47,11 +47,11 @@ def version_of(given: Given) -> str:
     Raises:
         CannotSee: its Deployment cannot be read.
     """
-    for deployment in given.deployments():
-        for container in deployment["spec"]["template"]["spec"]["containers"]:
-            tag = str(container.get("image", "")).rpartition(":")[2]
-            if VERSION.fullmatch(tag):
-                return tag
+    given.objects.see(DEPLOYMENTS)
+    for container in _containers(given):
+        tag = str(container.get("image", "")).rpartition(":")[2]
+        if VERSION.fullmatch(tag):
+            return tag
     return ""
 
 
@@ -71,7 +71,7 @@ def rewritten(given: Given) -> JSON:
     Beside JupyterHub, BinderHub's variables are a list, and have ours in them (D-605).
     """
     found, own = dict(given.values), given.value(*OWN_VARIABLES)
-    is_beside = given.layout.kind == BESIDE
+    is_beside = given.layout.beside
     for path in VARIABLES:
         listed = _at(found, path)
         if isinstance(listed, list):
@@ -128,7 +128,7 @@ def _as_map(listed: list[Any]) -> dict[str, Any]:
 
 def maps(given: Given) -> Iterator[Finding]:
     """Whether the maps that our wiring adds to are maps, and BinderHub's variables a list where its chart takes nothing else."""
-    is_beside = given.layout.kind == BESIDE
+    is_beside = given.layout.beside
     paths = [path for path in MAPS if not (is_beside and path == OWN_VARIABLES)]
     if is_beside and isinstance(given.value(*OWN_VARIABLES) or [], list):
         do = "your-values.yaml has it with the wiring's variables"
@@ -181,7 +181,7 @@ def _has_auth(given: Given) -> bool:
         CannotSee: neither says so.
     """
     is_unset = given.value("config", "BinderHub", "auth_enabled") is None
-    containers = _containers(given) if is_unset and given.layout.parent and given.layout.kind == BELOW else []
+    containers = _containers(given) if is_unset and given.layout.parent and not given.layout.beside else []
     if containers:
         return any(one.get("name") == AUTH_VARIABLE for each in containers for one in each.get("env") or [])
     return bool(given.of_binderhub("auth_enabled"))
@@ -201,11 +201,8 @@ def base_url_of(given: Given) -> str:
 
 
 def _containers(given: Given) -> list[JSON]:
-    """The containers of BinderHub's pod; none if its Deployment cannot be seen."""
-    try:
-        return [each for one in given.deployments() for each in one["spec"]["template"]["spec"]["containers"]]
-    except CannotSee:
-        return []
+    """The containers of BinderHub's pod; none if its Deployment could not be read."""
+    return [each for one in given.deployments() for each in one["spec"]["template"]["spec"]["containers"]]
 
 
 def user_labels(given: Given) -> Iterator[Finding]:

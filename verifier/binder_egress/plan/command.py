@@ -17,23 +17,8 @@ from ..operators_yaml import NotYaml, load
 from . import files
 from .binderhub import VERSION, rewritten, version_of
 from .checks import examine
-from .findings import (
-    BESIDE,
-    CANNOT_SEE,
-    JSON,
-    NOT_RECOGNISED,
-    RECOGNISED,
-    CannotSee,
-    Finding,
-    Given,
-    Layout,
-    Objects,
-    Setting,
-    labels_of,
-    shown,
-)
-from .ingress import RELEASE
-from .layouts import HUB, SERVICE, NotKnown, recognise, together
+from .findings import CANNOT_SEE, JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Layout, Objects, Setting, shown
+from .layouts import HUB, SERVICE, NotKnown, hubs_release, recognise, together
 
 COLOURS = {RECOGNISED: "green", NOT_RECOGNISED: "yellow", CANNOT_SEE: "cyan"}
 
@@ -137,7 +122,7 @@ def _read(path: Path) -> str:
 def _theirs(given: Given) -> dict[str, JSON]:
     """The values of others that are written anew, by the file's name: one for each release."""
     wanted, parent = dict(rewritten(given)), given.layout.parent
-    if given.layout.kind != BESIDE:
+    if not given.layout.beside:
         return {files.BINDERHUBS: {**given.parent, parent: wanted} if parent else wanted}
     hub = wanted.pop(HUB, {})
     if parent:
@@ -149,7 +134,7 @@ def _fixed(image: str | None, layout: Layout) -> list[tuple[Setting, str]]:
     """The settings that follow from the command line."""
     if not layout.parent:
         return [(Setting(("image", "name"), image), "--image")] if image else []
-    hub = (HUB,) if layout.kind == BESIDE else (layout.parent, HUB)
+    hub = (HUB,) if layout.beside else (layout.parent, HUB)
     custom = (*hub, "custom", "binderEgress")
     later = "take this out to shut the gate: chart/README.md"
     settings = [
@@ -193,14 +178,14 @@ def _commands(given: Given, namespace: str) -> list[str]:
         found = version_of(given)
     except CannotSee:
         found = ""
-    of_ours = (shlex.quote(given.release), found)
-    if given.layout.kind != BESIDE:
+    of_ours = (given.release, found)
+    if not given.layout.beside:
         wire = [_wire(where, "values", "binder-egress.yaml", files.BINDERHUBS, "jupyterhub/binderhub", *of_ours)]
     else:
         binderhub, hub = "binder-egress-binderhub.yaml", "binder-egress-jupyterhub.yaml"
         wire = [
             _wire(where, "binderhub", binderhub, files.BINDERHUBS, f"{SERVICE}/{SERVICE}", *of_ours),
-            _wire(where, "jupyterhub", hub, files.HUBS, "jupyterhub/jupyterhub", *_hubs_release(given)),
+            _wire(where, "jupyterhub", hub, files.HUBS, "jupyterhub/jupyterhub", *hubs_release(given)),
         ]
     return [install, *wire, doctor]
 
@@ -208,21 +193,5 @@ def _commands(given: Given, namespace: str) -> list[str]:
 def _wire(where: str, document: str, wiring: str, theirs: str, chart: str, release: str, version: str) -> str:
     """The command that adds a document of the wiring to a release."""
     values = f"kubectl get configmap binder-egress-binderhub-values {where} -o jsonpath='{{.data.{document}\\.yaml}}'"
-    of = version if VERSION.fullmatch(version) else "…"
-    return (
-        f"{values} > {wiring} && helm upgrade {release} {chart} {where} --version {of} --values {theirs} --values {wiring} --wait"
-    )
-
-
-def _hubs_release(given: Given) -> tuple[str, str]:
-    """The name of JupyterHub's release and the version of its chart, from its Deployment; `…` and nothing if it cannot be seen."""
-    try:
-        deployments = given.objects.see("BinderHub's Deployment")
-    except CannotSee:
-        deployments = []
-    for each in deployments:
-        labels = labels_of(each)
-        if labels.get("component") == "hub" and str(labels.get("helm.sh/chart")).startswith("jupyterhub-"):
-            notes = each["metadata"].get("annotations") or {}
-            return shlex.quote(notes.get(RELEASE, "…")), labels["helm.sh/chart"].removeprefix("jupyterhub-")
-    return "…", ""
+    what = f"{shlex.quote(release)} {chart} {where} --version {version if VERSION.fullmatch(version) else '…'}"
+    return f"{values} > {wiring} && helm upgrade {what} --values {theirs} --values {wiring} --wait"

@@ -17,8 +17,8 @@ SYSTEM = "kube-system"
 """The namespace that each cluster has from the beginning, and in which no tenant creates anything."""
 
 
-BELOW, BESIDE = "below", "beside"
-"""Where JupyterHub is: below BinderHub in its chart, or beside binderhub-service."""
+DEPLOYMENTS = "BinderHub's Deployment"
+"""The name in `cluster.PATHS` of the Deployments of BinderHub's namespace."""
 
 
 class CannotSee(Exception):
@@ -89,24 +89,38 @@ class Objects:
         """
         return [each for each in self.see(name) if each["metadata"].get("namespace") in namespaces]
 
+    def binderhubs(self, beside: bool) -> list[JSON]:
+        """The Deployments of BinderHub's chart, or of binderhub-service, which has no other; none if they could not be read.
+
+        `nameOverride` leaves the label of binderhub-service as it is.
+        """
+        label, start = ("helm.sh/chart", "binderhub-service-") if beside else ("component", "binder")
+        found = [(each, str(labels_of(each).get(label))) for each in self.found.get(DEPLOYMENTS, [])]
+        return [each for each, text in found if (text.startswith(start) if beside else text == start)]
+
+
+def labels_of(one: JSON) -> JSON:
+    """The labels of an object."""
+    return one["metadata"].get("labels") or {}
+
 
 @dataclass(frozen=True)
 class Layout:
     """How BinderHub and JupyterHub are installed together.
 
     Attributes:
-        kind: `BELOW` or `BESIDE`.
+        beside: whether JupyterHub is beside binderhub-service; otherwise it is below BinderHub in BinderHub's chart.
         by: by what it was recognised; empty: taken for this one, because nothing says otherwise.
         parent: the key of BinderHub's chart in a parent chart's values; empty without a parent.
     """
 
-    kind: str = BELOW
+    beside: bool = False
     by: str = ""
     parent: str = ""
 
     def __str__(self) -> str:
         """What it is called in findings."""
-        chart = "BinderHub's chart with JupyterHub below it" if self.kind == BELOW else "binderhub-service beside JupyterHub"
+        chart = "binderhub-service beside JupyterHub" if self.beside else "BinderHub's chart with JupyterHub below it"
         return f"a parent chart with {chart}" if self.parent else chart
 
 
@@ -154,27 +168,11 @@ class Given:
     def builds_only(self) -> bool:
         """Whether BinderHub only builds images, so that JupyterHub starts all servers. It is the default of binderhub-service."""
         set_to = self.value("config", "BinderHub", "enable_api_only_mode")
-        return bool(self.layout.kind == BESIDE and not self.layout.parent if set_to is None else set_to)
+        return bool(self.layout.beside and not self.layout.parent if set_to is None else set_to)
 
     def deployments(self) -> list[JSON]:
-        """BinderHub's Deployments.
-
-        Raises:
-            CannotSee: they cannot be read.
-        """
-        is_beside = self.layout.kind == BESIDE
-        found = self.objects.see("BinderHub's Deployment")
-        return [each for each in found if (is_of_service(each) if is_beside else labels_of(each).get("component") == "binder")]
-
-
-def labels_of(one: JSON) -> JSON:
-    """The labels of an object."""
-    return one["metadata"].get("labels") or {}
-
-
-def is_of_service(deployment: JSON) -> bool:
-    """Whether a Deployment is of the chart binderhub-service, which has one, BinderHub's. `nameOverride` leaves this label."""
-    return str(labels_of(deployment).get("helm.sh/chart", "")).startswith("binderhub-service-")
+        """BinderHub's Deployments; none if they could not be read."""
+        return self.objects.binderhubs(self.layout.beside)
 
 
 def _at(values: Any, path: tuple[str, ...]) -> Any:

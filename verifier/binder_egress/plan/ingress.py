@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ..gatecheck.checklist import CHECKS
 from .binderhub import base_url_of
 from .cluster_services import NAMESPACE_LABEL
-from .findings import BELOW, JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting, name_of
+from .findings import JSON, NOT_RECOGNISED, RECOGNISED, CannotSee, Finding, Given, Setting, name_of
 from .network_plugin import SEVERAL, engine_of, matches_nodes_by_address
 
 HOST = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)+")
@@ -67,13 +67,10 @@ def _services(given: Given) -> list[str]:
 
     JupyterHub's proxy leads to what is below `/services/`, if that is a service of the hub (`hub.services`).
     """
-    if given.layout.kind == BELOW:
+    if not given.layout.beside:
         return ["binder"]
     full = given.value("fullnameOverride")
-    try:
-        named = [each["metadata"]["name"] for each in given.deployments()]
-    except CannotSee:
-        named = []
+    named = [each["metadata"]["name"] for each in given.deployments()]
     try:
         by_hub = base_url_of(given).startswith("/services/")
     except CannotSee:

@@ -3,22 +3,8 @@
 from collections.abc import Collection, Iterator, Mapping
 
 from ..gatecheck.checklist import CHECKS
-from .findings import (
-    BELOW,
-    BESIDE,
-    CANNOT_SEE,
-    JSON,
-    NOT_RECOGNISED,
-    RECOGNISED,
-    CannotSee,
-    Finding,
-    Given,
-    Layout,
-    Objects,
-    Setting,
-    is_of_service,
-    labels_of,
-)
+from .findings import CANNOT_SEE, DEPLOYMENTS, JSON, NOT_RECOGNISED, RECOGNISED, Finding, Given, Layout, Objects, Setting, labels_of
+from .ingress import RELEASE
 
 BINDERHUB, SERVICE, HUB = "binderhub", "binderhub-service", "jupyterhub"
 """The keys of the charts in a parent chart's values."""
@@ -73,9 +59,9 @@ def recognise(values: JSON, hub: JSON | None, objects: Objects, parent: bool) ->
     if parent:
         raise NotKnown(f"--parent: the values have no map `{BINDERHUB}`, and none `{SERVICE}`.")
     found = _alone(values, hub, objects)
-    if found.kind == BESIDE and hub is None:
+    if found.beside and hub is None:
         raise NotKnown("binderhub-service has JupyterHub beside it: name the file of `helm get values` for JupyterHub with --hub.")
-    if found.kind == BELOW and hub is not None:
+    if not found.beside and hub is not None:
         raise NotKnown("BinderHub's chart has JupyterHub below it, in the same values: leave --hub out.")
     if hub and not hub.keys() & OF_HUB:
         raise NotKnown("--hub: these are not JupyterHub's values, which have `hub` or `singleuser` at the top.")
@@ -85,7 +71,7 @@ def recognise(values: JSON, hub: JSON | None, objects: Objects, parent: bool) ->
 def together(values: JSON, hub: JSON | None, layout: Layout) -> JSON:
     """BinderHub's values, with JupyterHub's below `jupyterhub` in each layout. It takes what `recognise` took and returned."""
     inner: JSON = values[layout.parent] if layout.parent else values
-    return {**inner, HUB: values[HUB] if layout.parent else hub} if layout.kind == BESIDE else inner
+    return {**inner, HUB: values[HUB] if layout.parent else hub} if layout.beside else inner
 
 
 def _of_parent(values: JSON, chart: str, hub: JSON | None) -> Layout:
@@ -93,31 +79,29 @@ def _of_parent(values: JSON, chart: str, hub: JSON | None) -> Layout:
         raise NotKnown("A parent chart's values have JupyterHub's in them: leave --hub out.")
     if chart == SERVICE and not isinstance(values.get(HUB), Mapping):
         raise NotKnown(f"These values have `{SERVICE}` and no map `{HUB}` beside it. {KNOWN}.")
-    return Layout(BESIDE if chart == SERVICE else BELOW, f"the key {chart} in the values", chart)
+    return Layout(chart == SERVICE, f"the key {chart} in the values", chart)
 
 
 def _alone(values: JSON, hub: JSON | None, objects: Objects) -> Layout:
     """The layout of values without a parent chart."""
     keys = {str(key) for key in values}
-    by_key = {kind: sorted(keys & of) for kind, of in ((BELOW, OF_BINDERHUB), (BESIDE, OF_SERVICE)) if keys & of}
-    if len(by_key) == 1:
-        ((kind, names),) = by_key.items()
-        return Layout(kind, f"{_listed(names)} in the values")
-    if by_key:
-        raise NotKnown(f"These values have keys of two charts: {_listed(by_key[BELOW])}, and {_listed(by_key[BESIDE])}. {KNOWN}.")
+    below, beside = sorted(keys & OF_BINDERHUB), sorted(keys & OF_SERVICE)
+    if below and beside:
+        raise NotKnown(f"These values have keys of two charts: {_listed(below)}, and {_listed(beside)}. {KNOWN}.")
+    if below or beside:
+        return Layout(bool(beside), f"{_listed(below or beside)} in the values")
     if keys & OF_HUB:
         raise NotKnown("These values are JupyterHub's: give BinderHub's with --from, and these with --hub.")
     if others := sorted(keys - OF_BOTH):
         raise NotKnown(f"These values have {_listed(others)}, and no key that tells which chart they are of. {KNOWN}.")
-    running = kinds_of(objects)
+    running = _running(objects)
     if len(running) == 1:
-        (kind,) = running
-        return Layout(kind, "the Deployment that runs")
+        return Layout(running[0], "the Deployment that runs")
     if hub is not None:
-        return Layout(BESIDE, "--hub")
+        return Layout(True, "--hub")
     if not keys or running:
         raise NotKnown(f"These values do not tell which chart they are of, and neither does the cluster. {KNOWN}.")
-    return Layout(BELOW)
+    return Layout()
 
 
 def _listed(names: Collection[str]) -> str:
@@ -125,28 +109,18 @@ def _listed(names: Collection[str]) -> str:
     return ", ".join(f"`{name[:40]}`" for name in list(names)[:5])
 
 
-def kinds_of(objects: Objects) -> set[str]:
-    """The layouts whose BinderHub runs; empty if none can be seen."""
-    try:
-        deployments = objects.see("BinderHub's Deployment")
-    except CannotSee:
-        return set()
-    kinds = set()
-    for each in deployments:
-        if is_of_service(each):
-            kinds.add(BESIDE)
-        elif labels_of(each).get("component") == "binder":
-            kinds.add(BELOW)
-    return kinds
+def _running(objects: Objects) -> list[bool]:
+    """For each BinderHub that runs, whether it has JupyterHub beside it; empty if none can be seen."""
+    return [beside for beside in (False, True) if objects.binderhubs(beside)]
 
 
 def layout(given: Given) -> Iterator[Finding]:
     """How BinderHub and JupyterHub are installed together, and which pods are BinderHub's."""
-    found, running = given.layout, kinds_of(given.objects)
+    found, running = given.layout, _running(given.objects)
     if not found.by:
         seen = f"whether this is {found}: the values fit both charts, and no Deployment of BinderHub's is seen"
         yield Finding("layout", CANNOT_SEE, seen, CHECKS["layout"].do)
-    elif running and found.kind not in running:
+    elif running and found.beside not in running:
         seen = f"the values are of {found}, by {found.by}, and another chart's BinderHub runs in {given.namespace}"
         yield Finding("layout", NOT_RECOGNISED, seen, CHECKS["layout"].do, True)
     else:
@@ -156,7 +130,7 @@ def layout(given: Given) -> Iterator[Finding]:
 
 def _only_builds(given: Given) -> Iterator[Finding]:
     """Where BinderHub only builds, nobody announces what JupyterHub starts."""
-    unset = given.layout.kind == BESIDE and given.value("config", "BinderHub", "enable_api_only_mode") is None
+    unset = given.layout.beside and given.value("config", "BinderHub", "enable_api_only_mode") is None
     if given.builds_only() or (unset and given.layout.parent):
         unless = ", unless the parent chart sets enable_api_only_mode to false" if unset and given.layout.parent else ""
         seen = f"BinderHub only builds{unless}: nobody announces launches, and servers get no tier"
@@ -166,9 +140,19 @@ def _only_builds(given: Given) -> Iterator[Finding]:
 
 def _peers(given: Given) -> tuple[Setting, ...]:
     """Whom the verifier lets announce launches. binderhub-service gives its pods other labels than BinderHub's chart."""
-    if given.layout.kind == BELOW:
+    if not given.layout.beside:
         return ()
     name = given.value("nameOverride") or SERVICE
     labels = {"app.kubernetes.io/name": name, "app.kubernetes.io/component": "binderhub"}
     peers = {"binder": {"enabled": False}, SERVICE: {"podSelector": {"matchLabels": labels}}}
     return (Setting(("verifier", "networkPolicy", "internalFrom"), peers),)
+
+
+def hubs_release(given: Given) -> tuple[str, str]:
+    """The name of JupyterHub's release and the version of its chart, from its Deployment; `…` and nothing if it cannot be seen."""
+    for each in given.objects.found.get(DEPLOYMENTS, []):
+        labels = labels_of(each)
+        chart = str(labels.get("helm.sh/chart") or labels.get("chart"))
+        if labels.get("component") == "hub" and chart.startswith("jupyterhub-"):
+            return (each["metadata"].get("annotations") or {}).get(RELEASE, "…"), chart.removeprefix("jupyterhub-")
+    return "…", ""

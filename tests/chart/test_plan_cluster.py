@@ -364,4 +364,5 @@ def test_check_says_what_has_changed_and_writes_nothing(operator):
         assert operator.plan("--check")[0] == 0
     with operator.cluster(Services=[]):
         code, out = operator.plan("--check")
-    assert code == 1 and "new: DNS: no known Service is the cluster's DNS" in out and written() == before
+    assert code == 1 and "new: DNS: no known Service is the cluster's DNS" in out and "no longer: DNS: " in out
+    assert written() == before

@@ -18,7 +18,7 @@ from binder_egress.bans.values_file import ProposalRefused, with_bans
 from binder_egress.commands.egress import egress
 from binder_egress.plan.binderhub import rewritten
 from binder_egress.plan.checks import examine
-from binder_egress.plan.files import changes, our_values, their_values
+from binder_egress.plan.files import our_values, their_values
 from binder_egress.plan.findings import Finding, Setting, shown
 from tests.support.charts import VALUES
 from tests.support.plan_objects import given, ingress
@@ -79,15 +79,6 @@ def test_what_is_read_stays_data():
     assert values["ingress"]["ingressClassName"] == evil and values["ingress"]["tls"][0]["secretName"] == evil
     assert text.replace("\n", "").isprintable()
     assert "\n" not in shown(evil) and shown(evil).isprintable() and len(shown("x" * 1000)) == 300
-
-
-def test_check_says_what_has_changed():
-    text = our_values(examine(given()), [])
-    assert changes(text, examine(given())) == []
-    later = given(**{"addresses of the API server": [{"ports": [{"port": 16443}]}]})
-    assert changes(text, examine(later)) == [
-        "no longer: API server: the API server has the port 6443", "new: API server: the API server has the port 16443",
-    ]  # fmt: skip
 
 
 # -- the command

@@ -140,7 +140,7 @@ def http_page() -> str:
 
 def redis_page() -> str:
     """The page of what each process may do in the chart's Redis, from the table in the script that starts it."""
-    script = (Path(__file__).parents[1] / "chart/files/redis.sh").read_text()
+    script = (Path(__file__).parents[1] / "chart/files/redis-users.sh").read_text()
     words = {"": "", "~": "read, write ", "%R~": "read ", "%W~": "write ", "&": "channel "}
     users = ("verifier", "reconciler", "receiver", "proxy")
     cells: dict[str, dict[str, str]] = {}

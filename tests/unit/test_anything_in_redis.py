@@ -116,7 +116,7 @@ OF_VERIFIER = (
     *("epoch", "solution", "charges", "rejected", "pass", "promise", "keeps", "launch", "unlock", "withdrawn"),
     *("wiring", "hub", "verifiers"),
 )
-"""What the verifier may write by chart/files/redis.sh."""
+"""What the verifier may write by chart/files/redis-users.sh."""
 
 
 def put_as_verifier(client, kind, text):

@@ -21,7 +21,7 @@ from tests.support.ports import free_port
 from tests.support.store_operations import OF_PROXY, OF_RECEIVER, OF_RECONCILER, OF_VERIFIER, SHARED_OPERATIONS
 from tests.support.waiting import eventually
 
-SCRIPT = TOP / "chart/files/redis.sh"
+SCRIPT = TOP / "chart/files/redis-users.sh"
 
 SHARED, VERIFIER, RECONCILER = 'it\'s "one" $password', "the verifier's $own", 'the "reconciler\'s" own'
 PROXY, RECEIVER = "the proxy's $own", 'the "receiver"\'s own'

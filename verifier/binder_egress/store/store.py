@@ -1,4 +1,4 @@
-"""The store of each process: the operations that its user in the chart's Redis may do (`chart/files/redis.sh`, D-465)."""
+"""The store of each process: the operations that its user in the chart's Redis may do (`chart/files/redis-users.sh`, D-465)."""
 
 from .addresses import ProxyAddresses, ReconcilerAddresses
 from .announcements import Announcements, HubAddress

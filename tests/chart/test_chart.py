@@ -23,8 +23,8 @@ def topology(request, render):
 
 
 def test_deny_leaves_what_the_comment_of_mode_says(render):
-    on = ("builds", "proxy", "agent", "ingress", "verifier.pdb", "metrics.prometheusRule", "metrics.grafanaDashboard")
-    switches = ",".join(f"{name}.enabled=true" for name in on)
+    on = ("builds", "proxy", "agent", "connections", "ingress", "verifier.pdb", "metrics.prometheusRule")
+    switches = ",".join(f"{name}.enabled=true" for name in (*on, "metrics.grafanaDashboard"))
     objects = render("--set", f"mode=deny,canary.readiness=true,agent.configMap=lists,ingress.hosts={{hub.example.org}},{switches}")
     stays = [key for key, found in objects.items() if "helm.sh/hook" not in found["metadata"].get("annotations", {})]
     assert {(kind, re.sub("-[0-9a-f]{8}$", "", name)) for kind, name in stays} == {
@@ -34,9 +34,13 @@ def test_deny_leaves_what_the_comment_of_mode_says(render):
         ("ConfigMap", "binder-egress-blocks"),
         ("Secret", "binder-egress"),
         ("Pod", "binder-egress-canary"),
+        ("DaemonSet", "binder-egress-connections"),
+        *((kind, "binder-egress-connections") for kind in ("ServiceAccount", "Role", "RoleBinding")),
+        *(("ConfigMap", f"binder-egress-{name}") for name in ("policies", "connections", "connections-tiers", "connections-ended")),
     }
     comment, _ = comments()["mode",]
-    assert "Policies, two ConfigMaps (start guard, blocks), the Secret, and the canary with `readiness` remain." in comment
+    remain = "the Secret, the canary with `readiness`, and what ends connections remain."
+    assert f"Policies, two ConfigMaps (start guard, blocks), {remain}" in comment.replace("\n", " ")
 
 
 def pods(objects):
@@ -260,20 +264,23 @@ def test_settings_are_those_that_the_image_reads(render):
     assert set(config) <= known
     # By default there are no secrets of captcha providers, which have a variable each, no sentinels, and users of Redis.
     other = {"redis_sentinel_password", "redis_password"}
-    fields = set(VerifierSettings.model_fields) - {"captcha_secrets", *other}
+    # Launches are kept by the reconciler, where `egress report` runs.
+    fields = set(VerifierSettings.model_fields) - {"captcha_secrets", "report_days", *other}
     assert set(config) | set(env["verifier"]) >= {PREFIX + field.upper() for field in fields}
     # Only the verifier's pages say what unverified servers reach.
     fields = {PREFIX + field.upper() for field in set(ReconcilerSettings.model_fields) - other - {"unverified_hosts"}}
-    on = (detections, "--set=proxy.enabled=true,agent.enabled=true,agent.configMap=lists,connections.enabled=true")
+    on = (
+        detections,
+        "--set=proxy.enabled=true,agent.enabled=true,agent.configMap=lists,agent.report.enabled=true,connections.enabled=true",
+    )
     with_proxy = {
         name: {entry["name"] for entry in found["spec"]["template"]["spec"]["containers"][0]["env"]}
         for (kind, name), found in render(*on).items()
         if kind == "Deployment"
     }
     assert with_proxy["binder-egress-reconciler"] == fields
-    assert set(env["reconciler"]) == fields - {
-        f"{PREFIX}{name}" for name in ("PROXY", "PROXY_SERVICE", "PROXY_LABELS", "RECEIVER_LABELS", "AGENT_LABELS", "CONNECTIONS")
-    }
+    optional = ("PROXY", "PROXY_SERVICE", "PROXY_LABELS", "RECEIVER_LABELS", "AGENT_LABELS", "CONNECTIONS", "REPORT_DAYS")
+    assert set(env["reconciler"]) == fields - {PREFIX + name for name in optional}
     assert with_proxy["binder-egress-proxy"] <= {PREFIX + field.upper() for field in ProxySettings.model_fields}
     assert with_proxy["binder-egress-receiver"] <= {PREFIX + field.upper() for field in ReceiverSettings.model_fields}
 

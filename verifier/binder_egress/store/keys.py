@@ -43,7 +43,7 @@
 | `counters` | a hash: the reconciler's counters, for the verifier's metrics | for ever |
 | `tiers` | a hash: the number of pods by tier, for the same | until the next heartbeat |
 
-All keys begin with `binder-egress:`. In the chart's Redis, each process writes only what `chart/files/redis-users.sh` allows (D-241).
+All keys begin with `binder-egress:`. With the chart's Redis, each process writes what `chart/files/redis-users.sh` allows (D-241).
 A lifetime is a constant of the file whose operations set it, or of this file if several do.
 Scripts do not declare keys that the verifier may only read or only write: Redis requires both rights on declared keys.
 

@@ -19,6 +19,11 @@ TEXTS = {"type": "object", "additionalProperties": {"type": ["string", "null"]}}
 SECTIONS = {"type": "object", "additionalProperties": {"type": ["object", "null"]}}
 OF_SERVICE = {"enabled": {}, "config": SECTIONS, "dockerApi": {}, "extraConfig": TEXTS, "extraEnv": {"type": "array"}}
 WIRED = VALUES["integration"]["binderhub"]
+REFUSED = {
+    "binderhub-service.extraEnv=[]": "extraEnv of binderhub-service lacks BINDER_EGRESS_API",
+    'jupyterhub.singleuser.extraEnv=[{"name":"A"}]': "singleuser.extraEnv of BinderHub is a list",
+    'binder-egress.image.tag="v2"': "set jupyterhub.custom.binderEgress.startGuard.image",
+}
 IMAGE = "registry.example.org/verifier"
 
 
@@ -30,12 +35,12 @@ def parent(tmp_path, monkeypatch):
     stand_in(tmp_path / "charts/jupyterhub", ("custom", "hub", "singleuser"))
     write(tmp_path / "charts/jupyterhub/values.yaml", {"singleuser": {"extraEnv": {}, "networkPolicy": {"enabled": True}}})
     shutil.copytree(CHART, tmp_path / "charts/binder-egress", ignore=shutil.ignore_patterns("tests", "ci"))
-    page = (CHART.parent / "docs/binderhub-service.md").read_text()
-    ours = {"name": "binder-egress", "version": "0.1.0", **yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])}
-    dependencies = [{"name": "binderhub-service", "version": "1.0.0"}, {"name": "jupyterhub", "version": "1.0.0"}, ours]
+    imports = yaml.safe_load((CHART.parent / "docs/binderhub-service.md").read_text().split("```yaml\n")[1].split("```")[0])
+    dependencies = [{"name": name, "version": "1.0.0"} for name in ("binderhub-service", "jupyterhub")]
+    dependencies.append({"name": "binder-egress", "version": "0.1.0", **imports})
     write(tmp_path / "Chart.yaml", {"apiVersion": "v2", "name": "basehub", "version": "1.0.0", "dependencies": dependencies})
-    names = {name: {} for name in (*SIBLINGS, "binder-egress", "global")}
-    write(tmp_path / "values.schema.json", json.dumps({"type": "object", "additionalProperties": False, "properties": names}))
+    closed = {"additionalProperties": False, "properties": dict.fromkeys((*SIBLINGS, "binder-egress", "global"), True)}
+    write(tmp_path / "values.schema.json", json.dumps(closed))
     write(tmp_path / "values.yaml", {"binder-egress": {"image": {"name": IMAGE, "tag": __version__}}})
     write(tmp_path / "templates/binder-egress.yaml", '{{- include "binder-egress.refuse" . }}\n')
     monkeypatch.chdir(tmp_path)
@@ -65,11 +70,7 @@ def test_siblings_below_a_parent_are_wired(helm, render, parent):
     assert_wired(seen_values(objects, "binderhub-service"), seen_values(objects, "jupyterhub"))
     peers = str(objects["NetworkPolicy", "binder-egress-verifier"]["spec"]["ingress"][1]["from"])
     assert "'app.kubernetes.io/name': 'binderhub-service'" in peers and "'component': 'binder'" not in peers
-    for option, says in (
-        ("binderhub-service.extraEnv=[]", "extraEnv of binderhub-service lacks BINDER_EGRESS_API"),
-        ('jupyterhub.singleuser.extraEnv=[{"name":"A"}]', "singleuser.extraEnv of BinderHub is a list"),
-        ('binder-egress.image.tag="v2"', "set jupyterhub.custom.binderEgress.startGuard.image"),
-    ):
+    for option, says in REFUSED.items():
         assert says in helm("template", "r", parent, *files, "--set-json", option, check=False).stderr
     planned(yaml.safe_load(before := (parent / "your-values.yaml").read_text()))
     assert (parent / "your-values.yaml").read_text() == before

@@ -269,13 +269,10 @@ def test_settings_are_those_that_the_image_reads(render):
     assert set(config) | set(env["verifier"]) >= {PREFIX + field.upper() for field in fields}
     # Only the verifier's pages say what unverified servers reach.
     fields = {PREFIX + field.upper() for field in set(ReconcilerSettings.model_fields) - other - {"unverified_hosts"}}
-    on = (
-        detections,
-        "--set=proxy.enabled=true,agent.enabled=true,agent.configMap=lists,agent.report.enabled=true,connections.enabled=true",
-    )
+    on = "--set=proxy.enabled=true,agent.enabled=true,agent.configMap=lists,agent.report.enabled=true,connections.enabled=true"
     with_proxy = {
         name: {entry["name"] for entry in found["spec"]["template"]["spec"]["containers"][0]["env"]}
-        for (kind, name), found in render(*on).items()
+        for (kind, name), found in render(detections, on).items()
         if kind == "Deployment"
     }
     assert with_proxy["binder-egress-reconciler"] == fields

@@ -28,15 +28,12 @@ def test_deny_leaves_what_the_comment_of_mode_says(render):
     objects = render("--set", f"mode=deny,canary.readiness=true,agent.configMap=lists,ingress.hosts={{hub.example.org}},{switches}")
     stays = [key for key, found in objects.items() if "helm.sh/hook" not in found["metadata"].get("annotations", {})]
     assert {(kind, re.sub("-[0-9a-f]{8}$", "", name)) for kind, name in stays} == {
-        ("NetworkPolicy", "binder-egress-base"),
-        ("NetworkPolicy", "binder-egress-builds"),
-        ("ConfigMap", "binder-egress-start-guard"),
-        ("ConfigMap", "binder-egress-blocks"),
+        *(("NetworkPolicy", f"binder-egress-{name}") for name in ("base", "builds")),
+        *(("ConfigMap", f"binder-egress-{name}") for name in ("start-guard", "blocks", "policies")),
+        *(("ConfigMap", f"binder-egress-connections-{name}") for name in ("tiers", "ended")),
+        *((kind, "binder-egress-connections") for kind in ("DaemonSet", "ServiceAccount", "Role", "RoleBinding", "ConfigMap")),
         ("Secret", "binder-egress"),
         ("Pod", "binder-egress-canary"),
-        ("DaemonSet", "binder-egress-connections"),
-        *((kind, "binder-egress-connections") for kind in ("ServiceAccount", "Role", "RoleBinding")),
-        *(("ConfigMap", f"binder-egress-{name}") for name in ("policies", "connections", "connections-tiers", "connections-ended")),
     }
     comment, _ = comments()["mode",]
     remain = "the Secret, the canary with `readiness`, and what ends connections remain."
@@ -45,6 +42,10 @@ def test_deny_leaves_what_the_comment_of_mode_says(render):
 
 def pods(objects):
     return {name: document["spec"]["template"] for (kind, name), document in objects.items() if kind == "Deployment"}
+
+
+def variables(objects):
+    return {name: {entry["name"] for entry in pod["spec"]["containers"][0]["env"]} for name, pod in pods(objects).items()}
 
 
 ROTATED = f"secret.signingKeys={{{'a' * 40},{'b' * 40}}}"
@@ -256,28 +257,21 @@ def test_settings_are_those_that_the_image_reads(render):
     detections = "--set=detections.sources.falco.onMatch=observe"
     objects = render(detections)
     config = objects["ConfigMap", "binder-egress"]["data"]
-    env = {}
-    for name in ("verifier", "reconciler"):
-        pod = objects["Deployment", f"binder-egress-{name}"]["spec"]["template"]["spec"]
-        env[name] = [entry["name"] for entry in pod["containers"][0]["env"]]
+    env = variables(objects)
     known = {PREFIX + field.upper() for field in {**VerifierSettings.model_fields, **ReconcilerSettings.model_fields}}
     assert set(config) <= known
     # By default there are no secrets of captcha providers, which have a variable each, no sentinels, and users of Redis.
     other = {"redis_sentinel_password", "redis_password"}
     # Launches are kept by the reconciler, where `egress report` runs.
     fields = set(VerifierSettings.model_fields) - {"captcha_secrets", "report_days", *other}
-    assert set(config) | set(env["verifier"]) >= {PREFIX + field.upper() for field in fields}
+    assert set(config) | env["binder-egress-verifier"] >= {PREFIX + field.upper() for field in fields}
     # Only the verifier's pages say what unverified servers reach.
     fields = {PREFIX + field.upper() for field in set(ReconcilerSettings.model_fields) - other - {"unverified_hosts"}}
     on = "--set=proxy.enabled=true,agent.enabled=true,agent.configMap=lists,agent.report.enabled=true,connections.enabled=true"
-    with_proxy = {
-        name: {entry["name"] for entry in found["spec"]["template"]["spec"]["containers"][0]["env"]}
-        for (kind, name), found in render(detections, on).items()
-        if kind == "Deployment"
-    }
+    with_proxy = variables(render(detections, on))
     assert with_proxy["binder-egress-reconciler"] == fields
     optional = ("PROXY", "PROXY_SERVICE", "PROXY_LABELS", "RECEIVER_LABELS", "AGENT_LABELS", "CONNECTIONS", "REPORT_DAYS")
-    assert set(env["reconciler"]) == fields - {PREFIX + name for name in optional}
+    assert env["binder-egress-reconciler"] == fields - {PREFIX + name for name in optional}
     assert with_proxy["binder-egress-proxy"] <= {PREFIX + field.upper() for field in ProxySettings.model_fields}
     assert with_proxy["binder-egress-receiver"] <= {PREFIX + field.upper() for field in ReceiverSettings.model_fields}
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import TOP
 
-WITH_CALICO = ("battery", "gatecheck", "leases", "proxy", "start_guard")
+WITH_CALICO = ("battery", "connections", "gatecheck", "leases", "proxy", "start_guard")
 """The files of cluster tests that run with Calico, too."""
 
 
@@ -126,7 +126,7 @@ def test_it():
 
 def test_clusters_of_both_networks_run_beside_the_others_and_a_failure_there_counts(run):
     done = run("--clusters 1 docs cluster calico", docs=MEETS, cluster=MEETS)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "6 passed, 0 flaky, 5 failed, 0 skipped"), (
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "7 passed, 0 flaky, 6 failed, 0 skipped"), (
         done.stdout + done.stderr
     )
     assert "  tests/cluster/test_battery::test_it\n" in done.stdout
